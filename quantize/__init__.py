@@ -1,0 +1,1 @@
+"""Quantize language models for laptops and phones: algorithms, pipeline, reports, command line."""

@@ -1,0 +1,28 @@
+"""Llama 2 and 3 and models of the same shape (Mistral without a window, SmolLM, TinyLlama)."""
+
+from typing import Any
+
+import numpy as np
+
+from runtime.archs.base import Arch, Family
+
+
+class Llama(Family):
+    name = "llama"
+    hf_types = ("llama",)
+    hf_class = "LlamaForCausalLM"
+
+    def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
+        attention = (
+            ("attn_q", "attn_k", "attn_v", "attn_output") if config.get("attention_bias") else ()
+        )
+        return attention + (("ffn_gate", "ffn_up", "ffn_down") if config.get("mlp_bias") else ())
+
+    def gguf_rows(self, arch: Arch, name: str) -> np.ndarray | None:
+        """GGUF's llama rotates neighbouring channels, HF rotates halves: q and k rows are interleaved."""
+        part = name.split(".")[-2]
+        if part not in ("attn_q", "attn_k"):
+            return None
+        heads = arch.heads if part == "attn_q" else arch.kv_heads
+        rows = np.arange(heads * arch.head_dim).reshape(heads, 2, arch.head_dim // 2)
+        return rows.swapaxes(1, 2).reshape(-1)

@@ -1,0 +1,78 @@
+"""The living definition of every op: plain numpy, slow, what the other backends are tested against."""
+
+import numpy as np
+
+from runtime.engine import OpsEngine
+from runtime.model import Model
+from runtime.tensor import Tensor
+
+ROWS_AT_ONCE = 4096
+"""Rows of a weight decoded at a time, so that a large head never stands in memory as float32."""
+
+
+class NumpyOps:
+    """Ops on numpy arrays; 2-D weights stay packed and are decoded when used."""
+
+    def load(self, tensor: Tensor) -> np.ndarray | Tensor:
+        return tensor.decode() if len(tensor.shape) == 1 else tensor
+
+    def embed(self, weight: Tensor, ids: np.ndarray) -> np.ndarray:
+        unique, where = np.unique(ids, return_inverse=True)
+        return weight.block.decode(weight.data[unique])[where.reshape(ids.shape)]
+
+    def rmsnorm(self, x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+        mean_square = np.mean(x * x, axis=-1, keepdims=True)
+        return x / np.sqrt(mean_square + np.float32(eps)) * weight
+
+    def matmul(self, x: np.ndarray, weight: Tensor, bias: np.ndarray | None) -> np.ndarray:
+        rows = weight.shape[0]
+        out = np.empty((*x.shape[:-1], rows), np.float32)
+        for start in range(0, rows, ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, rows)
+            out[..., start:stop] = x @ self.decode(weight, start, stop).T
+        return out if bias is None else out + bias
+
+    def decode(self, weight: Tensor, start: int, stop: int) -> np.ndarray:
+        """float32 (stop - start, cols) of a packed weight."""
+        return weight.decode(start, stop)
+
+    def rope(self, x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+        half = x.shape[-1] // 2
+        first, second = x[..., :half], x[..., half:]
+        cos, sin = cos[:, None, :], sin[:, None, :]
+        return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+    def attention(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, start: int) -> np.ndarray:
+        batch, tokens, heads, width = q.shape
+        total, kv_heads = k.shape[1:3]
+        # (B, K, H / K, T, C): query heads that share a key head stand together
+        queries = q.reshape(batch, tokens, kv_heads, heads // kv_heads, width).transpose(
+            0, 2, 3, 1, 4
+        )
+        keys, values = (x.transpose(0, 2, 1, 3)[:, :, None] for x in (k, v))  # (B, K, 1, S, C)
+        scores = queries @ keys.swapaxes(-1, -2) / np.float32(np.sqrt(width))
+        future = np.arange(total) > np.arange(start, start + tokens)[:, None]  # (T, S)
+        scores = np.where(future, np.float32(-np.inf), scores)
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        out = scores / scores.sum(-1, keepdims=True) @ values
+        return out.transpose(0, 3, 1, 2, 4).reshape(batch, tokens, heads * width)
+
+    def silu_mul(self, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+        # exp of -|gate| never overflows
+        tail = np.exp(-np.abs(gate))
+        sigmoid = np.where(gate >= 0, 1 / (1 + tail), tail / (1 + tail))
+        return gate * sigmoid * up
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return x + y
+
+    def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    def numpy(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+
+def open(model: Model) -> OpsEngine:
+    """Run a model on plain numpy."""
+    return OpsEngine(model, NumpyOps())

@@ -1,0 +1,131 @@
+"""What a block layout says: how to fit a grid to weights, the grid, and the bytes both ways.
+
+Every method, writer, reader and test uses just these words, so adding a layout is adding a file:
+
+    fit(w, importance)            -> params   scales, already rounded to what the file can store
+    grid(params)                  -> scale, offset, shaped like w
+    code(w, scale, offset)        -> codes    nearest point of the grid, element by element
+    value(codes, scale, offset)   -> weights  what the reader of the file will see
+    pack(codes, params)           -> bytes    never rounds again
+    unpack(bytes)                 -> codes, params
+
+`fit`, `grid`, `code` and `value` are written against the array API: the same text runs on numpy and on
+torch (CPU or CUDA). `pack` and `unpack` are numpy only.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from runtime.errors import EdgequantError
+
+Array = Any
+"""A numpy array or a torch tensor; see `array_api_compat`."""
+
+Params = dict[str, Array]
+"""Stored numbers of a run of blocks. Every array is (rows, blocks, ...): runs concatenate on axis 1."""
+
+BLOCKS: dict[str, "Block"] = {}
+"""Every block layout by its name; filled by the class lines."""
+
+
+class Block:
+    """One byte layout. Subclasses are stateless; naming one registers it."""
+
+    name: ClassVar[str]
+    """The format's own name, such as "Q4_K"."""
+    size: ClassVar[int]
+    """Weights in one block: a row must be a multiple of it."""
+    bytes: ClassVar[int]
+    """Bytes of one packed block."""
+    group: ClassVar[int]
+    """Weights that share one scale (the sub-block)."""
+    low: ClassVar[int]
+    high: ClassVar[int]
+    """Least and greatest code."""
+    ggml_type: ClassVar[int | None] = None
+    """Type number inside a GGUF file; None when GGUF cannot hold it."""
+    is_float: ClassVar[bool] = False
+    """True for F32, F16 and BF16: nothing is fitted, a method has nothing to choose."""
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            BLOCKS[cls.name] = cls()
+
+    @property
+    def bits(self) -> float:
+        """Bits one weight takes in the file, scales included."""
+        return 8 * self.bytes / self.size
+
+    def row_bytes(self, cols: int) -> int:
+        """Bytes of one packed row of `cols` weights."""
+        return cols // self.size * self.bytes
+
+    def fits(self, cols: int) -> bool:
+        """Whether rows of `cols` weights can be packed."""
+        return cols % self.size == 0
+
+    def fit(self, w: Array, importance: Array | None = None) -> Params:
+        """Choose the stored numbers for w (rows, cols); importance (cols,) weights squared errors, None = equal."""
+        raise NotImplementedError
+
+    def grid(self, params: Params) -> tuple[Array, Array]:
+        """Scale and offset, both (rows, cols) float32: weight = code * scale + offset."""
+        raise NotImplementedError
+
+    def code(self, w: Array, scale: Array, offset: Array) -> Array:
+        """Nearest code of each weight, int32, shaped like w. A zero scale gives the code nearest to 0."""
+        xp = array_namespace(w)
+        dead = scale == 0
+        codes = xp.round((w - offset) / xp.where(dead, xp.ones_like(scale), scale))
+        codes = xp.where(dead, xp.zeros_like(codes), codes)
+        return xp.astype(xp.clip(codes, self.low, self.high), xp.int32)
+
+    def value(self, codes: Array, scale: Array, offset: Array) -> Array:
+        """The float32 weights that a reader of the file sees, shaped like codes."""
+        xp = array_namespace(scale)
+        return xp.astype(codes, xp.float32) * scale + offset
+
+    def pack(self, codes: Array, params: Params) -> np.ndarray:
+        """Codes (rows, cols) and params -> uint8 (rows, row_bytes). Never rounds."""
+        raise NotImplementedError
+
+    def unpack(self, data: np.ndarray) -> tuple[np.ndarray, Params]:
+        """uint8 (rows, row_bytes) -> codes (rows, cols) and params."""
+        raise NotImplementedError
+
+    def decode(self, data: np.ndarray) -> np.ndarray:
+        """uint8 (rows, row_bytes) -> float32 (rows, cols), bit for bit what other readers compute."""
+        codes, params = self.unpack(data)
+        return np.asarray(self.value(codes, *self.grid(params)), np.float32)
+
+    def quantize(self, w: Array, importance: Array | None = None) -> tuple[Array, Params]:
+        """Round to nearest on the fitted grid: codes (rows, cols) and params."""
+        params = self.fit(w, importance)
+        return self.code(w, *self.grid(params)), params
+
+
+def block(name: str) -> Block:
+    """The layout called `name`, in any case. Raises EdgequantError naming the known ones."""
+    for known, layout in BLOCKS.items():
+        if known.lower() == name.lower():
+            return layout
+    raise EdgequantError(f"unknown block type {name!r}; known: {', '.join(BLOCKS)}.")
+
+
+def join(parts: list[Params]) -> Params:
+    """Params of neighbouring column runs -> params of the whole row."""
+    xp = array_namespace(*parts[0].values()) if parts[0] else np
+    return {key: xp.concat([part[key] for part in parts], axis=1) for key in parts[0]}
+
+
+def to_numpy(params: Params) -> Params:
+    """Params with every array as numpy, ready to pack."""
+    return {key: numpy_of(value) for key, value in params.items()}
+
+
+def numpy_of(x: Array) -> np.ndarray:
+    """A numpy or torch array (any device) as numpy."""
+    return np.asarray(x.detach().cpu().numpy() if hasattr(x, "detach") else x)

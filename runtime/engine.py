@@ -1,0 +1,60 @@
+"""One way to run any model: `open_engine(model, "native").logits(ids)`."""
+
+import importlib
+import pkgutil
+from typing import Any, Protocol
+
+import numpy as np
+
+from runtime import backends
+from runtime.archs import Arch
+from runtime.errors import EdgequantError
+from runtime.forward import Cache, Ops, forward, layers
+from runtime.model import Model
+from runtime.tokenizer import Tokenizer
+
+
+class Engine(Protocol):
+    """What generation and reports need of an engine, ours or foreign."""
+
+    arch: Arch
+    tokenizer: Tokenizer | None
+
+    def new_cache(self, batch: int, capacity: int) -> Any:
+        """An empty KV cache for `capacity` tokens."""
+
+    def logits(self, ids: np.ndarray, cache: Any = None, last: bool = False) -> np.ndarray:
+        """ids (B, T) -> float32 (B, T, V); with `last` (B, 1, V). A cache is advanced by T."""
+
+
+class OpsEngine:
+    """`forward.py` on one set of Ops."""
+
+    def __init__(self, model: Model, ops: Ops) -> None:
+        self.arch, self.tokenizer, self.ops = model.arch, model.tokenizer, ops
+        self.weights = {name: ops.load(tensor) for name, tensor in model.tensors.items()}
+        self.layers = layers(model.arch, self.weights)
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        return Cache.empty(self.ops, self.arch, batch, capacity)
+
+    def logits(self, ids: np.ndarray, cache: Cache | None = None, last: bool = False) -> np.ndarray:
+        out = forward(self.ops, self.arch, self.weights, self.layers, ids, cache, last)
+        return self.ops.numpy(out)
+
+
+def backend_names() -> list[str]:
+    """Every backend: the files of runtime/backends."""
+    return sorted(file.name for file in pkgutil.iter_modules(backends.__path__))
+
+
+def open_engine(model: Any, backend: str = "native", **options: Any) -> Engine:
+    """Run `model` (a Model, or a path for a foreign engine) on a backend.
+
+    Raises EdgequantError for an unknown backend, or one whose package is not installed.
+    """
+    if backend not in backend_names():
+        raise EdgequantError(f"unknown backend {backend!r}; known: {', '.join(backend_names())}.")
+    module = importlib.import_module(f"runtime.backends.{backend}")
+    engine: Engine = module.open(model, **options)
+    return engine
