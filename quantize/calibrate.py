@@ -1,0 +1,242 @@
+"""Stream a model block by block: statistics of every shared input, rounding, the next hidden states.
+
+Peak memory is one decoder layer, its Hessians and the hidden states (which go to disk when they are large).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from quantize.checkpoint import Checkpoint, check_finite
+from quantize.methods import Factor, Method, SingularHessian, output_error
+from runtime.archs import Arch, Stage
+from runtime.backends.torch import TorchOps
+from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
+from runtime.errors import EdgequantError
+from runtime.forward import Layer, decoder_layer
+from runtime.tensor import Tensor
+
+CHUNK = 1 << 25
+"""Weights rounded at a time: 128 MiB of float32."""
+TOKENS = 2048
+"""Tokens that go through a layer at a time."""
+
+Weights = dict[str, torch.Tensor]
+"""float32 tensors of one layer by their name within it ("attn_q.weight")."""
+
+
+@dataclass
+class Watched(Layer):
+    """A layer that adds up the Hessian of each stage's input while it computes."""
+
+    hessians: dict[str, torch.Tensor] = field(default_factory=dict)
+    """First linear of a stage -> sum of x^T x, (in, in)."""
+
+    def linear(self, ops: TorchOps, name: str, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        if name in self.hessians:
+            flat = x.reshape(-1, x.shape[-1])
+            self.hessians[name].addmm_(flat.T, flat)
+        return super().linear(ops, name, x)
+
+
+def statistics(
+    ops: TorchOps,
+    arch: Arch,
+    weights: Weights,
+    stages: tuple[Stage, ...],
+    hidden: np.ndarray,
+    after: np.ndarray | None,
+) -> dict[str, torch.Tensor]:
+    """Run hidden states (rows, T, D) through a layer and return each stage's Hessian.
+
+    Keys are the first linear of each stage; values X^T X / tokens, (in, in) float32. The states after the
+    layer are written to `after` (which may be `hidden` itself) unless it is None.
+    """
+    watched = Watched(arch, weights)
+    for stage in stages:
+        cols = weights[f"{stage.linears[0]}.weight"].shape[1]
+        watched.hessians[stage.linears[0]] = torch.zeros(cols, cols, device=ops.device)
+    advance(ops, watched, hidden, after)
+    total = hidden.shape[0] * hidden.shape[1]
+    return {name: hessian / total for name, hessian in watched.hessians.items()}
+
+
+def advance(ops: TorchOps, layer: Layer, hidden: np.ndarray, after: np.ndarray | None) -> None:
+    """Hidden states (rows, T, D) through a layer; the results go to `after`, which may be `hidden`."""
+    rows, length = hidden.shape[:2]
+    layer.tables = layer.arch.rope.tables(0, length, layer.arch.head_dim)
+    for here in batches(rows, max(1, TOKENS // length)):
+        x = torch.from_numpy(np.array(hidden[here])).to(ops.device)
+        x = decoder_layer(ops, layer, x, None)
+        if after is not None:
+            after[here] = x.cpu().numpy()
+
+
+def room(shape: tuple[int, ...], folder: Path, name: str, max_ram: float) -> np.ndarray:
+    """float32 zeros in memory, or in a file of the work folder when larger than `max_ram` GiB."""
+    if 4 * np.prod(shape, dtype=float) <= max_ram * 2**30:
+        return np.zeros(shape, np.float32)
+    path = folder / f"{name}.npy"
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+
+
+def load_layer(checkpoint: Checkpoint, index: int, device: torch.device) -> Weights:
+    """The float32 weights of one decoder layer. Raises EdgequantError for NaN or infinite values."""
+    out: Weights = {}
+    for name in checkpoint.family.layer_shapes(checkpoint.arch):
+        tensor = checkpoint.tensors[f"blk.{index}.{name}"]
+        values = torch.from_numpy(np.array(tensor.decode()))
+        check_finite(tensor, values)
+        out[name] = values.to(device)
+    return out
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One layer, rounded for one target."""
+
+    packed: dict[str, np.ndarray]
+    """Name within the layer -> uint8 rows; norms and biases as F32."""
+    values: Weights
+    """What a reader of the file will compute with."""
+    losses: dict[str, float]
+    """Linear -> relative squared error of its outputs (calibrated) or of its weights."""
+    notes: tuple[str, ...]
+    """What the user must be told: damping that grew, fallbacks."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How linears are rounded: a method and its settings."""
+
+    method: Method
+    damp: float = 0.01
+    allow_fallback: bool = False
+
+    def factor(self, hessian: torch.Tensor | None, where: str) -> tuple[Factor | None, str | None]:
+        """The stage's factor, and a note when damping grew or a fallback was taken.
+
+        Raises EdgequantError naming the layer for a Hessian that stays singular, unless fallbacks are allowed.
+        """
+        if hessian is None or self.method.factor is None:
+            return None, None
+        try:
+            factor = self.method.factor(hessian, self.damp)
+        except SingularHessian:
+            if self.allow_fallback:
+                return None, f"{where}: singular Hessian, rounded to nearest (--allow-fallback)"
+            raise EdgequantError(
+                f"{where}: the Hessian stays singular with any damping, so its inputs are zero or not finite; "
+                "use other calibration text, or --allow-fallback to round it to nearest."
+            ) from None
+        grown = factor.damp > self.damp
+        return factor, f"{where}: damping grew to {factor.damp:g}" if grown else None
+
+
+def quantize_layer(
+    weights: Mapping[str, torch.Tensor],
+    stages: tuple[Stage, ...],
+    types: Mapping[str, Block],
+    hessians: Mapping[str, torch.Tensor],
+    recipe: Recipe,
+    where: str = "",
+) -> LayerResult:
+    """Round every linear of one layer. `types`: linear -> block; `hessians`: first linear of a stage -> H."""
+    weights = dict(weights)
+    hessians = dict(hessians)
+    if recipe.method.scales and hessians:
+        fold_scales(weights, stages, types, hessians, recipe.method)
+    packed, values, losses, notes = {}, {}, {}, []
+    for stage in stages:
+        hessian = hessians.get(stage.linears[0])
+        factor, note = recipe.factor(hessian, f"{where}{'/'.join(stage.linears)}")
+        notes += [note] if note else []
+        for linear in stage.linears:
+            name = f"{linear}.weight"
+            packed[name], values[name] = quantize_weight(weights[name], types[linear], recipe.method, factor)
+            losses[linear] = relative_error(weights[name], values[name], hessian)
+    for name, vector in weights.items():
+        if name not in packed:
+            packed[name] = BLOCKS["F32"].pack(numpy_of(vector).reshape(1, -1), {})
+            values[name] = vector
+    return LayerResult(packed, values, losses, tuple(notes))
+
+
+def quantize_weight(
+    weight: torch.Tensor, block: Block, method: Method, factor: Factor | None
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Round (out, in), some rows at a time: packed rows, and the values a reader will see."""
+    step = max(1, CHUNK // weight.shape[1])
+    parts, values = [], torch.empty_like(weight)
+    for start in range(0, weight.shape[0], step):
+        rounded = method.round(weight[start : start + step], block, factor)
+        values[start : start + step] = rounded.value
+        parts.append(block.pack(numpy_of(rounded.codes), to_numpy(rounded.params)))
+    return np.concatenate(parts), values
+
+
+def relative_error(
+    weight: torch.Tensor, value: torch.Tensor, hessian: torch.Tensor | None
+) -> float:
+    """Squared error of the outputs over their own square; without a Hessian that of the weights."""
+    if hessian is None:
+        return float((weight - value).square().sum() / weight.square().sum().clamp(min=1e-30))
+    return output_error(weight - value, hessian) / max(output_error(weight, hessian), 1e-30)
+
+
+def fold_scales(
+    weights: Weights,
+    stages: tuple[Stage, ...],
+    types: Mapping[str, Block],
+    hessians: dict[str, torch.Tensor],
+    method: Method,
+) -> None:
+    """Move the method's scales out of each stage's input into the op before it; the function stays the same.
+
+    A stage whose op before has another number of channels (attn_output under grouped-query attention) is
+    left alone, as in AWQ.
+    """
+    assert method.scales
+    for stage in stages:
+        first = stage.linears[0]
+        before = weights[f"{stage.before}.weight"]
+        if len(before) != len(hessians[first]):
+            continue
+        linears = [weights[f"{linear}.weight"] for linear in stage.linears]
+        scale = method.scales(linears, [types[linear] for linear in stage.linears], hessians[first])
+        for linear in stage.linears:
+            weights[f"{linear}.weight"] = weights[f"{linear}.weight"] * scale
+        weights[f"{stage.before}.weight"] = (before.T / scale).T
+        if f"{stage.before}.bias" in weights:
+            weights[f"{stage.before}.bias"] = weights[f"{stage.before}.bias"] / scale
+        hessians[first] = hessians[first] / scale / scale[:, None]
+
+
+def quantize_rows(
+    tensor: Tensor, block: Block, method: Method, factor: Factor | None, device: torch.device
+) -> np.ndarray:
+    """Round a large matrix (the embedding, the head) that never stands in memory as float32."""
+    step = max(1, CHUNK // tensor.shape[1])
+    parts = []
+    for start in range(0, tensor.shape[0], step):
+        values = torch.from_numpy(np.array(tensor.decode(start, start + step)))
+        check_finite(tensor, values)
+        parts.append(quantize_weight(values.to(device), block, method, factor)[0])
+    return np.concatenate(parts)
+
+
+Progress = Callable[[str, int, int, str], None]
+"""stage, done, total, note."""
+
+
+def silent(stage: str, done: int, total: int, note: str) -> None:
+    """A Progress that shows nothing."""
+
+
+def batches(total: int, step: int) -> Iterator[slice]:
+    """Slices of at most `step` that cover `total`."""
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))

@@ -1,0 +1,288 @@
+"""The command line: each body builds a Plan or opens files and calls one function."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+import quantize
+from quantize.progress import Bar
+from runtime.errors import EdgequantError
+
+app = typer.Typer(
+    name="quantize",
+    help="Quantize language models for laptops and phones, and prove the result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Model = Annotated[
+    str | None, typer.Argument(help="Checkpoint folder or hub id. Default: the bundled tiny-qwen2.5.")
+]
+To = Annotated[
+    list[str] | None, typer.Option("--to", help="CONTAINER:PRESET, repeatable; see `quantize list`.")
+]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for artifacts and report.")]
+Rules = Annotated[list[str] | None, typer.Option("--rule", help="REGEX=TYPE for matching tensors.")]
+PlanFile = Annotated[Path | None, typer.Option("--plan", help="TOML file with a plan; flags win over it.")]
+Against = Annotated[str | None, typer.Option("--against", help="The original. Default: the bundled one.")]
+MaxKl = Annotated[float | None, typer.Option(help="Gate: highest mean KL divergence, nats a token.")]
+MinTop1 = Annotated[float | None, typer.Option(help="Gate: least top-1 agreement, 0 to 1.")]
+MaxRatio = Annotated[
+    float | None, typer.Option("--max-ppl-ratio", help="Gate: highest perplexity over the original's.")
+]
+Baseline = Annotated[
+    Path | None, typer.Option(help="Gate: an earlier report.json that must not get worse.")
+]
+EvalData = Annotated[str | None, typer.Option("--eval-data", help="Evaluation text. Default: builtin, held out.")]
+EvalRows = Annotated[int | None, typer.Option(help="Evaluation windows; 0 = all, at most 64.")]
+EvalLength = Annotated[int | None, typer.Option(help="Tokens a window.")]
+Backend = Annotated[str, typer.Option(help="Engine for GGUF files and the original.")]
+
+
+def plan_flags(**flags: Any) -> dict[str, Any]:
+    """The flags that were given."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+@app.command()
+def run(
+    model: Model = None,
+    to: To = None,
+    output: Output = None,
+    method: Annotated[str | None, typer.Option(help="gptq, awq, awq-gptq or rtn.")] = None,
+    rule: Rules = None,
+    plan: PlanFile = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="builtin[:domains], a .txt/.jsonl/.parquet, hub:..., or self.")
+    ] = None,
+    calib_rows: Annotated[int | None, typer.Option(help="Calibration windows.")] = None,
+    calib_length: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the choice of text.")] = None,
+    damp: Annotated[float | None, typer.Option(help="GPTQ damping, share of the mean diagonal.")] = None,
+    allow_fallback: Annotated[
+        bool | None, typer.Option("--allow-fallback", help="Round to nearest where a Hessian is singular.")
+    ] = None,
+    max_ram: Annotated[float | None, typer.Option(help="GiB of hidden states before they go to disk.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace outputs.")] = None,
+    check_: Annotated[bool | None, typer.Option("--check/--no-check", help="Judge what was written.")] = None,
+    max_kl: MaxKl = None,
+    min_top1: MinTop1 = None,
+    max_ppl_ratio: MaxRatio = None,
+    baseline: Baseline = None,
+    eval_data: EvalData = None,
+    eval_rows: EvalRows = None,
+    eval_length: EvalLength = None,
+    as_json: Json = False,
+) -> None:
+    """Quantize a checkpoint, write the artifacts, and prove them against the original."""
+    from quantize import pipeline
+    from quantize.plan import Plan
+
+    flags = plan_flags(
+        model=model, to=to or None, output=output, method=method, rules=rule or None,
+        calibration=calibration, rows=calib_rows, length=calib_length, seed=seed, damp=damp,
+        allow_fallback=allow_fallback, max_ram=max_ram, device=device, overwrite=overwrite, check=check_,
+        max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, baseline=baseline,
+        eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+    )  # fmt: skip
+    with Bar(errors) as bar:
+        report = pipeline.run(Plan.from_flags(plan, flags), bar.update, bar.say)
+    if report is not None:
+        finish_report(report, as_json)
+
+
+@app.command()
+def plan(
+    model: Model = None,
+    to: To = None,
+    output: Output = None,
+    method: Annotated[str | None, typer.Option(help="gptq, awq, awq-gptq or rtn.")] = None,
+    rule: Rules = None,
+    plan: PlanFile = None,
+    calib_rows: Annotated[int | None, typer.Option(help="Calibration windows.")] = None,
+    calib_length: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a run would make: types, bytes, memory, disk and time. Writes nothing."""
+    from quantize import forecast
+    from quantize.plan import Plan
+
+    flags = plan_flags(
+        model=model, to=to or None, output=output, method=method, rules=rule or None,
+        rows=calib_rows, length=calib_length,
+    )  # fmt: skip
+    result = forecast.forecast(Plan.from_flags(plan, flags))
+    show_result(result.to_json(), forecast.render(result), as_json)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A .gguf file or an ONNX folder.")],
+    against: Against = None,
+    max_kl: MaxKl = None,
+    min_top1: MinTop1 = None,
+    max_ppl_ratio: MaxRatio = None,
+    baseline: Baseline = None,
+    eval_data: EvalData = None,
+    eval_rows: EvalRows = None,
+    eval_length: EvalLength = None,
+    backend: Backend = "native",
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Folder for report.html and report.json.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a file against its original; exit 1 and rename it to FILE.rejected when a gate fails."""
+    from quantize.report import judge
+
+    flags = plan_flags(
+        max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, baseline=baseline,
+        eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+    )  # fmt: skip
+    with Bar(errors) as bar:
+        result = judge.check_files([file], against, report, backend, flags, bar.update)
+    finish_report(result, as_json)
+
+
+@app.command()
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="Artifacts of one model, ours or foreign.")],
+    against: Against = None,
+    eval_data: EvalData = None,
+    eval_rows: EvalRows = None,
+    eval_length: EvalLength = None,
+    backend: Backend = "native",
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Folder for report.html and report.json.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Several artifacts side by side on the same text: bytes against KL."""
+    from quantize.report import judge
+
+    flags = plan_flags(eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length)
+    with Bar(errors) as bar:
+        result = judge.check_files(files, against, report, backend, flags, bar.update)
+    finish_report(result, as_json)
+
+
+@app.command()
+def generate(
+    file: Annotated[Path, typer.Argument(help="A .gguf file, an ONNX folder or a checkpoint folder.")],
+    prompt: Annotated[str, typer.Argument(help="Text, or the user's turn with --chat.")],
+    count: Annotated[int, typer.Option("-n", "--count", help="Most new tokens.")] = 128,
+    chat: Annotated[bool, typer.Option("--chat", help="Use the model's chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="System message, with --chat.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="0 = all tokens.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Least mass of likely tokens.")] = 1.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Default: native, onnxruntime for ONNX.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Stream text from a model."""
+    from quantize import opening
+    from runtime.generate import generate_text
+    from runtime.sample import Sampler
+
+    engine = opening.open_any(file, backend)
+    if chat:
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": prompt})
+        prompt = opening.render(engine, messages)
+    sampler = Sampler(temperature, top_k, top_p, seed)
+    pieces = generate_text(engine, prompt, count, sampler, tuple(stop or ()))
+    if as_json:
+        typer.echo(json.dumps({"prompt": prompt, "text": "".join(pieces)}, ensure_ascii=False))
+        return
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="A .gguf file, an ONNX folder or a checkpoint folder.")],
+    as_json: Json = False,
+) -> None:
+    """What is inside a file: sizes, types and bytes by tensor, provenance."""
+    from quantize import opening
+
+    result = opening.describe(file)
+    show_result(result, opening.render_description(result), as_json)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, types, presets, archs or backends.")] = "presets",
+    as_json: Json = False,
+) -> None:
+    """What this version knows."""
+    from quantize import opening
+
+    result = opening.catalogue(what)
+    show_result(result, opening.render_catalogue(what, result), as_json)
+
+
+def show_result(result: Any, shown: Any, as_json: bool) -> None:
+    """JSON or a table on stdout."""
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
+    else:
+        console.print(shown)
+
+
+def finish_report(report: Any, as_json: bool) -> None:
+    """Print a report and exit with 1 when a gate failed."""
+    from quantize.report import render
+
+    show_result(report.to_json(), render.table(report), as_json)
+    failures = report.failures
+    for line in failures:
+        errors.print(f"[red]gate failed[/red] {line}", soft_wrap=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+def version(show_version: bool) -> None:
+    """Print the version and leave."""
+    if show_version:
+        typer.echo(f"edgequant {quantize.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+def main() -> NoReturn:
+    """Run the command line: exit 0 ok, 1 a gate failed, 2 usage or bad input, 130 interrupted."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        errors.print("interrupted; run the same command again to go on after the last finished stage.")
+        sys.exit(130)
+    except (EdgequantError, ValueError, OSError) as error:
+        if "--debug" in sys.argv:
+            raise
+        errors.print(f"[red]error[/red] {error}", soft_wrap=True)
+        sys.exit(2)
+    sys.exit(0)

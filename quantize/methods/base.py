@@ -1,0 +1,64 @@
+"""What a method is: plain functions on torch tensors that choose codes on a block's grid.
+
+A stage is the set of linears that read one input. Its Hessian H = X^T X / tokens is (in, in) float32.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from runtime.blocks import Block, Params
+
+METHODS: dict[str, "Method"] = {}
+"""Every method by its name; each file of this folder registers its own."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What a method derives once from a stage's Hessian; all linears and row chunks of the stage share it."""
+
+    importance: torch.Tensor
+    """(in,): weight of each column's squared error when scales are fitted."""
+    upper: torch.Tensor | None = None
+    """(in, in) upper triangular U with H^-1 = U^T U."""
+    damp: float = 0.0
+    """Share of the mean diagonal that was added to H."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A weight on its grid."""
+
+    codes: torch.Tensor
+    """(out, in)"""
+    params: Params
+    value: torch.Tensor
+    """(out, in) float32: the weight that a reader of the file will see."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to choose values. `round` must treat rows independently: they come in chunks."""
+
+    name: str
+    summary: str
+    calibrated: bool
+    """Whether it needs a Hessian."""
+    round: Callable[[torch.Tensor, Block, Factor | None], Rounded]
+    factor: Callable[[torch.Tensor, float], Factor] | None = None
+    """hessian, damp -> Factor. Raises SingularHessian."""
+    scales: Callable[[list[torch.Tensor], list[Block], torch.Tensor], torch.Tensor] | None = None
+    """weights of a stage, their blocks, hessian -> scale (in,) to move into the op before."""
+
+    def __post_init__(self) -> None:
+        METHODS[self.name] = self
+
+
+class SingularHessian(Exception):
+    """The Hessian cannot be factored even with as much damping as its own mean."""
+
+
+def output_error(error: torch.Tensor, hessian: torch.Tensor) -> float:
+    """Mean squared change of the outputs, summed over rows: trace(E H E^T), E (out, in)."""
+    return float(((error @ hessian) * error).sum())

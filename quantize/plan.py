@@ -1,0 +1,233 @@
+"""What a run will do, frozen: the command line or a TOML file makes it, the written file carries it."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from export import CONTAINERS
+from quantize.methods import METHODS
+from quantize.presets import PRESETS, narrow, preset_type
+from runtime.archs import FAMILIES, Arch
+from runtime.blocks import BLOCKS, Block, block
+from runtime.errors import EdgequantError
+
+
+@dataclass(frozen=True)
+class Target:
+    """One artifact: a container and the mixture of types in it."""
+
+    container: str
+    preset: str
+
+    @staticmethod
+    def parse(text: str) -> "Target":
+        """From "gguf:Q4_K_M". Raises EdgequantError naming the known containers or presets."""
+        container, _, preset = text.partition(":")
+        if container not in PRESETS:
+            raise EdgequantError(
+                f"unknown container {container!r} in --to {text}; known: {', '.join(PRESETS)}."
+            )
+        for known in PRESETS[container]:
+            if known.lower() == preset.lower():
+                return Target(container, known)
+        raise EdgequantError(
+            f"unknown preset {preset!r} in --to {text}; known for {container}: "
+            f"{', '.join(PRESETS[container])}."
+        )
+
+    @property
+    def label(self) -> str:
+        """The --to spelling."""
+        return f"{self.container}:{self.preset}"
+
+    def path(self, folder: Path, model: str) -> Path:
+        """Where the artifact goes."""
+        return folder / f"{model}-{self.preset}{CONTAINERS[self.container].suffix}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Tensors whose name matches `pattern` (a regular expression, searched) get `kind`."""
+
+    pattern: str
+    kind: str
+
+    @staticmethod
+    def parse(text: str) -> "Rule":
+        """From "attn_v=Q6_K". Raises EdgequantError for a bad expression or an unknown type."""
+        pattern, equals, kind = text.rpartition("=")
+        if not equals:
+            raise EdgequantError(f"--rule {text!r} has no '='; write REGEX=TYPE, like attn_v=Q6_K.")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise EdgequantError(f"--rule {text!r} is no regular expression: {error}.") from error
+        return Rule(pattern, block(kind).name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bytes of the artifacts, and how they are judged."""
+
+    targets: tuple[Target, ...]
+    model: str | None = None
+    """Checkpoint folder or hub id; None = the bundled one."""
+    output: Path = Path("dist")
+    method: str = "gptq"
+    rules: tuple[Rule, ...] = ()
+    calibration: str = "builtin"
+    rows: int = 64
+    length: int = 512
+    seed: int = 0
+    damp: float = 0.01
+    allow_fallback: bool = False
+    max_ram: float = 8.0
+    """GiB that hidden states may take before they go to disk."""
+    device: str = "cpu"
+    overwrite: bool = False
+    eval_data: str = "builtin"
+    eval_rows: int = 0
+    """Windows of the held-out part; 0 = all there are, at most 64."""
+    eval_length: int = 512
+    max_kl: float | None = None
+    min_top1: float | None = None
+    max_ppl_ratio: float | None = None
+    baseline: Path | None = None
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise EdgequantError("nothing to make; give at least one --to, like --to gguf:Q4_K_M.")
+        if len(set(self.targets)) < len(self.targets):
+            raise EdgequantError("the same --to is given twice; name each target once.")
+        if self.method not in METHODS:
+            raise EdgequantError(
+                f"unknown method {self.method!r}; known: {', '.join(METHODS)}."
+            )
+        for name, least in (("rows", 1), ("length", 16), ("eval_length", 16)):
+            if getattr(self, name) < least:
+                raise EdgequantError(f"{name.replace('_', '-')} must be at least {least}.")
+        if not 0 < self.damp <= 1:
+            raise EdgequantError(f"damp must be above 0 and at most 1, not {self.damp}.")
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the bytes of an artifact besides the model: stored inside it."""
+        names = ("method", "calibration", "rows", "length", "seed", "damp", "allow_fallback")
+        recipe: dict[str, Any] = {name: getattr(self, name) for name in names}
+        recipe["rules"] = [f"{rule.pattern}={rule.kind}" for rule in self.rules]
+        recipe["targets"] = [target.label for target in self.targets]
+        if self.calibration_file:
+            recipe["calibration"] = self.calibration_file.name
+        return recipe
+
+    @property
+    def calibration_file(self) -> Path | None:
+        """The user's own calibration file, when the spec names one."""
+        path = Path(self.calibration)
+        return path if path.suffix in (".txt", ".jsonl", ".parquet") else None
+
+    def key(self, fingerprint: str, version: str) -> str:
+        """sha256 of recipe, model and code: work in progress is continued only under the same key."""
+        state: dict[str, Any] = {"recipe": self.recipe(), "model": fingerprint, "code": version}
+        if self.calibration_file and self.calibration_file.exists():
+            state["text"] = hashlib.sha256(self.calibration_file.read_bytes()).hexdigest()
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+    @staticmethod
+    def from_flags(path: Path | None, flags: dict[str, Any]) -> "Plan":
+        """From a TOML file with the field names as keys, and flags that win over it; either may be empty.
+
+        Raises EdgequantError for an unreadable file or an unknown key.
+        """
+        values: dict[str, Any] = {}
+        try:
+            if path:
+                values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise EdgequantError(f"plan {path} cannot be read: {error}.") from error
+        known = {item.name for item in dataclasses.fields(Plan)} | {"to"}
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            raise EdgequantError(f"plan {path} has an unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}.")
+        values |= flags
+        values["targets"] = tuple(Target.parse(text) for text in values.pop("to", ()))
+        values["rules"] = tuple(Rule.parse(text) for text in values.get("rules", ()))
+        for name in ("output", "baseline"):
+            if values.get(name) is not None:
+                values[name] = Path(values[name])
+        try:
+            return Plan(**values)
+        except TypeError as error:
+            raise EdgequantError(f"plan {path} has a value of the wrong kind: {error}.") from error
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The types of one target's tensors."""
+
+    target: Target
+    types: dict[str, Block]
+    """Every 2-D weight, in file order. Norms and biases are always F32."""
+    fallbacks: tuple[str, ...] = field(default=())
+    """One sentence for each group of tensors that could not have the type that was asked for."""
+
+    @property
+    def bits(self) -> float:
+        """Least bits a weight of any decoder linear."""
+        return min(b.bits for name, b in self.types.items() if name.startswith("blk."))
+
+
+def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
+    """Preset, then rules (the last match wins), then narrowing where a row does not fit the blocks.
+
+    A rule whose type this container cannot hold leaves it alone (see check_rules).
+    """
+    preset = PRESETS[target.container][target.preset]
+    types: dict[str, Block] = {}
+    narrowed: dict[tuple[str, str, int], list[str]] = {}
+    for name, shape in FAMILIES[arch.family].shapes(arch).items():
+        if len(shape) != 2:
+            continue
+        wanted = preset_type(preset, arch, name)
+        for rule in rules:
+            if re.search(rule.pattern, name) and _holds(target.container, rule.kind):
+                wanted = rule.kind
+        types[name] = narrow(wanted, shape[1], target.container)
+        if types[name].name != wanted:
+            narrowed.setdefault((wanted, types[name].name, shape[1]), []).append(name)
+    fallbacks = tuple(
+        f"{len(names)} tensors with rows of {cols} cannot be {wanted} "
+        f"(packs {BLOCKS[wanted].size} at a time) and became {got}: {_span(names)}"
+        for (wanted, got, cols), names in narrowed.items()
+    )
+    return Assignment(target, types, fallbacks)
+
+
+def check_rules(plan: Plan, arch: Arch) -> None:
+    """Raise EdgequantError for a rule that matches no tensor, or a type that no target can hold."""
+    names = [n for n, shape in FAMILIES[arch.family].shapes(arch).items() if len(shape) == 2]
+    for rule in plan.rules:
+        if not any(re.search(rule.pattern, name) for name in names):
+            raise EdgequantError(
+                f"--rule {rule.pattern}={rule.kind} matches no tensor; names look like {names[1]}."
+            )
+        if not any(_holds(target.container, rule.kind) for target in plan.targets):
+            raise EdgequantError(
+                f"--rule {rule.pattern}={rule.kind}: none of the targets can hold {rule.kind}; "
+                "GGUF holds its own types, ONNX the INT4 and INT8 ones and F32."
+            )
+
+
+def _holds(container: str, kind: str) -> bool:
+    return CONTAINERS[container].holds(BLOCKS[kind])
+
+
+def _span(names: list[str]) -> str:
+    """A few names that stand for many."""
+    parts = sorted({name.split(".")[-2] for name in names})
+    return ", ".join(parts)

@@ -1,0 +1,75 @@
+"""Generate tokens and text on any engine, with a KV cache."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from runtime.engine import Engine
+from runtime.errors import EdgequantError
+from runtime.sample import Sampler
+
+
+def generate(
+    engine: Engine,
+    prompt: list[int],
+    count: int,
+    sampler: Sampler | None = None,
+    stop: Iterable[int] = (),
+) -> Iterator[int]:
+    """Up to `count` new token ids after `prompt`; a token of `stop` ends it and is not given out.
+
+    Raises EdgequantError for an empty prompt, or one that does not fit the context with `count`.
+    """
+    if not prompt:
+        raise EdgequantError("the prompt has no tokens; give at least one character.")
+    total = len(prompt) + count
+    if total > engine.arch.context:
+        raise EdgequantError(
+            f"{len(prompt)} prompt tokens and {count} new ones exceed the model's context of "
+            f"{engine.arch.context}; shorten one of them."
+        )
+    sampler, ends = sampler or Sampler(), set(stop)
+    cache = engine.new_cache(1, total)
+    new = prompt
+    for _ in range(count):
+        logits = engine.logits(np.array([new], np.int64), cache, last=True)[0, -1]
+        token = sampler.pick(logits)
+        if token in ends:
+            return
+        yield token
+        new = [token]
+
+
+def generate_text(
+    engine: Engine,
+    prompt: str,
+    count: int,
+    sampler: Sampler | None = None,
+    stop_texts: tuple[str, ...] = (),
+) -> Iterator[str]:
+    """Text pieces after a prompt, ended by the model's EOS ids or by any of `stop_texts`."""
+    tokenizer = engine.tokenizer
+    if tokenizer is None:
+        raise EdgequantError("this model has no tokenizer; generate from token ids instead.")
+    ids = tokenizer.encode(prompt)
+    if tokenizer.add_bos and tokenizer.bos is not None:
+        ids = [tokenizer.bos, *ids]
+    pieces = tokenizer.stream(generate(engine, ids, count, sampler, tokenizer.eos))
+    return until(pieces, stop_texts) if stop_texts else pieces
+
+
+def until(pieces: Iterable[str], stop_texts: tuple[str, ...]) -> Iterator[str]:
+    """Pieces up to the first stop text, which may be spread over several of them."""
+    held = ""
+    keep = max(len(text) for text in stop_texts) - 1
+    for piece in pieces:
+        held += piece
+        found = [at for at in map(held.find, stop_texts) if at >= 0]
+        if found:
+            yield held[: min(found)]
+            return
+        ready = len(held) - keep
+        if ready > 0:
+            yield held[:ready]
+            held = held[ready:]
+    yield held
