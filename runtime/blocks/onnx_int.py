@@ -1,4 +1,4 @@
-"""INT4 and INT8 of ONNX: what com.microsoft's MatMulNBits multiplies with, 32, 64 or 128 weights a block.
+"""INT4 and INT8 of ONNX: what com.microsoft's MatMulNBits multiplies with, 32 to 128 a block.
 
 In an ONNX file one weight is two or three tensors; here it is one row of records, so that every
 method and reader handles it like any other layout. `split` and `join_parts` go between the two:
@@ -12,7 +12,7 @@ method and reader handles it like any other layout. `split` and `join_parts` go 
                 zero_points  uint8 (rows, ceil(blocks * bits / 8)), low nibble = even block
 
 weight = (code - zero) * scale, as onnxruntime computes it. Without zero points the zero is the
-middle of the codes (8 or 128), and a scale may be negative to put the longer side on the lowest code.
+middle of the codes (8 or 128), and a scale may be negative: the longer side on the lowest code.
 """
 
 from typing import ClassVar
@@ -46,7 +46,7 @@ class OnnxInt(Block):
         return 1 << (self.code_bits - 1)
 
     def fit(self, w: Array, importance: Array | None = None) -> Params:
-        """Search scale (rows, blocks) and zero (rows, blocks): least importance-weighted squared error."""
+        """Search scale and zero (rows, blocks) of least importance-weighted squared error."""
         xp = array_namespace(w)
         rows, cols = w.shape
         blocks = xp.astype(xp.reshape(w, (rows, cols // self.size, self.size)), xp.float32)
@@ -78,7 +78,7 @@ class OnnxInt(Block):
         return xp.where(most > 0, weight / xp.where(most > 0, most, xp.ones_like(most)), 1.0)
 
     def _symmetric_tries(self, xp: Array, unit: Array) -> list[tuple[Array, Array]]:
-        """Scales that put the block's extreme, or a shrunk one, on the lowest or on the highest code."""
+        """Scales that put the block's extreme, or a part of it, on the lowest or highest code."""
         greatest, least = xp.max(unit, axis=-1), xp.min(unit, axis=-1)
         extreme = xp.where(greatest >= -least, greatest, least)
         zero = xp.full_like(extreme, self.middle)
@@ -128,7 +128,7 @@ class OnnxInt(Block):
         return (xp.astype(codes, xp.float32) - offset) * scale
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
-        small = np.asarray(codes).astype(np.uint8).reshape(len(codes), -1, self.size)
+        small: np.ndarray = np.asarray(codes).astype(np.uint8).reshape(len(codes), -1, self.size)
         if self.code_bits == 4:
             small = small[..., 0::2] | small[..., 1::2] << 4
         parts = [np.ascontiguousarray(params["scale"], "<f4")[..., None].view(np.uint8)]
@@ -142,9 +142,9 @@ class OnnxInt(Block):
         params = {"scale": np.ascontiguousarray(records[..., :4]).view("<f4")[..., 0]}
         if not self.symmetric:
             params["zero"] = records[..., 4].astype(np.float32)
-        small = records[..., 4 if self.symmetric else 5 :]
+        small: np.ndarray = records[..., 4 if self.symmetric else 5 :]
         if self.code_bits == 4:
-            small = np.stack([small & 15, small >> 4], axis=-1)
+            small = _nibbles(small)
         return small.reshape(rows, -1).astype(np.int32), params
 
     def split(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -168,7 +168,7 @@ class OnnxInt(Block):
         if zeros is not None:
             zeros = zeros.reshape(rows, -1)
             if self.code_bits == 4:
-                zeros = np.stack([zeros & 15, zeros >> 4], axis=-1).reshape(rows, -1)[:, :blocks]
+                zeros = _nibbles(zeros).reshape(rows, -1)[:, :blocks]
             parts.append(zeros[..., None])
         return np.concatenate([*parts, quants], axis=-1).reshape(rows, -1)
 
@@ -176,6 +176,11 @@ class OnnxInt(Block):
 def onnx_name(code_bits: int, size: int, symmetric: bool) -> str:
     """Name of a layout: INT4_32, INT8_128_SYM..."""
     return f"INT{code_bits}_{size}" + ("_SYM" if symmetric else "")
+
+
+def _nibbles(packed: np.ndarray) -> np.ndarray:
+    """uint8 (..., n) -> (..., n, 2): low and high half of each byte."""
+    return np.stack([packed & 15, packed >> 4], axis=-1)
 
 
 def _total(x: Array) -> Array:

@@ -20,7 +20,7 @@ def weights(rows: int = 6, cols: int = 384, seed: int = 0) -> np.ndarray:
 
 
 def run(op: str, inputs: list, feed: np.ndarray, **attributes: int) -> np.ndarray:
-    """One com.microsoft operator in onnxruntime; the None among the inputs is the feed or left out."""
+    """One com.microsoft operator in onnxruntime; the None among the inputs is the feed."""
     names = [f"w{i}" if a is not None else "" for i, a in enumerate(inputs)]
     names[names.index("")] = "x"
     node = helper.make_node(op, names, ["y"], domain="com.microsoft", **attributes)
