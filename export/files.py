@@ -1,0 +1,132 @@
+"""New files appear whole or not at all: written beside the target, synced to disk, then renamed."""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.errors import EdgequantError
+
+
+@contextmanager
+def new_file(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[Path]:
+    """A temporary file to write, which becomes `path` when the block ends and vanishes when it fails.
+
+    `needed` is the size in bytes, compared with the free space first. Raises EdgequantError when `path`
+    exists and `overwrite` is false, when its folder is missing, or when the disk is or becomes full.
+    """
+    path = Path(path)
+    _check_target(path, overwrite, needed)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temp = Path(name)
+    try:
+        with _disk_errors(path, needed):
+            yield temp
+            temp.chmod(0o666 & ~_umask())  # mkstemp made it private
+            _sync(temp)
+            if path.exists() and not overwrite:  # it may have appeared while we wrote
+                raise _exists(path)
+            os.replace(temp, path)
+            _sync(path.parent)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[Path]:
+    """A temporary folder to fill, which becomes `path` when the block ends; errors as in `new_file`."""
+    path = Path(path)
+    _check_target(path, overwrite, needed)
+    temp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    old = temp.with_suffix(".old")
+    try:
+        with _disk_errors(path, needed):
+            yield temp
+            temp.chmod(0o777 & ~_umask())
+            for file in sorted(temp.rglob("*")):
+                _sync(file)
+            _sync(temp)
+            if path.exists():
+                if not overwrite:
+                    raise _exists(path)
+                os.replace(path, old)  # a full folder cannot be replaced in one step
+            _move(temp, path, old)
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+        _remove(old)
+
+
+def _move(temp: Path, path: Path, old: Path) -> None:
+    """Rename temp to path; when that fails, put what was there before back."""
+    try:
+        os.replace(temp, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or folder that may not exist."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _check_target(path: Path, overwrite: bool, needed: int) -> None:
+    """Refuse before any work when the target cannot be made."""
+    if path.exists() and not overwrite:
+        raise _exists(path)
+    if not path.parent.is_dir():
+        raise EdgequantError(f"the folder {path.parent} does not exist; create it first.")
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise _full(path, needed, free)
+
+
+def _exists(path: Path) -> EdgequantError:
+    return EdgequantError(
+        f"{path} already exists; choose another name or allow it to be overwritten."
+    )
+
+
+def _full(path: Path, needed: int, free: int) -> EdgequantError:
+    wants = f"{path.name} needs {needed:,} bytes and " if needed else ""
+    return EdgequantError(
+        f"no room for {path}: {wants}{path.parent} has {free:,} bytes free; "
+        "free some space or write to another disk."
+    )
+
+
+@contextmanager
+def _disk_errors(path: Path, needed: int) -> Iterator[None]:
+    """ENOSPC as one sentence; other system errors pass through."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _full(path, needed, shutil.disk_usage(path.parent).free) from error
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk. A folder is skipped where the system cannot sync one."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

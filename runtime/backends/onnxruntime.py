@@ -1,0 +1,155 @@
+"""Run an ONNX folder in onnxruntime on the CPU: ours, or any that onnxruntime-genai would load.
+
+genai_config.json names the model file, its inputs and its outputs.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.archs import Arch, family_of
+from runtime.errors import EdgequantError
+from runtime.rope import Rope
+from runtime.tokenizer import Tokenizer, read_json
+
+
+@dataclass
+class OnnxCache:
+    """Keys and values so far, by input name: (B, K, tokens, C). They grow with every call."""
+
+    capacity: int
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    length: int = 0
+
+
+class OnnxEngine:
+    """One session. Rows of a batch have equal lengths: the file counts positions itself."""
+
+    def __init__(self, arch: Arch, tokenizer: Tokenizer | None, session: Any, names: dict) -> None:
+        self.arch, self.tokenizer, self.session = arch, tokenizer, session
+        self.ids, self.mask = names["inputs"]["input_ids"], names["inputs"]["attention_mask"]
+        self.positions = names["inputs"].get("position_ids", "position_ids")
+        self.result = names["outputs"]["logits"]
+        self.kinds = {value.name: value.type for value in session.get_inputs()}
+        self.presents: dict[str, str] = {}  # name of a past input -> the output that replaces it
+        for side in ("key", "value"):
+            past = names["inputs"][f"past_{side}_names"]
+            present = names["outputs"][f"present_{side}_names"]
+            for layer in range(arch.layers):
+                self.presents[past % layer] = present % layer
+
+    def new_cache(self, batch: int, capacity: int) -> OnnxCache:
+        """An empty cache; arrays grow, `capacity` only bounds them."""
+        shape = (batch, self.arch.kv_heads, 0, self.arch.head_dim)
+        arrays = {
+            name: np.zeros(shape, np.float16 if "float16" in self.kinds[name] else np.float32)
+            for name in self.presents
+        }
+        return OnnxCache(capacity, arrays)
+
+    def logits(
+        self, ids: np.ndarray, cache: OnnxCache | None = None, last: bool = False
+    ) -> np.ndarray:
+        """ids (B, T) -> float32 (B, T, V); with `last` (B, 1, V). A cache is advanced by T.
+
+        Raises EdgequantError when the cache or the model's context is full.
+        """
+        batch, tokens = ids.shape
+        past = cache if cache is not None else self.new_cache(batch, tokens)
+        total = past.length + tokens
+        limit = min(past.capacity, self.arch.context)
+        if total > limit:
+            raise EdgequantError(
+                f"{total} tokens do not fit in {limit}; shorten the text or ask for a larger cache."
+            )
+        feed = {self.ids: np.asarray(ids, np.int64), self.mask: np.ones((batch, total), np.int64)}
+        if self.positions in self.kinds:
+            feed[self.positions] = np.tile(np.arange(past.length, total), (batch, 1))
+        kept = list(self.presents.values()) if cache is not None else []
+        out, *presents = self.session.run([self.result, *kept], feed | past.arrays)
+        if cache is not None:
+            cache.arrays = dict(zip(self.presents, presents, strict=True))
+            cache.length = total
+        return np.asarray(out[:, -1:] if last else out, np.float32)
+
+
+def open(
+    folder: Path | str, threads: int | None = None, accuracy_level: int | None = None
+) -> OnnxEngine:
+    """Run the model of a folder.
+
+    `accuracy_level` overrides what the file says: 4 = activations rounded to int8, 0 = float32.
+    Raises EdgequantError when onnxruntime is not installed or cannot load the file.
+    """
+    folder = Path(folder)
+    settings = read_json(folder / "genai_config.json").get("model")
+    if settings is None:
+        raise EdgequantError(f"{folder} has no genai_config.json; give a folder that has one.")
+    names = settings["decoder"]
+    session = _session(folder / names["filename"], threads, accuracy_level)
+    has_tokenizer = (folder / "tokenizer.json").exists()
+    tokenizer = Tokenizer.from_folder(folder) if has_tokenizer else None
+    return OnnxEngine(_arch(folder, settings), tokenizer, session, names)
+
+
+def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise EdgequantError(
+            "running an ONNX file needs onnxruntime; pip install onnxruntime."
+        ) from None
+    if not path.exists():
+        raise EdgequantError(f"{path} is missing; copy it into the folder again.")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # a failure comes back as our own sentence
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    key = "session.model_external_initializers_file_folder_path"
+    options.add_session_config_entry(key, str(path.parent))
+    try:
+        model = str(path) if accuracy_level is None else _with_accuracy(path, accuracy_level)
+        return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+    except Exception as error:  # the library's own exceptions share no base class of their own
+        reason = " ".join(str(error).split())
+        raise EdgequantError(
+            f"onnxruntime cannot load {path}: {reason}; copy it again or update onnxruntime."
+        ) from error
+
+
+def _with_accuracy(path: Path, accuracy_level: int) -> bytes:
+    """The graph with another accuracy_level on every MatMulNBits."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "MatMulNBits":
+            kept = [a for a in node.attribute if a.name != "accuracy_level"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.attribute.append(onnx.helper.make_attribute("accuracy_level", accuracy_level))
+    return bytes(model.SerializeToString())
+
+
+def _arch(folder: Path, settings: dict[str, Any]) -> Arch:
+    """From config.json; else what genai_config.json says, which is enough to run it."""
+    config = read_json(folder / "config.json")
+    if config:
+        return family_of(config).arch(config)
+    decoder = settings["decoder"]
+    return Arch(
+        family=settings["type"],
+        vocab=settings["vocab_size"],
+        hidden=decoder["hidden_size"],
+        ffn=0,
+        layers=decoder["num_hidden_layers"],
+        heads=decoder["num_attention_heads"],
+        kv_heads=decoder["num_key_value_heads"],
+        head_dim=decoder["head_size"],
+        eps=0.0,
+        context=settings["context_length"],
+        tied=False,
+        rope=Rope(),
+    )

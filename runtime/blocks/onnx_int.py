@@ -1,0 +1,206 @@
+"""INT4 and INT8 of ONNX: what com.microsoft's MatMulNBits multiplies with, 32 to 128 a block.
+
+In an ONNX file one weight is two or three tensors; here it is one row of records, so that every
+method and reader handles it like any other layout. `split` and `join_parts` go between the two:
+
+    record      bytes 0..3  scale  float32
+                byte  4     zero   uint8 (layouts without _SYM only)
+                then        codes  4 bits: byte j = code 2j | code 2j+1 << 4; 8 bits: one a byte
+
+    in a file   B            uint8 (rows, blocks, codes' bytes)
+                scales       float32 (rows, blocks)
+                zero_points  uint8 (rows, ceil(blocks * bits / 8)), low nibble = even block
+
+weight = (code - zero) * scale, as onnxruntime computes it. Without zero points the zero is the
+middle of the codes (8 or 128), and a scale may be negative: the longer side on the lowest code.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from runtime.blocks.base import Array, Block, Params
+
+SHRINK = {4: [1 - 0.03 * step for step in range(12)], 8: [1 - 0.004 * step for step in range(12)]}
+"""By bits: the parts of a block's range that `fit` tries to spread the codes over."""
+
+LEAST_SCALE = 2.0**-100
+"""A smaller scale is stored as 0: the block holds nothing, and dividing by it would overflow."""
+
+
+class OnnxInt(Block):
+    """One layout of the module's drawing; the loop below names twelve of them."""
+
+    code_bits: ClassVar[int]
+    symmetric: ClassVar[bool]
+    low = 0
+
+    @property
+    def bits(self) -> float:
+        return self.code_bits + (32 + (0 if self.symmetric else self.code_bits)) / self.size
+
+    @property
+    def middle(self) -> int:
+        """The zero point of a file that stores none."""
+        return 1 << (self.code_bits - 1)
+
+    def fit(self, w: Array, importance: Array | None = None) -> Params:
+        """Search scale and zero (rows, blocks) of least importance-weighted squared error."""
+        xp = array_namespace(w)
+        rows, cols = w.shape
+        blocks = xp.astype(xp.reshape(w, (rows, cols // self.size, self.size)), xp.float32)
+        top = xp.max(xp.abs(blocks), axis=-1)  # (rows, blocks)
+        top = xp.where(top == 0, xp.ones_like(top), top)
+        unit = blocks / top[..., None]  # squares of a huge or tiny block stay finite
+        weight = self._weights(xp, unit, importance)
+        tries = self._symmetric_tries(xp, unit) if self.symmetric else self._affine_tries(xp, unit)
+        best_scale, best_zero, best_error = None, None, None
+        for start, zero in tries:
+            scale, error = self._refit(xp, unit, weight, start, zero)
+            if best_error is None:
+                best_scale, best_zero, best_error = scale, zero, error
+                continue
+            better = error < best_error
+            best_scale = xp.where(better, scale, best_scale)
+            best_zero = xp.where(better, zero, best_zero)
+            best_error = xp.where(better, error, best_error)
+        scale = best_scale * top
+        scale = xp.where(xp.abs(scale) < LEAST_SCALE, xp.zeros_like(scale), scale)
+        return {"scale": scale} if self.symmetric else {"scale": scale, "zero": best_zero}
+
+    def _weights(self, xp: Array, unit: Array, importance: Array | None) -> Array:
+        """Importance (1, blocks, size), at most 1 in each block; all ones for None."""
+        if importance is None:
+            return xp.ones_like(unit[:1])
+        weight = xp.astype(xp.reshape(importance, (1, -1, self.size)), xp.float32)
+        most = xp.max(weight, axis=-1, keepdims=True)
+        return xp.where(most > 0, weight / xp.where(most > 0, most, xp.ones_like(most)), 1.0)
+
+    def _symmetric_tries(self, xp: Array, unit: Array) -> list[tuple[Array, Array]]:
+        """Scales that put the block's extreme, or a part of it, on the lowest or highest code."""
+        greatest, least = xp.max(unit, axis=-1), xp.min(unit, axis=-1)
+        extreme = xp.where(greatest >= -least, greatest, least)
+        zero = xp.full_like(extreme, self.middle)
+        ends = (-self.middle, self.high - self.middle)
+        return [(extreme * (part / end), zero) for part in SHRINK[self.code_bits] for end in ends]
+
+    def _affine_tries(self, xp: Array, unit: Array) -> list[tuple[Array, Array]]:
+        """Ranges around 0, whole and shrunk; the zero point is the code nearest to 0."""
+        greatest = xp.clip(xp.max(unit, axis=-1), 0.0, None)
+        least = xp.clip(xp.min(unit, axis=-1), None, 0.0)
+        step = (greatest - least) / self.high
+        step = xp.where(step == 0, xp.ones_like(step), step)
+        zero = xp.clip(xp.round(-least / step), 0, self.high)
+        return [(step * part, zero) for part in SHRINK[self.code_bits]]
+
+    def _refit(
+        self, xp: Array, unit: Array, weight: Array, scale: Array, zero: Array
+    ) -> tuple[Array, Array]:
+        """Round with a scale, then the scale that is best for those codes, and its error."""
+        wide, middle = scale[..., None], zero[..., None]
+        steps = xp.astype(self.code(unit, wide, middle), xp.float32) - middle
+        weighted = weight * steps
+        energy = _total(weighted * steps)
+        empty = energy == 0
+        fitted = _total(weighted * unit) / xp.where(empty, xp.ones_like(energy), energy)
+        # least squares may cross 0 only when nothing but noise is left: keep the start there
+        fitted = xp.where(empty | (fitted == 0), scale, fitted)
+        miss = unit - steps * fitted[..., None]
+        return fitted, _total(weight * miss * miss)
+
+    def grid(self, params: Params) -> tuple[Array, Array]:
+        """Scale and zero point of each weight; `offset` here is the zero point, in codes."""
+        scale = params["scale"]
+        xp = array_namespace(scale)
+        zero = xp.full_like(scale, self.middle) if self.symmetric else params["zero"]
+        return xp.repeat(scale, self.size, axis=1), xp.repeat(zero, self.size, axis=1)
+
+    def code(self, w: Array, scale: Array, offset: Array) -> Array:
+        xp = array_namespace(w)
+        dead = scale == 0
+        steps = xp.round(w / xp.where(dead, xp.ones_like(scale), scale))
+        codes = xp.where(dead, xp.zeros_like(steps), steps) + offset
+        return xp.astype(xp.clip(codes, self.low, self.high), xp.int32)
+
+    def value(self, codes: Array, scale: Array, offset: Array) -> Array:
+        xp = array_namespace(scale)
+        return (xp.astype(codes, xp.float32) - offset) * scale
+
+    def pack(self, codes: Array, params: Params) -> np.ndarray:
+        small: np.ndarray = np.asarray(codes).astype(np.uint8).reshape(len(codes), -1, self.size)
+        if self.code_bits == 4:
+            small = small[..., 0::2] | small[..., 1::2] << 4
+        parts = [np.ascontiguousarray(params["scale"], "<f4")[..., None].view(np.uint8)]
+        if not self.symmetric:
+            parts.append(np.asarray(params["zero"]).astype(np.uint8)[..., None])
+        return np.concatenate([*parts, small], axis=-1).reshape(len(codes), -1)
+
+    def unpack(self, data: np.ndarray) -> tuple[np.ndarray, Params]:
+        rows = len(data)
+        records = np.asarray(data).reshape(rows, -1, self.bytes)
+        params = {"scale": np.ascontiguousarray(records[..., :4]).view("<f4")[..., 0]}
+        if not self.symmetric:
+            params["zero"] = records[..., 4].astype(np.float32)
+        small: np.ndarray = records[..., 4 if self.symmetric else 5 :]
+        if self.code_bits == 4:
+            small = _nibbles(small)
+        return small.reshape(rows, -1).astype(np.int32), params
+
+    def split(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Records (rows, row_bytes) -> B, scales and zero_points as an ONNX file stores them."""
+        records = np.asarray(data).reshape(len(data), -1, self.bytes)
+        scales = np.ascontiguousarray(records[..., :4]).view("<f4")[..., 0]
+        if self.symmetric:
+            return np.ascontiguousarray(records[..., 4:]), scales, None
+        zeros = records[..., 4]  # (rows, blocks)
+        if self.code_bits == 4:
+            zeros = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
+            zeros = zeros[:, 0::2] | zeros[:, 1::2] << 4
+        return np.ascontiguousarray(records[..., 5:]), scales, np.ascontiguousarray(zeros)
+
+    def join_parts(
+        self, quants: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None
+    ) -> np.ndarray:
+        """What `split` returned -> records uint8 (rows, row_bytes)."""
+        rows, blocks = quants.shape[:2]
+        parts = [np.ascontiguousarray(scales, "<f4").reshape(rows, blocks, 1).view(np.uint8)]
+        if zeros is not None:
+            zeros = zeros.reshape(rows, -1)
+            if self.code_bits == 4:
+                zeros = _nibbles(zeros).reshape(rows, -1)[:, :blocks]
+            parts.append(zeros[..., None])
+        return np.concatenate([*parts, quants], axis=-1).reshape(rows, -1)
+
+
+def onnx_name(code_bits: int, size: int, symmetric: bool) -> str:
+    """Name of a layout: INT4_32, INT8_128_SYM..."""
+    return f"INT{code_bits}_{size}" + ("_SYM" if symmetric else "")
+
+
+def _nibbles(packed: np.ndarray) -> np.ndarray:
+    """uint8 (..., n) -> (..., n, 2): low and high half of each byte."""
+    return np.stack([packed & 15, packed >> 4], axis=-1)
+
+
+def _total(x: Array) -> Array:
+    """Sum over the last axis by halves: the same rounding on numpy and on torch."""
+    while x.shape[-1] > 1:
+        half = x.shape[-1] // 2
+        x = x[..., :half] + x[..., half:]
+    return x[..., 0]
+
+
+for _bits in (4, 8):
+    for _size in (32, 64, 128):
+        for _symmetric in (False, True):
+            _facts = {
+                "name": onnx_name(_bits, _size, _symmetric),
+                "size": _size,
+                "group": _size,
+                "bytes": 4 + (not _symmetric) + _size * _bits // 8,
+                "high": (1 << _bits) - 1,
+                "code_bits": _bits,
+                "symmetric": _symmetric,
+            }
+            type(f"Int{_bits}Of{_size}", (OnnxInt,), _facts)

@@ -1,0 +1,147 @@
+"""Read an ONNX folder that export/onnx.py wrote: the same tensors that went in, read on access.
+
+Any engine of ours then runs it, and what it computes can be compared with onnxruntime.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.archs import family_of
+from runtime.blocks import BLOCKS
+from runtime.blocks.onnx_int import OnnxInt, onnx_name
+from runtime.errors import EdgequantError
+from runtime.model import Model
+from runtime.tensor import Tensor
+from runtime.tokenizer import Tokenizer, read_json
+
+INT_OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
+"""Operators whose attributes say how many bits a weight takes, and how many share a scale."""
+
+
+def open_onnx(folder: Path) -> Model:
+    """The model in a folder with model.onnx, model.onnx.data, config.json and a tokenizer.
+
+    Raises EdgequantError when a file is missing, cut, or not written by edgequant, and when the
+    onnx package is not installed.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    if not config:
+        raise EdgequantError(
+            f"{folder} has no config.json; copy the one of the original checkpoint into it."
+        )
+    arch = family_of(config).arch(config)
+    tensors = OnnxTensors(folder, family_of(config).shapes(arch))
+    has_tokenizer = (folder / "tokenizer.json").exists()
+    return Model(arch, tensors, Tokenizer.from_folder(folder) if has_tokenizer else None)
+
+
+def metadata(folder: Path) -> dict[str, str]:
+    """What the writer noted in the model: name -> text. Errors as in `open_onnx`."""
+    return {entry.key: entry.value for entry in _load(Path(folder)).metadata_props}
+
+
+class OnnxTensors(Mapping[str, Tensor]):
+    """Runtime name -> Tensor; the data file is mapped, a record is put together when asked for."""
+
+    def __init__(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+        model = _load(folder)
+        self.folder, self.shapes = folder, shapes
+        self.layouts = _layouts(model)
+        self.arrays = _map(folder, model)
+        for name in shapes:
+            stored = f"{name}.q" if name in self.layouts else name
+            if stored not in self.arrays:
+                raise EdgequantError(
+                    f"{folder / 'model.onnx'} has no weight {name}; only folders written by "
+                    "edgequant are read (onnxruntime still runs others)."
+                )
+
+    def __getitem__(self, name: str) -> Tensor:
+        shape = self.shapes[name]
+        if name in self.layouts:
+            layout = self.layouts[name]
+            zeros = None if layout.symmetric else self.arrays[f"{name}.zero"]
+            quants, scales = self.arrays[f"{name}.q"], self.arrays[f"{name}.scale"]
+            return Tensor(name, shape, layout, layout.join_parts(quants, scales, zeros))
+        rows = shape[0] if len(shape) == 2 else 1
+        return Tensor(
+            name, shape, BLOCKS["F32"], self.arrays[name].reshape(rows, -1).view(np.uint8)
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def _load(folder: Path) -> Any:
+    """model.onnx without its weights."""
+    try:
+        import onnx
+    except ImportError:
+        raise EdgequantError("reading ONNX needs the onnx package; pip install onnx.") from None
+    path = folder / "model.onnx"
+    if not path.exists():
+        raise EdgequantError(f"{folder} has no model.onnx; give the folder that holds it.")
+    graph = path.read_bytes()
+    try:
+        return onnx.load_model_from_string(graph)
+    except Exception as error:  # protobuf's own, which has no public stub
+        raise EdgequantError(f"{path} is no ONNX model or was cut; copy it again.") from error
+
+
+def _layouts(model: Any) -> dict[str, OnnxInt]:
+    """Layout of every weight that an integer operator reads."""
+    out: dict[str, OnnxInt] = {}
+    for node in model.graph.node:
+        if node.op_type not in INT_OPERATORS:
+            continue
+        facts = {attribute.name: attribute.i for attribute in node.attribute}
+        scales = next(name for name in node.input if name.endswith(".scale"))
+        name = scales.removesuffix(".scale")
+        symmetric = f"{name}.zero" not in node.input
+        layout = BLOCKS.get(onnx_name(facts["bits"], facts["block_size"], symmetric))
+        if not isinstance(layout, OnnxInt):
+            raise EdgequantError(
+                f"{name} has {facts['bits']} bits in blocks of {facts['block_size']}; "
+                "only 4 and 8 bits in blocks of 32, 64 and 128 are read."
+            )
+        out[name] = layout
+    return out
+
+
+def _map(folder: Path, model: Any) -> dict[str, np.ndarray]:
+    """Every external initializer as a read-only view of its data file."""
+    from onnx import TensorProto, helper
+
+    files: dict[str, np.ndarray] = {}
+    out: dict[str, np.ndarray] = {}
+    for proto in model.graph.initializer:
+        if proto.data_location != TensorProto.EXTERNAL:
+            continue
+        where = {entry.key: entry.value for entry in proto.external_data}
+        location, start = where["location"], int(where.get("offset", 0))
+        kind = helper.tensor_dtype_to_np_dtype(proto.data_type)
+        stop = start + int(np.prod(proto.dims)) * kind.itemsize
+        if location not in files:
+            files[location] = _map_file(folder / location)
+        if stop > len(files[location]):
+            raise EdgequantError(
+                f"{folder / location} has {len(files[location]):,} bytes, but {proto.name} ends at "
+                f"{stop:,}; the copy was cut short, copy it again."
+            )
+        out[proto.name] = files[location][start:stop].view(kind).reshape(tuple(proto.dims))
+    return out
+
+
+def _map_file(path: Path) -> np.ndarray:
+    if not path.exists():
+        raise EdgequantError(f"{path} is missing; copy it next to model.onnx.")
+    if path.stat().st_size == 0:
+        return np.zeros(0, np.uint8)
+    return np.asarray(np.memmap(path, np.uint8, mode="r"))

@@ -1,0 +1,173 @@
+"""INT4 and INT8 of ONNX: onnxruntime's own operators are the oracle."""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from runtime.blocks import BLOCKS
+from runtime.blocks.onnx_int import OnnxInt
+
+LAYOUTS = [layout for layout in BLOCKS.values() if isinstance(layout, OnnxInt)]
+layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+
+
+def weights(rows: int = 6, cols: int = 384, seed: int = 0) -> np.ndarray:
+    """Random rows, some of them away from 0."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(rows, cols)) + rng.normal(size=(rows, 1))).astype(np.float32)
+
+
+def run(op: str, inputs: list, feed: np.ndarray, **attributes: int) -> np.ndarray:
+    """One com.microsoft operator in onnxruntime; the None among the inputs is the feed."""
+    names = [f"w{i}" if a is not None else "" for i, a in enumerate(inputs)]
+    names[names.index("")] = "x"
+    node = helper.make_node(op, names, ["y"], domain="com.microsoft", **attributes)
+    stored = [
+        numpy_helper.from_array(a, n) for n, a in zip(names, inputs, strict=True) if n[:1] == "w"
+    ]
+    kind = TensorProto.INT64 if feed.dtype == np.int64 else TensorProto.FLOAT
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("x", kind, feed.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        stored,
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": feed})[0]
+
+
+def error(layout: OnnxInt, w: np.ndarray, codes, params, importance=1.0) -> float:
+    return float(np.sum(importance * (layout.value(codes, *layout.grid(params)) - w) ** 2))
+
+
+def test_every_width_and_block_is_registered():
+    assert {layout.name for layout in LAYOUTS} == {
+        f"INT{bits}_{size}{kind}"
+        for bits in (4, 8)
+        for size in (32, 64, 128)
+        for kind in ("", "_SYM")
+    }
+
+
+@layouts
+def test_matmulnbits_sees_the_weights_that_we_decode(layout):
+    w = weights()
+    data = layout.pack(*layout.quantize(w))
+    quants, scales, zeros = layout.split(data)
+    seen = run(
+        "MatMulNBits",
+        [None, quants, scales, *([] if zeros is None else [zeros])],
+        np.eye(w.shape[1], dtype=np.float32),
+        K=w.shape[1],
+        N=len(w),
+        bits=layout.code_bits,
+        block_size=layout.size,
+    ).T
+    np.testing.assert_array_equal(seen, layout.decode(data))
+
+
+@layouts
+def test_gatherblockquantized_sees_the_weights_that_we_decode(layout):
+    w = weights()
+    data = layout.pack(*layout.quantize(w))
+    quants, scales, zeros = layout.split(data)
+    seen = run(
+        "GatherBlockQuantized",
+        [quants.reshape(len(w), -1), None, scales, *([] if zeros is None else [zeros])],
+        np.arange(len(w))[None],
+        gather_axis=0,
+        quantize_axis=1,
+        bits=layout.code_bits,
+        block_size=layout.size,
+    )[0]
+    np.testing.assert_array_equal(seen, layout.decode(data))
+
+
+@layouts
+def test_records_and_initializers_round_trip(layout):
+    w = weights(cols=layout.size * 3)  # an odd number of blocks pads the zero points
+    codes, params = layout.quantize(w)
+    data = layout.pack(codes, params)
+    assert data.dtype == np.uint8 and data.shape == (len(w), layout.row_bytes(w.shape[1]))
+    again, same = layout.unpack(data)
+    np.testing.assert_array_equal(again, codes)
+    for key, stored in params.items():
+        np.testing.assert_array_equal(same[key], stored)
+    parts = layout.split(data)
+    np.testing.assert_array_equal(layout.join_parts(*parts), data)
+    in_file = sum(part.nbytes for part in parts if part is not None)
+    padding = 0 if parts[2] is None or layout.code_bits == 8 else len(w) / 2
+    assert in_file == layout.bits * w.size / 8 + padding
+
+
+@layouts
+@pytest.mark.parametrize("weighted", [False, True])
+def test_numpy_and_torch_fit_alike(layout, weighted):
+    w = weights(seed=1)
+    importance = np.random.default_rng(2).exponential(size=w.shape[1]).astype(np.float32)
+    ours, params = layout.quantize(w, importance if weighted else None)
+    theirs, same = layout.quantize(
+        torch.from_numpy(w), torch.from_numpy(importance) if weighted else None
+    )
+    np.testing.assert_array_equal(ours, theirs.numpy())
+    for key, stored in params.items():
+        np.testing.assert_array_equal(stored, same[key].numpy())
+
+
+@layouts
+def test_fit_is_better_than_the_whole_range(layout):
+    w = weights(rows=32, seed=3)
+    blocks = w.reshape(len(w), -1, layout.size)
+    if layout.symmetric:
+        plain = {"scale": np.abs(blocks).max(-1) / (layout.high - layout.middle)}
+    else:
+        low, high = blocks.min(-1).clip(max=0), blocks.max(-1).clip(min=0)
+        scale = (high - low) / layout.high
+        plain = {"scale": scale, "zero": np.round(-low / scale)}
+    codes = layout.code(w, *layout.grid(plain))
+    assert error(layout, w, *layout.quantize(w)) < 0.97 * error(layout, w, codes, plain)
+
+
+@layouts
+def test_importance_lowers_the_error_it_weights(layout):
+    w = weights(rows=32, seed=4)
+    importance = (np.random.default_rng(5).exponential(size=w.shape[1]) ** 3).astype(np.float32)
+    weighted = error(layout, w, *layout.quantize(w, importance), importance)
+    assert weighted < error(layout, w, *layout.quantize(w), importance)
+
+
+@layouts
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e30, -1e30, 1e-30, 1e-42])
+def test_constant_blocks_decode_to_themselves(layout, size):
+    w = np.full((2, 256), size, np.float32)
+    values = layout.decode(layout.pack(*layout.quantize(w)))
+    np.testing.assert_allclose(values, w, rtol=1e-6, atol=1e-28)
+
+
+@layouts
+@pytest.mark.parametrize("size", [1e30, 1e-20])
+def test_huge_and_tiny_blocks_lose_no_more_than_plain_ones(layout, size):
+    w = weights()
+    plain = layout.decode(layout.pack(*layout.quantize(w)))
+    scaled = layout.decode(layout.pack(*layout.quantize(w * np.float32(size))))
+    np.testing.assert_allclose(scaled / np.float32(size), plain, atol=np.abs(w).max() / 8)
+    assert np.isfinite(scaled).all()
+
+
+@layouts
+def test_importance_of_zero_and_lone_outliers_stay_finite(layout):
+    w = np.zeros((2, 256), np.float32)
+    w[0, 3], w[1, 200] = 5.0, -1e-3
+    for importance in (np.zeros(256, np.float32), np.eye(256, dtype=np.float32)[3]):
+        values = layout.decode(layout.pack(*layout.quantize(w, importance)))
+        np.testing.assert_allclose(values, w, rtol=1e-6)
+
+
+@layouts
+def test_rows_that_do_not_divide_are_refused(layout):
+    assert layout.fits(layout.size * 3) and not layout.fits(layout.size * 3 + 16)
