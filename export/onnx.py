@@ -20,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export import genai, onnx_graph
+from export.base import Container
 from export.files import new_folder
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import Block
@@ -171,3 +172,12 @@ def _crc(file: BinaryIO, length: int) -> int:
         total = zlib.crc32(chunk, total)
         length -= len(chunk)
     return total
+
+
+Container(
+    "onnx",
+    suffix="-onnx",
+    widest="F32",
+    holds=lambda layout: isinstance(layout, OnnxInt) or layout.name == "F32",
+    write=write,
+)

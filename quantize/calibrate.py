@@ -209,7 +209,7 @@ def fold_scales(
         scale = method.scales(linears, [types[linear] for linear in stage.linears], hessians[first])
         for linear in stage.linears:
             weights[f"{linear}.weight"] = weights[f"{linear}.weight"] * scale
-        weights[f"{stage.before}.weight"] = (before.T / scale).T
+        weights[f"{stage.before}.weight"] = before / scale.reshape(-1, *[1] * (before.ndim - 1))
         if f"{stage.before}.bias" in weights:
             weights[f"{stage.before}.bias"] = weights[f"{stage.before}.bias"] / scale
         hessians[first] = hessians[first] / scale / scale[:, None]

@@ -1,0 +1,93 @@
+"""What calibration text is made of: documents, the tokenizer that reads them, the error."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Messages = list[dict[str, str]]  # a conversation: [{"role": "user", "content": "Hi"}, ...]
+Content = str | Messages | tuple[int, ...]  # text, a conversation, or tokens a model sampled
+Part = Literal["calibration", "heldout"]
+
+SHORTEST = 8  # tokens; a shorter document is all beginning and no context
+
+
+class CalibrationError(ValueError):
+    """Calibration text could not be loaded; the message is one sentence with the way out."""
+
+
+class Tokenizer(Protocol):
+    """What calibration needs of a tokenizer."""
+
+    @property
+    def separator(self) -> int | None:
+        """Token id put between two documents (EOS or BOS); None puts nothing."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of text: none are added, special tokens spelled in the text are recognised."""
+
+    def render(self, messages: Messages) -> str:
+        """Conversation as text through the chat template; ValueError when it has none."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, conversation or sampled token sequence, with the digest that names it."""
+
+    content: Content
+    digest: bytes  # sha256 of the content before any template or tokenizer touches it
+
+    @property
+    def empty(self) -> bool:
+        return not (self.content.strip() if isinstance(self.content, str) else self.content)
+
+    @property
+    def falls_in_heldout(self) -> bool:
+        """One document in five, chosen by its own bytes: the same one for every model and seed."""
+        return self.digest[0] % 5 == 0
+
+
+def document(content: Content) -> Document:
+    """Name content by its sha256; UnicodeEncodeError when it holds half a surrogate pair."""
+    if isinstance(content, str):
+        text = content
+    else:
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+    return Document(content, hashlib.sha256(text.encode()).digest())
+
+
+def unique(
+    contents: Iterable[Content], seen: set[bytes], dropped: Counter[str]
+) -> Iterator[Document]:
+    """Yield each document once, counting empty and repeated ones; `seen` spans several calls."""
+    for content in contents:
+        candidate = document(content)
+        if candidate.empty:
+            dropped["empty document"] += 1
+        elif candidate.digest in seen:
+            dropped["duplicate document"] += 1
+        else:
+            seen.add(candidate.digest)
+            yield candidate
+
+
+def encode(item: Document, tokenizer: Tokenizer, dropped: Counter[str]) -> list[int] | None:
+    """Tokens of a document; None, counted with the reason, when its template refuses it."""
+    content = item.content
+    if isinstance(content, tuple):
+        return list(content)
+    if isinstance(content, list):
+        try:
+            content = tokenizer.render(content)
+        except ValueError as problem:
+            dropped[f"conversation not rendered: {first_line(problem)}"] += 1
+            return None
+    return tokenizer.encode(content)
+
+
+def first_line(problem: Exception) -> str:
+    """Opening line of an error's message without its full stop, to be quoted in a sentence."""
+    lines = str(problem).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(problem).__name__

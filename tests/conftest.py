@@ -1,0 +1,80 @@
+"""Shared fixtures: the bundled checkpoint, and tiny random ones of every family and shape."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
+
+torch.set_num_threads(2)
+
+SIZES = {
+    "vocab_size": 4096,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 256,
+    "hidden_act": "silu",
+    "eos_token_id": 4093,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen2-tied": {"model_type": "qwen2", "tie_word_embeddings": True, "rope_theta": 1e6},
+    "qwen2-untied": {"model_type": "qwen2", "tie_word_embeddings": False, "rope_theta": 1e6},
+    "qwen2-yarn": {
+        "model_type": "qwen2",
+        "tie_word_embeddings": False,
+        "rope_theta": 1e6,
+        "rope_scaling": YARN,
+    },
+    "llama-tied": {
+        "model_type": "llama",
+        "tie_word_embeddings": True,
+        "rope_theta": 5e5,
+        "rope_scaling": LLAMA3,
+    },
+    "llama-untied": {
+        "model_type": "llama",
+        "tie_word_embeddings": False,
+        "rope_theta": 1e4,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+}
+"""What tells the random checkpoints apart; sizes are SIZES."""
+
+CLASSES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+
+
+def config(name: str, **changes: Any) -> dict[str, Any]:
+    """A complete config.json of one of CONFIGS."""
+    facts = SIZES | CONFIGS[name] | changes
+    return facts | {"architectures": [CLASSES[facts["model_type"]]], "torch_dtype": "bfloat16"}
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Checkpoint:
+    """The bundled, trained checkpoint."""
+    return open_checkpoint(bundled())
+
+
+@pytest.fixture(scope="session")
+def random_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each of CONFIGS, with random weights and biases."""
+    root = tmp_path_factory.mktemp("random")
+    for seed, name in enumerate(CONFIGS):
+        random_checkpoint(root / name, config(name), bundled(), seed)
+    return {name: root / name for name in CONFIGS}
