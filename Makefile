@@ -1,0 +1,46 @@
+# make demo   set up, run the main job on the bundled checkpoint, generate a few words
+# make test   set up, run every test that needs nothing but this folder
+# make check  lint, types, layers, quick tests: under a minute
+# make bench  the figures of the README
+# make native rebuild the C++ kernels
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+STAMP := .venv/.installed
+
+.PHONY: demo test check bench native interop clean
+
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) scikit-build-core nanobind
+	$(INSTALL) --no-build-isolation -e '.[dev,data,hub]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/quantize run --to gguf:Q4_K_M --to onnx:int4 -o dist/demo --overwrite
+	$(BIN)/quantize generate dist/demo/tiny-qwen2.5-Q4_K_M.gguf "The history of the city" -n 32
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow" -x --ignore=tests/interop
+
+interop: $(STAMP)
+	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop]'
+	$(BIN)/python -m pytest -q tests/interop
+
+bench: $(STAMP)
+	$(BIN)/python bench/accuracy.py
+	$(BIN)/python bench/memory.py
+
+native: $(STAMP)
+	$(INSTALL) --no-build-isolation --no-deps -e .
+
+clean:
+	rm -rf .venv build dist
