@@ -13,10 +13,11 @@ from runtime.errors import EdgequantError
 
 @contextmanager
 def new_file(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[Path]:
-    """A temporary file to write, which becomes `path` when the block ends and vanishes when it fails.
+    """A temporary file that becomes `path` when the block ends and vanishes when it fails.
 
-    `needed` is the size in bytes, compared with the free space first. Raises EdgequantError when `path`
-    exists and `overwrite` is false, when its folder is missing, or when the disk is or becomes full.
+    `needed` is the size in bytes, compared with the free space first. Raises EdgequantError when
+    `path` exists and `overwrite` is false, when its folder is missing, or when the disk is or
+    becomes full.
     """
     path = Path(path)
     _check_target(path, overwrite, needed)
@@ -38,7 +39,7 @@ def new_file(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[P
 
 @contextmanager
 def new_folder(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `path` when the block ends; errors as in `new_file`."""
+    """A temporary folder that becomes `path` when the block ends; errors as in `new_file`."""
     path = Path(path)
     _check_target(path, overwrite, needed)
     temp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
@@ -116,7 +117,7 @@ def _disk_errors(path: Path, needed: int) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk. A folder is skipped where the system cannot sync one."""
+    """Wait until a file or folder is on the disk; Windows cannot sync folders and skips them."""
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

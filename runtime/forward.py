@@ -1,4 +1,4 @@
-"""The transformer, once, written against `Ops`: numpy defines it, native runs it, torch calibrates with it.
+"""The transformer once, against `Ops`: numpy defines it, native runs it, torch calibrates with it.
 
 Shapes: B rows of tokens, T new tokens, S tokens in the cache with the new ones, D hidden,
 H heads, K key-value heads, C channels a head, V vocabulary.
@@ -37,7 +37,7 @@ class Ops(Protocol):
         """Rotate the two halves of each head: x (B, T, heads, C), tables (T, C / 2)."""
 
     def attention(self, q: Array, k: Array, v: Array, start: int) -> Array:
-        """Causal attention: q (B, T, H, C) at positions start.., k and v (B, S, K, C) -> (B, T, H * C)."""
+        """Causal attention: q (B, T, H, C) from position start, k, v (B, S, K, C) -> (B, T, H * C)."""
 
     def silu_mul(self, gate: Array, up: Array) -> Array:
         """silu(gate) * up."""
@@ -150,7 +150,7 @@ def forward(
     cache: Cache | None = None,
     last: bool = False,
 ) -> Array:
-    """Logits (B, T, V) of ids (B, T); with `last` only the last token's (B, 1, V). Advances the cache."""
+    """Logits (B, T, V) of ids (B, T); `last`: the last token's (B, 1, V). Advances the cache."""
     start = cache.length if cache else 0
     tables = arch.rope.tables(start, start + ids.shape[1], arch.head_dim)
     x = ops.embed(weights["token_embd.weight"], ids)

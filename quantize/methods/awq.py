@@ -27,8 +27,9 @@ def scales(
 ) -> torch.Tensor:
     """The scale of each input channel, (in,), with the least output error of all linears together.
 
-    A weight W (out, in) will be stored as round(W * scale), its input divided by scale, so the error of the
-    outputs is that of round(W * scale) / scale under the Hessian (in, in). All ones when nothing is better.
+    A weight W (out, in) will be stored as round(W * scale), its input divided by scale, so the
+    error of the outputs is that of round(W * scale) / scale under the Hessian (in, in). All ones
+    when nothing is better.
     """
     best, least = torch.ones_like(hessian[0]), float("inf")
     for step in range(steps):

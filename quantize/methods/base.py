@@ -1,6 +1,7 @@
 """What a method is: plain functions on torch tensors that choose codes on a block's grid.
 
-A stage is the set of linears that read one input. Its Hessian H = X^T X / tokens is (in, in) float32.
+A stage is the set of linears that read one input. Its Hessian H = X^T X / tokens is (in, in),
+float32.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ METHODS: dict[str, "Method"] = {}
 
 @dataclass(frozen=True)
 class Factor:
-    """What a method derives once from a stage's Hessian; all linears and row chunks of the stage share it."""
+    """What a method derives once from a stage's Hessian, shared by its linears and row chunks."""
 
     importance: torch.Tensor
     """(in,): weight of each column's squared error when scales are fitted."""

@@ -1,4 +1,4 @@
-"""GPTQ (Frantar et al. 2022): round columns left to right, pushing each error onto the columns to come."""
+"""GPTQ (Frantar et al. 2022): round columns left to right, pushing errors onto those to come."""
 
 import torch
 
@@ -11,9 +11,9 @@ WINDOW = 128
 
 
 def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
-    """U upper triangular with H^-1 = U^T U, of the damped Hessian (in, in), and the columns' importance.
+    """U upper triangular with H^-1 = U^T U, of the damped Hessian (in, in), and the importance.
 
-    Starts from `damp` times the mean diagonal and multiplies it by ten while Cholesky fails, up to 1.
+    Starts from `damp` times the mean diagonal, ten times more while Cholesky fails, up to 1.
     A column without input (zero diagonal) takes no part. Raises SingularHessian.
     """
     diagonal = hessian.diagonal()
@@ -21,7 +21,8 @@ def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
     mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 0.0
     while mean > 0 and damp <= 1:
         damped = hessian + torch.diag(torch.where(dead, mean, damp * mean).to(hessian.dtype))
-        # H reversed = L L^T makes H = M M^T with M = L reversed, upper; then U = M^-1: one factoring, not two
+        # H reversed = L L^T makes H = M M^T with M = L reversed, upper; then U = M^-1:
+        # one factoring instead of two
         lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
         if not int(failed) and bool(torch.isfinite(lower).all()):
             eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
@@ -35,7 +36,8 @@ def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
 def gptq(weight: torch.Tensor, block: Block, factor: Factor | None) -> Rounded:
     """Round weight (out, in) column by column against the factored Hessian.
 
-    The grid of each block is fitted when the column pointer reaches it, on the weights as updated so far.
+    The grid of each block is fitted when the column pointer reaches it, on the weights as updated
+    so far.
     """
     if block.is_float or factor is None or factor.upper is None:
         return rtn(weight, block, factor)

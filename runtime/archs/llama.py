@@ -19,7 +19,7 @@ class Llama(Family):
         return attention + (("ffn_gate", "ffn_up", "ffn_down") if config.get("mlp_bias") else ())
 
     def gguf_rows(self, arch: Arch, name: str) -> np.ndarray | None:
-        """GGUF's llama rotates neighbouring channels, HF rotates halves: q and k rows are interleaved."""
+        """GGUF's llama rotates neighbouring channels, HF rotates halves: q and k interleave."""
         part = name.split(".")[-2]
         if part not in ("attn_q", "attn_k"):
             return None

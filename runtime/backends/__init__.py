@@ -1,1 +1,1 @@
-"""Engines, one file each: `open(model, **options) -> Engine`. Imported on use, so torch stays optional."""
+"""Engines, one file each: `open(model, **options) -> Engine`. Imported on use."""

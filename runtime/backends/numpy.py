@@ -1,4 +1,4 @@
-"""The living definition of every op: plain numpy, slow, what the other backends are tested against."""
+"""The living definition of every op: plain numpy, slow, what other backends are tested against."""
 
 import numpy as np
 

@@ -10,7 +10,7 @@ from runtime.tensor import Tensor
 
 
 class TorchOps:
-    """Dense float32 weights on one device. Weights may also be handed in as tensors, already loaded."""
+    """Dense float32 weights on one device; tensors that are already loaded may be handed in."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
@@ -65,7 +65,7 @@ class TorchEngine(OpsEngine):
     """OpsEngine without autograd."""
 
     @torch.inference_mode()
-    def logits(self, ids, cache=None, last=False):  # type: ignore[no-untyped-def,override]
+    def logits(self, ids, cache=None, last=False):  # type: ignore[no-untyped-def]
         return super().logits(ids, cache, last)
 
 

@@ -9,8 +9,8 @@ Every method, writer, reader and test uses just these words, so adding a layout 
     pack(codes, params)           -> bytes    never rounds again
     unpack(bytes)                 -> codes, params
 
-`fit`, `grid`, `code` and `value` are written against the array API: the same text runs on numpy and on
-torch (CPU or CUDA). `pack` and `unpack` are numpy only.
+`fit`, `grid`, `code` and `value` are written against the array API: the same text runs on numpy
+and on torch (CPU or CUDA). `pack` and `unpack` are numpy only.
 """
 
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ Array = Any
 """A numpy array or a torch tensor; see `array_api_compat`."""
 
 Params = dict[str, Array]
-"""Stored numbers of a run of blocks. Every array is (rows, blocks, ...): runs concatenate on axis 1."""
+"""Stored numbers of a run of blocks: arrays (rows, blocks, ...), so runs concatenate on axis 1."""
 
 BLOCKS: dict[str, "Block"] = {}
 """Every block layout by its name; filled by the class lines."""
@@ -68,7 +68,10 @@ class Block:
         return cols % self.size == 0
 
     def fit(self, w: Array, importance: Array | None = None) -> Params:
-        """Choose the stored numbers for w (rows, cols); importance (cols,) weights squared errors, None = equal."""
+        """Choose the stored numbers for w (rows, cols).
+
+        Importance (cols,) weighs squared errors; None weighs all the same.
+        """
         raise NotImplementedError
 
     def grid(self, params: Params) -> tuple[Array, Array]:
@@ -76,7 +79,7 @@ class Block:
         raise NotImplementedError
 
     def code(self, w: Array, scale: Array, offset: Array) -> Array:
-        """Nearest code of each weight, int32, shaped like w. A zero scale gives the code nearest to 0."""
+        """Nearest code of each weight, int32, shaped like w; a zero scale gives code 0."""
         xp = array_namespace(w)
         dead = scale == 0
         codes = xp.round((w - offset) / xp.where(dead, xp.ones_like(scale), scale))
@@ -97,7 +100,7 @@ class Block:
         raise NotImplementedError
 
     def decode(self, data: np.ndarray) -> np.ndarray:
-        """uint8 (rows, row_bytes) -> float32 (rows, cols), bit for bit what other readers compute."""
+        """uint8 (rows, row_bytes) -> float32 (rows, cols), bit for bit what readers see."""
         codes, params = self.unpack(data)
         return np.asarray(self.value(codes, *self.grid(params)), np.float32)
 

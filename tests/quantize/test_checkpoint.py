@@ -27,7 +27,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_tensor_of_the_config_is_read_with_its_shape(name: str, random_models: dict[str, Path]) -> None:
+def test_every_tensor_of_the_config_is_read_with_its_shape(
+    name: str, random_models: dict[str, Path]
+) -> None:
     checkpoint = open_checkpoint(random_models[name])
     assert len(checkpoint.tensors) == len(checkpoint.tensors.shapes)
     for key, shape in checkpoint.tensors.shapes.items():
@@ -39,7 +41,9 @@ def test_bf16_weights_are_read_bit_for_bit(tiny: Any) -> None:
     assert np.array_equal(tiny.tensors["blk.2.ffn_down.weight"].decode(), direct.float().numpy())
 
 
-def test_the_fingerprint_follows_the_content_and_not_the_place(folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_follows_the_content_and_not_the_place(
+    folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     first = open_checkpoint(folder).fingerprint()
     assert open_checkpoint(tmp_path / "copy").fingerprint() == first
@@ -84,15 +88,24 @@ def add_tensor(folder: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing shard": (lambda f: (f / "model-1.safetensors").unlink(), r"misses 1 of 5 shards .*download them again"),
+    "missing shard": (
+        lambda f: (f / "model-1.safetensors").unlink(),
+        r"misses 1 of 5 shards .*download them again",
+    ),
     "cut shard": (cut_shard, "model-1.safetensors is cut short or damaged"),
     "no weights": (lambda f: (f / INDEX).unlink(), "holds no model.safetensors"),
     "pickle": (only_pickle, r"pickled weights.*convert them to safetensors"),
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
     "broken config": (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json"),
-    "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json cannot be read"),
-    "unknown architecture": (edit_config(model_type="mamba"), "unknown architecture 'mamba'.*supported: .*qwen2"),
+    "broken tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text("{}"),
+        "tokenizer.json cannot be read",
+    ),
+    "unknown architecture": (
+        edit_config(model_type="mamba"),
+        "unknown architecture 'mamba'.*supported: .*qwen2",
+    ),
     "missing key": (edit_config(rms_norm_eps=...), "no 'rms_norm_eps'"),
     "wrong width": (edit_config(intermediate_size=128), r"has shape .* config.json implies"),
     "too many layers": (edit_config(num_hidden_layers=9), "no tensor model.layers.2"),
@@ -102,8 +115,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "activation": (edit_config(hidden_act="gelu"), "only 'silu'"),
     "rope": (edit_config(rope_scaling={"type": "longrope"}), "rope scaling 'longrope'"),
     "quantized": (edit_config(quantization_config={"bits": 4}), "already quantized"),
-    "integer weights": (lambda f: replace_tensor(f, lambda t: t.to(torch.int8)), "is I8, not F32, F16 or BF16"),
-    "index promises more": (lambda f: replace_tensor(f, lambda t: None), "does not hold model.layers.0.mlp.up_proj"),
+    "integer weights": (
+        lambda f: replace_tensor(f, lambda t: t.to(torch.int8)),
+        "is I8, not F32, F16 or BF16",
+    ),
+    "index promises more": (
+        lambda f: replace_tensor(f, lambda t: None),
+        "does not hold model.layers.0.mlp.up_proj",
+    ),
 }
 
 
@@ -123,7 +142,9 @@ def test_nan_and_inf_weights_are_counted_and_named(bad: float, folder: Path) -> 
         return values
 
     replace_tensor(folder, spoil)
-    with pytest.raises(EdgequantError, match="blk.0.ffn_up.weight holds 5 NaN or infinite values of"):
+    with pytest.raises(
+        EdgequantError, match="blk.0.ffn_up.weight holds 5 NaN or infinite values of"
+    ):
         load_layer(open_checkpoint(folder), 0, torch.device("cpu"))
 
 
@@ -138,11 +159,15 @@ def test_a_file_is_refused(folder: Path) -> None:
 
 
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EdgequantError, match="does not exist; give a checkpoint folder or a hub id"):
+    with pytest.raises(
+        EdgequantError, match="does not exist; give a checkpoint folder or a hub id"
+    ):
         open_checkpoint(tmp_path / "nothing")
 
 
-def test_a_hub_id_is_downloaded_and_never_its_pickles(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_is_downloaded_and_never_its_pickles(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = {}
 
     def snapshot(name: str, allow_patterns: list[str]) -> str:
@@ -155,7 +180,9 @@ def test_a_hub_id_is_downloaded_and_never_its_pickles(folder: Path, monkeypatch:
     assert not any(".bin" in pattern for pattern in asked["someone/model"])
 
 
-def test_an_unreachable_hub_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     pytest.importorskip("huggingface_hub")
     from huggingface_hub import constants
 

@@ -31,7 +31,11 @@ def test_a_stop_token_ends_the_text_and_is_not_given_out(engine: Engine) -> None
 
 def test_streamed_pieces_join_to_the_decoded_text(engine: Engine) -> None:
     prompt = "def main(path):"
-    ids = list(generate(engine, engine.tokenizer.encode(prompt), 24, Sampler(0.9, seed=3), engine.tokenizer.eos))
+    ids = list(
+        generate(
+            engine, engine.tokenizer.encode(prompt), 24, Sampler(0.9, seed=3), engine.tokenizer.eos
+        )
+    )
     pieces = list(generate_text(engine, prompt, 24, Sampler(0.9, seed=3)))
     assert "".join(pieces) == engine.tokenizer.decode(ids, skip_special=True)
 
@@ -52,7 +56,9 @@ def test_a_character_split_over_tokens_is_streamed_whole(engine: Engine) -> None
         ([], ("x",), ""),
     ],
 )
-def test_stop_texts_may_be_spread_over_pieces(pieces: list[str], stops: tuple[str, ...], expected: str) -> None:
+def test_stop_texts_may_be_spread_over_pieces(
+    pieces: list[str], stops: tuple[str, ...], expected: str
+) -> None:
     assert "".join(until(pieces, stops)) == expected
 
 

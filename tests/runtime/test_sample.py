@@ -22,7 +22,9 @@ def test_top_k_keeps_the_k_most_likely() -> None:
     np.testing.assert_allclose(kept, [0, 4 / 7, 0, 3 / 7, 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("top_p", "kept"), [(0.39, {1}), (0.5, {1, 3}), (0.86, {1, 3, 4, 0}), (1, set(range(5)))])
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.39, {1}), (0.5, {1, 3}), (0.86, {1, 3, 4, 0}), (1, set(range(5)))]
+)
 def test_top_p_keeps_the_least_set_that_reaches_p(top_p: float, kept: set[int]) -> None:
     probabilities = Sampler(1.0, top_p=top_p).probabilities(LOGITS)
     assert set(np.flatnonzero(probabilities)) == kept

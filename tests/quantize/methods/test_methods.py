@@ -24,7 +24,7 @@ def case(block: Block, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def slow_gptq(
     weight: np.ndarray, hessian: np.ndarray, block: Block, damp: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Optimal brain compression by the book: after each column, remove it from the inverse Hessian."""
+    """Optimal brain compression: after each column, remove it from the inverse Hessian."""
     rest = weight.copy()
     damped = hessian + damp * np.mean(np.diag(hessian)) * np.eye(len(hessian))
     inverse, importance = np.linalg.inv(damped), np.zeros(len(hessian))
