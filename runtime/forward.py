@@ -37,7 +37,7 @@ class Ops(Protocol):
         """Rotate the two halves of each head: x (B, T, heads, C), tables (T, C / 2)."""
 
     def attention(self, q: Array, k: Array, v: Array, start: int) -> Array:
-        """Causal attention: q (B, T, H, C) from position start, k, v (B, S, K, C) -> (B, T, H * C)."""
+        """Causal attention: q (B, T, H, C) from `start`, k, v (B, S, K, C) -> (B, T, H * C)."""
 
     def silu_mul(self, gate: Array, up: Array) -> Array:
         """silu(gate) * up."""
