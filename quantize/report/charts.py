@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ BLUE, ORANGE = "#0a7ec2", "#d9740b"
 KINDS = ("#0a7ec2", "#d9740b", "#159a78", "#c0569b", "#8a8a8a", "#c9a400", "#5b5fc7", "#a0522d")
 WIDTH, HEIGHT = 5.0, 2.9  # inches; a phone shows it at about two thirds
 
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "edgequant",
     "svg.fonttype": "none",
     "font.size": 10.5,
@@ -72,7 +73,9 @@ def svg(fill: Callable[[Axes], None], prefix: str, height: float) -> str:
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # the page scales it and its caption says what it is
-    return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', text, count=1)
+    return re.sub(
+        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', text, count=1
+    )
 
 
 def size_against_kl(axes: Axes, report: Report) -> None:
@@ -104,7 +107,12 @@ def kl_histogram(axes: Axes, result: Result) -> None:
         if value > edges[0]:
             axes.axvline(value, color=ORANGE, linewidth=1, linestyle="-" if name == "mean" else ":")
             axes.annotate(
-                f" {name}", (value, 1), (2, -9), ("data", "axes fraction"), "offset points", fontsize=9
+                f" {name}",
+                (value, 1),
+                (2, -9),
+                ("data", "axes fraction"),
+                "offset points",
+                fontsize=9,
             )
     axes.set_xlabel("KL of a token, nats")
     axes.set_ylabel("tokens")
@@ -124,7 +132,7 @@ def kl_by_tensor(axes: Axes, result: Result) -> None:
     table, kinds, layers = grid([fact for fact in result.tensors if fact.kl is not None])
     values = np.array([[fact.kl if fact else np.nan for fact in row] for row in table], float)
     positive = values[values > 0]
-    norm = LogNorm(positive.min(), max(positive.max(), positive.min() * 1.01)) if positive.size else None
+    norm = LogNorm(positive.min(), positive.max() * 1.01) if positive.size else None
     picture = axes.pcolormesh(np.where(values > 0, values, np.nan), norm=norm, cmap="viridis")
     axes.set_yticks(np.arange(len(kinds)) + 0.5, kinds)
     axes.invert_yaxis()
@@ -139,8 +147,7 @@ def bytes_by_tensor(axes: Axes, result: Result) -> None:
     places: dict[str, int] = {}
     for fact in result.tensors:
         places.setdefault(place_of(fact.name), len(places))
-    kinds = [k for k in dict.fromkeys(kind_of(fact.name) for fact in result.tensors)]
-    large = [k for k in kinds if any(len(f.shape) == 2 for f in result.tensors if kind_of(f.name) == k)]
+    large = dict.fromkeys(kind_of(fact.name) for fact in result.tensors if len(fact.shape) == 2)
     base = np.zeros(len(places))
     for kind, colour in zip([*large, "norms, biases"], KINDS * 3, strict=False):
         heights = np.zeros(len(places))
@@ -166,17 +173,17 @@ def grid(facts: list[TensorFact]) -> tuple[list[list[TensorFact | None]], list[s
 
 
 def kind_of(name: str) -> str:
-    """"blk.3.attn_q.weight" -> "attn_q"."""
+    """ "blk.3.attn_q.weight" -> "attn_q"."""
     return name.split(".")[-2]
 
 
 def place_of(name: str) -> str:
-    """"blk.3.attn_q.weight" -> "blk.3"; a tensor outside the layers is its own place."""
+    """ "blk.3.attn_q.weight" -> "blk.3"; a tensor outside the layers is its own place."""
     return ".".join(name.split(".")[:2]) if name.startswith("blk.") else name
 
 
 def short(place: str) -> str:
-    """"blk.3" -> "3", "token_embd.weight" -> "embedding"."""
+    """ "blk.3" -> "3", "token_embd.weight" -> "embedding"."""
     names = {"token_embd": "embed", "output": "head", "output_norm": "norm"}
     first, second = place.split(".")[:2]
     return second if first == "blk" else names.get(first, first)

@@ -9,7 +9,7 @@ from runtime.engine import Engine
 from runtime.errors import EdgequantError
 
 PIECE = 1 << 27
-"""Bytes of one model's float32 logits at a time: larger windows go through in pieces, with a cache."""
+"""Bytes of one model's float32 logits at a time: larger windows go through in pieces."""
 
 Progress = Callable[[str, int, int, str], None]
 """stage, steps done, steps in all, a word on how it goes."""

@@ -56,7 +56,7 @@ class Subject:
 
 
 def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
-    """Open a GGUF file on `backend` (numpy where native is not built), an ONNX folder in onnxruntime.
+    """Open a GGUF file on `backend` (numpy for a native one not built), ONNX in onnxruntime.
 
     Raises EdgequantError when the file cannot be read or run at all.
     """
@@ -134,9 +134,7 @@ def measure_effects(
     return sensitivity(original, subject.model, found, ids, named)
 
 
-def with_effects(
-    facts: tuple[TensorFact, ...], effects: Sensitivity
-) -> tuple[TensorFact, ...]:
+def with_effects(facts: tuple[TensorFact, ...], effects: Sensitivity) -> tuple[TensorFact, ...]:
     """The facts with each tensor's own KL where it was measured."""
     kl = {effect.part: effect.kl for effect in effects.tensors}
     return tuple(replace(fact, kl=kl.get(fact.name)) for fact in facts)

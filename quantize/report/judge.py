@@ -135,7 +135,7 @@ def check_files(
 
 
 def check_settings(plan: Plan, checkpoint: Checkpoint) -> None:
-    """Raise EdgequantError for evaluation text or a baseline that cannot be used, before the work."""
+    """Raise EdgequantError for evaluation text or a baseline that cannot be used."""
     prepare(Settings.of(plan), checkpoint, artifact_names(plan, checkpoint))
 
 

@@ -14,7 +14,7 @@ CELLS = 1 << 21
 """Logits turned to float64 at a time: 16 MiB, and a few arrays of that size."""
 
 HUGE = 1e30
-"""Larger figures, from a model that is finite but ruined, are given as this: JSON has no infinity."""
+"""Larger figures, of a model that is finite but ruined, become this: JSON has no infinity."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,14 @@ def standard_error(means: np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Tokens by their KL. Bin i holds edges[i] <= KL < edges[i + 1]; the outer bins take the rest."""
+    """Tokens by KL. Bin i holds edges[i] <= KL < edges[i + 1]; the outer bins take the rest."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
 
 EDGES = tuple(float(f"{10 ** (power / 4):.6g}") for power in range(-28, 7))
-"""1e-7 to 31 nats, four bins a power of ten: the same for every report, so they can be laid over."""
+"""1e-7 to 31 nats, four bins a power of ten, the same in every report."""
 
 
 def histogram(kl: np.ndarray) -> Histogram:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,48 +20,46 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def table(report: Report) -> RenderableType:
     """A line for each artifact, a line for each domain of it, and what there is to tell."""
-    title = f"{report.original.name} against {len(report.results)} written artifact(s)"
-    columns = ("artifact", "bytes", "bits/weight", "KL", "top-1", "perplexity", "tokens/s")
-    shown = Table(title=title, title_justify="left", caption=caption(report))
-    for name in columns:
-        shown.add_column(name, justify="left" if name == "artifact" else "right", no_wrap=True)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("artifact", "bytes", "bits", "KL", "top-1", "ppl/original", "tokens/s"):
+        shown.add_column(name, justify="left" if name == "artifact" else "right", overflow="fold")
     for result in report.results:
         rate = f"{result.speed.tokens_per_second:,.1f}"
-        cells = metric_cells(result.metrics)
         size, bits = f"{result.bytes:,}", f"{result.bits_per_weight:.2f}"
-        style = "red" if result.rejected else "bold"
-        shown.add_row(Text(result.label, style=style), size, bits, *cells, rate)
+        label = Text(result.label, style="bold red" if result.rejected else "bold")
+        shown.add_row(label, size, bits, *metric_cells(result.metrics), rate)
         for domain, metrics in result.domains.items():
-            cells = metric_cells(metrics)
-            shown.add_row(Text(f"  {domain}", style="dim"), "", "", *cells, "", style="dim")
-    lines = [f"{r.label}: {note}" for r in report.results for note in r.notes]
+            shown.add_row(f"  {domain}", "", "", *metric_cells(metrics), "", style="dim")
+    lines = [caption(report)]
+    lines += [f"{r.label}: {note}" for r in report.results for note in r.notes]
     return Group(shown, *(Text(line) for line in (*lines, *report.notes)))
 
 
 def caption(report: Report) -> str:
     """What the figures of the table mean."""
     return (
-        f"KL in nats a token ± standard error over {report.evaluation.windows} windows of "
-        f"{report.evaluation.length} tokens; perplexity of artifact / original"
+        f"Against {report.original.name}: KL in nats a token ± standard error over "
+        f"{report.evaluation.windows} windows of {report.evaluation.length} tokens; bits a weight; "
+        "perplexity of artifact / original."
     )
 
 
 def metric_cells(metrics: Metrics) -> tuple[str, str, str]:
     """KL, top-1 and perplexities for a table."""
     return (
-        with_error(metrics.kl, metrics.kl_se, 5),
-        f"{metrics.top1:.2%}",
-        f"{metrics.ppl:,.2f} / {metrics.ppl_original:,.2f}",
+        with_error(metrics.kl, metrics.kl_se),
+        f"{metrics.top1:.1%}",
+        f"{metrics.ppl:,.2f}/{metrics.ppl_original:,.2f}",
     )
 
 
-def with_error(value: float, error: float | None, digits: int) -> str:
-    """"0.00123 ± 0.00004", or the value alone when its error is not known."""
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+def with_error(value: float, error: float | None) -> str:
+    """0.00123±0.00004, or the value alone when its error is not known."""
+    return f"{value:.5f}" + ("" if error is None else f"±{error:.5f}")
 
 
 def html(report: Report) -> str:
-    """One self-contained page: no script, no font, no file besides it. The same for equal reports."""
+    """One self-contained page: no script, no font, no other file. Equal reports, equal pages."""
     drawn = {name: Markup(svg) for name, svg in charts.draw(report).items()}
     per_result = [
         {name: Markup(svg) for name, svg in charts.draw_result(result, place).items()}
@@ -72,7 +71,7 @@ def html(report: Report) -> str:
 
 
 def card(report: Report, recipe: dict[str, Any]) -> str:
-    """README.md for the folder of artifacts: measured figures, how they were made, how to run them."""
+    """README.md for the folder of artifacts: measured figures, and how to run the files."""
     return _template("card.md.jinja").render(report=report, recipe=recipe)
 
 

@@ -36,9 +36,9 @@ class Scan:
 
     tensors: tuple[TensorFact, ...]
     problems: tuple[str, ...]
-    """A sentence for each fault: missing, unknown or misshapen tensors, values that are no numbers."""
+    """A sentence for each fault: missing, unknown or misshapen tensors, NaN and infinity."""
     rescaled: bool
-    """Whether scales were moved between tensors, so that one tensor means little without the rest."""
+    """Whether scales moved between tensors, so that one means little without the others."""
 
 
 def scan(original: Model, artifact: Model) -> Scan:

@@ -129,12 +129,15 @@ class Trial:
         self.tables = original.arch.rope.tables(0, ids.shape[1], original.arch.head_dim)
         self.states: list[list[Array]] = []
         """Of each window: (1, T, D) before each layer and after the last."""
+        self.reference: list[np.ndarray] = []
+        """The original's logits (T, V) of each window."""
         for row in ids:
             x = original.ops.embed(original.weights["token_embd.weight"], row[None])
             states = [x]
             for layer in original.layers:
                 states.append(self.layer(states[-1], layer, {}))
             self.states.append(states)
+            self.reference.append(self.logits(states[-1], original.weights))
 
     def layer(self, x: Array, layer: Layer, changed: Mapping[str, Weight]) -> Array:
         """x (1, T, D) through a layer, with the changed weights that belong to it."""
@@ -145,29 +148,26 @@ class Trial:
         return decoder_layer(self.engine.ops, changed_layer, x, None)
 
     def kl(self, names: list[str]) -> float:
-        """Mean KL in nats a token when the artifact's tensors `names` stand in for the original's."""
+        """Mean KL in nats a token with the artifact's tensors `names` in the original's place."""
         engine = self.engine
         changed = {name: engine.ops.load(self.artifact.tensors[name]) for name in names}
         weights = {**engine.weights, **changed}
         start = min(first_layer(name, engine.arch) for name in names)
         total = 0.0
-        for row, states in zip(self.ids, self.states, strict=True):
+        for row, states, reference in zip(self.ids, self.states, self.reference, strict=True):
             x = states[start]
             if "token_embd.weight" in changed:
                 x = engine.ops.embed(weights["token_embd.weight"], row[None])
             for layer in engine.layers[start:]:
                 x = self.layer(x, layer, changed)
-            total += self.distance(states[-1], x, weights)
+            after = self.logits(x, weights)
+            total += float(score(reference, after, np.full(len(after), -1)).kl.mean())
         return total / len(self.ids)
 
-    def distance(self, before: Array, after: Array, weights: Mapping[str, Weight]) -> float:
-        """Mean KL between the logits of last hidden states (1, T, D), the second with `weights`."""
-        engine = self.engine
-        reference, changed = (
-            engine.ops.numpy(logits(engine.ops, engine.arch, w, x))[0]
-            for w, x in ((engine.weights, before), (weights, after))
-        )
-        return float(score(reference, changed, np.full(len(reference), -1)).kl.mean())
+    def logits(self, x: Array, weights: Mapping[str, Weight]) -> np.ndarray:
+        """Logits (T, V) of last hidden states (1, T, D)."""
+        ops = self.engine.ops
+        return ops.numpy(logits(ops, self.engine.arch, weights, x))[0]
 
 
 def first_layer(name: str, arch: Arch) -> int:
