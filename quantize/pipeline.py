@@ -14,7 +14,7 @@ from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.passes import artifact_tensors, quantize_model
 from quantize.plan import Assignment, Plan, assign, check_rules
-from quantize.report.judge import judge
+from quantize.report.judge import check_settings, judge
 from quantize.report.report import Report
 from quantize.resume import Work, work_folder
 from runtime.errors import EdgequantError
@@ -29,6 +29,8 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     last finished stage and writes the same bytes. Gates that fail are in the report.
     """
     checkpoint = open_checkpoint(plan.model)
+    if plan.check:
+        check_settings(plan, checkpoint)
     check_rules(plan, checkpoint.arch)
     assignments = [assign(target, checkpoint.arch, plan.rules) for target in plan.targets]
     for assignment in assignments:
