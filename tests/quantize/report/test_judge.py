@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 
 import calib_data
 from calib_data import CalibrationError
+from export import CONTAINERS
+from quantize import pipeline
 from quantize.checkpoint import Checkpoint
 from quantize.plan import Plan, Target, assign
 from quantize.report import examine, judge
@@ -223,6 +227,44 @@ def test_a_run_is_judged_into_report_page_and_card(small: Checkpoint, tmp_path: 
     assert "Rejected; do not publish" in text
     assert 'quantize generate small-int8-onnx "' in text
     assert f"{second.metrics.kl:.5f}" in text
+
+
+def test_a_run_refuses_settings_it_cannot_judge_with_before_it_writes(small, tmp_path) -> None:
+    plan = Plan((Target("onnx", "int4"),), str(small.folder), tmp_path / "out", eval_length=512)
+    with pytest.raises(EdgequantError, match="between 16 and the model's context of 256"):
+        pipeline.run(plan)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gguf_file_runs_on_numpy_where_the_native_kernels_are_missing(
+    small: Checkpoint, tmp_path: Path, monkeypatch
+) -> None:
+    writer = CONTAINERS.get("gguf")
+    if writer is None:
+        pytest.skip("this version writes no GGUF")
+    path = tmp_path / "small.gguf"
+    writer.write(path, small.arch, rounded(small, "Q8_0"), small.folder, {})
+    monkeypatch.setitem(sys.modules, "runtime.backends.native", broken_backend())
+    (result,) = check([path], small).results
+    assert result.backend == "numpy"
+    assert result.notes == (
+        "run on the numpy backend, because the native one cannot: the kernels are not compiled.",
+    )
+    assert result.metrics.kl < 1e-3
+    assert len(result.tensors) == len(small.tensors)
+    with pytest.raises(EdgequantError, match="unknown backend 'abacus'"):
+        judge.check_files([path], str(small.folder), None, "abacus", dict(FLAGS), Steps())
+
+
+def broken_backend() -> types.ModuleType:
+    """A native backend as it is on a machine without the compiled kernels."""
+
+    def refuse(model: Model) -> None:
+        raise EdgequantError("the kernels are not compiled.")
+
+    module = types.ModuleType("native")
+    module.open = refuse  # type: ignore[attr-defined]
+    return module
 
 
 def test_speed_is_that_of_steps_after_the_first(small: Checkpoint) -> None:
