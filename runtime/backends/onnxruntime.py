@@ -69,6 +69,10 @@ class OnnxEngine:
             raise EdgequantError(
                 f"{total} tokens do not fit in {limit}; shorten the text or ask for a larger cache."
             )
+        if past.length and batch > 1 and tokens > 1:
+            # GroupQueryAttention adds several tokens to a cache only for a batch of one
+            steps = [self.logits(ids[:, at : at + 1], cache) for at in range(tokens)]
+            return steps[-1] if last else np.concatenate(steps, axis=1)
         feed = {self.ids: np.asarray(ids, np.int64), self.mask: np.ones((batch, total), np.int64)}
         if self.positions in self.kinds:
             feed[self.positions] = np.tile(np.arange(past.length, total), (batch, 1))
