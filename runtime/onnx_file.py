@@ -117,9 +117,23 @@ def _load(folder: Path) -> Any:
         raise EdgequantError(f"{folder} has no model.onnx; give the folder that holds it.")
     graph = path.read_bytes()
     try:
-        return onnx.load_model_from_string(graph)
+        model = onnx.load_model_from_string(graph)
+        "".join(_names(model))  # a damaged name is bytes, which join refuses
+        return model
     except Exception as error:  # protobuf's own, which has no public stub
         raise EdgequantError(f"{path} is no ONNX model or was cut; copy it again.") from error
+
+
+def _names(model: Any) -> Iterator[str]:
+    """Every text of the graph that the reader goes by."""
+    for node in model.graph.node:
+        yield from node.input
+    for proto in model.graph.initializer:
+        yield proto.name
+        for entry in proto.external_data:
+            yield from (entry.key, entry.value)
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
 
 
 def _layouts(model: Any) -> dict[str, OnnxInt]:

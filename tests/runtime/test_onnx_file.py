@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -119,38 +120,42 @@ def test_an_empty_graph_file_is_refused(copy: Path) -> None:
         open_onnx(copy)
 
 
-def readable_or_refused(folder: Path, graph: bytes) -> None:
-    """Opening a damaged graph ends in an EdgequantError or in tensors that can be read."""
-    (folder / "model.onnx").write_bytes(graph)
-    shapes = json.loads((folder / "shapes.json").read_text())
-    try:
-        tensors = OnnxTensors(folder, {name: tuple(shape) for name, shape in shapes.items()})
-    except EdgequantError:
-        return
-    assert all(tensor.data.size for tensor in tensors.values())
+@dataclass
+class Damaged:
+    """A folder whose graph is replaced; `graph` is the sound one."""
+
+    folder: Path
+    shapes: dict[str, tuple[int, ...]] = field(repr=False)
+    graph: bytes = field(repr=False)
+
+    def readable_or_refused(self, graph: bytes) -> None:
+        """Opening another graph ends in an EdgequantError or in tensors that can be read."""
+        (self.folder / "model.onnx").write_bytes(graph)
+        try:
+            tensors = OnnxTensors(self.folder, self.shapes)
+        except EdgequantError:
+            return
+        assert all(tensor.data.size for tensor in tensors.values())
 
 
 @pytest.fixture(scope="module")
-def damaged(written: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """A folder with the shapes of its tensors written down, and the graph's bytes."""
+def damaged(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Damaged:
     folder = Path(shutil.copytree(written, tmp_path_factory.mktemp("damaged") / "x"))
     shapes = {name: tensor.shape for name, tensor in open_onnx(folder).tensors.items()}
-    (folder / "shapes.json").write_text(json.dumps(shapes))
-    return folder, (written / "model.onnx").read_bytes()
+    return Damaged(folder, shapes, (written / "model.onnx").read_bytes())
 
 
-def test_a_graph_cut_anywhere_is_refused(damaged: tuple[Path, bytes]) -> None:
-    folder, graph = damaged
-    for length in range(0, len(graph), 37):
-        readable_or_refused(folder, graph[:length])
+def test_a_graph_cut_anywhere_is_refused_or_whole(damaged: Damaged) -> None:
+    for length in range(0, len(damaged.graph), 37):
+        damaged.readable_or_refused(damaged.graph[:length])
 
 
 @settings(deadline=None, max_examples=150)
 @given(place=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
-def test_flipped_bits_never_end_in_another_error(damaged, place: float, mask: int) -> None:
-    folder, graph = damaged
-    at = int(place * len(graph))
-    readable_or_refused(folder, graph[:at] + bytes([graph[at] ^ mask]) + graph[at + 1 :])
+def test_flipped_bits_never_end_in_another_error(damaged: Damaged, place, mask: int) -> None:
+    at = int(place * len(damaged.graph))
+    flipped = bytes([damaged.graph[at] ^ mask])
+    damaged.readable_or_refused(damaged.graph[:at] + flipped + damaged.graph[at + 1 :])
 
 
 def test_a_model_of_another_writer_is_refused(copy: Path) -> None:
