@@ -124,6 +124,16 @@ class _Data:
         self.protos.append(proto)
         self.sums[name] = checksum
 
+    def add_view(self, name: str, dims: tuple[int, ...], of: str) -> None:
+        """Describe the bytes of an array that is there once more, under another name and shape."""
+        proto = TensorProto()
+        proto.CopyFrom(next(proto for proto in self.protos if proto.name == of))
+        proto.name = name
+        proto.ClearField("dims")
+        proto.dims.extend(dims)
+        self.protos.append(proto)
+        self.sums[name] = self.sums[of]
+
 
 def _store(data: _Data, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Block]:
     """Stream every tensor to the data file; returns how each one is stored."""
@@ -146,6 +156,10 @@ def _store(data: _Data, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Bloc
             f"{len(missing)} tensors are missing, the first is {missing[0]}; "
             "pass every tensor of the model."
         )
+    layout = layouts[onnx_graph.EMBEDDING]
+    if arch.tied and isinstance(layout, OnnxInt):
+        blocks = (arch.vocab, arch.hidden // layout.size, layout.code_bytes)
+        data.add_view(onnx_graph.TIED_BLOCKS, blocks, of=f"{onnx_graph.EMBEDDING}.q")
     dims = (genai.context_length(arch), arch.head_dim // 2)
     for side, name in enumerate(("rope.cos", "rope.sin")):
         data.add(name, dims, _rope_rows(arch, side))
@@ -160,6 +174,8 @@ def _initializers(
     if isinstance(layout, OnnxInt) and len(tensor.shape) == 2:
         names = onnx_graph.stored_names(tensor.name, layout)
         parts = [part for part in layout.split(tensor.data) if part is not None]
+        if tensor.name == onnx_graph.EMBEDDING:
+            parts[0] = parts[0].reshape(len(parts[0]), -1)
         yield from ((n, part.shape, [part]) for n, part in zip(names, parts, strict=True))
     elif layout.is_float:
         yield tensor.name, tensor.shape, _float_rows(tensor)

@@ -63,6 +63,7 @@ class OnnxTensors(Mapping[str, Tensor]):
             layout = self.layouts[name]
             zeros = None if layout.symmetric else self.arrays[f"{name}.zero"]
             quants, scales = self.arrays[f"{name}.q"], self.arrays[f"{name}.scale"]
+            quants = quants.reshape(*scales.shape, -1)  # an embedding's are (rows, codes' bytes)
             return Tensor(name, shape, layout, layout.join_parts(quants, scales, zeros))
         rows = shape[0] if len(shape) == 2 else 1
         return Tensor(
@@ -85,7 +86,7 @@ def _stored(name: str, shape: tuple[int, ...], layout: OnnxInt | None) -> dict[s
     if layout is None:
         return {name: ("<f4", shape)}
     rows, blocks = shape[0], shape[-1] // layout.size
-    quants = (rows, blocks, layout.size * layout.code_bits // 8)
+    quants = (rows, blocks, layout.code_bytes)
     parts = {f"{name}.q": ("|u1", quants), f"{name}.scale": ("<f4", (rows, blocks))}
     if not layout.symmetric:
         parts[f"{name}.zero"] = ("|u1", (rows, -(-blocks * layout.code_bits // 8)))
@@ -99,10 +100,13 @@ def _check_array(path: Path, name: str, found: np.ndarray | None, expected: Expe
             f"{path} has no weight {name}; only folders written by edgequant are read "
             "(onnxruntime still runs others)."
         )
-    if (found.dtype.str, found.shape) != expected:
+    kind, shape = expected
+    # an embedding's codes are (rows, codes' bytes): what counts is rows and all bytes
+    alike = found.shape[:1] == shape[:1] and found.size == math.prod(shape)
+    if found.dtype.str != kind or not alike:
         raise EdgequantError(
             f"{name} in {path} is {found.dtype.str} {found.shape}, but its config.json says "
-            f"{expected[0]} {expected[1]}; copy both files from the same folder."
+            f"{kind} {shape}; copy both files from the same folder."
         )
 
 

@@ -144,16 +144,26 @@ def test_graph_needs_none_of_onnxruntimes_fusions(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("kind", ["INT4_32", "INT8_64_SYM"])
-def test_tied_embedding_is_stored_once_and_read_by_both_ends(folder: Folder, kind: str) -> None:
+def test_tied_embedding_is_stored_once_and_read_by_both_ends(folder, tiny, kind: str) -> None:
     path = folder("bundled", kind)
     graph = graph_of(path)
-    readers = {n.op_type for n in graph.node if "token_embd.weight.q" in n.input}
-    flat = next(n for n in graph.node if n.op_type == "Reshape").output[0]
-    readers |= {n.op_type for n in graph.node if flat in n.input}
-    assert readers == {"Reshape", "GatherBlockQuantized", "MatMulNBits"}
-    vocab = [p.name for p in graph.initializer if 4096 in p.dims]
-    parts = ["q", "scale"] + ([] if "SYM" in kind else ["zero"])
-    assert vocab == [f"token_embd.weight.{part}" for part in parts]
+    gather = next(n for n in graph.node if n.op_type == "GatherBlockQuantized")
+    head = next(n for n in graph.node if n.output[0] == "logits")
+    assert head.op_type == "MatMulNBits"
+    places = {p.name: tuple(e.value for e in p.external_data) for p in graph.initializer}
+    assert places[gather.input[0]] == places[head.input[1]]  # file, offset and length of the codes
+    assert list(gather.input[2:]) == list(head.input[2:])  # scales and zero points
+    weights = sum(tensor.nbytes for tensor in open_onnx(path).tensors.values())
+    tables = 2 * tiny.arch.context * tiny.arch.head_dim // 2 * 4
+    padding = export.onnx.ALIGNMENT * len(graph.initializer)
+    assert (path / "model.onnx.data").stat().st_size < weights + tables + padding
+
+
+def test_every_weight_of_the_file_is_read_by_a_node(folder: Folder) -> None:
+    for name, kind in (("bundled", "INT4_32"), ("qwen2-untied", "INT4_32"), ("bundled", "F32")):
+        graph = graph_of(folder(name, kind))
+        read = {name for node in graph.node for name in node.input}
+        assert {proto.name for proto in graph.initializer} <= read
 
 
 def test_tied_float_embedding_is_stored_once(folder: Folder) -> None:

@@ -192,7 +192,7 @@ def test_a_block_that_we_do_not_know_is_refused(copy: Path) -> None:
 def test_a_config_of_another_size_is_refused(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"vocab_size": 4000}))
-    message = r"token_embd.weight.q in .* is \|u1 \(4096, 3, 16\), but its config.json says"
+    message = r"token_embd.weight.q in .* is \|u1 \(4096, 48\), but its config.json says"
     with pytest.raises(EdgequantError, match=message):
         open_onnx(copy)
 
