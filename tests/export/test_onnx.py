@@ -92,6 +92,18 @@ def test_every_layout_is_exact_in_float32_and_close_with_int8_activations(folder
     assert 0 < kl(expected, shipped) < 1e-3
 
 
+def test_an_int8_head_on_int4_layers_keeps_both_layouts(tiny: Checkpoint, tmp_path: Path) -> None:
+    pairs = zip(rounded(tiny, "INT8_32"), rounded(tiny, "INT4_32"), strict=True)
+    mixed = (eight if eight.name == tiny.arch.head else four for eight, four in pairs)
+    write(tmp_path / "x", tiny.arch, mixed, tiny.folder, {})
+    model = open_onnx(tmp_path / "x")
+    kinds = {t.block.name for t in model.tensors.values() if len(t.shape) == 2}
+    assert (model.tensors[tiny.arch.head].block.name, kinds) == ("INT8_32", {"INT8_32", "INT4_32"})
+    ids = np.array([model.tokenizer.encode(TEXT)])
+    expected = open_engine(model, "numpy").logits(ids)
+    assert 0 < kl(expected, _onnx(tmp_path / "x").logits(ids)) < 1e-3
+
+
 @pytest.mark.parametrize("changes", [{"head_dim": 128}, {"head_dim": 80}, {"head_dim": 32}])
 @pytest.mark.parametrize("kv_heads", [1, 4])
 def test_heads_of_any_number_and_width_are_run(tmp_path: Path, changes, kv_heads) -> None:
