@@ -1,4 +1,4 @@
-"""Write docs/cli.md from what `--help` knows: run `python docs/make_cli.py` after changing a flag."""
+"""Write docs/cli.md from what `--help` knows; run it after changing a flag."""
 
 from collections.abc import Iterator
 from pathlib import Path
