@@ -63,6 +63,19 @@ def statistics(
     return {name: hessian / total for name, hessian in watched.hessians.items()}
 
 
+def head_statistics(
+    ops: TorchOps, arch: Arch, norm: torch.Tensor, hidden: np.ndarray
+) -> torch.Tensor:
+    """X^T X / tokens of what the output head reads, (D, D): final states (rows, T, D), normed."""
+    rows, length, width = hidden.shape
+    hessian = torch.zeros(width, width, device=ops.device)
+    for here in batches(rows, max(1, TOKENS // length)):
+        x = torch.from_numpy(np.array(hidden[here])).to(ops.device)
+        x = ops.rmsnorm(x, norm, arch.eps).reshape(-1, width)
+        hessian.addmm_(x.T, x)
+    return hessian / (rows * length)
+
+
 def advance(ops: TorchOps, layer: Layer, hidden: np.ndarray, after: np.ndarray | None) -> None:
     """Hidden states (rows, T, D) through a layer; results go to `after`, which may be `hidden`."""
     rows, length = hidden.shape[:2]

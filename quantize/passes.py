@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 import calib_data
 from quantize.calibrate import (
@@ -12,6 +11,7 @@ from quantize.calibrate import (
     Progress,
     Recipe,
     advance,
+    head_statistics,
     load_layer,
     quantize_layer,
     quantize_rows,
@@ -209,12 +209,8 @@ class Pass:
             if hidden is None:
                 hidden = self.start(ids, self.checkpoint.arch.layers)
             norm = self.ops.load(self.checkpoint.tensors["output_norm.weight"])
-            hessian = torch.zeros(len(norm), len(norm), device=self.ops.device)
-            for row in hidden:
-                x = torch.from_numpy(np.array(row)).to(self.ops.device)
-                x = self.ops.rmsnorm(x, norm, self.checkpoint.arch.eps)
-                hessian.addmm_(x.T, x)
-            factor, note = self.recipe.factor(hessian / ids.size, "output")
+            hessian = head_statistics(self.ops, self.checkpoint.arch, norm, hidden)
+            factor, note = self.recipe.factor(hessian, "output")
         self.globals("output.weight", factor, note)
 
 
