@@ -23,6 +23,8 @@ LARGEST = 2.0**40
 """Weights are clipped to it while fitting: past every float16 scale, and its square is finite."""
 FLOOR = 2.0**-20
 """Least importance beside the block's greatest: columns without input still get a sensible grid."""
+TINY = 2.0**-60
+"""Scales below it are taken for 0: far less than float16 holds, and its inverse is finite."""
 F16_MAX = 65504.0
 
 
@@ -128,8 +130,8 @@ def total(x: Array) -> Array:
 
 
 def guarded(x: Array) -> Array:
-    """x with 1 in place of 0, to divide by."""
-    return x + (x == 0)
+    """x, to divide by: 1 is added to what is smaller than TINY."""
+    return x + (abs(x) < TINY)
 
 
 def float16(xp: Array, x: Array) -> Array:

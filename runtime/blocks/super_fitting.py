@@ -62,6 +62,11 @@ def stored_line(state: tuple[Array, ...]) -> tuple[Array, Array]:
     return d * scales, -(dmin * mins)
 
 
+def whole(xp: Array, x: Array, least: int, most: int) -> Array:
+    """The nearest integer of the range; never -0.0, whose sign no integer can store."""
+    return xp.clip(xp.round(x), least, most) + 0.0
+
+
 def start_lines(
     tile: Tile, sums: Sums, scale: Array, minimum: Array, most: int, parts: tuple[float, ...]
 ) -> tuple[Array, ...]:
@@ -83,9 +88,9 @@ def integers(
     """Scales and mins on d and dmin: a neighbour of the scale, and the best minimum beside it."""
     xp = tile.xp
     ratio = scale / guarded(d)
-    scales = xp.clip(xp.stack([xp.floor(ratio), xp.ceil(ratio)]), 0, most)
+    scales = whole(xp, xp.stack([xp.floor(ratio), xp.ceil(ratio)]), 0, most)
     minimum = (d * scales * sums.codes - tile.first) / tile.mass
-    mins = xp.clip(xp.round(minimum / guarded(dmin)), 0, most)
+    mins = whole(xp, minimum / guarded(dmin), 0, most)
     scales, mins = lowest(xp, loss(tile, sums, d * scales, -(dmin * mins)), scales, mins)
     return scales, mins
 
@@ -120,7 +125,7 @@ def fit_scales(
     scale = search_scale(tile, snap, ends)
     greatest, least = xp.max(scale, axis=0), xp.min(scale, axis=0)
     d = float16(xp, xp.where(greatest >= -least, greatest, least) * (1 / span[0]))
-    scales = xp.clip(xp.round(scale / guarded(d)), *span)
+    scales = whole(xp, scale / guarded(d), *span)
     states, losses = [], []
     for turn in range(rounds):
         energy, cross = scale_sums(tile, 1 / guarded(d * scales), snap)
@@ -129,6 +134,6 @@ def fit_scales(
         if turn + 1 < rounds:
             push, pull = total(scales * scales * energy), total(scales * cross)
             d = xp.where(push == 0, d, float16(xp, pull / guarded(push)))
-            scales = xp.clip(xp.round(cross / guarded(energy) / guarded(d)), *span)
+            scales = whole(xp, cross / guarded(energy) / guarded(d), *span)
     d, scales = lowest(xp, xp.stack(losses), *map(xp.stack, zip(*states, strict=True)))
     return {"d": d, "scales": scales}
