@@ -15,7 +15,7 @@ from runtime.blocks.base import Array, Params
 
 WIDTH = 256
 """Columns of a tile: a whole number of every GGUF block."""
-CACHED = 1 << 16
+CACHED = 1 << 17
 """Weights of a tile on a CPU: what one step reads and writes stays in the second-level cache."""
 LAUNCHED = 1 << 24
 """Weights of a tile on a GPU, where every step costs a kernel launch."""
