@@ -46,7 +46,7 @@ struct Product {
 // Columns chunk..chunk + width of `height` <= TILE_ROWS rows, against activations first..last.
 void multiply_chunk(const Product& p, int row, int height, int chunk, int width, int first,
                     int last) {
-    float w[TILE_ROWS * CHUNK];
+    alignas(64) float w[TILE_ROWS * CHUNK];
     for (int r = 0; r < TILE_ROWS; r++) {
         // A short tile repeats its last row: the sums it does not need are thrown away.
         const size_t from = row + std::min(r, height - 1);
