@@ -38,7 +38,10 @@ static inline float total(Lanes values) {
 static inline __attribute__((always_inline)) void dot_rows(const float* w, ptrdiff_t w_stride,
                                                            const float* x, ptrdiff_t x_stride,
                                                            const int n, int cols, float* out) {
-    Lanes sums[TILE_X][TILE_ROWS] = {};
+    Lanes sums[TILE_X][TILE_ROWS];
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < TILE_ROWS; r++) sums[i][r] = (Lanes){};
+    }
     const int whole = cols / LANES * LANES;
     for (int col = 0; col < whole; col += LANES) {
         for (int i = 0; i < n; i++) {
