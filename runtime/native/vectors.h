@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__SSSE3__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -99,15 +99,30 @@ inline __attribute__((always_inline)) Codes look_up(Codes table, Bytes indices) 
 #endif
 }
 
-// first[0], second[0], first[1], ... first[7], second[7]; `upper`: the same from 8 to 15.
-inline __attribute__((always_inline)) Bytes interleave(Bytes first, Bytes second, bool upper) {
-    const int at = upper ? 8 : 0;
+// first[0], second[0], first[1], second[1], ... first[7], second[7].
+inline __attribute__((always_inline)) Bytes interleave_low(Bytes first, Bytes second) {
+#if defined(__SSE2__)
+    return (Bytes)_mm_unpacklo_epi8((__m128i)first, (__m128i)second);
+#elif defined(__aarch64__)
+    return (Bytes)vzip1q_u8((uint8x16_t)first, (uint8x16_t)second);
+#else
     Bytes pairs;
-    for (int i = 0; i < 8; i++) {
-        pairs[2 * i] = first[at + i];
-        pairs[2 * i + 1] = second[at + i];
-    }
+    for (int i = 0; i < 16; i++) pairs[i] = i % 2 ? second[i / 2] : first[i / 2];
     return pairs;
+#endif
+}
+
+// first[8], second[8], first[9], second[9], ... first[15], second[15].
+inline __attribute__((always_inline)) Bytes interleave_high(Bytes first, Bytes second) {
+#if defined(__SSE2__)
+    return (Bytes)_mm_unpackhi_epi8((__m128i)first, (__m128i)second);
+#elif defined(__aarch64__)
+    return (Bytes)vzip2q_u8((uint8x16_t)first, (uint8x16_t)second);
+#else
+    Bytes pairs;
+    for (int i = 0; i < 16; i++) pairs[i] = i % 2 ? second[8 + i / 2] : first[8 + i / 2];
+    return pairs;
+#endif
 }
 
 }  // namespace KERNELS

@@ -20,8 +20,8 @@ void decode_int4(const uint8_t* row, int cols, int size, bool symmetric, float* 
         next += symmetric ? 4 : 5;
         for (int i = 0; i < size; i += 32, next += 16) {
             const Bytes q = load_bytes(next);
-            const Bytes first = interleave(q & 15, q >> 4, false);
-            const Bytes second = interleave(q & 15, q >> 4, true);
+            const Bytes first = interleave_low(q & 15, q >> 4);
+            const Bytes second = interleave_high(q & 15, q >> 4);
             write_from_zero(first, zero, scale, out + start + i);
             write_from_zero(second, zero, scale, out + start + i + 16);
         }
