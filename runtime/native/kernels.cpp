@@ -44,7 +44,7 @@ static const Layout LAYOUTS[] = {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    NAME_OF(KERNELS), LAYOUTS, (int)(sizeof LAYOUTS / sizeof LAYOUTS[0]), dot_tile,
+    NAME_OF(KERNELS), LAYOUTS, (int)(sizeof LAYOUTS / sizeof LAYOUTS[0]), FASTEST_X, dot_tile,
 };
 
 }  // namespace KERNELS

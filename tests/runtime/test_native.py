@@ -275,7 +275,7 @@ def rounded(model: Model, kind: str) -> Model:
 PROMPTS = np.random.default_rng(3).integers(0, 4096, (3, 21))
 
 
-@pytest.fixture(scope="module", params=["F32", "BF16", "INT4_32", "INT8_128_SYM"])
+@pytest.fixture(scope="module", params=["F32", "BF16", "INT4_32"])
 def engines(request: pytest.FixtureRequest, tiny: Checkpoint) -> tuple[OpsEngine, OpsEngine]:
     """The bundled model on the kernels and on numpy."""
     model = rounded(tiny.model(), request.param)
@@ -307,10 +307,13 @@ def test_steps_with_a_cache_agree_with_the_whole_prompt(
     assert_close(np.concatenate(parts, axis=1), whole)
 
 
-def test_greedy_tokens_agree_with_numpy(engines: tuple[OpsEngine, OpsEngine]) -> None:
-    native, plain = engines
+def test_greedy_tokens_agree_with_numpy(tiny: Checkpoint) -> None:
     prompt = PROMPTS[0].tolist()
-    assert list(generate(native, prompt, 8)) == list(generate(plain, prompt, 8))
+    native, plain = (
+        list(generate(open_engine(tiny.model(), backend), prompt, 8))
+        for backend in ("native", "numpy")
+    )
+    assert native == plain
 
 
 def test_a_layout_without_a_kernel_is_decoded_by_its_definition(tiny: Checkpoint) -> None:
