@@ -123,7 +123,8 @@ def _pattern(step: dict[str, Any]) -> str:
     """The regular expression at which one step cuts, "" for none; an unknown step by its name."""
     kind = step["type"]
     if kind == "Split" and step["behavior"] == "Isolated" and not step.get("invert"):
-        return str(step["pattern"].get("Regex", step["pattern"]))
+        written = str(step["pattern"].get("Regex", step["pattern"]))
+        return written.replace("\r", r"\r").replace("\n", r"\n")  # some spell them as they are
     if kind == "Digits" and step.get("individual_digits"):
         return DIGIT
     if kind == "ByteLevel" and not step.get("add_prefix_space"):

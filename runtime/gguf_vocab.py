@@ -32,7 +32,7 @@ _ASCII_MARKS = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
 _WORDS = r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 DEEPSEEK_V3 = (r"\p{N}{1,3}", f"[{_CJK}]+", rf"{_ASCII_MARKS}[A-Za-z]+|{_WORDS}")
 _CODER_CJK = "\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff"
-DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", f"[{_CODER_CJK}]+", DIGIT)
+DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", f"[{_CODER_CJK}]+", DIGIT)
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,11 @@ def _settings(tokens: list[str], types: list[int], **parts: Any) -> dict[str, An
     return empty | {"added_tokens": added} | parts
 
 
+def _vocab(tokens: list[str]) -> dict[str, int]:
+    """Every token's id; the library numbers added tokens anew that are not in it."""
+    return {token: index for index, token in enumerate(tokens)}
+
+
 def _bpe(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Byte-level BPE: pairs of the merge list, in its order."""
     pre = pre_tokenizer(metadata)
@@ -174,7 +179,7 @@ def _bpe(metadata: Mapping[str, Any]) -> dict[str, Any]:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": pre.ignore_merges,
-            "vocab": {t: i for i, t in enumerate(tokens) if types[i] == NORMAL},
+            "vocab": _vocab(tokens),
             "merges": merges,
         },
     )
@@ -186,10 +191,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> dict[str, Any]:
     scores = metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
         raise EdgequantError("the GGUF's tokenizer has no score for each token; convert it again.")
-    vocab = {t: i for i, t in enumerate(tokens) if types[i] in (NORMAL, BYTE)}
     unknown = next((t for t, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None)
-    if unknown is not None:
-        vocab[unknown] = tokens.index(unknown)
     prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepend = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
@@ -207,7 +209,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> dict[str, Any]:
             "fuse_unk": True,
             "byte_fallback": True,
             "ignore_merges": False,
-            "vocab": vocab,
+            "vocab": _vocab(tokens),
             "merges": merges_of(tokens, types, scores),
         },
     )

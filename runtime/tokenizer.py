@@ -45,15 +45,21 @@ class Tokenizer:
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text as it becomes whole: a character split over tokens waits for its last one."""
+        shown: list[int] = []  # tokens of the last piece: a decoder strips the space of its first
         pending: list[int] = []
         for token in ids:
             pending.append(token)
-            text = self.decode(pending, skip_special=True)
+            text = self._after(shown, pending)
             if text and not text.endswith("\ufffd"):
                 yield text
-                pending = []
-        if pending and (text := self.decode(pending, skip_special=True)):
+                shown, pending = pending, []
+        if pending and (text := self._after(shown, pending)):
             yield text
+
+    def _after(self, before: list[int], ids: list[int]) -> str:
+        """What ids add to the text of the tokens before them."""
+        start = len(self.decode(before, skip_special=True))
+        return self.decode(before + ids, skip_special=True)[start:]
 
     def render(self, messages: list[dict[str, str]], generate: bool = False) -> str:
         """Messages through the chat template; `generate` opens the assistant's turn.
