@@ -73,7 +73,7 @@ def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
     """A BPE with byte fallback as Llama 2's: `prefix` is "prepend", "metaspace" or "none"."""
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=500, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=500, limit_alphabet=120, show_progress=False)
     trained.train_from_iterator(corpus(), trainer)
     learned = sorted(trained.get_vocab().items(), key=lambda item: item[1])
     words = [word for word, _ in learned if len(word) > 1]
