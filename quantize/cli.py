@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 import quantize
+from calib_data import CalibrationError
 from quantize.progress import Bar
 from runtime.errors import EdgequantError
 
@@ -363,7 +364,7 @@ def main() -> NoReturn:
         again = "; run the same command again to go on after the last finished stage"
         errors.print(f"interrupted{again if command.args[0] == 'run' else ''}.", soft_wrap=True)
         sys.exit(130)
-    except (EdgequantError, ValueError, OSError) as error:
+    except (EdgequantError, CalibrationError, OSError) as error:
         if "--debug" in sys.argv:
             raise
         errors.print(Text.assemble(("error", "red"), " ", str(error)), soft_wrap=True)

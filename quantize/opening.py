@@ -62,7 +62,10 @@ def render(engine: Engine, messages: list[dict[str, str]]) -> str:
         raise EdgequantError(
             "this model has no tokenizer and so no chat template; leave out --chat."
         )
-    return engine.tokenizer.render(messages, generate=True)
+    try:
+        return engine.tokenizer.render(messages, generate=True)
+    except ValueError as error:
+        raise EdgequantError(f"{error}; leave out --chat.".replace(".;", ";")) from error
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -46,9 +46,12 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
         check_space(plan, checkpoint, assignments, work)
         for line in filter(None, [work.begin(), *fallback_lines(assignments)]):
             say(line)
-        digest = quantize_model(plan, checkpoint, assignments, work, progress)
-        for assignment in assignments:
-            write(plan, checkpoint, assignment, work, digest, progress)
+        paths = [artifact_path(plan, checkpoint, assignment) for assignment in assignments]
+        if not (work.done("written") and all(path.exists() for path in paths)):
+            digest = quantize_model(plan, checkpoint, assignments, work, progress)
+            for assignment in assignments:
+                write(plan, checkpoint, assignment, work, digest, progress)
+            work.finish("written")
         notes = [note for stage in work.stages.values() for note in stage.get("notes", [])]
         for note in notes:
             say(note)
