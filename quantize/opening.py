@@ -65,7 +65,7 @@ def render(engine: Engine, messages: list[dict[str, str]]) -> str:
     try:
         return engine.tokenizer.render(messages, generate=True)
     except ValueError as error:
-        raise EdgequantError(f"{error}; leave out --chat.".replace(".;", ";")) from error
+        raise EdgequantError(str(error)) from error
 
 
 def describe(path: Path) -> dict[str, Any]:
