@@ -324,7 +324,7 @@ def show_result(result: Any, shown: Any, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
     else:
-        console.print(shown)
+        console.print(shown, soft_wrap=isinstance(shown, str))  # a path is not broken
 
 
 def finish_report(report: Any, as_json: bool) -> None:

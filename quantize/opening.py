@@ -121,7 +121,7 @@ def render_description(result: dict[str, Any]) -> RenderableType:
     for key, value in result["arch"].items():
         head.add_row(key, str(value))
     for key, value in result["provenance"].items():
-        head.add_row(key, str(value)[:100])
+        head.add_row(key, str(value))
     table = Table("type", "tensors", "bytes", "share")
     counts = Counter(t["type"] for t in result["tensors"])
     total = sum(t["bytes"] for t in result["tensors"])

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -164,8 +165,7 @@ def weight_bytes(checkpoint: Checkpoint, assignment: Assignment) -> int:
     total = 0.0
     for name, shape in checkpoint.tensors.shapes.items():
         block = assignment.types.get(name)
-        cells = shape[0] * (shape[1] if len(shape) == 2 else 1)
-        total += cells * (block.bits / 8 if block else 4)
+        total += math.prod(shape) * (block.bits / 8 if block else 4)
     return round(total)
 
 
