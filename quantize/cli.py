@@ -217,7 +217,7 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a file against its original; when a gate fails exit 1 and name it FILE.rejected."""
+    """Measure a file against its original; exit 1 when a gate fails."""
     from quantize.report import judge
 
     flags = plan_flags(

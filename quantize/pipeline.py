@@ -19,16 +19,12 @@ from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
 from quantize.passes import artifact_tensors, quantize_model
 from quantize.plan import Assignment, Plan, assign, check_rules
-from quantize.report.judge import judge
+from quantize.report.judge import REPORTS, check_settings, judge
 from quantize.report.report import Report
 from quantize.resume import Work, work_folder
 from runtime.errors import EdgequantError
 
 Say = Callable[[str], None]
-
-
-REPORTS = ("report.html", "report.json", "README.md")
-"""What `judge` writes beside the artifacts."""
 
 
 def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -> Report | None:
@@ -40,6 +36,8 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     checkpoint = open_checkpoint(plan.model)
     check_rules(plan, checkpoint.arch)
     check_device(plan.device)
+    if plan.check:
+        check_settings(plan, checkpoint)
     assignments = [assign(target, checkpoint.arch, plan.rules) for target in plan.targets]
     key = plan.key(checkpoint.fingerprint(), code_version())
     with work_folder(plan.output, key) as work:

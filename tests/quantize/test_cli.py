@@ -172,7 +172,8 @@ def test_an_existing_output_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / name).write_text("precious")
-    arguments = [a for a in quick(folder, tmp_path / "out") if a != "--no-check"]
+    judged = ["--check", "--eval-length", "64"]
+    arguments = quick(folder, tmp_path / "out", *judged)
     code, _, err = run(*arguments)
     assert code == 2
     assert f"{name} exists; use --overwrite, or another folder with -o." in err
