@@ -18,20 +18,6 @@ from tests.conftest import config
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command line in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["quantize", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(left.value.code or 0), out, err
-
-    return call
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A sharded random checkpoint that a test may damage."""
     random_checkpoint(tmp_path / "model", config("qwen2-tied"), bundled())
