@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 import quantize
+from calib_data import CalibrationError
 from quantize.progress import Bar
 from runtime.errors import EdgequantError
 
@@ -216,7 +217,7 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a file against its original; when a gate fails exit 1 and name it FILE.rejected."""
+    """Measure a file against its original; exit 1 when a gate fails."""
     from quantize.report import judge
 
     flags = plan_flags(
@@ -323,7 +324,7 @@ def show_result(result: Any, shown: Any, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
     else:
-        console.print(shown)
+        console.print(shown, soft_wrap=isinstance(shown, str))  # a path is not broken
 
 
 def finish_report(report: Any, as_json: bool) -> None:
@@ -363,7 +364,7 @@ def main() -> NoReturn:
         again = "; run the same command again to go on after the last finished stage"
         errors.print(f"interrupted{again if command.args[0] == 'run' else ''}.", soft_wrap=True)
         sys.exit(130)
-    except (EdgequantError, ValueError, OSError) as error:
+    except (EdgequantError, CalibrationError, OSError) as error:
         if "--debug" in sys.argv:
             raise
         errors.print(Text.assemble(("error", "red"), " ", str(error)), soft_wrap=True)

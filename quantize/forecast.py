@@ -140,9 +140,9 @@ def tensor_forecast(checkpoint: Checkpoint, assignment: Assignment, name: str) -
     error = (rtn(weight, block).value - weight).square().sum() / weight.square().sum().clamp(
         min=1e-30
     )
-    cells = tensor.shape[0] * tensor.shape[1]
     shape = (tensor.shape[0], tensor.shape[1])
-    return TensorForecast(name, shape, block.name, round(cells * block.bits / 8), float(error))
+    size = round(shape[0] * shape[1] * block.bits / 8)
+    return TensorForecast(name, shape, block.name, size, float(error))
 
 
 def render(result: Forecast) -> RenderableType:

@@ -62,7 +62,10 @@ def render(engine: Engine, messages: list[dict[str, str]]) -> str:
         raise EdgequantError(
             "this model has no tokenizer and so no chat template; leave out --chat."
         )
-    return engine.tokenizer.render(messages, generate=True)
+    try:
+        return engine.tokenizer.render(messages, generate=True)
+    except ValueError as error:
+        raise EdgequantError(str(error)) from error
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def render_description(result: dict[str, Any]) -> RenderableType:
     for key, value in result["arch"].items():
         head.add_row(key, str(value))
     for key, value in result["provenance"].items():
-        head.add_row(key, str(value)[:100])
+        head.add_row(key, str(value))
     table = Table("type", "tensors", "bytes", "share")
     counts = Counter(t["type"] for t in result["tensors"])
     total = sum(t["bytes"] for t in result["tensors"])

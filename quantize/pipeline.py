@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,16 +19,12 @@ from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
 from quantize.passes import artifact_tensors, quantize_model
 from quantize.plan import Assignment, Plan, assign, check_rules
-from quantize.report.judge import judge
+from quantize.report.judge import REPORTS, check_settings, judge
 from quantize.report.report import Report
 from quantize.resume import Work, work_folder
 from runtime.errors import EdgequantError
 
 Say = Callable[[str], None]
-
-
-REPORTS = ("report.html", "report.json", "README.md")
-"""What `judge` writes beside the artifacts."""
 
 
 def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -> Report | None:
@@ -39,6 +36,8 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     checkpoint = open_checkpoint(plan.model)
     check_rules(plan, checkpoint.arch)
     check_device(plan.device)
+    if plan.check:
+        check_settings(plan, checkpoint)
     assignments = [assign(target, checkpoint.arch, plan.rules) for target in plan.targets]
     key = plan.key(checkpoint.fingerprint(), code_version())
     with work_folder(plan.output, key) as work:
@@ -46,9 +45,12 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
         check_space(plan, checkpoint, assignments, work)
         for line in filter(None, [work.begin(), *fallback_lines(assignments)]):
             say(line)
-        digest = quantize_model(plan, checkpoint, assignments, work, progress)
-        for assignment in assignments:
-            write(plan, checkpoint, assignment, work, digest, progress)
+        paths = [artifact_path(plan, checkpoint, assignment) for assignment in assignments]
+        if not (work.done("written") and all(path.exists() for path in paths)):
+            digest = quantize_model(plan, checkpoint, assignments, work, progress)
+            for assignment in assignments:
+                write(plan, checkpoint, assignment, work, digest, progress)
+            work.finish("written")
         notes = [note for stage in work.stages.values() for note in stage.get("notes", [])]
         for note in notes:
             say(note)
@@ -161,8 +163,7 @@ def weight_bytes(checkpoint: Checkpoint, assignment: Assignment) -> int:
     total = 0.0
     for name, shape in checkpoint.tensors.shapes.items():
         block = assignment.types.get(name)
-        cells = shape[0] * (shape[1] if len(shape) == 2 else 1)
-        total += cells * (block.bits / 8 if block else 4)
+        total += math.prod(shape) * (block.bits / 8 if block else 4)
     return round(total)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,10 +40,14 @@ class Work:
         """Clear what is left of another plan; returns a sentence about what was found, or ""."""
         if self.stages:
             return f"continuing after {len(self.stages)} finished stages"
-        for item in self.folder.iterdir():
-            if item.name != "lock":
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
+        self.clear()
         return CHANGED if self.foreign else ""
+
+    def clear(self) -> None:
+        """Remove all but the lock; the manifest last, so that a kill here forgets nothing."""
+        items = [item for item in self.folder.iterdir() if item.name != "lock"]
+        for item in sorted(items, key=lambda item: item == self.manifest):
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
 
     def done(self, stage: str) -> bool:
         """Whether the stage was finished, in this run or in an earlier one."""
@@ -61,8 +66,9 @@ class Work:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def load(self, name: str, key: str) -> np.ndarray:
-        """One array of a stored set, read from disk."""
-        with np.load(self.folder / f"{name}.npz") as arrays:
+        """One array of a stored set, read from disk. Raises EdgequantError when it is damaged."""
+        path = self.folder / f"{name}.npz"
+        with self._readable(name), path.open("rb") as file, np.load(file) as arrays:
             return np.asarray(arrays[key])
 
     def save_array(self, name: str, array: np.ndarray) -> None:
@@ -71,8 +77,9 @@ class Work:
             np.save(file, array)
 
     def open_array(self, name: str) -> np.ndarray:
-        """A large array as a memory map."""
-        return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
+        """A large array as a memory map. Raises EdgequantError when it is damaged."""
+        with self._readable(name):
+            return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
 
     def room(self, name: str, shape: tuple[int, ...], max_ram: float) -> np.ndarray:
         """float32 zeros in memory, or in a file of the folder when larger than `max_ram` GiB."""
@@ -109,6 +116,15 @@ class Work:
                 os.fsync(file.fileno())
             temp.replace(path)
             _sync_folder(path.parent)
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise EdgequantError(
+                f"{name} in {self.folder} is missing or damaged; delete that folder and run again."
+            ) from error
 
     @contextmanager
     def _disk_errors(self, name: str) -> Iterator[None]:
@@ -166,7 +182,7 @@ def work_folder(output: Path, key: str) -> Iterator[Work]:
             if not work.manifest.exists():
                 shutil.rmtree(folder)  # nothing was finished: leave no trace
             raise
-        work.manifest.unlink(missing_ok=True)  # first, so that a kill here leaves no promises
+        work.clear()
         shutil.rmtree(folder)
 
 

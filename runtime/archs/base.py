@@ -1,6 +1,7 @@
 """Every fact about a model family, in one file a family; adding a family is adding a file.
 
-Runtime names are GGUF's ("blk.3.attn_q.weight") whatever the container: rules, reports and errors use them.
+Runtime names are GGUF's ("blk.3.attn_q.weight") whatever the container: rules, reports and errors
+use them.
 """
 
 from collections.abc import Mapping
@@ -93,10 +94,14 @@ class Family:
         FAMILIES[cls.name] = cls()
 
     def arch(self, config: dict[str, Any]) -> Arch:
-        """Sizes from a HF config.json. Raises EdgequantError naming a missing key or an unsupported setting."""
+        """Sizes from a HF config.json.
+
+        Raises EdgequantError naming a missing key or an unsupported setting.
+        """
         if config.get("use_sliding_window"):
             raise EdgequantError(
-                "config.json sets use_sliding_window; only full attention is supported: set it to false."
+                "config.json sets use_sliding_window; only full attention is supported: "
+                "set it to false."
             )
         if (activation := config.get("hidden_act", "silu")) != "silu":
             raise EdgequantError(
@@ -121,7 +126,8 @@ class Family:
             )
         except KeyError as missing:
             raise EdgequantError(
-                f"config.json has no {missing.args[0]!r}; take the config.json that came with the weights."
+                f"config.json has no {missing.args[0]!r}; take the config.json that came with the "
+                "weights."
             ) from None
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
@@ -169,7 +175,7 @@ class Family:
         return f"{self.hf_global[part]}.{kind}"
 
     def gguf_rows(self, arch: Arch, name: str) -> np.ndarray | None:
-        """Order in which GGUF stores the rows of a tensor, as indices into ours; None = the same."""
+        """Order in which GGUF stores a tensor's rows, as indices into ours; None = the same."""
         return None
 
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
@@ -251,6 +257,10 @@ class Family:
                 "low_freq_factor": arch.rope.low_freq_factor,
                 "high_freq_factor": arch.rope.high_freq_factor,
             }
+        if arch.rope.kind == "yarn":
+            rope |= {"beta_fast": arch.rope.beta_fast, "beta_slow": arch.rope.beta_slow}
+        if arch.rope.attention_factor is not None:
+            rope["attention_factor"] = arch.rope.attention_factor
         return {
             "architectures": [self.hf_class],
             "model_type": self.hf_types[0],
@@ -266,6 +276,7 @@ class Family:
             "max_position_embeddings": arch.context,
             "tie_word_embeddings": arch.tied,
             "attention_bias": bool(arch.biased),
+            "mlp_bias": "ffn_down" in arch.biased,
             "rope_theta": arch.rope.theta,
             "rope_parameters": rope,
             "rope_scaling": None if arch.rope.kind == "default" else rope,
