@@ -17,7 +17,17 @@ from quantize.report.scan import TensorFact
 INK = "#010203"
 """Stands for the page's text colour: replaced by currentColor, so that a dark page works too."""
 BLUE, ORANGE = "#0a7ec2", "#d9740b"
-KINDS = ("#0a7ec2", "#d9740b", "#159a78", "#c0569b", "#8a8a8a", "#c9a400", "#5b5fc7", "#a0522d")
+KINDS = (
+    "#0a7ec2",
+    "#d9740b",
+    "#159a78",
+    "#c0569b",
+    "#8a8a8a",
+    "#c9a400",
+    "#5b5fc7",
+    "#a0522d",
+    "#222f3e",
+)
 WIDTH, HEIGHT = 5.0, 2.9  # inches; a phone shows it at about two thirds
 
 STYLE: Any = {

@@ -11,6 +11,7 @@ from quantize.report import scan as module
 from quantize.report.scan import scan, weights
 from quantize.report.tokens import check_tokenizer, failures
 from quantize.report.torture import TORTURE
+from runtime.blocks import BLOCKS
 from runtime.model import Model
 from runtime.tensor import Tensor
 from tests.quantize.report.conftest import rounded
@@ -78,6 +79,17 @@ def test_scales_moved_into_a_norm_or_a_linear_are_noticed(small: Checkpoint) -> 
     up = small.tensors["blk.1.ffn_up.weight"].decode()
     scaled = up * np.geomspace(0.5, 2, len(up)).astype(np.float32)[:, None]
     assert scan(small.model(), model(small, blk__1__ffn_up__weight=scaled)).rescaled
+
+
+@pytest.mark.parametrize("kind", [name for name, b in BLOCKS.items() if b.fits(256)])
+def test_rounding_alone_is_no_rescaling(kind: str, tiny: Checkpoint) -> None:
+    # all the types of a layer, down to the coarsest; it shrinks whole tensors by several percent
+    block = BLOCKS[kind]
+    tensors = dict(tiny.tensors.items())
+    for name in ("blk.0.attn_v.weight", "blk.0.ffn_up.weight"):
+        values = np.array(tiny.tensors[name].decode())
+        tensors[name] = Tensor(name, values.shape, block, block.pack(*block.quantize(values)))
+    assert not scan(tiny.model(), Model(tiny.arch, tensors)).rescaled
 
 
 def test_a_tokenizer_agrees_with_itself_on_every_torture_text(tiny: Checkpoint) -> None:
