@@ -130,6 +130,11 @@ def guarded(x: Array) -> Array:
     return x + (abs(x) < TINY)
 
 
+def rounded(xp: Array, x: Array, low: int, high: int) -> Array:
+    """The nearest integer in low..high, as float32."""
+    return xp.clip(xp.round(x), low, high)
+
+
 def float16(xp: Array, x: Array) -> Array:
     """The nearest float16, as float32; what is past the greatest becomes the greatest."""
     stored = xp.astype(xp.clip(x, -F16_MAX, F16_MAX), xp.float16)
@@ -202,8 +207,7 @@ def search_line(
 
 def line_sums(tile: Tile, scale: Array, offset: Array, high: int) -> Sums:
     """Sums for the codes that a scale and an offset round to."""
-    codes = tile.xp.round((tile.x - offset) * (1 / guarded(scale)))
-    codes = tile.xp.clip(codes, 0, high)
+    codes = rounded(tile.xp, (tile.x - offset) * (1 / guarded(scale)), 0, high)
     weighed = tile.weight * codes
     return Sums(total(weighed), total(weighed * codes), total(tile.weighted * codes))
 
