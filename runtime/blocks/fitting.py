@@ -16,7 +16,7 @@ from math import prod
 
 from array_api_compat import array_namespace, device
 
-from runtime.blocks.base import Array, Params
+from runtime.blocks.base import Array, Params, numpy_of
 
 CPU_TILE = (256, 1 << 17)
 """Columns (whole blocks of any layout) and weights of a CPU tile: a step stays in the cache."""
@@ -75,10 +75,30 @@ def fit_tiles(
     `shape` is that of one block: (weights,) or (sub-blocks, weights). A tile's x has these axes
     reversed, then blocks and rows; what `fit` returns for it, (..., blocks, rows), comes back
     reversed too: (rows, blocks, ...).
+
+    On a CPU torch's tensors are fitted in numpy, where a step costs less and none waits for a pool
+    of threads: beside another busy program that wait is ten times the work.
     """
     xp = array_namespace(w)
+    w = xp.astype(w, xp.float32, copy=False)
+    if str(device(w)) != "cpu":
+        return _fit_tiles(fit, w, importance, shape, GPU_TILE)
+    weight = None if importance is None else numpy_of(importance)
+    params = _fit_tiles(fit, numpy_of(w), weight, shape, CPU_TILE)
+    return {key: xp.asarray(values) for key, values in params.items()}
+
+
+def _fit_tiles(
+    fit: Callable[[Tile], Params],
+    w: Array,
+    importance: Array | None,
+    shape: tuple[int, ...],
+    tile: tuple[int, int],
+) -> Params:
+    """`fit_tiles` in the namespace of w, with tiles of (columns, weights)."""
+    xp = array_namespace(w)
     rows, cols = w.shape
-    widest, room = CPU_TILE if str(device(w)) == "cpu" else GPU_TILE
+    widest, room = tile
     width = min(cols, widest)
     height = max(1, room // width)
     weight = block_weights(xp, w, importance, shape)

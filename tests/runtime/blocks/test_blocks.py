@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.blocks import BLOCKS, Block, Params, join, to_numpy
+from runtime.blocks import BLOCKS, Block, Params, fitting, join, to_numpy
 from tests.runtime.blocks import slow
 
 LAYOUTS = [b for b in BLOCKS.values() if b.ggml_type is not None and not b.is_float]
@@ -150,6 +150,16 @@ def test_numpy_and_torch_fit_alike(layout, make, weighted):
     )
     assert_same_params(params, to_numpy(same))
     np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+@layouts
+@pytest.mark.parametrize("make", [weights, edges])
+def test_torch_itself_fits_like_numpy(layout, make, monkeypatch):
+    w, weight = make(), importance()
+    params = layout.fit(w, weight)
+    monkeypatch.setattr(fitting, "numpy_of", lambda x: x)  # as on a GPU: all steps in torch
+    same = layout.fit(torch.from_numpy(w), torch.from_numpy(weight))
+    assert_same_params(params, to_numpy(same))
 
 
 @layouts
