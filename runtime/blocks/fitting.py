@@ -18,7 +18,7 @@ from array_api_compat import array_namespace, device
 
 from runtime.blocks.base import Array, Params, numpy_of
 
-CPU_TILE = (256, 1 << 17)
+CPU_TILE = (256, 1 << 16)
 """Columns (whole blocks of any layout) and weights of a CPU tile: a step stays in the cache."""
 GPU_TILE = (1 << 14, 1 << 24)
 """The same on a GPU, where every step costs a kernel launch."""
