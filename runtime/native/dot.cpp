@@ -1,8 +1,8 @@
 // Dot products of TILE_ROWS rows with one to MOST_X activations, float32.
 //
 // Ladder: 1 baseline (SSE2, NEON, or whatever the architecture always has), 2 avx2, 3 avx512. The
-// code is the same; LANES and the compiler's flags differ. All sums of a tile run side by side, because
-// one sum alone would wait for each addition to finish. A sum does not depend on its neighbours.
+// code is the same; LANES and the compiler's flags differ. All sums of a tile run side by side,
+// because one alone would wait for each addition to finish. A sum does not depend on its neighbours.
 #include "dot.h"
 
 #include <cstring>
