@@ -2,7 +2,7 @@
 //
 // Ladder: 1 baseline (SSE2, NEON, or whatever the architecture always has), 2 avx2, 3 avx512. The
 // code is the same; LANES and the compiler's flags differ. All sums of a tile run side by side,
-// because one alone would wait for each addition to finish. A sum does not depend on its neighbours.
+// because one alone would wait for each addition. A sum does not depend on its neighbours.
 #include "dot.h"
 
 #include <cstring>
