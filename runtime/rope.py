@@ -109,13 +109,9 @@ class Rope:
                 f"config.json asks for rope scaling {kind!r}; supported: default, linear, llama3, yarn."
             )
         context = scaling.get("original_max_position_embeddings")
-        optional = (
-            "low_freq_factor",
-            "high_freq_factor",
-            "beta_fast",
-            "beta_slow",
-            "attention_factor",
-        )
+        optional = ["low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"]
+        if kind == "yarn":  # the others ignore it
+            optional.append("attention_factor")
         return Rope(
             theta=float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0),
             kind=kind,

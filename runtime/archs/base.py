@@ -15,6 +15,9 @@ from runtime.rope import Rope
 FAMILIES: dict[str, "Family"] = {}
 """Every family by its GGUF architecture name; filled by the class lines."""
 
+YARN_RAMP = (32.0, 1.0)
+"""beta_fast and beta_slow of every yarn model in llama.cpp."""
+
 
 @dataclass(frozen=True)
 class Arch:
@@ -181,6 +184,12 @@ class Family:
             raise EdgequantError(
                 f"GGUF has no rope scaling {arch.rope.kind!r} for {self.name}; "
                 "write an ONNX folder, or take a checkpoint with yarn or no scaling."
+            )
+        ramp = (arch.rope.beta_fast, arch.rope.beta_slow)
+        if arch.rope.kind == "yarn" and ramp != YARN_RAMP:
+            raise EdgequantError(
+                f"config.json sets yarn's beta_fast and beta_slow to {ramp}, and llama.cpp takes "
+                f"{YARN_RAMP} whatever a GGUF says; write an ONNX folder."
             )
         keys: dict[str, Any] = {
             "vocab_size": arch.vocab,
