@@ -28,8 +28,9 @@ PREFIX = "tokenizer.ggml."
 def vocabulary(source: Path, vocab: int) -> dict[str, Any]:
     """Metadata for the tokenizer of the folder `source` and a model of `vocab` tokens.
 
-    Values are str, int, bool, or lists of str, int or float. Raises EdgequantError when tokenizer.json
-    is missing, has more tokens than the model, or follows a rule that GGUF has no name for.
+    Values are str, int, bool, or lists of str, int or float. Raises EdgequantError when
+    tokenizer.json is missing, has more tokens than the model, or follows a rule that GGUF has no
+    name for.
     """
     tokenizer = Tokenizer.from_folder(source)
     settings = read_json(source / "tokenizer.json")

@@ -1,6 +1,7 @@
 """Every fact about a model family, in one file a family; adding a family is adding a file.
 
-Runtime names are GGUF's ("blk.3.attn_q.weight") whatever the container: rules, reports and errors use them.
+Runtime names are GGUF's ("blk.3.attn_q.weight") whatever the container: rules, reports and errors
+use them.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from runtime.errors import EdgequantError
+from runtime.gguf_keys import GgufKeys
 from runtime.rope import Rope
 
 FAMILIES: dict[str, "Family"] = {}
@@ -96,10 +98,14 @@ class Family:
         FAMILIES[cls.name] = cls()
 
     def arch(self, config: dict[str, Any]) -> Arch:
-        """Sizes from a HF config.json. Raises EdgequantError naming a missing key or an unsupported setting."""
+        """Sizes from a HF config.json.
+
+        Raises EdgequantError naming a missing key or an unsupported setting.
+        """
         if config.get("use_sliding_window"):
             raise EdgequantError(
-                "config.json sets use_sliding_window; only full attention is supported: set it to false."
+                "config.json sets use_sliding_window; only full attention is supported: "
+                "set it to false."
             )
         if (activation := config.get("hidden_act", "silu")) != "silu":
             raise EdgequantError(
@@ -124,7 +130,8 @@ class Family:
             )
         except KeyError as missing:
             raise EdgequantError(
-                f"config.json has no {missing.args[0]!r}; take the config.json that came with the weights."
+                f"config.json has no {missing.args[0]!r}; "
+                "take the config.json that came with the weights."
             ) from None
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
@@ -172,7 +179,7 @@ class Family:
         return f"{self.hf_global[part]}.{kind}"
 
     def gguf_rows(self, arch: Arch, name: str) -> np.ndarray | None:
-        """Order in which GGUF stores the rows of a tensor, as indices into ours; None = the same."""
+        """Order in which GGUF stores a tensor's rows, as indices into ours; None = the same."""
         return None
 
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
@@ -216,7 +223,7 @@ class Family:
 
         Raises EdgequantError naming a key that is missing or impossible.
         """
-        keys = _GgufKeys(metadata, self.name)
+        keys = GgufKeys(metadata, self.name)
         heads, hidden = keys.count("attention.head_count"), keys.count("embedding_length")
         head_dim = keys.count("attention.key_length", hidden // heads)
         layers, context = keys.count("block_count"), keys.count("context_length")
@@ -280,39 +287,6 @@ class Family:
             "rope_scaling": None if arch.rope.kind == "default" else rope,
             "torch_dtype": "bfloat16",
         }
-
-
-class _GgufKeys:
-    """The metadata keys of one architecture, checked when they are read."""
-
-    def __init__(self, metadata: Mapping[str, Any], family: str) -> None:
-        self.metadata, self.family = metadata, family
-
-    def count(self, key: str, default: int | None = None) -> int:
-        """A whole number above 0. Raises EdgequantError when it is missing or is not one."""
-        value = self.metadata.get(f"{self.family}.{key}", default)
-        if not isinstance(value, int) or value < 1:
-            raise self.wrong(key, value, "a whole number above 0 is needed")
-        return value
-
-    def number(self, key: str) -> float:
-        """A finite number above 0. Raises EdgequantError when it is missing or is not one."""
-        value = self.metadata.get(f"{self.family}.{key}")
-        if not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise self.wrong(key, value, "a number above 0 is needed")
-        return float(value)
-
-    def section(self, prefix: str) -> dict[str, Any]:
-        """Every key that starts with `prefix`, without the architecture."""
-        start = f"{self.family}."
-        return {
-            k[len(start) :]: v for k, v in self.metadata.items() if k.startswith(start + prefix)
-        }
-
-    def wrong(self, key: str, value: Any, need: str) -> EdgequantError:
-        return EdgequantError(
-            f"the GGUF's {self.family}.{key} is {value!r}, but {need}; convert the model again."
-        )
 
 
 def family_of(config: dict[str, Any]) -> Family:

@@ -74,11 +74,13 @@ _complaints: list[str] = []
 """What llama.cpp last logged as errors: the reasons of our own sentences."""
 
 
-@_Log
 def _listen(level: int, text: bytes | None, data: int | None) -> None:
     """Keep errors, drop the rest: nothing of llama.cpp's log reaches the screen."""
     if level == ERROR and text:
         _complaints.append(text.decode("utf-8", "replace").strip())
+
+
+_listener = _Log(_listen)  # llama.cpp keeps its address
 
 
 @cache
@@ -99,7 +101,7 @@ def _library() -> Any:
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    library.llama_log_set(_listen, None)
+    library.llama_log_set(_listener, None)
     library.llama_backend_init()
     return library
 
@@ -181,7 +183,7 @@ class LlamaEngine:
         token = np.ascontiguousarray(ids, np.int32)
         pos = np.arange(position, position + count, dtype=np.int32)
         flags = wanted.astype(np.int8)
-        sequence = (c_int32 * 1)(0)
+        sequence = ctypes.pointer(c_int32(0))
         batch = _Batch(
             n_tokens=count,
             token=token.ctypes.data_as(POINTER(c_int32)),

@@ -212,13 +212,17 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A whole model of a few kilobytes, written by our writer."""
     folder = tmp_path_factory.mktemp("fuzz")
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 604}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    words = {"vocab_size": 604, "eos_token_id": 5}
     random_checkpoint(
-        folder / "model", config("llama-tied", **sizes, **heads), made("llama-bpe", folder / "t")
+        folder / "model",
+        config("llama-tied", **sizes, **heads, **words),
+        made("llama-bpe", folder / "t"),
     )
     checkpoint = open_checkpoint(folder / "model")
     tensors = (checkpoint.tensors[name] for name in checkpoint.tensors)
     write(folder / "x.gguf", checkpoint.arch, tensors, checkpoint.folder, {"preset": "BF16"})
+    assert open_gguf(folder / "x.gguf").tokenizer
     return (folder / "x.gguf").read_bytes()
 
 
