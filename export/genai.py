@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.archs import Arch
+from runtime.errors import EdgequantError
 from runtime.tokenizer import Tokenizer, read_json
 
 COPIED = (
@@ -24,7 +25,20 @@ COPIED = (
 )
 """Files of the checkpoint that go along unchanged, where they exist."""
 
-SEARCH = {
+LONGEST_CONTEXT = 131_072
+"""Positions a file has cos and sin for, at most: 64 MiB with heads of 128, mapped and not loaded.
+
+Models made for a million tokens are cut to this; genai_config.json's `context_length` says so.
+"""
+
+MAX_LENGTH = 4096
+"""Tokens of prompt and answer together that genai makes room for, unless the caller asks for more.
+
+It fills a whole float32 cache of `max_length` with zeros before the first token: 128k tokens of a
+1B Llama would take 8.6 GB. Callers raise it up to `context_length` with set_search_options.
+"""
+
+SEARCH: dict[str, Any] = {
     "do_sample": False,
     "min_length": 0,
     "num_beams": 1,
@@ -37,6 +51,11 @@ SEARCH = {
 """How to sample where generation_config.json does not say."""
 
 
+def context_length(arch: Arch) -> int:
+    """Longest context the written file runs, in tokens."""
+    return min(arch.context, LONGEST_CONTEXT)
+
+
 def copy_files(source: Path, folder: Path) -> None:
     """The tokenizer, the settings and the licence, byte for byte."""
     for name in COPIED:
@@ -45,21 +64,28 @@ def copy_files(source: Path, folder: Path) -> None:
 
 
 def genai_config(arch: Arch, source: Path) -> dict[str, Any]:
-    """genai_config.json. Raises EdgequantError when the source has no readable tokenizer."""
+    """genai_config.json. Raises EdgequantError when the source has no config.json or tokenizer."""
     tokenizer = Tokenizer.from_folder(source)
-    settings = read_json(source / "config.json") | read_json(source / "generation_config.json")
+    settings = read_json(source / "config.json")
+    if not settings:
+        raise EdgequantError(
+            f"{source} has no config.json; give the folder of the original checkpoint."
+        )
+    settings |= read_json(source / "generation_config.json")
     eos = list(tokenizer.eos)
     model = {
         "type": arch.family,
         "vocab_size": arch.vocab,
-        "context_length": arch.context,
+        "context_length": context_length(arch),
         "eos_token_id": eos[0] if len(eos) == 1 else eos,
         "pad_token_id": _first(settings.get("pad_token_id"), *reversed(eos)),
         "bos_token_id": _first(settings.get("bos_token_id"), tokenizer.bos, *reversed(eos)),
         "decoder": _decoder(arch),
     }
-    search = {key: settings.get(key, default) for key, default in SEARCH.items()}
-    search |= {"max_length": arch.context, "past_present_share_buffer": True}
+    # a null in generation_config.json means the default; genai refuses to read one
+    found = {key: settings[key] for key in SEARCH if settings.get(key) is not None}
+    search = SEARCH | found | {"past_present_share_buffer": True}
+    search["max_length"] = min(context_length(arch), MAX_LENGTH)
     return {"model": model, "search": search}
 
 

@@ -1,14 +1,17 @@
 """Write an ONNX folder that onnxruntime runs and onnxruntime-genai loads and generates from.
 
     model.onnx         the graph, a few hundred kB (onnx_graph.py)
-    model.onnx.data    every weight, each at a multiple of 4096 bytes, so that it can be mapped
+    model.onnx.data    every weight, each at a multiple of 4096 bytes, so that it can be mapped;
+                       cos and sin of every position up to genai.LONGEST_CONTEXT
     genai_config.json  what onnxruntime-genai must know (genai.py)
     tokenizer.json...  the checkpoint's own files, unchanged
 
 Weights pass through one at a time: the model is never whole in memory, and no 2 GB limit applies.
+A tied embedding that is quantized is stored once, and read by the embedding and by the head.
 """
 
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +26,7 @@ from export import genai, onnx_graph
 from export.base import Container
 from export.files import new_folder
 from runtime.archs import FAMILIES, Arch
-from runtime.blocks import Block
+from runtime.blocks import BLOCKS, Block
 from runtime.blocks.onnx_int import OnnxInt
 from runtime.errors import EdgequantError
 from runtime.tensor import Tensor
@@ -34,11 +37,17 @@ ALIGNMENT = 4096
 CHUNK = 1 << 24
 """Bytes read at a time when the written file is compared."""
 
+ROWS_AT_ONCE = 4096
+"""Rows of a float weight, or positions of the rope tables, that stand in memory at a time."""
+
+HEAD_MULTIPLE = 16
+"""GroupQueryAttention rotates heads of a multiple of so many channels."""
+
 MODEL, DATA = "model.onnx", "model.onnx.data"
 
 
 def write(
-    folder: Path,
+    path: Path,
     arch: Arch,
     tensors: Iterable[Tensor],
     source: Path,
@@ -46,17 +55,17 @@ def write(
     *,
     overwrite: bool = False,
     accuracy_level: int = 4,
-) -> Path:
-    """Write `folder` from tensors in any order and return it.
+) -> None:
+    """Write the folder `path` from tensors in any order; F16 and BF16 ones are stored as F32.
 
     `source` is the checkpoint's folder (config, tokenizer), `extra` goes into the model's metadata.
     accuracy_level 4 rounds activations to int8 (fast), 0 computes in float32. Raises EdgequantError
-    when the folder exists, a tensor is missing or of a type that ONNX cannot hold, or the written
-    file does not read back as it was meant.
+    when the folder exists, the disk is too small, a tensor is missing or of a type that ONNX cannot
+    hold, or the written file does not read back as it was meant.
     """
-    folder = Path(folder)
+    _check_heads(arch)
     config = genai.genai_config(arch, source)
-    with new_folder(folder, overwrite) as temp:
+    with new_folder(path, overwrite, needed=least_bytes(arch)) as temp:
         with (temp / DATA).open("wb") as file:
             data = _Data(file)
             layouts = _store(data, arch, tensors)
@@ -68,7 +77,26 @@ def write(
         genai.copy_files(source, temp)
         (temp / "genai_config.json").write_text(genai.text(config), encoding="utf-8")
         check(temp, data.sums)
-    return folder
+
+
+def least_bytes(arch: Arch) -> int:
+    """Bytes of the weights in ONNX's smallest layout, and of the rope tables: no folder is smaller.
+
+    Tensors come one at a time, so this is all that is known of the size before the first one.
+    """
+    bits = min(layout.bits for layout in BLOCKS.values() if isinstance(layout, OnnxInt))
+    shapes = FAMILIES[arch.family].shapes(arch).values()
+    weights = sum(math.prod(shape) * (bits / 8 if len(shape) == 2 else 4) for shape in shapes)
+    return int(weights) + 2 * genai.context_length(arch) * arch.head_dim // 2 * 4
+
+
+def _check_heads(arch: Arch) -> None:
+    """Refuse heads that onnxruntime would refuse when it runs the finished file."""
+    if arch.head_dim % HEAD_MULTIPLE:
+        raise EdgequantError(
+            f"the heads have {arch.head_dim} channels, and onnxruntime's GroupQueryAttention "
+            f"rotates only multiples of {HEAD_MULTIPLE}; write a GGUF file instead."
+        )
 
 
 @dataclass
@@ -79,20 +107,32 @@ class _Data:
     protos: list[onnx.TensorProto] = field(default_factory=list)
     sums: dict[str, int] = field(default_factory=dict)
 
-    def add(self, name: str, values: np.ndarray) -> None:
-        """Append an array and describe it as an initializer."""
+    def add(self, name: str, dims: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+        """Append an array, given in pieces along its first axis, as an initializer."""
         offset = -(-self.file.tell() // ALIGNMENT) * ALIGNMENT
-        self.file.write(b"\0" * (offset - self.file.tell()))
-        plain = np.ascontiguousarray(values)
-        raw = plain.reshape(-1).view(np.uint8).data
-        self.file.write(raw)
-        proto = TensorProto(name=name, dims=values.shape)
-        proto.data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
-        proto.data_location = TensorProto.EXTERNAL
-        for key, value in {"location": DATA, "offset": offset, "length": raw.nbytes}.items():
+        self.file.seek(offset)  # the gap reads as zeros
+        proto = TensorProto(name=name, dims=dims, data_location=TensorProto.EXTERNAL)
+        checksum = 0
+        for piece in pieces:
+            raw = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+            self.file.write(raw)
+            checksum = zlib.crc32(raw, checksum)
+            proto.data_type = helper.np_dtype_to_tensor_dtype(piece.dtype)
+        length = self.file.tell() - offset
+        for key, value in {"location": DATA, "offset": offset, "length": length}.items():
             proto.external_data.add(key=key, value=str(value))
         self.protos.append(proto)
-        self.sums[name] = zlib.crc32(raw)
+        self.sums[name] = checksum
+
+    def add_view(self, name: str, dims: tuple[int, ...], of: str) -> None:
+        """Describe the bytes of an array that is there once more, under another name and shape."""
+        proto = TensorProto()
+        proto.CopyFrom(next(proto for proto in self.protos if proto.name == of))
+        proto.name = name
+        proto.ClearField("dims")
+        proto.dims.extend(dims)
+        self.protos.append(proto)
+        self.sums[name] = self.sums[of]
 
 
 def _store(data: _Data, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Block]:
@@ -109,33 +149,54 @@ def _store(data: _Data, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Bloc
                 f"{shapes[tensor.name]}; take the config.json that came with the weights."
             )
         layouts[tensor.name] = tensor.block
-        for name, values in _initializers(tensor):
-            data.add(name, values)
+        for name, dims, pieces in _initializers(tensor):
+            data.add(name, dims, pieces)
     if missing := [name for name in shapes if name not in layouts]:
         raise EdgequantError(
             f"{len(missing)} tensors are missing, the first is {missing[0]}; "
             "pass every tensor of the model."
         )
-    cos, sin = arch.rope.tables(0, arch.context, arch.head_dim)
-    data.add("rope.cos", cos)
-    data.add("rope.sin", sin)
+    layout = layouts[onnx_graph.EMBEDDING]
+    if arch.tied and isinstance(layout, OnnxInt):
+        blocks = (arch.vocab, arch.hidden // layout.size, layout.code_bytes)
+        data.add_view(onnx_graph.TIED_BLOCKS, blocks, of=f"{onnx_graph.EMBEDDING}.q")
+    dims = (genai.context_length(arch), arch.head_dim // 2)
+    for side, name in enumerate(("rope.cos", "rope.sin")):
+        data.add(name, dims, _rope_rows(arch, side))
     return layouts
 
 
-def _initializers(tensor: Tensor) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and values of each array that ONNX stores for a tensor; floats become float32."""
+def _initializers(
+    tensor: Tensor,
+) -> Iterator[tuple[str, tuple[int, ...], Iterable[np.ndarray]]]:
+    """Name, shape and pieces of each array that ONNX stores for a tensor; floats become float32."""
     layout = tensor.block
     if isinstance(layout, OnnxInt) and len(tensor.shape) == 2:
         names = onnx_graph.stored_names(tensor.name, layout)
         parts = [part for part in layout.split(tensor.data) if part is not None]
-        yield from zip(names, parts, strict=True)
+        if tensor.name == onnx_graph.EMBEDDING:
+            parts[0] = parts[0].reshape(len(parts[0]), -1)
+        yield from ((n, part.shape, [part]) for n, part in zip(names, parts, strict=True))
     elif layout.is_float:
-        yield tensor.name, tensor.decode().astype("<f4", copy=False)
+        yield tensor.name, tensor.shape, _float_rows(tensor)
     else:
         raise EdgequantError(
             f"{tensor.name} is {layout.name}, which ONNX cannot hold; "
             "choose INT4_32, INT8_32 or another INT type, or F32."
         )
+
+
+def _float_rows(tensor: Tensor) -> Iterator[np.ndarray]:
+    """float32 values of a tensor, some rows at a time: an embedding may take a gigabyte."""
+    for start in range(0, tensor.shape[0] if len(tensor.shape) == 2 else 1, ROWS_AT_ONCE):
+        yield tensor.decode(start, start + ROWS_AT_ONCE).astype("<f4", copy=False)
+
+
+def _rope_rows(arch: Arch, side: int) -> Iterator[np.ndarray]:
+    """cos (side 0) or sin (side 1) of every position: (positions, head_dim / 2), some at a time."""
+    stop = genai.context_length(arch)
+    for start in range(0, stop, ROWS_AT_ONCE):
+        yield arch.rope.tables(start, min(start + ROWS_AT_ONCE, stop), arch.head_dim)[side]
 
 
 def _text(value: Any) -> str:

@@ -23,6 +23,15 @@ from runtime.blocks.onnx_int import OnnxInt
 
 MICROSOFT = "com.microsoft"
 
+EMBEDDING = "token_embd.weight"
+
+TIED_BLOCKS = f"{EMBEDDING}.blocks"
+"""The codes of a tied embedding as the head reads them: the same bytes under another shape.
+
+GatherBlockQuantized wants (V, codes' bytes), MatMulNBits (V, blocks, codes' bytes). A Reshape
+between them would make onnxruntime hold another copy of the codes in memory.
+"""
+
 
 @dataclass
 class Graph:
@@ -117,18 +126,14 @@ def _lengths(graph: Graph) -> list[str]:
 
 def _embed(graph: Graph) -> str:
     """Rows of the embedding: (B, T, D)."""
-    name = "token_embd.weight"
-    layout = graph.layouts[name]
+    name, layout = EMBEDDING, graph.layouts[EMBEDDING]
     stored = stored_names(name, layout)
     if not isinstance(layout, OnnxInt):
         return graph.op("Gather", [name, "input_ids"], "token_embd", axis=0)
-    # the head multiplies with the same bytes as (V, blocks, codes' bytes)
-    width = graph.constant("token_embd.shape", [graph.arch.vocab, -1], np.int64)
-    flat = graph.op("Reshape", [stored[0], width], "token_embd.flat")
     facts = {"bits": layout.code_bits, "block_size": layout.size}
     return graph.op(
         "GatherBlockQuantized",
-        [flat, "input_ids", *stored[1:]],
+        [stored[0], "input_ids", *stored[1:]],
         "token_embd",
         MICROSOFT,
         gather_axis=0,
@@ -179,7 +184,8 @@ def _linear(graph: Graph, part: str, x: str, out: str = "") -> str:
             return graph.op("MatMul", [x, turned], out)
         return graph.op("Add", [graph.op("MatMul", [x, turned], f"{out}.product"), *bias], out)
     rows, cols = _shape(graph.arch, part)
-    inputs = [x, *stored_names(name, layout)]
+    stored = stored_names(name, layout)
+    inputs = [x, TIED_BLOCKS if name == EMBEDDING else stored[0], *stored[1:]]
     if bias:
         inputs += [""] * (5 - len(inputs)) + bias
     facts = {"K": cols, "N": rows, "bits": layout.code_bits, "block_size": layout.size}

@@ -1,11 +1,10 @@
-"""Stream a model block by block: statistics of every shared input, rounding, the next hidden states.
+"""Stream a model block by block: statistics of every shared input, rounding, the next states.
 
-Peak memory is one decoder layer, its Hessians and the hidden states (which go to disk when they are large).
+Peak memory is one decoder layer, its Hessians and the hidden states (on disk when they are large).
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -52,8 +51,8 @@ def statistics(
 ) -> dict[str, torch.Tensor]:
     """Run hidden states (rows, T, D) through a layer and return each stage's Hessian.
 
-    Keys are the first linear of each stage; values X^T X / tokens, (in, in) float32. The states after the
-    layer are written to `after` (which may be `hidden` itself) unless it is None.
+    Keys are the first linear of each stage; values X^T X / tokens, (in, in) float32. The states
+    after the layer are written to `after` (which may be `hidden` itself) unless it is None.
     """
     watched = Watched(arch, weights)
     for stage in stages:
@@ -64,8 +63,21 @@ def statistics(
     return {name: hessian / total for name, hessian in watched.hessians.items()}
 
 
+def head_statistics(
+    ops: TorchOps, arch: Arch, norm: torch.Tensor, hidden: np.ndarray
+) -> torch.Tensor:
+    """X^T X / tokens of what the output head reads, (D, D): final states (rows, T, D), normed."""
+    rows, length, width = hidden.shape
+    hessian = torch.zeros(width, width, device=ops.device)
+    for here in batches(rows, max(1, TOKENS // length)):
+        x = torch.from_numpy(np.array(hidden[here])).to(ops.device)
+        x = ops.rmsnorm(x, norm, arch.eps).reshape(-1, width)
+        hessian.addmm_(x.T, x)
+    return hessian / (rows * length)
+
+
 def advance(ops: TorchOps, layer: Layer, hidden: np.ndarray, after: np.ndarray | None) -> None:
-    """Hidden states (rows, T, D) through a layer; the results go to `after`, which may be `hidden`."""
+    """Hidden states (rows, T, D) through a layer; results go to `after`, which may be `hidden`."""
     rows, length = hidden.shape[:2]
     layer.tables = layer.arch.rope.tables(0, length, layer.arch.head_dim)
     for here in batches(rows, max(1, TOKENS // length)):
@@ -75,16 +87,8 @@ def advance(ops: TorchOps, layer: Layer, hidden: np.ndarray, after: np.ndarray |
             after[here] = x.cpu().numpy()
 
 
-def room(shape: tuple[int, ...], folder: Path, name: str, max_ram: float) -> np.ndarray:
-    """float32 zeros in memory, or in a file of the work folder when larger than `max_ram` GiB."""
-    if 4 * np.prod(shape, dtype=float) <= max_ram * 2**30:
-        return np.zeros(shape, np.float32)
-    path = folder / f"{name}.npy"
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-
-
 def load_layer(checkpoint: Checkpoint, index: int, device: torch.device) -> Weights:
-    """The float32 weights of one decoder layer. Raises EdgequantError for NaN or infinite values."""
+    """The float32 weights of one decoder layer. Raises EdgequantError for NaN or infinity."""
     out: Weights = {}
     for name in checkpoint.family.layer_shapes(checkpoint.arch):
         tensor = checkpoint.tensors[f"blk.{index}.{name}"]
@@ -119,7 +123,8 @@ class Recipe:
     def factor(self, hessian: torch.Tensor | None, where: str) -> tuple[Factor | None, str | None]:
         """The stage's factor, and a note when damping grew or a fallback was taken.
 
-        Raises EdgequantError naming the layer for a Hessian that stays singular, unless fallbacks are allowed.
+        Raises EdgequantError naming the layer for a Hessian that stays singular, unless fallbacks
+        are allowed.
         """
         if hessian is None or self.method.factor is None:
             return None, None
@@ -129,8 +134,8 @@ class Recipe:
             if self.allow_fallback:
                 return None, f"{where}: singular Hessian, rounded to nearest (--allow-fallback)"
             raise EdgequantError(
-                f"{where}: the Hessian stays singular with any damping, so its inputs are zero or not finite; "
-                "use other calibration text, or --allow-fallback to round it to nearest."
+                f"{where}: the Hessian stays singular with any damping, so its inputs are zero or "
+                "not finite; use other calibration text, or --allow-fallback to round to nearest."
             ) from None
         grown = factor.damp > self.damp
         return factor, f"{where}: damping grew to {factor.damp:g}" if grown else None
@@ -144,19 +149,26 @@ def quantize_layer(
     recipe: Recipe,
     where: str = "",
 ) -> LayerResult:
-    """Round every linear of one layer. `types`: linear -> block; `hessians`: first linear of a stage -> H."""
-    weights = dict(weights)
-    hessians = dict(hessians)
+    """Round every linear of one layer.
+
+    `types`: linear -> block; `hessians`: first linear of a stage -> H, (in, in).
+    """
+    weights, hessians = dict(weights), dict(hessians)
     if recipe.method.scales and hessians:
         fold_scales(weights, stages, types, hessians, recipe.method)
-    packed, values, losses, notes = {}, {}, {}, []
+    packed: dict[str, np.ndarray] = {}
+    values: Weights = {}
+    losses: dict[str, float] = {}
+    notes: list[str] = []
     for stage in stages:
         hessian = hessians.get(stage.linears[0])
         factor, note = recipe.factor(hessian, f"{where}{'/'.join(stage.linears)}")
         notes += [note] if note else []
         for linear in stage.linears:
             name = f"{linear}.weight"
-            packed[name], values[name] = quantize_weight(weights[name], types[linear], recipe.method, factor)
+            packed[name], values[name] = quantize_weight(
+                weights[name], types[linear], recipe.method, factor
+            )
             losses[linear] = relative_error(weights[name], values[name], hessian)
     for name, vector in weights.items():
         if name not in packed:
@@ -194,10 +206,10 @@ def fold_scales(
     hessians: dict[str, torch.Tensor],
     method: Method,
 ) -> None:
-    """Move the method's scales out of each stage's input into the op before it; the function stays the same.
+    """Move the method's scales out of each stage's input into the op before; the function stays.
 
-    A stage whose op before has another number of channels (attn_output under grouped-query attention) is
-    left alone, as in AWQ.
+    A stage whose op before has another number of channels (attn_output under grouped-query
+    attention) is left alone, as in AWQ.
     """
     assert method.scales
     for stage in stages:

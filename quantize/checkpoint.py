@@ -1,4 +1,4 @@
-"""A full-precision checkpoint, opened lazily: one tensor at a time from safetensors, never pickle."""
+"""A full-precision checkpoint, opened lazily: tensor by tensor from safetensors, never pickle."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """sha256 over config, tokenizer, and each shard's header, size and 256 sampled pages.
 
-        Reading every byte of a 72B model to name it would cost minutes; training changes every page.
+        Reading every byte of a 72B model to name it would cost minutes; training changes them all.
         """
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         digest.update((self.folder / "tokenizer.json").read_bytes())
@@ -91,10 +91,10 @@ class LazyTensors(Mapping[str, Tensor]):
 
 
 def open_checkpoint(source: str | Path | None) -> Checkpoint:
-    """Open a local folder, a hub id such as "Qwen/Qwen2.5-0.5B-Instruct" (extra `hub`), or None = the bundled one.
+    """Open a local folder, a hub id such as "Qwen/Qwen2.5-0.5B" (extra `hub`), or the bundled one.
 
-    Checks that every tensor the config asks for is there with its shape and a float dtype, before any work.
-    Raises EdgequantError in one sentence otherwise.
+    Checks that every tensor the config asks for is there with its shape and a float dtype, before
+    any work. Raises EdgequantError in one sentence otherwise.
     """
     folder = Path(source) if source else bundled()
     if not folder.exists():
@@ -102,11 +102,13 @@ def open_checkpoint(source: str | Path | None) -> Checkpoint:
     if not folder.is_dir():
         raise EdgequantError(f"{source} is a file; give the folder that holds config.json.")
     if not (folder / "config.json").exists():
-        raise EdgequantError(f"{folder} has no config.json; give the folder of a Hugging Face checkpoint.")
+        raise EdgequantError(
+            f"{folder} has no config.json; give the folder of a Hugging Face checkpoint."
+        )
     config = read_json(folder / "config.json")
     if "quantization_config" in config:
         raise EdgequantError(
-            f"{folder} is already quantized; quantize the full-precision checkpoint it was made from."
+            f"{folder} is already quantized; give the full-precision checkpoint it was made from."
         )
     family = family_of(config)
     arch = family.arch(config)
@@ -121,7 +123,9 @@ def open_checkpoint(source: str | Path | None) -> Checkpoint:
 def _from_hub(source: str) -> Path:
     """Download (or find in the cache, offline) a hub repository's safetensors and small files."""
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise EdgequantError(f"{source} does not exist; give a checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B.")
+        raise EdgequantError(
+            f"{source} does not exist; give a checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B."
+        )
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -141,7 +145,7 @@ def _from_hub(source: str) -> Path:
 
 
 def _shards(folder: Path) -> dict[str, Path]:
-    """HF tensor name -> file, from the index or the single file. Raises for missing or cut shards."""
+    """HF tensor name -> file, by the index or the single file. Raises for missing or cut shards."""
     single = folder / "model.safetensors"
     if (folder / INDEX).exists():
         table: dict[str, str] = read_json(folder / INDEX).get("weight_map", {})
@@ -160,17 +164,21 @@ def _shards(folder: Path) -> dict[str, Path]:
         held = _names(path)
         for name in (n for n, p in files.items() if p == path):
             if name not in held:
-                raise EdgequantError(f"{path} does not hold {name}, which {INDEX} promises; download it again.")
+                raise EdgequantError(
+                    f"{path} does not hold {name}, which {INDEX} promises; download it again."
+                )
     return files
 
 
 def _refuse_other_weights(folder: Path) -> None:
     if any((folder / name).exists() for name in PICKLES) or list(folder.glob("*.bin")):
         raise EdgequantError(
-            f"{folder} holds pickled weights (.bin), which can run code when opened; convert them to "
-            "safetensors with transformers: from_pretrained(...).save_pretrained(...)."
+            f"{folder} holds pickled weights (.bin), which can run code when opened; convert them "
+            "to safetensors with transformers: from_pretrained(...).save_pretrained(...)."
         )
-    raise EdgequantError(f"{folder} holds no model.safetensors and no {INDEX}; download the weights.")
+    raise EdgequantError(
+        f"{folder} holds no model.safetensors and no {INDEX}; download the weights."
+    )
 
 
 def _names(path: Path) -> set[str]:
@@ -179,7 +187,9 @@ def _names(path: Path) -> set[str]:
         with safe_open(path, "pt") as shard:
             return set(shard.keys())
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise EdgequantError(f"{path} is cut short or damaged ({error}); download it again.") from error
+        raise EdgequantError(
+            f"{path} is cut short or damaged ({error}); download it again."
+        ) from error
 
 
 def _header(path: Path) -> bytes:
@@ -189,15 +199,18 @@ def _header(path: Path) -> bytes:
 
 
 def _check(
-    shapes: dict[str, tuple[int, ...]], hf_names: dict[str, str], files: dict[str, Path], folder: Path
+    shapes: dict[str, tuple[int, ...]],
+    hf_names: dict[str, str],
+    files: dict[str, Path],
+    folder: Path,
 ) -> None:
-    """Every expected tensor is there, float, with the shape the config says; nothing unknown is left over."""
+    """Every expected tensor is there, float, with the config's shape; nothing unknown is left."""
     by_shard: dict[Path, list[str]] = {}
     for name, hf_name in hf_names.items():
         if hf_name not in files:
             raise EdgequantError(
-                f"{folder} has no tensor {hf_name}, which config.json implies; check num_hidden_layers, "
-                "tie_word_embeddings and that all shards are there."
+                f"{folder} has no tensor {hf_name}, which config.json implies; check "
+                "num_hidden_layers, tie_word_embeddings and that all shards are there."
             )
         by_shard.setdefault(files[hf_name], []).append(name)
     for path, names in by_shard.items():
@@ -214,7 +227,10 @@ def _check(
 
 def _ignorable(name: str) -> bool:
     """Buffers that some exporters save, and the copy of a tied head."""
-    return name.endswith(("rotary_emb.inv_freq", ".attn.bias", ".masked_bias")) or name == "lm_head.weight"
+    return (
+        name.endswith(("rotary_emb.inv_freq", ".attn.bias", ".masked_bias"))
+        or name == "lm_head.weight"
+    )
 
 
 def _check_tensor(view: Any, name: str, shape: tuple[int, ...]) -> None:
@@ -225,7 +241,7 @@ def _check_tensor(view: Any, name: str, shape: tuple[int, ...]) -> None:
         )
     if view.get_dtype() not in ("F32", "F16", "BF16"):
         raise EdgequantError(
-            f"{name} is {view.get_dtype()}, not F32, F16 or BF16; use the full-precision checkpoint."
+            f"{name} is {view.get_dtype()}, not F32, F16 or BF16; give a full-precision checkpoint."
         )
 
 
@@ -244,8 +260,8 @@ def check_finite(tensor: Tensor, values: np.ndarray | torch.Tensor) -> None:
 def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, seed: int = 0) -> None:
     """Write a checkpoint of random weights with a real model's shapes, for tests and benchmarks.
 
-    `config` is a config.json; `tokenizer` a folder whose tokenizer files are copied. Weights are bf16 with
-    standard deviation 0.02 like a fresh initialisation, norms near 1, one shard a layer.
+    `config` is a config.json; `tokenizer` a folder whose tokenizer files are copied. Weights are
+    bf16 with standard deviation 0.02 like a fresh initialisation, norms near 1, one shard a layer.
     """
     from safetensors.torch import save_file
 
@@ -272,4 +288,12 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
             (folder / name).write_bytes((tokenizer / name).read_bytes())
 
 
-__all__ = ["FAMILIES", "Checkpoint", "LazyTensors", "bundled", "check_finite", "open_checkpoint", "random_checkpoint"]
+__all__ = [
+    "FAMILIES",
+    "Checkpoint",
+    "LazyTensors",
+    "bundled",
+    "check_finite",
+    "open_checkpoint",
+    "random_checkpoint",
+]

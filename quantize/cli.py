@@ -6,43 +6,99 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 from rich.console import Console
+from rich.text import Text
 
 import quantize
+from calib_data import CalibrationError
 from quantize.progress import Bar
 from runtime.errors import EdgequantError
 
+
+class Interrupted(Exception):
+    """Ctrl-C during a command, which typer would turn into a bare exit code."""
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands, with a Ctrl-C that `main` sees."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted(ctx.invoked_subcommand) from None
+
+
 app = typer.Typer(
     name="quantize",
+    cls=Commands,
     help="Quantize language models for laptops and phones, and prove the result.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# without markup: "[hub]" or a rule such as attn_[qk] is text
+console = Console(highlight=False, markup=False)
+errors = Console(stderr=True, highlight=False, markup=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Model = Annotated[
-    str | None, typer.Argument(help="Checkpoint folder or hub id. Default: the bundled tiny-qwen2.5.")
+    str | None,
+    typer.Argument(help="Checkpoint folder or hub id. Default: the bundled tiny-qwen2.5."),
 ]
 To = Annotated[
-    list[str] | None, typer.Option("--to", help="CONTAINER:PRESET, repeatable; see `quantize list`.")
+    list[str] | None,
+    typer.Option("--to", help="CONTAINER:PRESET, repeatable; see `quantize list`."),
 ]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Folder for artifacts and report.")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Folder for artifacts and report.")
+]
 Rules = Annotated[list[str] | None, typer.Option("--rule", help="REGEX=TYPE for matching tensors.")]
-PlanFile = Annotated[Path | None, typer.Option("--plan", help="TOML file with a plan; flags win over it.")]
-Against = Annotated[str | None, typer.Option("--against", help="The original. Default: the bundled one.")]
-MaxKl = Annotated[float | None, typer.Option(help="Gate: highest mean KL divergence, nats a token.")]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", help="TOML file with a plan; flags win over it.")
+]
+MethodName = Annotated[
+    str | None, typer.Option("--method", help="gptq, awq, awq-gptq or rtn. Default: gptq.")
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(help="builtin[:domains], a .txt/.jsonl/.parquet, hub:..., or self."),
+]
+CalibRows = Annotated[int | None, typer.Option(help="Calibration windows. Default: 64.")]
+CalibLength = Annotated[int | None, typer.Option(help="Tokens a window. Default: 512.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the choice of text. Default: 0.")]
+Damp = Annotated[
+    float | None, typer.Option(help="GPTQ damping, share of the mean diagonal. Default: 0.01.")
+]
+AllowFallback = Annotated[
+    bool | None,
+    typer.Option("--allow-fallback", help="Round to nearest where a Hessian is singular."),
+]
+MaxRam = Annotated[
+    float | None, typer.Option(help="GiB of hidden states before they go to disk. Default: 8.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cpu.")]
+Overwrite = Annotated[bool | None, typer.Option("--overwrite", help="Replace outputs.")]
+Check = Annotated[bool | None, typer.Option("--check/--no-check", help="Judge what was written.")]
+Against = Annotated[
+    str | None, typer.Option("--against", help="The original. Default: the bundled one.")
+]
+MaxKl = Annotated[
+    float | None, typer.Option(help="Gate: highest mean KL divergence, nats a token.")
+]
 MinTop1 = Annotated[float | None, typer.Option(help="Gate: least top-1 agreement, 0 to 1.")]
 MaxRatio = Annotated[
-    float | None, typer.Option("--max-ppl-ratio", help="Gate: highest perplexity over the original's.")
+    float | None,
+    typer.Option("--max-ppl-ratio", help="Gate: highest perplexity over the original's."),
 ]
 Baseline = Annotated[
     Path | None, typer.Option(help="Gate: an earlier report.json that must not get worse.")
 ]
-EvalData = Annotated[str | None, typer.Option("--eval-data", help="Evaluation text. Default: builtin, held out.")]
+EvalData = Annotated[
+    str | None, typer.Option("--eval-data", help="Evaluation text. Default: builtin, held out.")
+]
 EvalRows = Annotated[int | None, typer.Option(help="Evaluation windows; 0 = all, at most 64.")]
 EvalLength = Annotated[int | None, typer.Option(help="Tokens a window.")]
 Backend = Annotated[str, typer.Option(help="Engine for GGUF files and the original.")]
@@ -58,23 +114,19 @@ def run(
     model: Model = None,
     to: To = None,
     output: Output = None,
-    method: Annotated[str | None, typer.Option(help="gptq, awq, awq-gptq or rtn.")] = None,
+    method: MethodName = None,
     rule: Rules = None,
     plan: PlanFile = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="builtin[:domains], a .txt/.jsonl/.parquet, hub:..., or self.")
-    ] = None,
-    calib_rows: Annotated[int | None, typer.Option(help="Calibration windows.")] = None,
-    calib_length: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the choice of text.")] = None,
-    damp: Annotated[float | None, typer.Option(help="GPTQ damping, share of the mean diagonal.")] = None,
-    allow_fallback: Annotated[
-        bool | None, typer.Option("--allow-fallback", help="Round to nearest where a Hessian is singular.")
-    ] = None,
-    max_ram: Annotated[float | None, typer.Option(help="GiB of hidden states before they go to disk.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Replace outputs.")] = None,
-    check_: Annotated[bool | None, typer.Option("--check/--no-check", help="Judge what was written.")] = None,
+    calibration: Calibration = None,
+    calib_rows: CalibRows = None,
+    calib_length: CalibLength = None,
+    seed: Seed = None,
+    damp: Damp = None,
+    allow_fallback: AllowFallback = None,
+    max_ram: MaxRam = None,
+    device: Device = None,
+    overwrite: Overwrite = None,
+    check_: Check = None,
     max_kl: MaxKl = None,
     min_top1: MinTop1 = None,
     max_ppl_ratio: MaxRatio = None,
@@ -91,14 +143,19 @@ def run(
     flags = plan_flags(
         model=model, to=to or None, output=output, method=method, rules=rule or None,
         calibration=calibration, rows=calib_rows, length=calib_length, seed=seed, damp=damp,
-        allow_fallback=allow_fallback, max_ram=max_ram, device=device, overwrite=overwrite, check=check_,
-        max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, baseline=baseline,
-        eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+        allow_fallback=allow_fallback, max_ram=max_ram, device=device, overwrite=overwrite,
+        check=check_, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
+        baseline=baseline, eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
     )  # fmt: skip
+    made = Plan.from_flags(plan, flags)
     with Bar(errors) as bar:
-        report = pipeline.run(Plan.from_flags(plan, flags), bar.update, bar.say)
+        report = pipeline.run(made, bar.update, bar.say)
     if report is not None:
         finish_report(report, as_json)
+    else:
+        files = pipeline.artifacts(made)
+        lines = [f"{file['path']}: {file['bytes']:,} bytes, not checked" for file in files]
+        show_result({"artifacts": files}, "\n".join(lines), as_json)
 
 
 @app.command()
@@ -106,20 +163,38 @@ def plan(
     model: Model = None,
     to: To = None,
     output: Output = None,
-    method: Annotated[str | None, typer.Option(help="gptq, awq, awq-gptq or rtn.")] = None,
+    method: MethodName = None,
     rule: Rules = None,
     plan: PlanFile = None,
-    calib_rows: Annotated[int | None, typer.Option(help="Calibration windows.")] = None,
-    calib_length: Annotated[int | None, typer.Option(help="Tokens a window.")] = None,
+    calibration: Calibration = None,
+    calib_rows: CalibRows = None,
+    calib_length: CalibLength = None,
+    seed: Seed = None,
+    damp: Damp = None,
+    allow_fallback: AllowFallback = None,
+    max_ram: MaxRam = None,
+    device: Device = None,
+    overwrite: Overwrite = None,
+    check_: Check = None,
+    max_kl: MaxKl = None,
+    min_top1: MinTop1 = None,
+    max_ppl_ratio: MaxRatio = None,
+    baseline: Baseline = None,
+    eval_data: EvalData = None,
+    eval_rows: EvalRows = None,
+    eval_length: EvalLength = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a run would make: types, bytes, memory, disk and time. Writes nothing."""
+    """Say what a run with the same flags would make: types, bytes, memory, disk and time."""
     from quantize import forecast
     from quantize.plan import Plan
 
     flags = plan_flags(
         model=model, to=to or None, output=output, method=method, rules=rule or None,
-        rows=calib_rows, length=calib_length,
+        calibration=calibration, rows=calib_rows, length=calib_length, seed=seed, damp=damp,
+        allow_fallback=allow_fallback, max_ram=max_ram, device=device, overwrite=overwrite,
+        check=check_, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
+        baseline=baseline, eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
     )  # fmt: skip
     result = forecast.forecast(Plan.from_flags(plan, flags))
     show_result(result.to_json(), forecast.render(result), as_json)
@@ -142,7 +217,7 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a file against its original; exit 1 and rename it to FILE.rejected when a gate fails."""
+    """Measure a file against its original; exit 1 when a gate fails."""
     from quantize.report import judge
 
     flags = plan_flags(
@@ -178,7 +253,9 @@ def compare(
 
 @app.command()
 def generate(
-    file: Annotated[Path, typer.Argument(help="A .gguf file, an ONNX folder or a checkpoint folder.")],
+    file: Annotated[
+        Path, typer.Argument(help="A .gguf file, an ONNX folder or a checkpoint folder.")
+    ],
     prompt: Annotated[str, typer.Argument(help="Text, or the user's turn with --chat.")],
     count: Annotated[int, typer.Option("-n", "--count", help="Most new tokens.")] = 128,
     chat: Annotated[bool, typer.Option("--chat", help="Use the model's chat template.")] = False,
@@ -188,7 +265,9 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Least mass of likely tokens.")] = 1.0,
     seed: Annotated[int, typer.Option()] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Default: native, onnxruntime for ONNX.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Default: native, onnxruntime for ONNX.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Stream text from a model."""
@@ -214,7 +293,9 @@ def generate(
 
 @app.command()
 def show(
-    file: Annotated[Path, typer.Argument(help="A .gguf file, an ONNX folder or a checkpoint folder.")],
+    file: Annotated[
+        Path, typer.Argument(help="A .gguf file, an ONNX folder or a checkpoint folder.")
+    ],
     as_json: Json = False,
 ) -> None:
     """What is inside a file: sizes, types and bytes by tensor, provenance."""
@@ -226,7 +307,9 @@ def show(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, types, presets, archs or backends.")] = "presets",
+    what: Annotated[
+        str, typer.Argument(help="methods, types, presets, archs or backends.")
+    ] = "presets",
     as_json: Json = False,
 ) -> None:
     """What this version knows."""
@@ -241,7 +324,7 @@ def show_result(result: Any, shown: Any, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
     else:
-        console.print(shown)
+        console.print(shown, soft_wrap=isinstance(shown, str))  # a path is not broken
 
 
 def finish_report(report: Any, as_json: bool) -> None:
@@ -251,7 +334,7 @@ def finish_report(report: Any, as_json: bool) -> None:
     show_result(report.to_json(), render.table(report), as_json)
     failures = report.failures
     for line in failures:
-        errors.print(f"[red]gate failed[/red] {line}", soft_wrap=True)
+        errors.print(Text.assemble(("gate failed", "red"), " ", line), soft_wrap=True)
     if failures:
         raise typer.Exit(1)
 
@@ -277,12 +360,17 @@ def main() -> NoReturn:
     """Run the command line: exit 0 ok, 1 a gate failed, 2 usage or bad input, 130 interrupted."""
     try:
         app()
-    except KeyboardInterrupt:
-        errors.print("interrupted; run the same command again to go on after the last finished stage.")
+    except Interrupted as command:
+        again = "; run the same command again to go on after the last finished stage"
+        errors.print(f"interrupted{again if command.args[0] == 'run' else ''}.", soft_wrap=True)
         sys.exit(130)
-    except (EdgequantError, ValueError, OSError) as error:
+    except (EdgequantError, CalibrationError, OSError) as error:
         if "--debug" in sys.argv:
             raise
-        errors.print(f"[red]error[/red] {error}", soft_wrap=True)
+        errors.print(Text.assemble(("error", "red"), " ", str(error)), soft_wrap=True)
         sys.exit(2)
     sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""What a run would make, before it starts: types, bytes, memory, disk, time and the rounding error."""
+"""What a run would make, before it starts: types, bytes, memory, disk, time, rounding error."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from rich.table import Table
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
 from quantize.methods.rtn import rtn
-from quantize.pipeline import weight_bytes
+from quantize.pipeline import disk_bytes, weight_bytes
 from quantize.plan import Assignment, Plan, assign, check_rules
 
 SAMPLE = 64
@@ -59,7 +59,7 @@ class Forecast:
     disk: int
     """Bytes on disk while running, artifacts included."""
     seconds: float
-    """Time of calibration and rounding on this machine, from a short measurement; judging comes on top."""
+    """Calibration and rounding on this machine, from a short measurement; judging comes on top."""
     targets: tuple[TargetForecast, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +74,6 @@ def forecast(plan: Plan) -> Forecast:
     assignments = [assign(target, checkpoint.arch, plan.rules) for target in plan.targets]
     calibrated = METHODS[plan.method].calibrated
     tokens = plan.rows * plan.length if calibrated else 0
-    made = sum(weight_bytes(checkpoint, a) for a in assignments)
     hidden = 4 * tokens * checkpoint.arch.hidden
     return Forecast(
         model=checkpoint.name,
@@ -82,14 +81,14 @@ def forecast(plan: Plan) -> Forecast:
         method=plan.method,
         calibration_tokens=tokens,
         memory=memory(checkpoint, plan, hidden),
-        disk=2 * made + 3 * hidden,
+        disk=disk_bytes(plan, checkpoint, assignments),
         seconds=seconds(checkpoint, tokens, len(assignments)),
         targets=tuple(target_forecast(checkpoint, a) for a in assignments),
     )
 
 
 def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
-    """Bytes resident at most: a layer (original, values, codes), its Hessians, the embedding's bytes."""
+    """Bytes resident at most: a layer (original, values, codes), its Hessians, the embedding."""
     shapes = checkpoint.family.layer_shapes(checkpoint.arch)
     layer = sum(4 * int(np.prod(shape)) for shape in shapes.values())
     largest = max(4 * int(np.prod(shape)) for shape in shapes.values())
@@ -101,7 +100,7 @@ def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
 
 
 def seconds(checkpoint: Checkpoint, tokens: int, targets: int) -> float:
-    """Time of the products, the factorings and the column loops at this machine's measured speed."""
+    """Time of the products, the factorings and the column loops at this machine's speed."""
     side = torch.rand(1024, 1024)
     start = time.perf_counter()
     for _ in range(4):
@@ -138,10 +137,12 @@ def tensor_forecast(checkpoint: Checkpoint, assignment: Assignment, name: str) -
     block, tensor = assignment.types[name], checkpoint.tensors[name]
     rows = np.unique(np.linspace(0, tensor.shape[0] - 1, SAMPLE).astype(int))
     weight = torch.from_numpy(np.array(tensor.block.decode(tensor.data[rows])))
-    error = (rtn(weight, block).value - weight).square().sum() / weight.square().sum().clamp(min=1e-30)
-    cells = tensor.shape[0] * tensor.shape[1]
+    error = (rtn(weight, block).value - weight).square().sum() / weight.square().sum().clamp(
+        min=1e-30
+    )
     shape = (tensor.shape[0], tensor.shape[1])
-    return TensorForecast(name, shape, block.name, round(cells * block.bits / 8), float(error))
+    size = round(shape[0] * shape[1] * block.bits / 8)
+    return TensorForecast(name, shape, block.name, size, float(error))
 
 
 def render(result: Forecast) -> RenderableType:
@@ -154,8 +155,11 @@ def render(result: Forecast) -> RenderableType:
     head.add_row("time", f"about {result.seconds:,.0f} s, judging not counted")
     parts: list[RenderableType] = [head]
     for target in result.targets:
-        title = f"{target.target}: {target.bytes:,} bytes of weights, {target.bits_per_weight:.2f} bits a weight"
-        table = Table("tensors", "type", "bytes", "rounding error", title=title, title_justify="left")
+        bits = f"{target.bits_per_weight:.2f} bits a weight"
+        title = f"{target.target}: {target.bytes:,} bytes of weights, {bits}"
+        table = Table(
+            "tensors", "type", "bytes", "rounding error", title=title, title_justify="left"
+        )
         for part, kind in dict.fromkeys((t.name.split(".")[-2], t.type) for t in target.tensors):
             chosen = [t for t in target.tensors if (t.name.split(".")[-2], t.type) == (part, kind)]
             size = sum(t.bytes for t in chosen)

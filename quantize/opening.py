@@ -1,5 +1,6 @@
 """Open whatever a user points at, and say what is inside."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,24 +24,32 @@ from runtime.onnx_file import open_onnx
 def kind(path: Path) -> str:
     """gguf, onnx or checkpoint. Raises EdgequantError when there is nothing, or nothing known."""
     if not path.exists():
-        raise EdgequantError(f"{path} does not exist; give a .gguf file, an ONNX folder or a checkpoint folder.")
+        raise EdgequantError(
+            f"{path} does not exist; give a .gguf file, an ONNX folder or a checkpoint folder."
+        )
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) == b"GGUF":
                 return "gguf"
-        raise EdgequantError(f"{path} is not a GGUF file; give a .gguf file, an ONNX folder or a checkpoint folder.")
+        raise EdgequantError(
+            f"{path} is not a GGUF file; give a .gguf file, an ONNX folder or a checkpoint folder."
+        )
     return "onnx" if (path / "model.onnx").exists() else "checkpoint"
 
 
 def open_model(path: Path) -> Model:
     """The stored tensors, sizes and tokenizer of any container."""
-    openers = {"gguf": open_gguf, "onnx": open_onnx, "checkpoint": lambda p: open_checkpoint(p).model()}
+    openers = {
+        "gguf": open_gguf,
+        "onnx": open_onnx,
+        "checkpoint": lambda p: open_checkpoint(p).model(),
+    }
     model: Model = openers[kind(path)](path)
     return model
 
 
 def open_any(path: Path, backend: str | None = None) -> Engine:
-    """An engine for a file: native, or onnxruntime for an ONNX folder, unless a backend is named."""
+    """An engine for a file: native, or onnxruntime for an ONNX folder, unless one is named."""
     backend = backend or ("onnxruntime" if kind(path) == "onnx" else "native")
     if backend in ("onnxruntime", "llamacpp"):
         return open_engine(path, backend)
@@ -50,37 +59,35 @@ def open_any(path: Path, backend: str | None = None) -> Engine:
 def render(engine: Engine, messages: list[dict[str, str]]) -> str:
     """Messages as the model's chat template writes them, with the assistant's turn opened."""
     if engine.tokenizer is None:
-        raise EdgequantError("this model has no tokenizer and so no chat template; leave out --chat.")
-    return engine.tokenizer.render(messages, generate=True)
+        raise EdgequantError(
+            "this model has no tokenizer and so no chat template; leave out --chat."
+        )
+    try:
+        return engine.tokenizer.render(messages, generate=True)
+    except ValueError as error:
+        raise EdgequantError(str(error)) from error
 
 
 def describe(path: Path) -> dict[str, Any]:
     """Sizes, types and bytes by tensor, and provenance, as JSON values."""
     model = open_model(path)
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
-    tensors = [
+    tensors: list[dict[str, Any]] = [
         {"name": t.name, "type": t.block.name, "shape": list(t.shape), "bytes": t.nbytes}
         for t in map(model.tensors.__getitem__, model.tensors)
     ]
-    weights = sum(_cells(t["shape"]) for t in tensors)
+    weights = sum(math.prod(t["shape"]) for t in tensors)
     return {
         "file": str(path),
         "container": kind(path),
         "bytes": sum(f.stat().st_size for f in files),
         "weights": weights,
         "bits_per_weight": 8 * sum(t["bytes"] for t in tensors) / weights,
-        "arch": {k: v for k, v in vars(model.arch).items() if k != "rope"} | {"rope": vars(model.arch.rope)},
+        "arch": vars(model.arch) | {"rope": vars(model.arch.rope)},
         "tokenizer": None if model.tokenizer is None else model.tokenizer.backend.get_vocab_size(),
         "provenance": _provenance(path),
         "tensors": tensors,
     }
-
-
-def _cells(shape: list[int]) -> int:
-    cells = 1
-    for side in shape:
-        cells *= side
-    return cells
 
 
 def _provenance(path: Path) -> dict[str, Any]:
@@ -99,14 +106,22 @@ def _provenance(path: Path) -> dict[str, Any]:
 def render_description(result: dict[str, Any]) -> RenderableType:
     """A screenful: totals, sizes, then types with their tensors."""
     head = Table(show_header=False, box=None)
+    head.add_column()
+    head.add_column(overflow="fold")
     for key in ("file", "container", "bytes", "weights", "bits_per_weight"):
         value = result[key]
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.3f}" if isinstance(value, float) else value
+        shown = (
+            f"{value:,}"
+            if isinstance(value, int)
+            else f"{value:.3f}"
+            if isinstance(value, float)
+            else value
+        )
         head.add_row(key.replace("_", " "), str(shown))
     for key, value in result["arch"].items():
         head.add_row(key, str(value))
     for key, value in result["provenance"].items():
-        head.add_row(key, str(value)[:100])
+        head.add_row(key, str(value))
     table = Table("type", "tensors", "bytes", "share")
     counts = Counter(t["type"] for t in result["tensors"])
     total = sum(t["bytes"] for t in result["tensors"])
@@ -117,27 +132,53 @@ def render_description(result: dict[str, Any]) -> RenderableType:
 
 
 def catalogue(what: str) -> list[dict[str, Any]]:
-    """Rows about methods, types, presets, archs or backends. Raises EdgequantError for another word."""
-    tables = {
-        "methods": lambda: [{"name": m.name, "what": m.summary} for m in METHODS.values()],
-        "types": lambda: [
-            {"name": b.name, "block": b.size, "bits": round(b.bits, 4), "in": _containers(b.name)}
-            for b in BLOCKS.values()
-        ],
-        "presets": lambda: [
-            {"to": f"{container}:{name}", "base": preset.base, "head": preset.head}
-            for container, presets in PRESETS.items()
-            for name, preset in presets.items()
-        ],
-        "archs": lambda: [
-            {"name": f.name, "model_type": ", ".join(f.hf_types), "class": f.hf_class}
-            for f in FAMILIES.values()
-        ],
-        "backends": lambda: [{"name": name} for name in backend_names()],
-    }
-    if what not in tables:
-        raise EdgequantError(f"cannot list {what!r}; choose from {', '.join(tables)}.")
-    return tables[what]()
+    """Rows about methods, types, presets, archs or backends.
+
+    Raises EdgequantError for another word.
+    """
+    if what not in CATALOGUES:
+        raise EdgequantError(f"cannot list {what!r}; choose from {', '.join(CATALOGUES)}.")
+    return CATALOGUES[what]()
+
+
+def _methods() -> list[dict[str, Any]]:
+    return [{"name": m.name, "what": m.summary} for m in METHODS.values()]
+
+
+def _types() -> list[dict[str, Any]]:
+    return [
+        {"name": b.name, "block": b.size, "bits": round(b.bits, 4), "in": _containers(b.name)}
+        for b in BLOCKS.values()
+    ]
+
+
+def _presets() -> list[dict[str, Any]]:
+    return [
+        {"to": f"{container}:{name}", "base": preset.base, "head": preset.head}
+        for container, presets in PRESETS.items()
+        for name, preset in presets.items()
+    ]
+
+
+def _archs() -> list[dict[str, Any]]:
+    return [
+        {"name": f.name, "model_type": ", ".join(f.hf_types), "class": f.hf_class}
+        for f in FAMILIES.values()
+    ]
+
+
+def _backends() -> list[dict[str, Any]]:
+    return [{"name": name} for name in backend_names()]
+
+
+CATALOGUES = {
+    "methods": _methods,
+    "types": _types,
+    "presets": _presets,
+    "archs": _archs,
+    "backends": _backends,
+}
+"""What `quantize list` can list."""
 
 
 def _containers(name: str) -> str:

@@ -1,10 +1,9 @@
-"""Walk over the layers once for all targets that can share it; every layer is a stage to resume after."""
+"""Walk over the layers once for all targets that can share it; a run resumes after each layer."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 import calib_data
 from quantize.calibrate import (
@@ -12,14 +11,14 @@ from quantize.calibrate import (
     Progress,
     Recipe,
     advance,
+    head_statistics,
     load_layer,
     quantize_layer,
     quantize_rows,
-    room,
     silent,
     statistics,
 )
-from quantize.checkpoint import Checkpoint
+from quantize.checkpoint import Checkpoint, check_finite
 from quantize.methods import METHODS, Factor
 from quantize.plan import Assignment, Plan
 from quantize.resume import Work
@@ -68,7 +67,7 @@ def quantize_model(
     work: Work,
     progress: Progress = silent,
 ) -> str:
-    """Round every weight for every target into the work folder; returns the calibration's sha256."""
+    """Round every weight for every target into the work folder; returns the text's sha256."""
     method = METHODS[plan.method]
     groups = group(assignments, method.calibrated)
     ids, digest = None, ""
@@ -81,7 +80,7 @@ def quantize_model(
 
 
 def calibration(plan: Plan, checkpoint: Checkpoint, work: Work, progress: Progress) -> np.ndarray:
-    """Token windows (rows, length) int32, kept in the work folder so that a continued run sees the same."""
+    """Token windows (rows, length) int32, kept so that a continued run sees the same."""
     if not work.done("calibration"):
         progress("calibration text", 0, 1, plan.calibration)
         windows = calib_data.load(
@@ -111,7 +110,7 @@ def sampler(checkpoint: Checkpoint) -> Callable[[int, int, int], list[list[int]]
 
 
 class Pass:
-    """One walk over the layers for one group of targets. Each layer is a stage that can be resumed after."""
+    """One walk over the layers for one group of targets, resumed after its last finished layer."""
 
     def __init__(
         self, plan: Plan, checkpoint: Checkpoint, members: Group, work: Work, progress: Progress
@@ -127,6 +126,8 @@ class Pass:
     def run(self, ids: np.ndarray | None) -> None:
         """Embedding, layers, head."""
         layers = self.checkpoint.arch.layers
+        norm = self.checkpoint.tensors["output_norm.weight"]
+        check_finite(norm, norm.decode())
         self.globals("token_embd.weight", None)
         hidden = None
         for index in range(layers):
@@ -141,22 +142,22 @@ class Pass:
             self.work.finish(stage, losses=losses, notes=notes)
             self.work.drop(f"{self.group.name}/hidden-{index - 1}.npy")
             worst = max(losses.values())
-            self.progress("layers", index + 1, layers, f"{self.group.name}: worst error {worst:.2e}")
+            self.progress(f"layers ({self.group.name})", index + 1, layers, f"loss {worst:.2e}")
         if not self.checkpoint.arch.tied:
             self.head(ids, hidden)
 
     def start(self, ids: np.ndarray, index: int) -> np.ndarray:
-        """Hidden states before layer `index`: the embedded rows, or what the last finished layer left."""
+        """Hidden states before layer `index`: embedded rows, or what the last layer left."""
         shape = (*ids.shape, self.checkpoint.arch.hidden)
-        hidden = room(shape, self.work.folder, f"{self.group.name}-hidden", self.plan.max_ram)
+        hidden = self.work.room(f"{self.group.name}-hidden", shape, self.plan.max_ram)
         if index:
             hidden[:] = self.work.open_array(f"{self.group.name}/hidden-{index - 1}")
             return hidden
         tensor = self.checkpoint.tensors["token_embd.weight"]
         if self.own_prefix:
             tensor = stored(self.work, self.checkpoint, self.group.members[0], "token_embd.weight")
-        unique, where = np.unique(ids, return_inverse=True)
-        hidden[:] = tensor.block.decode(tensor.data[unique])[where.reshape(ids.shape)]
+        for row, tokens in enumerate(ids):
+            hidden[row] = tensor.block.decode(tensor.data[tokens])
         return hidden
 
     def layer(self, index: int, hidden: np.ndarray | None) -> tuple[dict[str, float], list[str]]:
@@ -167,10 +168,15 @@ class Pass:
         if hidden is not None:
             after = None if self.own_prefix else hidden
             hessians = statistics(self.ops, checkpoint.arch, weights, stages, hidden, after)
-        losses, notes = {}, []
+        losses: dict[str, float] = {}
+        notes: list[str] = []
         recipe = self.recipe if hidden is not None else self.plain
         for member in self.group.members:
-            types = {linear: member.types[f"blk.{index}.{linear}.weight"] for s in stages for linear in s.linears}
+            types = {
+                linear: member.types[f"blk.{index}.{linear}.weight"]
+                for s in stages
+                for linear in s.linears
+            }
             result: LayerResult = quantize_layer(
                 weights, stages, types, hessians, recipe, f"blk.{index}."
             )
@@ -181,7 +187,7 @@ class Pass:
             advance(self.ops, Layer(checkpoint.arch, result.values), hidden, hidden)
         return losses, notes
 
-    def globals(self, name: str, factor: Factor | None) -> None:
+    def globals(self, name: str, factor: Factor | None, note: str | None = None) -> None:
         """Round the embedding or the head for every target."""
         method = self.recipe.method if factor else self.plain.method
         for member in self.group.members:
@@ -191,22 +197,21 @@ class Pass:
                 tensor = self.checkpoint.tensors[name]
                 rows = quantize_rows(tensor, member.types[name], method, factor, self.ops.device)
                 self.work.save(stage, {"weight": rows})
-                self.work.finish(stage)
+                notes = [f"{member.target.label} {note}"] if note else []
+                self.work.finish(stage, notes=notes)
+                self.progress(name, 1, 1, member.target.label)
 
     def head(self, ids: np.ndarray | None, hidden: np.ndarray | None) -> None:
         """The untied output head, against the Hessian of the final hidden states."""
-        factor = None
-        if ids is not None:
+        factor = note = None
+        stages = [f"{folder_name(member)}/output.weight" for member in self.group.members]
+        if ids is not None and not all(map(self.work.done, stages)):
             if hidden is None:
                 hidden = self.start(ids, self.checkpoint.arch.layers)
             norm = self.ops.load(self.checkpoint.tensors["output_norm.weight"])
-            hessian = torch.zeros(len(norm), len(norm), device=self.ops.device)
-            for row in hidden:
-                x = torch.from_numpy(np.array(row)).to(self.ops.device)
-                x = self.ops.rmsnorm(x, norm, self.checkpoint.arch.eps)
-                hessian.addmm_(x.T, x)
-            factor, _ = self.recipe.factor(hessian / (ids.size), "output")
-        self.globals("output.weight", factor)
+            hessian = head_statistics(self.ops, self.checkpoint.arch, norm, hidden)
+            factor, note = self.recipe.factor(hessian, "output")
+        self.globals("output.weight", factor, note)
 
 
 def stored(work: Work, checkpoint: Checkpoint, member: Assignment, name: str) -> Tensor:

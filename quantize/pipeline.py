@@ -1,10 +1,14 @@
 """The main job: open, plan, calibrate and round, write, run what was written, judge it."""
 
+import glob
 import hashlib
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import calib_data
 import export
@@ -12,9 +16,10 @@ import quantize
 import runtime
 from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.methods import METHODS
 from quantize.passes import artifact_tensors, quantize_model
 from quantize.plan import Assignment, Plan, assign, check_rules
-from quantize.report.judge import judge
+from quantize.report.judge import REPORTS, check_settings, judge
 from quantize.report.report import Report
 from quantize.resume import Work, work_folder
 from runtime.errors import EdgequantError
@@ -25,29 +30,39 @@ Say = Callable[[str], None]
 def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -> Report | None:
     """Make every artifact of a plan and, unless plan.check is off, prove it against the original.
 
-    Raises EdgequantError before any work for bad input; killed at any moment, the same call goes on after the
-    last finished stage and writes the same bytes. Gates that fail are in the report.
+    Raises EdgequantError before any work for bad input. Killed at any moment, the same call goes on
+    after the last finished stage and writes the same bytes. Gates that fail are in the report.
     """
     checkpoint = open_checkpoint(plan.model)
     check_rules(plan, checkpoint.arch)
+    check_device(plan.device)
+    if plan.check:
+        check_settings(plan, checkpoint)
     assignments = [assign(target, checkpoint.arch, plan.rules) for target in plan.targets]
-    for assignment in assignments:
-        for line in assignment.fallbacks:
-            say(f"{assignment.target.label}: {line}")
-    with work_folder(plan.output, plan.key(checkpoint.fingerprint(), code_version())) as (work, found):
-        if found:
-            say(found)
+    key = plan.key(checkpoint.fingerprint(), code_version())
+    with work_folder(plan.output, key) as work:
         refuse_existing(plan, checkpoint, work)
-        check_space(plan, checkpoint, assignments)
-        digest = quantize_model(plan, checkpoint, assignments, work, progress)
-        for assignment in assignments:
-            write(plan, checkpoint, assignment, work, digest, progress)
+        check_space(plan, checkpoint, assignments, work)
+        for line in filter(None, [work.begin(), *fallback_lines(assignments)]):
+            say(line)
+        paths = [artifact_path(plan, checkpoint, assignment) for assignment in assignments]
+        if not (work.done("written") and all(path.exists() for path in paths)):
+            digest = quantize_model(plan, checkpoint, assignments, work, progress)
+            for assignment in assignments:
+                write(plan, checkpoint, assignment, work, digest, progress)
+            work.finish("written")
         notes = [note for stage in work.stages.values() for note in stage.get("notes", [])]
         for note in notes:
             say(note)
         if not plan.check:
             return None
+        work.finish("judging")  # from here on the reports are ours
         return judge(plan, checkpoint, assignments, notes, progress)
+
+
+def fallback_lines(assignments: list[Assignment]) -> list[str]:
+    """What is said aloud about tensors that could not have the type that was asked for."""
+    return [f"{a.target.label}: {line}" for a in assignments for line in a.fallbacks]
 
 
 def write(
@@ -62,8 +77,9 @@ def write(
     label, path = assignment.target.label, artifact_path(plan, checkpoint, assignment)
     if work.done(f"written/{label}") and path.exists():
         return
-    progress("writing", 0, 1, path.name)
+    progress(f"writing {path.name}", 0, 1, "")
     work.finish(f"writing/{label}")  # from here on a file of that name is ours
+    remove_parts(path)
     container = export.CONTAINERS[assignment.target.container]
     container.write(
         path,
@@ -74,7 +90,7 @@ def write(
         overwrite=True,
     )
     work.finish(f"written/{label}")
-    progress("writing", 1, 1, path.name)
+    progress(f"writing {path.name}", 1, 1, "")
 
 
 def provenance(
@@ -93,19 +109,53 @@ def provenance(
     }
 
 
+def artifacts(plan: Plan) -> list[dict[str, Any]]:
+    """Target, path and bytes of each artifact that a run of this plan left, as JSON values."""
+    checkpoint, found = open_checkpoint(plan.model), []
+    for target in plan.targets:
+        path = target.path(plan.output, checkpoint.name)
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        found.append({"target": target.label, "path": str(path), "bytes": size})
+    return found
+
+
 def artifact_path(plan: Plan, checkpoint: Checkpoint, assignment: Assignment) -> Path:
     """Final name of an artifact."""
     return assignment.target.path(plan.output, checkpoint.name)
 
 
 def refuse_existing(plan: Plan, checkpoint: Checkpoint, work: Work) -> None:
-    """Raise EdgequantError when an output is there that this plan's own unfinished run did not write."""
+    """Raise EdgequantError for an output that this plan's own unfinished run did not write."""
     if plan.overwrite:
         return
-    for target in plan.targets:
-        path = target.path(plan.output, checkpoint.name)
-        if path.exists() and not work.done(f"writing/{target.label}"):
+    ours = {
+        target.path(plan.output, checkpoint.name): f"writing/{target.label}"
+        for target in plan.targets
+    }
+    if plan.check:
+        ours |= {plan.output / name: "judging" for name in REPORTS}
+    for path, stage in ours.items():
+        if path.exists() and not work.done(stage):
             raise EdgequantError(f"{path} exists; use --overwrite, or another folder with -o.")
+
+
+def check_device(name: str) -> None:
+    """Raise EdgequantError when torch cannot compute on a device."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise EdgequantError(
+            f"device {name!r} cannot be used ({reason}); use --device cpu."
+        ) from error
+
+
+def remove_parts(path: Path) -> None:
+    """Delete what a killed run left of its attempts to write `path` (see export.files)."""
+    for suffix in (".part", ".old"):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def weight_bytes(checkpoint: Checkpoint, assignment: Assignment) -> int:
@@ -113,20 +163,27 @@ def weight_bytes(checkpoint: Checkpoint, assignment: Assignment) -> int:
     total = 0.0
     for name, shape in checkpoint.tensors.shapes.items():
         block = assignment.types.get(name)
-        cells = shape[0] * (shape[1] if len(shape) == 2 else 1)
-        total += cells * (block.bits / 8 if block else 4)
+        total += math.prod(shape) * (block.bits / 8 if block else 4)
     return round(total)
 
 
-def check_space(plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]) -> None:
-    """Raise EdgequantError when the disk cannot hold the artifacts, their work copies and hidden states."""
-    needed = 2 * sum(weight_bytes(checkpoint, assignment) for assignment in assignments)
-    needed += 3 * 4 * plan.rows * plan.length * checkpoint.arch.hidden
+def disk_bytes(plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]) -> int:
+    """Bytes on disk at most: the artifacts, their work copies, and three sets of hidden states."""
+    tokens = plan.rows * plan.length if METHODS[plan.method].calibrated else 0
+    made = sum(weight_bytes(checkpoint, assignment) for assignment in assignments)
+    return 2 * made + 3 * 4 * tokens * checkpoint.arch.hidden
+
+
+def check_space(
+    plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment], work: Work
+) -> None:
+    """Raise EdgequantError when the disk cannot hold what is not there yet of `disk_bytes`."""
+    needed = disk_bytes(plan, checkpoint, assignments) - work.bytes()
     free = shutil.disk_usage(plan.output).free
     if free < needed:
         raise EdgequantError(
-            f"{plan.output} has {free / 1e9:.1f} GB free and the run needs about {needed / 1e9:.1f} GB; "
-            "free some, or choose another disk with -o."
+            f"{plan.output} has {free / 1e9:.1f} GB free and the run needs about "
+            f"{needed / 1e9:.1f} GB; free some, or choose another disk with -o."
         )
 
 

@@ -1,11 +1,12 @@
-"""What a run will do, frozen: the command line or a TOML file makes it, the written file carries it."""
+"""What a run will do, frozen: the command line or a TOML file makes it, the artifact carries it."""
 
-import dataclasses
 import hashlib
 import json
 import re
 import tomllib
+import typing
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,20 @@ class Rule:
         return Rule(pattern, block(kind).name)
 
 
+LIMITS = (
+    ("rows", 1, inf),
+    ("length", 16, inf),
+    ("damp", 1e-9, 1),
+    ("max_ram", 0, inf),
+    ("eval_rows", 0, inf),
+    ("eval_length", 16, inf),
+    ("max_kl", 0, inf),
+    ("min_top1", 0, 1),
+    ("max_ppl_ratio", 0, inf),
+)
+"""Least and greatest value of a Plan's numbers."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything that decides the bytes of the artifacts, and how they are judged."""
@@ -106,14 +121,12 @@ class Plan:
         if len(set(self.targets)) < len(self.targets):
             raise EdgequantError("the same --to is given twice; name each target once.")
         if self.method not in METHODS:
-            raise EdgequantError(
-                f"unknown method {self.method!r}; known: {', '.join(METHODS)}."
-            )
-        for name, least in (("rows", 1), ("length", 16), ("eval_length", 16)):
-            if getattr(self, name) < least:
-                raise EdgequantError(f"{name.replace('_', '-')} must be at least {least}.")
-        if not 0 < self.damp <= 1:
-            raise EdgequantError(f"damp must be above 0 and at most 1, not {self.damp}.")
+            raise EdgequantError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
+        for name, least, most in LIMITS:
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < inf else "")
+                raise EdgequantError(f"{name} must be {bounds}, not {value}.")
 
     def recipe(self) -> dict[str, Any]:
         """What decides the bytes of an artifact besides the model: stored inside it."""
@@ -132,38 +145,59 @@ class Plan:
         return path if path.suffix in (".txt", ".jsonl", ".parquet") else None
 
     def key(self, fingerprint: str, version: str) -> str:
-        """sha256 of recipe, model and code: work in progress is continued only under the same key."""
+        """sha256 of recipe, model and code: unfinished work goes on only under the same key."""
         state: dict[str, Any] = {"recipe": self.recipe(), "model": fingerprint, "code": version}
+        state["device"] = self.device  # a GPU adds in another order
         if self.calibration_file and self.calibration_file.exists():
             state["text"] = hashlib.sha256(self.calibration_file.read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
     def from_flags(path: Path | None, flags: dict[str, Any]) -> "Plan":
-        """From a TOML file with the field names as keys, and flags that win over it; either may be empty.
+        """From a TOML file with the field names as keys, and flags, which win over it.
 
-        Raises EdgequantError for an unreadable file or an unknown key.
+        Both spell targets as `to = ["gguf:Q4_K_M"]` and rules as `rules = ["attn_v=Q6_K"]`.
+        Raises EdgequantError for an unreadable file, an unknown key or a value of the wrong kind.
         """
-        values: dict[str, Any] = {}
-        try:
-            if path:
-                values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise EdgequantError(f"plan {path} cannot be read: {error}.") from error
-        known = {item.name for item in dataclasses.fields(Plan)} | {"to"}
-        unknown = [key for key in values if key not in known]
-        if unknown:
-            raise EdgequantError(f"plan {path} has an unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}.")
-        values |= flags
+        values = (read_toml(path) if path else {}) | flags
         values["targets"] = tuple(Target.parse(text) for text in values.pop("to", ()))
         values["rules"] = tuple(Rule.parse(text) for text in values.get("rules", ()))
         for name in ("output", "baseline"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
-        try:
-            return Plan(**values)
-        except TypeError as error:
-            raise EdgequantError(f"plan {path} has a value of the wrong kind: {error}.") from error
+        return Plan(**values)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a plan file, each of the right kind. Errors as in `Plan.from_flags`."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EdgequantError(f"plan {path} cannot be read: {error}.") from error
+    kinds = typing.get_type_hints(Plan) | {"to": list, "rules": list}
+    kinds |= {"output": str, "baseline": str}
+    del kinds["targets"]  # spelled `to`
+    for name, value in values.items():
+        if name not in kinds:
+            known = ", ".join(sorted(kinds))
+            raise EdgequantError(f"plan {path} has an unknown key {name!r}; known: {known}.")
+        if not _is(value, kinds[name]):
+            kind = "a list of strings" if kinds[name] is list else _kind_name(kinds[name])
+            raise EdgequantError(f"plan {path}: {name} must be {kind}, not {value!r}.")
+    return values
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a TOML value can stand for a field of this kind: 1 is a float, true is no int."""
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    kinds = typing.get_args(kind) or (kind,)
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+def _kind_name(kind: Any) -> str:
+    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+    return names[next(k for k in (typing.get_args(kind) or (kind,)) if k in names)]
 
 
 @dataclass(frozen=True)

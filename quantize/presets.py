@@ -1,7 +1,8 @@
 """Which type each tensor gets: llama.cpp's mixtures for GGUF, and ours for ONNX.
 
-GGUF presets follow llama.cpp's `llama_tensor_get_type` for dense models with an importance matrix, so that
-"Q4_K_M" here is the same mixture, tensor by tensor, as the file of that name made by llama-quantize.
+GGUF presets follow llama.cpp's `llama_tensor_get_type` for dense models with an importance matrix,
+so that "Q4_K_M" here is the same mixture, tensor by tensor, as the file of that name made by
+llama-quantize (tests/quantize/golden_types.json is what it does).
 """
 
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block
 
 NARROWER = {
-    "Q2_K": "IQ4_NL",
-    "Q3_K": "IQ4_NL",
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
@@ -24,7 +25,7 @@ NARROWER = {
     "INT8_128": "INT8_64",
     "INT8_64": "INT8_32",
 }
-"""The next best type with shorter blocks, for rows that a type does not divide (llama.cpp's for GGUF)."""
+"""The next type with shorter blocks, for rows that a type does not divide; GGUF: llama.cpp's."""
 
 
 @dataclass(frozen=True)

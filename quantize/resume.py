@@ -1,16 +1,21 @@
-"""Work that survives a kill: a folder of finished stages and a manifest that is replaced atomically."""
+"""Work that survives a kill: a folder of finished stages and a manifest replaced atomically."""
 
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from runtime.errors import EdgequantError
+
+CHANGED = (
+    "the plan, the model or the program changed since the unfinished run here: starting afresh"
+)
 
 
 class Work:
@@ -20,10 +25,29 @@ class Work:
         self.folder = folder
         self.key = key
         self.stages: dict[str, dict[str, Any]] = {}
+        self.foreign = False
+        """Whether the folder holds the unfinished work of another plan."""
+        if self.manifest.exists():
+            found = _read(self.manifest)
+            self.foreign = found.get("key") != key
+            self.stages = {} if self.foreign else found["stages"]
 
     @property
     def manifest(self) -> Path:
         return self.folder / "manifest.json"
+
+    def begin(self) -> str:
+        """Clear what is left of another plan; returns a sentence about what was found, or ""."""
+        if self.stages:
+            return f"continuing after {len(self.stages)} finished stages"
+        self.clear()
+        return CHANGED if self.foreign else ""
+
+    def clear(self) -> None:
+        """Remove all but the lock; the manifest last, so that a kill here forgets nothing."""
+        items = [item for item in self.folder.iterdir() if item.name != "lock"]
+        for item in sorted(items, key=lambda item: item == self.manifest):
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
 
     def done(self, stage: str) -> bool:
         """Whether the stage was finished, in this run or in an earlier one."""
@@ -33,58 +57,113 @@ class Work:
         """Record a stage with what later stages and the report need of it (JSON values)."""
         self.stages[stage] = info
         text = json.dumps({"key": self.key, "stages": self.stages})
-        replace(self.manifest, text.encode())
+        with self._whole("manifest.json") as file:
+            file.write(text.encode())
 
     def save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Store arrays under a name, complete or not at all."""
-        temp = self.folder / f"{name}.tmp"
-        temp.parent.mkdir(parents=True, exist_ok=True)
-        with temp.open("wb") as file:
+        with self._whole(f"{name}.npz") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(self.folder / f"{name}.npz")
 
     def load(self, name: str, key: str) -> np.ndarray:
-        """One array of a stored set, read from disk."""
-        with np.load(self.folder / f"{name}.npz") as arrays:
+        """One array of a stored set, read from disk. Raises EdgequantError when it is damaged."""
+        path = self.folder / f"{name}.npz"
+        with self._readable(name), path.open("rb") as file, np.load(file) as arrays:
             return np.asarray(arrays[key])
 
     def save_array(self, name: str, array: np.ndarray) -> None:
         """Store one large array, complete or not at all."""
-        temp = self.folder / f"{name}.tmp"
-        temp.parent.mkdir(parents=True, exist_ok=True)
-        with temp.open("wb") as file:
+        with self._whole(f"{name}.npy") as file:
             np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(self.folder / f"{name}.npy")
 
     def open_array(self, name: str) -> np.ndarray:
-        """A large array as a memory map."""
-        return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
+        """A large array as a memory map. Raises EdgequantError when it is damaged."""
+        with self._readable(name):
+            return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
+
+    def room(self, name: str, shape: tuple[int, ...], max_ram: float) -> np.ndarray:
+        """float32 zeros in memory, or in a file of the folder when larger than `max_ram` GiB."""
+        size = 4 * int(np.prod(shape, dtype=np.int64))
+        if size <= max_ram * 2**30:
+            return np.zeros(shape, np.float32)
+        path = self.folder / f"{name}.npy"
+        with self._disk_errors(path.name):
+            array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            if hasattr(os, "posix_fallocate"):
+                # a map of a file with holes dies of SIGBUS when the disk is full: claim it now
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
 
     def drop(self, file: str) -> None:
         """Forget a stored file that no later stage needs."""
         (self.folder / file).unlink(missing_ok=True)
 
+    def bytes(self) -> int:
+        """Bytes that the folder takes on the disk."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a small file so that a reader sees the old one or the new one, never half."""
-    temp = path.with_name(path.name + ".tmp")
-    with temp.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temp.replace(path)
+    @contextmanager
+    def _whole(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write that takes the place of `name` at the end, safe on the disk."""
+        path = self.folder / name
+        temp = path.with_name(path.name + ".tmp")
+        with self._disk_errors(name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temp.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temp.replace(path)
+            _sync_folder(path.parent)
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise EdgequantError(
+                f"{name} in {self.folder} is missing or damaged; delete that folder and run again."
+            ) from error
+
+    @contextmanager
+    def _disk_errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EdgequantError(
+                f"cannot store {name} in {self.folder} ({error.strerror or error}); free some "
+                "space and run the same command again: it goes on from here."
+            ) from error
+
+
+def _read(manifest: Path) -> dict[str, Any]:
+    """A manifest; a damaged one counts as that of another plan."""
+    try:
+        found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return found
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename safe against a power cut, where the system can sync folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
-def work_folder(output: Path, key: str) -> Iterator[tuple[Work, str]]:
-    """The work of this plan under `output`, and a sentence about what was found there.
+def work_folder(output: Path, key: str) -> Iterator[Work]:
+    """The work of this plan under `output`, locked for this process.
 
-    The folder stays when the body fails, so that the same command goes on later, and is removed when it ends
-    well. Raises EdgequantError when `output` cannot be written or another process works in it.
+    The folder stays when the body fails after a stage, so that the same command goes on later, and
+    is removed when the body ends well. Raises EdgequantError when `output` cannot be written or
+    another process works in it.
     """
     folder = output / ".edgequant"
     try:
@@ -97,7 +176,13 @@ def work_folder(output: Path, key: str) -> Iterator[tuple[Work, str]]:
     with lock:
         _lock(lock.fileno(), output)
         work = Work(folder, key)
-        yield work, _continue(work)
+        try:
+            yield work
+        except BaseException:
+            if not work.manifest.exists():
+                shutil.rmtree(folder)  # nothing was finished: leave no trace
+            raise
+        work.clear()
         shutil.rmtree(folder)
 
 
@@ -113,17 +198,3 @@ def _lock(descriptor: int, output: Path) -> None:
         raise EdgequantError(
             f"another run is working in {output}; wait for it, or choose another folder with -o."
         ) from None
-
-
-def _continue(work: Work) -> str:
-    """Take over the stages of an earlier run of the same plan, or clear those of another."""
-    if not work.manifest.exists():
-        return ""
-    found = json.loads(work.manifest.read_text())
-    if found["key"] == work.key:
-        work.stages = found["stages"]
-        return f"continuing after {len(work.stages)} finished stages"
-    for item in work.folder.iterdir():
-        if item.name != "lock":
-            shutil.rmtree(item) if item.is_dir() else item.unlink()
-    return "the plan, the model or the program changed since the unfinished run here: starting afresh"

@@ -3,6 +3,7 @@
 Any engine of ours then runs it, and what it computes can be compared with onnxruntime.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,16 +50,12 @@ class OnnxTensors(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
         model = _load(folder)
-        self.folder, self.shapes = folder, shapes
+        self.shapes = shapes
         self.layouts = _layouts(model)
         self.arrays = _map(folder, model)
-        for name in shapes:
-            stored = f"{name}.q" if name in self.layouts else name
-            if stored not in self.arrays:
-                raise EdgequantError(
-                    f"{folder / 'model.onnx'} has no weight {name}; only folders written by "
-                    "edgequant are read (onnxruntime still runs others)."
-                )
+        for name, shape in shapes.items():
+            for stored, expected in _stored(name, shape, self.layouts.get(name)).items():
+                _check_array(folder / "model.onnx", stored, self.arrays.get(stored), expected)
 
     def __getitem__(self, name: str) -> Tensor:
         shape = self.shapes[name]
@@ -66,6 +63,7 @@ class OnnxTensors(Mapping[str, Tensor]):
             layout = self.layouts[name]
             zeros = None if layout.symmetric else self.arrays[f"{name}.zero"]
             quants, scales = self.arrays[f"{name}.q"], self.arrays[f"{name}.scale"]
+            quants = quants.reshape(*scales.shape, -1)  # an embedding's are (rows, codes' bytes)
             return Tensor(name, shape, layout, layout.join_parts(quants, scales, zeros))
         rows = shape[0] if len(shape) == 2 else 1
         return Tensor(
@@ -79,6 +77,39 @@ class OnnxTensors(Mapping[str, Tensor]):
         return len(self.shapes)
 
 
+Expected = tuple[str, tuple[int, ...]]
+"""What a stored array must be: numpy's dtype string and a shape."""
+
+
+def _stored(name: str, shape: tuple[int, ...], layout: OnnxInt | None) -> dict[str, Expected]:
+    """The arrays that hold one weight."""
+    if layout is None:
+        return {name: ("<f4", shape)}
+    rows, blocks = shape[0], shape[-1] // layout.size
+    quants = (rows, blocks, layout.code_bytes)
+    parts = {f"{name}.q": ("|u1", quants), f"{name}.scale": ("<f4", (rows, blocks))}
+    if not layout.symmetric:
+        parts[f"{name}.zero"] = ("|u1", (rows, -(-blocks * layout.code_bits // 8)))
+    return parts
+
+
+def _check_array(path: Path, name: str, found: np.ndarray | None, expected: Expected) -> None:
+    """Raise EdgequantError when an array is missing or not as config.json says."""
+    if found is None:
+        raise EdgequantError(
+            f"{path} has no weight {name}; only folders written by edgequant are read "
+            "(onnxruntime still runs others)."
+        )
+    kind, shape = expected
+    # an embedding's codes are (rows, codes' bytes): what counts is rows and all bytes
+    alike = found.shape[:1] == shape[:1] and found.size == math.prod(shape)
+    if found.dtype.str != kind or not alike:
+        raise EdgequantError(
+            f"{name} in {path} is {found.dtype.str} {found.shape}, but its config.json says "
+            f"{kind} {shape}; copy both files from the same folder."
+        )
+
+
 def _load(folder: Path) -> Any:
     """model.onnx without its weights."""
     try:
@@ -90,25 +121,39 @@ def _load(folder: Path) -> Any:
         raise EdgequantError(f"{folder} has no model.onnx; give the folder that holds it.")
     graph = path.read_bytes()
     try:
-        return onnx.load_model_from_string(graph)
+        model = onnx.load_model_from_string(graph)
+        "".join(_names(model))  # a damaged name is bytes, which join refuses
+        return model
     except Exception as error:  # protobuf's own, which has no public stub
         raise EdgequantError(f"{path} is no ONNX model or was cut; copy it again.") from error
 
 
+def _names(model: Any) -> Iterator[str]:
+    """Every text of the graph that the reader goes by."""
+    for node in model.graph.node:
+        yield from node.input
+    for proto in model.graph.initializer:
+        yield proto.name
+        for entry in proto.external_data:
+            yield from (entry.key, entry.value)
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+
+
 def _layouts(model: Any) -> dict[str, OnnxInt]:
-    """Layout of every weight that an integer operator reads."""
+    """Layout of every weight that an integer operator reads; other writers' have none."""
     out: dict[str, OnnxInt] = {}
     for node in model.graph.node:
-        if node.op_type not in INT_OPERATORS:
+        scales = next((name for name in node.input if name.endswith(".scale")), "")
+        if node.op_type not in INT_OPERATORS or not scales:
             continue
         facts = {attribute.name: attribute.i for attribute in node.attribute}
-        scales = next(name for name in node.input if name.endswith(".scale"))
         name = scales.removesuffix(".scale")
-        symmetric = f"{name}.zero" not in node.input
-        layout = BLOCKS.get(onnx_name(facts["bits"], facts["block_size"], symmetric))
+        bits, size = facts.get("bits", 0), facts.get("block_size", 0)
+        layout = BLOCKS.get(onnx_name(bits, size, f"{name}.zero" not in node.input))
         if not isinstance(layout, OnnxInt):
             raise EdgequantError(
-                f"{name} has {facts['bits']} bits in blocks of {facts['block_size']}; "
+                f"{name} has {bits} bits in blocks of {size}; "
                 "only 4 and 8 bits in blocks of 32, 64 and 128 are read."
             )
         out[name] = layout
@@ -116,18 +161,21 @@ def _layouts(model: Any) -> dict[str, OnnxInt]:
 
 
 def _map(folder: Path, model: Any) -> dict[str, np.ndarray]:
-    """Every external initializer as a read-only view of its data file."""
-    from onnx import TensorProto, helper
+    """Every external initializer of a type we write, as a read-only view of its data file."""
+    from onnx import TensorProto
 
+    kinds: dict[int, np.dtype] = {
+        TensorProto.FLOAT: np.dtype("<f4"),
+        TensorProto.UINT8: np.dtype("u1"),
+    }
     files: dict[str, np.ndarray] = {}
     out: dict[str, np.ndarray] = {}
     for proto in model.graph.initializer:
-        if proto.data_location != TensorProto.EXTERNAL:
+        if proto.data_location != TensorProto.EXTERNAL or proto.data_type not in kinds:
             continue
-        where = {entry.key: entry.value for entry in proto.external_data}
-        location, start = where["location"], int(where.get("offset", 0))
-        kind = helper.tensor_dtype_to_np_dtype(proto.data_type)
-        stop = start + int(np.prod(proto.dims)) * kind.itemsize
+        kind = kinds[proto.data_type]
+        location, start = _place(folder, proto)
+        stop = start + math.prod(proto.dims) * kind.itemsize
         if location not in files:
             files[location] = _map_file(folder / location)
         if stop > len(files[location]):
@@ -137,6 +185,19 @@ def _map(folder: Path, model: Any) -> dict[str, np.ndarray]:
             )
         out[proto.name] = files[location][start:stop].view(kind).reshape(tuple(proto.dims))
     return out
+
+
+def _place(folder: Path, proto: Any) -> tuple[str, int]:
+    """File name and offset of an initializer. Refuses a file that lies outside the folder."""
+    where = {entry.key: entry.value for entry in proto.external_data}
+    location, offset = where.get("location", ""), where.get("offset", "0")
+    sound = location and Path(location).name == location and offset.isascii() and offset.isdigit()
+    if not sound or min(proto.dims, default=0) < 0:
+        raise EdgequantError(
+            f"{folder / 'model.onnx'} places {proto.name} at offset {offset!r} of {location!r}, "
+            "which is no place in a file beside it; only folders written by edgequant are read."
+        )
+    return location, int(offset)
 
 
 def _map_file(path: Path) -> np.ndarray:

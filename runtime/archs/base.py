@@ -130,8 +130,8 @@ class Family:
             )
         except KeyError as missing:
             raise EdgequantError(
-                f"config.json has no {missing.args[0]!r}; "
-                "take the config.json that came with the weights."
+                f"config.json has no {missing.args[0]!r}; take the config.json that came with the "
+                "weights."
             ) from None
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
@@ -267,6 +267,10 @@ class Family:
                 "low_freq_factor": arch.rope.low_freq_factor,
                 "high_freq_factor": arch.rope.high_freq_factor,
             }
+        if arch.rope.kind == "yarn":
+            rope |= {"beta_fast": arch.rope.beta_fast, "beta_slow": arch.rope.beta_slow}
+        if arch.rope.attention_factor is not None:
+            rope["attention_factor"] = arch.rope.attention_factor
         return {
             "architectures": [self.hf_class],
             "model_type": self.hf_types[0],
@@ -282,6 +286,7 @@ class Family:
             "max_position_embeddings": arch.context,
             "tie_word_embeddings": arch.tied,
             "attention_bias": bool(arch.biased),
+            "mlp_bias": "ffn_down" in arch.biased,
             "rope_theta": arch.rope.theta,
             "rope_parameters": rope,
             "rope_scaling": None if arch.rope.kind == "default" else rope,

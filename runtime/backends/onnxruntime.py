@@ -27,8 +27,13 @@ class OnnxCache:
 class OnnxEngine:
     """One session. Rows of a batch have equal lengths: the file counts positions itself."""
 
-    def __init__(self, arch: Arch, tokenizer: Tokenizer | None, session: Any, names: dict) -> None:
+    def __init__(
+        self, arch: Arch, tokenizer: Tokenizer | None, session: Any, settings: dict[str, Any]
+    ) -> None:
+        """`settings` is the "model" of genai_config.json."""
         self.arch, self.tokenizer, self.session = arch, tokenizer, session
+        self.context = min(arch.context, int(settings["context_length"]))
+        names = settings["decoder"]
         self.ids, self.mask = names["inputs"]["input_ids"], names["inputs"]["attention_mask"]
         self.positions = names["inputs"].get("position_ids", "position_ids")
         self.result = names["outputs"]["logits"]
@@ -59,11 +64,15 @@ class OnnxEngine:
         batch, tokens = ids.shape
         past = cache if cache is not None else self.new_cache(batch, tokens)
         total = past.length + tokens
-        limit = min(past.capacity, self.arch.context)
+        limit = min(past.capacity, self.context)
         if total > limit:
             raise EdgequantError(
                 f"{total} tokens do not fit in {limit}; shorten the text or ask for a larger cache."
             )
+        if past.length and batch > 1 and tokens > 1:
+            # GroupQueryAttention adds several tokens to a cache only for a batch of one
+            steps = [self.logits(ids[:, at : at + 1], cache) for at in range(tokens)]
+            return steps[-1] if last else np.concatenate(steps, axis=1)
         feed = {self.ids: np.asarray(ids, np.int64), self.mask: np.ones((batch, total), np.int64)}
         if self.positions in self.kinds:
             feed[self.positions] = np.tile(np.arange(past.length, total), (batch, 1))
@@ -87,11 +96,16 @@ def open(
     settings = read_json(folder / "genai_config.json").get("model")
     if settings is None:
         raise EdgequantError(f"{folder} has no genai_config.json; give a folder that has one.")
-    names = settings["decoder"]
-    session = _session(folder / names["filename"], threads, accuracy_level)
     has_tokenizer = (folder / "tokenizer.json").exists()
     tokenizer = Tokenizer.from_folder(folder) if has_tokenizer else None
-    return OnnxEngine(_arch(folder, settings), tokenizer, session, names)
+    try:
+        session = _session(folder / settings["decoder"]["filename"], threads, accuracy_level)
+        return OnnxEngine(_arch(folder, settings), tokenizer, session, settings)
+    except KeyError as missing:
+        raise EdgequantError(
+            f"{folder / 'genai_config.json'} has no {missing.args[0]!r}; only text models with one "
+            "decoder are run."
+        ) from None
 
 
 def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any:

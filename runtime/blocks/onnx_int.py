@@ -41,6 +41,11 @@ class OnnxInt(Block):
         return self.code_bits + (32 + (0 if self.symmetric else self.code_bits)) / self.size
 
     @property
+    def code_bytes(self) -> int:
+        """Bytes of one block's codes."""
+        return self.size * self.code_bits // 8
+
+    @property
     def middle(self) -> int:
         """The zero point of a file that stores none."""
         return 1 << (self.code_bits - 1)

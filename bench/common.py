@@ -1,0 +1,92 @@
+"""What every bench shares: where and of what a figure was made, and how it is shown and kept."""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+Rows = list[dict[str, Any]]
+"""A table: one dict a line, the same keys in each."""
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and versions."""
+    import numpy
+    import torch
+
+    return {
+        "processor": processor(),
+        "cores": len(cores()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+    }
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def commit() -> str:
+    """The commit of the program, with "+" when files were changed since."""
+    git = ["git", "-C", str(ROOT)]
+    name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
+    )
+    return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def command() -> str:
+    """How this program was started, from the project's folder."""
+    program = Path(sys.argv[0]).resolve()
+    shown = program.relative_to(ROOT) if program.is_relative_to(ROOT) else program.name
+    return shlex.join(["python", str(shown), *sys.argv[1:]])
+
+
+def write(name: str, rows: Rows, **facts: Any) -> Path:
+    """Keep a table as bench/results/NAME.json with machine, commit and command."""
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine(), "commit": commit(), "command": command(), **facts, "rows": rows}
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def show(rows: Rows) -> None:
+    """Print a table in Markdown."""
+    columns = list(rows[0])
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(text(row[column]) for column in columns) + " |")
+
+
+def text(value: Any) -> str:
+    """A cell: integers with thousands, five digits after the point for small numbers."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.5f}" if abs(value) < 1 else f"{value:.2f}"
+    return str(value)

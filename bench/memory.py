@@ -1,0 +1,107 @@
+"""Peak memory of a run, on random checkpoints with the shapes of real models.
+
+    python bench/memory.py [--only 0.5B 1.5B-2 1.5B-4] [--keep FOLDER]
+
+Qwen2.5-0.5B's true shape, and 1.5B's with two and with four layers: memory must not grow with
+layers, because one layer is in memory at a time. Each run is a process of its own, as a user starts
+it, and the system says what it took at most. Writes results/memory.json.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import common
+from quantize.checkpoint import bundled, open_checkpoint, random_checkpoint
+from quantize.forecast import memory
+from quantize.plan import Plan
+
+QWEN: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "vocab_size": 151936,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "max_position_embeddings": 32768,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
+SMALL = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
+LARGE = {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12}
+MODELS: dict[str, dict[str, Any]] = {
+    "0.5B": QWEN | SMALL | {"num_hidden_layers": 24},
+    "1.5B-2": QWEN | LARGE | {"num_hidden_layers": 2},
+    "1.5B-4": QWEN | LARGE | {"num_hidden_layers": 4},
+}
+"""config.json of each random model; "1.5B-2" has two of the 28 layers."""
+FLAGS = {"to": ["gguf:Q4_K_M"], "rows": 8, "length": 512, "check": False}
+
+
+def quantize(model: Path, output: Path) -> tuple[int, float]:
+    """Run the command line; peak resident bytes and seconds."""
+    arguments = ["run", str(model), "--to", *FLAGS["to"], "--no-check", "-o", str(output)]
+    arguments += ["--calib-rows", str(FLAGS["rows"]), "--calib-length", str(FLAGS["length"])]
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "quantize.cli", *arguments], cwd=common.ROOT)
+    # wait4 tells of this one child; on Linux ru_maxrss is in KiB
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"quantizing {model} failed with exit code {process.returncode}")
+    return usage.ru_maxrss * 1024, time.perf_counter() - start
+
+
+def row(name: str, folder: Path) -> dict[str, Any]:
+    """Make a random model when it is not there yet, quantize it, and compare with the forecast."""
+    model = folder / name
+    if not (model / "config.json").exists():
+        # a process of its own: what it took must not be counted here
+        code = f"from bench.memory import make; make({name!r}, {str(model)!r})"
+        subprocess.run([sys.executable, "-c", code], cwd=common.ROOT, check=True)
+    with tempfile.TemporaryDirectory(dir=folder) as output:
+        peak, seconds = quantize(model, Path(output))
+        artifact = next(Path(output).glob("*.gguf"))
+        size = artifact.stat().st_size
+    checkpoint = open_checkpoint(model)
+    plan = Plan.from_flags(None, {**FLAGS, "model": str(model)})
+    hidden = 4 * plan.rows * plan.length * checkpoint.arch.hidden
+    return {
+        "model": name,
+        "layers": checkpoint.arch.layers,
+        "checkpoint_bytes": sum(f.stat().st_size for f in model.glob("*.safetensors")),
+        "artifact_bytes": size,
+        "peak_bytes": peak,
+        "forecast_bytes": memory(checkpoint, plan, hidden),
+        "seconds": round(seconds, 1),
+    }
+
+
+def make(name: str, folder: str) -> None:
+    """Write one of the random models, a shard at a time."""
+    random_checkpoint(Path(folder), MODELS[name], bundled())
+
+
+def main() -> None:
+    """Run, print, keep."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--keep", type=Path, help="folder for the random models, kept afterwards")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = flags.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [row(name, folder) for name in flags.only]
+    common.show(rows)
+    common.write("memory", rows, target=FLAGS["to"][0], calibration_tokens=8 * 512)
+
+
+if __name__ == "__main__":
+    main()

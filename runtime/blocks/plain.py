@@ -1,0 +1,78 @@
+"""What the 32-weight GGUF layouts share: one float16 scale, alone or with one float16 minimum."""
+
+from typing import ClassVar
+
+from array_api_compat import array_namespace
+
+from runtime.blocks.base import Array, Block, Params
+from runtime.blocks.fitting import (
+    Tile,
+    best_line,
+    fit_tiles,
+    float16,
+    line_sums,
+    new_tile,
+    search_line,
+    search_scale,
+)
+
+
+class Scaled(Block):
+    """weight = d * code, codes around 0.
+
+    Params: d (rows, blocks) float32 holding float16 values.
+    """
+
+    size = group = 32
+    ends: ClassVar[tuple[float, ...]]
+    """Parts of the lowest point on which `fit` tries to put the weight of greatest size."""
+
+    @property
+    def lowest_point(self) -> float:
+        """Value of the lowest code at scale 1."""
+        return self.low
+
+    def fit(self, w: Array, importance: Array | None = None) -> Params:
+        return fit_tiles(self._fit_tile, w, importance, (self.size,))
+
+    def _fit_tile(self, tile: Tile) -> Params:
+        tries = tuple(self.lowest_point * end for end in self.ends)
+        return {"d": float16(tile.xp, search_scale(tile, self._snap, tries))}
+
+    def _snap(self, x: Array) -> Array:
+        """The point of the unit grid nearest to x, float32."""
+        xp = array_namespace(x)
+        return xp.clip(xp.round(x), self.low, self.high)
+
+    def grid(self, params: Params) -> tuple[Array, Array]:
+        xp = array_namespace(params["d"])
+        scale = xp.repeat(params["d"], self.size, axis=1)
+        # adding -0.0 keeps the sign of a zero, as readers that only multiply have it
+        return scale, xp.full_like(scale, -0.0)
+
+
+class Line(Block):
+    """weight = d * code + m, codes from 0. Params: d and m, both stored like Scaled's d."""
+
+    size = group = 32
+    low = 0
+    ranges: ClassVar[tuple[tuple[float, float], ...]]
+    """Parts of a block's range that `fit` tries to leave out below and above."""
+
+    def fit(self, w: Array, importance: Array | None = None) -> Params:
+        return fit_tiles(self._fit_tile, w, importance, (self.size,))
+
+    def _fit_tile(self, tile: Tile) -> Params:
+        xp = tile.xp
+        mean = tile.first / tile.mass  # sums of squares around it keep their digits
+        tile = new_tile(xp, tile.x - mean, tile.weight)
+        scale, offset = search_line(tile, self.high, self.ranges, below=False)
+        sums = line_sums(tile, scale, offset, self.high)
+        scale, _ = best_line(tile, sums, scale, offset, below=False)
+        d = float16(xp, scale)
+        # the minimum that is best beside the scale as stored
+        return {"d": d, "m": float16(xp, mean + (tile.first - d * sums.codes) / tile.mass)}
+
+    def grid(self, params: Params) -> tuple[Array, Array]:
+        xp = array_namespace(params["d"])
+        return tuple(xp.repeat(params[key], self.size, axis=1) for key in ("d", "m"))

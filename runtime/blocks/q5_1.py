@@ -1,0 +1,51 @@
+"""Q5_1 of GGUF: 32 codes of 5 bits on one scale and one minimum."""
+
+import numpy as np
+
+from runtime.blocks.base import Array, Params
+from runtime.blocks.bits import (
+    join_records,
+    pack_fields,
+    pack_float16,
+    records,
+    unpack_fields,
+    unpack_float16,
+)
+from runtime.blocks.plain import Line
+
+
+class Q5_1(Line):
+    """weight = d * code + m
+
+    bytes 0..1    d   float16
+    bytes 2..3    m   float16
+    bytes 4..7    qh  bit i: fifth bit of weight i
+    bytes 8..23   ql  low nibbles: weights 0..15, high nibbles: weights 16..31
+    """
+
+    name = "Q5_1"
+    bytes = 24
+    high = 31
+    ggml_type = 7
+    ranges = (
+        (0, 0),
+        (-0.02, 0.015),
+        (0, 0.015),
+        (0.015, 0),
+        (0, -0.04),
+        (-0.04, -0.04),
+        (0.03, 0),
+    )
+
+    def pack(self, codes: Array, params: Params) -> np.ndarray:
+        stored = np.asarray(codes).reshape(len(codes), -1, self.size)
+        d, m = pack_float16(params["d"]), pack_float16(params["m"])
+        qh, ql = pack_fields(stored >> 4, bits=1, run=1), pack_fields(stored, bits=4, run=16)
+        return join_records(d, m, qh, ql)
+
+    def unpack(self, data: np.ndarray) -> tuple[np.ndarray, Params]:
+        record = records(data, self.bytes)
+        qh = unpack_fields(record[..., 4:8], bits=1, run=1)
+        ql = unpack_fields(record[..., 8:], bits=4, run=16)
+        params = {"d": unpack_float16(record[..., :2]), "m": unpack_float16(record[..., 2:4])}
+        return (ql | qh << 4).astype(np.int32).reshape(len(data), -1), params

@@ -1,0 +1,79 @@
+"""What the 256-weight GGUF layouts share: small integer scales of sub-blocks on a float16 scale."""
+
+from typing import ClassVar
+
+from array_api_compat import array_namespace
+
+from runtime.blocks.base import Array, Block, Params
+from runtime.blocks.fitting import Tile, fit_tiles
+from runtime.blocks.super_fitting import fit_lines, fit_scales
+
+
+class ScaledSuper(Block):
+    """weight = d * scale * code, codes around 0.
+
+    Params: d (rows, blocks) float32 holding float16 values; scales (rows, blocks, sub-blocks)
+    float32 holding integers.
+    """
+
+    size = 256
+    span: ClassVar[tuple[int, int]]
+    """Least and greatest scale."""
+    ends: ClassVar[tuple[float, ...]]
+    """Parts of the lowest code on which `fit` tries to put a sub-block's greatest weight."""
+    rounds: ClassVar[int] = 2
+    """How often `fit` chooses d and the integers (see super_fitting)."""
+
+    def fit(self, w: Array, importance: Array | None = None) -> Params:
+        return fit_tiles(self._fit_tile, w, importance, (self.size // self.group, self.group))
+
+    def _fit_tile(self, tile: Tile) -> Params:
+        tries = tuple(self.low * end for end in self.ends)
+        return fit_scales(tile, self._snap, tries, self.span, self.rounds)
+
+    def _snap(self, x: Array) -> Array:
+        """The code nearest to x, float32."""
+        xp = array_namespace(x)
+        return xp.clip(xp.round(x), self.low, self.high)
+
+    def grid(self, params: Params) -> tuple[Array, Array]:
+        xp = array_namespace(params["d"])
+        scale = spread(xp, params["d"][..., None] * params["scales"], self.group)
+        # adding -0.0 keeps the sign of a zero, as readers that only multiply have it
+        return scale, xp.full_like(scale, -0.0)
+
+
+class LineSuper(Block):
+    """weight = d * scale * code - dmin * min, codes from 0.
+
+    Params: d and dmin (rows, blocks), scales and mins (rows, blocks, sub-blocks), all stored like
+    those of ScaledSuper.
+    """
+
+    size = 256
+    low = 0
+    most: ClassVar[int]
+    """Greatest scale and min; the least is 0."""
+    ranges: ClassVar[tuple[tuple[float, float], ...]]
+    """Parts of a sub-block's range that `fit` tries to leave out below and above."""
+    parts: ClassVar[tuple[float, ...]] = (1.0,)
+    """Shares of the largest sub-block's scale that `fit` tries to store as `most`."""
+    rounds: ClassVar[int] = 2
+    """How often `fit` chooses d, dmin and the integers (see super_fitting)."""
+
+    def fit(self, w: Array, importance: Array | None = None) -> Params:
+        return fit_tiles(self._fit_tile, w, importance, (self.size // self.group, self.group))
+
+    def _fit_tile(self, tile: Tile) -> Params:
+        return fit_lines(tile, self.high, self.most, self.ranges, self.parts, self.rounds)
+
+    def grid(self, params: Params) -> tuple[Array, Array]:
+        xp = array_namespace(params["d"])
+        scale = params["d"][..., None] * params["scales"]
+        minimum = params["dmin"][..., None] * params["mins"]
+        return spread(xp, scale, self.group), spread(xp, -minimum, self.group)
+
+
+def spread(xp: Array, x: Array, group: int) -> Array:
+    """One value a sub-block, (rows, blocks, sub-blocks), -> one a weight, (rows, cols)."""
+    return xp.repeat(xp.reshape(x, (x.shape[0], -1)), group, axis=1)

@@ -1,0 +1,67 @@
+// Dot products of TILE_ROWS rows with one to MOST_X activations, float32.
+//
+// Ladder: baseline (SSE2, NEON, or whatever the architecture always has), avx2, avx512. The code is the
+// same; LANES and the compiler's flags differ. All sums of a tile run side by side, because one sum alone
+// would wait for each addition to finish. A dot product does not depend on its neighbours in the tile.
+#include "dot.h"
+
+#include <cstring>
+
+#include "kernels.h"
+
+namespace KERNELS {
+
+typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
+
+static inline Lanes load(const float* address) {
+    Lanes values;
+    memcpy(&values, address, sizeof values);
+    return values;
+}
+
+static inline float total(Lanes values) {
+    float parts[LANES];
+    memcpy(parts, &values, sizeof values);
+    for (int width = LANES / 2; width > 0; width /= 2) {
+        for (int lane = 0; lane < width; lane++) parts[lane] += parts[lane + width];
+    }
+    return parts[0];
+}
+
+// `n` is a constant at each call: inlined, the loops over it and over the rows unroll into registers.
+static inline __attribute__((always_inline)) void dot_rows(const float* w, ptrdiff_t w_stride,
+                                                           const float* x, ptrdiff_t x_stride,
+                                                           const int n, int cols, float* out) {
+    Lanes sums[MOST_X][TILE_ROWS];
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < TILE_ROWS; r++) sums[i][r] = (Lanes){};
+    }
+    const int whole = cols / LANES * LANES;
+    for (int col = 0; col < whole; col += LANES) {
+        for (int i = 0; i < n; i++) {
+            const Lanes values = load(x + i * x_stride + col);
+            for (int r = 0; r < TILE_ROWS; r++) sums[i][r] += values * load(w + r * w_stride + col);
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < TILE_ROWS; r++) {
+            float sum = total(sums[i][r]);
+            for (int col = whole; col < cols; col++) {
+                sum += x[i * x_stride + col] * w[r * w_stride + col];
+            }
+            out[i * TILE_ROWS + r] = sum;
+        }
+    }
+}
+
+void dot_tile(const float* w, ptrdiff_t w_stride, const float* x, ptrdiff_t x_stride, int n,
+              int cols, float* out) {
+    switch (n) {
+        case 1: return dot_rows(w, w_stride, x, x_stride, 1, cols, out);
+        case 2: return dot_rows(w, w_stride, x, x_stride, 2, cols, out);
+        case 3: return dot_rows(w, w_stride, x, x_stride, 3, cols, out);
+        default: return dot_rows(w, w_stride, x, x_stride, MOST_X, cols, out);
+    }
+}
+
+}  // namespace KERNELS

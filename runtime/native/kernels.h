@@ -1,0 +1,42 @@
+// What one instruction set offers: decoders of every block layout, and the dot products.
+//
+// kernels.cpp, dot.cpp, layouts/ and ops/ are compiled once for each instruction set, into a namespace
+// of that name (the macro KERNELS). They include only <cstdint>, <cstring>, <cstddef>, <cmath>: an inline
+// library function compiled for AVX2 could otherwise be the copy that the linker keeps for everyone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+// A block layout. A row is `cols / block` blocks of `bytes` bytes.
+struct Layout {
+    const char* name;  // as in runtime.blocks
+    int block;         // weights of one block
+    int bytes;         // bytes of one block
+    // Decode `cols` weights (a multiple of `block`) to float32, bit for bit as runtime.blocks does.
+    void (*decode_row)(const uint8_t* row, int cols, float* out);
+};
+
+constexpr int TILE_ROWS = 4;  // rows of a weight that dot_tile multiplies at once
+constexpr int MOST_X = 4;     // activations that dot_tile can multiply at once
+
+struct Kernels {
+    const char* name;
+    const Layout* layouts;
+    int layout_count;
+    int tile_x;  // activations that dot_tile multiplies fastest: as many as the registers hold
+    // Dot products of TILE_ROWS rows w (row stride w_stride) with n = 1..MOST_X rows x (stride x_stride):
+    // out[i * TILE_ROWS + r] = x[i] . w[r] over cols columns.
+    void (*dot_tile)(const float* w, ptrdiff_t w_stride, const float* x, ptrdiff_t x_stride, int n,
+                     int cols, float* out);
+};
+
+namespace baseline {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}

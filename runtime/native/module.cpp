@@ -1,0 +1,144 @@
+// The Python module runtime._native: checks what it is given, lets go of the GIL, calls a kernel.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <string>
+#include <vector>
+
+#include "matvec.h"
+#include "pool.h"
+
+namespace nb = nanobind;
+
+using Packed = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Result = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+
+// The instruction sets that this processor has, simplest first.
+static std::vector<const Kernels*> available_kernels() {
+    std::vector<const Kernels*> sets = {&baseline::kernels};
+#if defined(HAS_X86_KERNELS)
+    __builtin_cpu_init();
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (has_avx2) sets.push_back(&avx2::kernels);
+    const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (has_avx2 && has_avx512) sets.push_back(&avx512::kernels);
+#endif
+    return sets;
+}
+
+static const Kernels* chosen = available_kernels().back();
+
+[[noreturn]] static void refuse(const std::string& sentence) {
+    nb::object error = nb::module_::import_("runtime.errors").attr("EdgequantError");
+    PyErr_SetString(error.ptr(), sentence.c_str());
+    throw nb::python_error();
+}
+
+static const Layout& find_layout(const std::string& name) {
+    std::string known;
+    for (int i = 0; i < chosen->layout_count; i++) {
+        if (name == chosen->layouts[i].name) return chosen->layouts[i];
+        known += (i ? ", " : "") + std::string(chosen->layouts[i].name);
+    }
+    refuse("there is no native kernel for " + name + "; known: " + known + ".");
+}
+
+// The layout called `name`, after checking that `data` holds rows of `cols` weights of it.
+static const Layout& check_rows(const std::string& name, const Packed& data, int cols) {
+    const Layout& layout = find_layout(name);
+    if (cols < 1 || cols % layout.block != 0) {
+        refuse(name + " packs " + std::to_string(layout.block) + " weights at a time, which " +
+               std::to_string(cols) + " columns do not fill; choose another type for this weight.");
+    }
+    const size_t expected = (size_t)(cols / layout.block) * layout.bytes;
+    if (data.shape(1) != expected) {
+        refuse(std::to_string(cols) + " columns of " + name + " take " + std::to_string(expected) +
+               " bytes a row, but the rows have " + std::to_string(data.shape(1)) +
+               "; check the type and the shape of the weight.");
+    }
+    return layout;
+}
+
+// A new (rows, cols) float32 array that Python owns; its values are not set.
+static Result new_result(size_t rows, size_t cols) {
+    float* values = new float[rows * cols];
+    nb::capsule owner(values, [](void* p) noexcept { delete[] (float*)p; });
+    return Result(values, {rows, cols}, owner);
+}
+
+static Result decode(const std::string& name, const Packed& data, int cols) {
+    const Layout& layout = check_rows(name, data, cols);
+    Result out = new_result(data.shape(0), (size_t)cols);
+    nb::gil_scoped_release unlocked;
+    decode_rows(layout, data.data(), (int)data.shape(0), cols, out.data());
+    return out;
+}
+
+static Result multiply(const std::string& name, const Packed& data, int cols, const Floats& x) {
+    const Layout& layout = check_rows(name, data, cols);
+    if (x.shape(1) != (size_t)cols) {
+        refuse("the weight has " + std::to_string(cols) + " columns, but the activations have " +
+               std::to_string(x.shape(1)) + "; give activations of the weight's width.");
+    }
+    Result out = new_result(x.shape(0), data.shape(0));
+    nb::gil_scoped_release unlocked;
+    matvec(*chosen, layout, data.data(), (int)data.shape(0), cols, x.data(), (int)x.shape(0),
+           out.data());
+    return out;
+}
+
+static std::vector<std::string> types() {
+    std::vector<std::string> names;
+    for (int i = 0; i < chosen->layout_count; i++) names.push_back(chosen->layouts[i].name);
+    return names;
+}
+
+static std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const Kernels* set : available_kernels()) names.push_back(set->name);
+    return names;
+}
+
+static void set_instruction_set(const std::string& name) {
+    std::string known;
+    for (const Kernels* set : available_kernels()) {
+        known += (known.empty() ? "" : ", ") + std::string(set->name);
+        if (name == set->name) {
+            chosen = set;
+            return;
+        }
+    }
+    refuse("this processor has no instruction set " + name + "; known: " + known + ".");
+}
+
+static void set_threads(int count) {
+    if (count < 1) {
+        refuse("cannot run on " + std::to_string(count) + " threads; give 1 or more.");
+    }
+    nb::gil_scoped_release unlocked;
+    set_pool_threads(count);
+}
+
+NB_MODULE(_native, m) {
+    m.doc() = "C++ kernels on packed weights; runtime.backends.native is the engine made of them.";
+    m.def("types", &types, "Names of the block layouts that have a kernel.");
+    m.def("decode", &decode, nb::arg("name"), nb::arg("data").noconvert(), nb::arg("cols"),
+          "Packed rows uint8 (rows, row_bytes) -> float32 (rows, cols), as runtime.blocks decodes them.\n\n"
+          "Raises EdgequantError for an unknown layout or rows of another size.");
+    m.def("matvec", &multiply, nb::arg("name"), nb::arg("data").noconvert(), nb::arg("cols"),
+          nb::arg("x").noconvert(),
+          "float32 x (n, cols) times packed rows (rows, cols), transposed -> float32 (n, rows).\n\n"
+          "Equal on any number of threads. Raises EdgequantError for sizes that do not belong together.");
+    m.def("threads", &pool_threads, "Threads that a kernel uses at most.");
+    m.def("set_threads", &set_threads, nb::arg("count"),
+          "Use `count` threads from now on. Raises EdgequantError for less than 1.");
+    m.def("instruction_sets", &instruction_sets,
+          "The compiled instruction sets that this processor has, simplest first.");
+    m.def("instruction_set", [] { return std::string(chosen->name); }, "The one in use.");
+    m.def("set_instruction_set", &set_instruction_set, nb::arg("name"),
+          "Use another one of instruction_sets() (to test or time it).");
+}

@@ -1,0 +1,219 @@
+"""Statistics, folding and rounding of one layer, against dense and obvious twins."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from quantize import calibrate
+from quantize.calibrate import Recipe, Weights, fold_scales, load_layer, quantize_layer, statistics
+from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
+from quantize.methods import METHODS
+from quantize.methods.rtn import rtn
+from runtime.archs import Stage
+from runtime.backends.torch import TorchOps
+from runtime.blocks import BLOCKS, numpy_of, to_numpy
+from runtime.engine import OpsEngine
+from runtime.errors import EdgequantError
+from runtime.forward import Layer, decoder_layer
+from runtime.model import Model
+from runtime.tensor import Tensor
+from tests.conftest import CONFIGS, config
+
+CPU = torch.device("cpu")
+LINEARS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+class Recording(TorchOps):
+    """Torch, remembering what each weight was multiplied with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[int, str] = {}
+        self.inputs: dict[str, torch.Tensor] = {}
+
+    def load(self, tensor: Tensor) -> torch.Tensor:
+        weight = super().load(tensor)
+        self.names[id(weight)] = tensor.name
+        return weight
+
+    def matmul(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        self.inputs[self.names[id(weight)]] = x.reshape(-1, x.shape[-1])
+        return super().matmul(x, weight, bias)
+
+    def hessian(self, name: str) -> torch.Tensor:
+        """X^T X / tokens of everything that went into a weight."""
+        x = self.inputs[name]
+        return x.T @ x / len(x)
+
+
+def dense_run(model: Model, ids: np.ndarray) -> Recording:
+    """The whole model at once on all tokens."""
+    ops = Recording()
+    OpsEngine(model, ops).logits(ids)
+    return ops
+
+
+def embedded(checkpoint: Checkpoint, ids: np.ndarray) -> np.ndarray:
+    return checkpoint.tensors["token_embd.weight"].decode()[ids]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_hessians_are_those_of_a_dense_run(
+    name: str, random_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(random_models[name])
+    ids = np.random.default_rng(0).integers(0, 4096, (5, 40))
+    dense = dense_run(checkpoint.model(), ids)
+    monkeypatch.setattr(calibrate, "TOKENS", 80)  # two rows at a time, and one left over
+    hidden = embedded(checkpoint, ids)
+    for index in range(checkpoint.arch.layers):
+        weights = load_layer(checkpoint, index, CPU)
+        stages = checkpoint.family.stages
+        found = statistics(TorchOps(), checkpoint.arch, weights, stages, hidden, hidden)
+        for stage in stages:
+            for linear in stage.linears:
+                expected = dense.hessian(f"blk.{index}.{linear}.weight")
+                torch.testing.assert_close(found[stage.linears[0]], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_leave_the_states_alone_when_asked(random_models: dict[str, Path]) -> None:
+    checkpoint = open_checkpoint(random_models["qwen2-tied"])
+    hidden = embedded(checkpoint, np.arange(40).reshape(2, 20))
+    before = hidden.copy()
+    weights = load_layer(checkpoint, 0, CPU)
+    statistics(TorchOps(), checkpoint.arch, weights, checkpoint.family.stages, hidden, None)
+    assert np.array_equal(hidden, before)
+
+
+@pytest.fixture(scope="module")
+def multi_head(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A model in which every query head has its own keys, so that attn_output can be scaled too."""
+    folder = tmp_path_factory.mktemp("models") / "mha"
+    facts = config("llama-untied", num_key_value_heads=6, num_hidden_layers=1)
+    random_checkpoint(folder, facts, bundled())
+    return open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["multi-head", "qwen2-tied"])
+def test_folded_scales_keep_what_the_layer_computes(
+    name: str, multi_head: Checkpoint, random_models: dict[str, Path]
+) -> None:
+    checkpoint = multi_head if name == "multi-head" else open_checkpoint(random_models[name])
+    arch, stages = checkpoint.arch, checkpoint.family.stages
+    random = torch.Generator().manual_seed(0)
+    plain = load_layer(checkpoint, 0, CPU)
+    for key, vector in plain.items():
+        if vector.ndim == 1:  # biases and norms that matter
+            plain[key] = vector + torch.rand(vector.shape, generator=random)
+    x = torch.randn(2, 30, arch.hidden, generator=random) * torch.rand(
+        arch.hidden, generator=random
+    )
+    hessians = statistics(TorchOps(), arch, plain, stages, x.numpy(), None)
+    folded = dict(plain)
+    types = dict.fromkeys(LINEARS, BLOCKS["INT4_32"])
+    fold_scales(folded, stages, types, hessians, METHODS["awq"])
+    moved = {key for key in plain if not torch.equal(plain[key], folded[key])}
+    assert {"attn_norm.weight", "ffn_norm.weight", "attn_q.weight", "ffn_down.weight"} <= moved
+    assert ("attn_output.weight" in moved) == (name == "multi-head")
+    assert ("attn_v.bias" in moved) == (name == "multi-head")
+    tables = arch.rope.tables(0, 30, arch.head_dim)
+    before = decoder_layer(TorchOps(), Layer(arch, plain, tables=tables), x, None)
+    after = decoder_layer(TorchOps(), Layer(arch, folded, tables=tables), x, None)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+
+
+def test_folding_moves_the_hessian_along(multi_head: Checkpoint) -> None:
+    arch, stages = multi_head.arch, multi_head.family.stages
+    weights = load_layer(multi_head, 0, CPU)
+    x = np.random.default_rng(0).normal(size=(2, 30, arch.hidden)).astype(np.float32)
+    hessians = statistics(TorchOps(), arch, weights, stages, x, None)
+    types = dict.fromkeys(LINEARS, BLOCKS["INT4_32"])
+    fold_scales(weights, stages, types, hessians, METHODS["awq"])
+    again = statistics(TorchOps(), arch, weights, stages, x, None)
+    for first, hessian in hessians.items():
+        torch.testing.assert_close(hessian, again[first], rtol=1e-3, atol=1e-5)
+
+
+STAGES = (Stage(("up", "gate"), before="norm"), Stage(("down",), before="up"))
+
+
+def two_stages() -> tuple[Weights, dict[str, torch.Tensor]]:
+    """A layer of three linears, and a Hessian for each stage."""
+    random = torch.Generator().manual_seed(1)
+    shapes = {"up": (64, 32), "gate": (64, 32), "down": (32, 64)}
+    weights = {f"{k}.weight": torch.randn(s, generator=random) for k, s in shapes.items()}
+    weights["norm.weight"] = torch.ones(32)
+    x = {first: torch.randn(200, n, generator=random) for first, n in (("up", 32), ("down", 64))}
+    return weights, {first: values.T @ values / 200 for first, values in x.items()}
+
+
+TYPES = {"up": BLOCKS["INT4_32"], "gate": BLOCKS["INT8_32"], "down": BLOCKS["F32"]}
+
+
+def test_each_linear_gets_its_own_type_and_its_stages_factor() -> None:
+    weights, hessians = two_stages()
+    result = quantize_layer(weights, STAGES, TYPES, hessians, Recipe(METHODS["gptq"]))
+    factor = METHODS["gptq"].factor(hessians["up"], 0.01)
+    rounded = METHODS["gptq"].round(weights["gate.weight"], TYPES["gate"], factor)
+    packed = TYPES["gate"].pack(numpy_of(rounded.codes), to_numpy(rounded.params))
+    assert np.array_equal(result.packed["gate.weight"], packed)
+    assert torch.equal(result.values["down.weight"], weights["down.weight"])
+    assert result.losses["down"] == 0
+    assert np.array_equal(result.packed["norm.weight"].view("<f4")[0], np.ones(32))
+
+
+def test_losses_are_relative_squared_errors_of_the_outputs() -> None:
+    weights, hessians = two_stages()
+    result = quantize_layer(weights, STAGES, TYPES, hessians, Recipe(METHODS["gptq"]))
+    root = torch.linalg.cholesky(hessians["up"].double())  # H = L L^T, so X may be L^T
+    for linear in ("up", "gate"):
+        outputs = weights[f"{linear}.weight"].double() @ root
+        rounded = result.values[f"{linear}.weight"].double() @ root
+        expected = (rounded - outputs).square().sum() / outputs.square().sum()
+        assert result.losses[linear] == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_without_statistics_the_loss_is_that_of_the_weights() -> None:
+    weights, _ = two_stages()
+    result = quantize_layer(weights, STAGES, TYPES, {}, Recipe(METHODS["rtn"]))
+    weight = weights["up.weight"]
+    error = (rtn(weight, TYPES["up"]).value - weight).square().sum() / weight.square().sum()
+    assert result.losses["up"] == pytest.approx(float(error))
+
+
+def test_rounding_some_rows_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, hessians = two_stages()
+    whole = quantize_layer(weights, STAGES, TYPES, hessians, Recipe(METHODS["gptq"]))
+    monkeypatch.setattr(calibrate, "CHUNK", 5 * 32)
+    parts = quantize_layer(weights, STAGES, TYPES, hessians, Recipe(METHODS["gptq"]))
+    for name, packed in whole.packed.items():
+        assert np.array_equal(parts.packed[name], packed)
+
+
+def test_a_singular_hessian_names_the_layer_and_the_way_out() -> None:
+    weights, hessians = two_stages()
+    hessians["up"] = torch.zeros(32, 32)
+    with pytest.raises(EdgequantError, match=r"blk.7.up/gate: .*singular.*--allow-fallback"):
+        quantize_layer(weights, STAGES, TYPES, hessians, Recipe(METHODS["gptq"]), "blk.7.")
+
+
+def test_an_allowed_fallback_rounds_to_nearest_and_says_so() -> None:
+    weights, hessians = two_stages()
+    hessians["up"] = torch.full((32, 32), float("nan"))
+    recipe = Recipe(METHODS["gptq"], allow_fallback=True)
+    result = quantize_layer(weights, STAGES, TYPES, hessians, recipe, "blk.7.")
+    assert result.notes == (
+        "blk.7.up/gate: singular Hessian, rounded to nearest (--allow-fallback)",
+    )
+    assert torch.equal(result.values["up.weight"], rtn(weights["up.weight"], TYPES["up"]).value)
+
+
+def test_damping_that_grew_is_told() -> None:
+    weights, hessians = two_stages()
+    hessians["up"] = torch.diag(torch.tensor([1.0] * 31 + [-0.05]))
+    result = quantize_layer(weights, STAGES, TYPES, hessians, Recipe(METHODS["gptq"]), "blk.7.")
+    assert result.notes == ("blk.7.up/gate: damping grew to 0.1",)

@@ -1,0 +1,113 @@
+"""The mixtures are llama.cpp's, tensor by tensor; make_golden_types.py recorded what it does."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export import CONTAINERS
+from quantize.plan import Target, assign
+from quantize.presets import PRESETS, narrow
+from runtime.archs import FAMILIES, Arch
+from runtime.blocks import BLOCKS
+from runtime.rope import Rope
+
+GOLDEN = json.loads((Path(__file__).parent / "golden_types.json").read_text())
+
+
+def arch(**sizes: Any) -> Arch:
+    """Sizes of a model; those that do not matter here are filled in."""
+    biased = FAMILIES[sizes["family"]].biased
+    facts = {"vocab": 320, "eps": 1e-6, "context": 128, "rope": Rope(), "biased": biased}
+    return Arch(**facts | sizes)
+
+
+def qwen(layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, tied: bool) -> Arch:
+    """A real Qwen2.5's sizes."""
+    return arch(
+        family="qwen2",
+        layers=layers,
+        hidden=hidden,
+        ffn=ffn,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=hidden // heads,
+        tied=tied,
+    )
+
+
+def golden_cases() -> Iterator[Any]:
+    for entry in GOLDEN:
+        model = entry["model"]
+        for preset in entry["presets"]:
+            label = f"{model['family']}-{model['layers']}-{model['hidden']}-{model['ffn']}"
+            groups = model["heads"] // model["kv_heads"]
+            yield pytest.param(entry, preset, id=f"{label}-gqa{groups}-{preset}")
+
+
+@pytest.mark.parametrize(("entry", "preset"), list(golden_cases()))
+def test_every_tensor_has_the_type_that_llamacpp_gives_it(
+    entry: dict[str, Any], preset: str
+) -> None:
+    found: dict[str, list[str]] = {}
+    for name, block in assign(Target("gguf", preset), arch(**entry["model"]), ()).types.items():
+        found.setdefault(name.split(".")[-2], []).append(block.name)
+    expected = {part: list(unfold(runs)) for part, runs in entry["presets"][preset].items()}
+    assert found == expected
+
+
+def unfold(runs: str) -> Iterator[str]:
+    """ "2 Q6_K, 1 Q4_K" -> Q6_K, Q6_K, Q4_K."""
+    for run in runs.split(", "):
+        count, kind = run.split(" ")
+        yield from [kind] * int(count)
+
+
+def test_every_gguf_preset_was_recorded() -> None:
+    assert set(PRESETS["gguf"]) == set(GOLDEN[0]["presets"])
+
+
+@pytest.mark.parametrize("container", PRESETS)
+def test_every_preset_uses_types_that_its_container_holds(container: str) -> None:
+    model = qwen(4, 512, 1024, 8, 2, tied=False)
+    for preset in PRESETS[container]:
+        for block in assign(Target(container, preset), model, ()).types.values():
+            assert CONTAINERS[container].holds(block)
+
+
+@pytest.mark.parametrize("container", PRESETS)
+def test_narrowing_ends_at_a_type_that_divides_the_row(container: str) -> None:
+    for block in BLOCKS.values():
+        if CONTAINERS[container].holds(block):
+            for cols in (256, 896, 160, 48, 7):
+                found = narrow(block.name, cols, container)
+                assert found.fits(cols)
+                assert CONTAINERS[container].holds(found)
+                assert (found is block) == block.fits(cols)
+
+
+def test_the_half_billion_model_says_which_of_its_tensors_do_not_fit() -> None:
+    model = qwen(24, 896, 4864, 14, 2, tied=True)
+    lines = assign(Target("gguf", "Q4_K_M"), model, ()).fallbacks
+    assert any(
+        "132 tensors with rows of 896 cannot be Q4_K (packs 256 at a time) and became Q5_0: "
+        in line
+        for line in lines
+    )
+    assert any("rows of 896 cannot be Q6_K" in line and "became Q8_0" in line for line in lines)
+
+
+def test_the_largest_model_says_that_its_ffn_down_does_not_fit() -> None:
+    model = qwen(80, 8192, 29568, 64, 8, tied=False)
+    lines = assign(Target("gguf", "Q4_K_M"), model, ()).fallbacks
+    assert {line.rpartition(": ")[2] for line in lines} == {"ffn_down"}
+    assert all("rows of 29568" in line for line in lines)
+
+
+def test_a_model_of_even_widths_has_nothing_to_say() -> None:
+    model = qwen(28, 1536, 8960, 12, 2, tied=True)
+    for container in PRESETS:
+        for preset in PRESETS[container]:
+            assert assign(Target(container, preset), model, ()).fallbacks == ()

@@ -1,0 +1,156 @@
+"""Facts of each family: sizes from a config and back, names, shapes, GGUF's row order."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from runtime.archs import FAMILIES, family_of
+from runtime.errors import EdgequantError
+from tests.conftest import CONFIGS, YARN, config
+
+LAYER_OF_LLAMA = {
+    "attn_norm.weight": (96,),
+    "attn_q.weight": (96, 96),
+    "attn_k.weight": (32, 96),
+    "attn_v.weight": (32, 96),
+    "attn_output.weight": (96, 96),
+    "ffn_norm.weight": (96,),
+    "ffn_gate.weight": (160, 96),
+    "ffn_up.weight": (160, 96),
+    "ffn_down.weight": (96, 160),
+}
+
+
+LINEARS = [
+    name.removesuffix(".weight") for name, shape in LAYER_OF_LLAMA.items() if len(shape) == 2
+]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_sizes_survive_the_way_to_a_config_and_back(name: str) -> None:
+    family = family_of(config(name))
+    arch = family.arch(config(name))
+    assert family.arch(family.hf_config(arch)) == arch
+
+
+def test_unusual_yarn_settings_survive_too() -> None:
+    scaling = YARN | {"beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.1}
+    facts = config("qwen2-yarn", rope_scaling=scaling)
+    arch = family_of(facts).arch(facts)
+    assert arch.rope.beta_fast == 16
+    assert family_of(facts).arch(family_of(facts).hf_config(arch)) == arch
+
+
+def test_shapes_of_a_layer_in_file_order() -> None:
+    family = FAMILIES["llama"]
+    arch = family.arch(config("llama-tied"))
+    assert family.layer_shapes(arch) == LAYER_OF_LLAMA
+    assert list(family.layer_shapes(arch)) == list(LAYER_OF_LLAMA)
+
+
+def test_biases_stand_where_the_family_has_them() -> None:
+    def biases(name: str) -> list[str]:
+        family = family_of(config(name))
+        shapes = family.layer_shapes(family.arch(config(name)))
+        return [key.removesuffix(".bias") for key in shapes if key.endswith(".bias")]
+
+    assert biases("qwen2-tied") == ["attn_q", "attn_k", "attn_v"]
+    assert biases("llama-tied") == []
+    assert set(biases("llama-untied")) == set(LINEARS)
+
+
+def test_the_head_is_the_embedding_when_they_are_tied() -> None:
+    family = FAMILIES["qwen2"]
+    tied, untied = family.arch(config("qwen2-tied")), family.arch(config("qwen2-untied"))
+    assert tied.head == "token_embd.weight"
+    assert "output.weight" not in family.shapes(tied)
+    assert untied.head == "output.weight"
+    assert family.shapes(untied)["output.weight"] == (4096, 96)
+
+
+def test_names_are_those_of_a_hugging_face_checkpoint() -> None:
+    family = FAMILIES["qwen2"]
+    pairs = {
+        "token_embd.weight": "model.embed_tokens.weight",
+        "blk.11.attn_q.bias": "model.layers.11.self_attn.q_proj.bias",
+        "blk.0.ffn_norm.weight": "model.layers.0.post_attention_layernorm.weight",
+        "blk.3.ffn_down.weight": "model.layers.3.mlp.down_proj.weight",
+        "output_norm.weight": "model.norm.weight",
+        "output.weight": "lm_head.weight",
+    }
+    assert {name: family.hf_name(name) for name in pairs} == pairs
+
+
+def test_stages_cover_every_linear_once_and_follow_their_op() -> None:
+    for family in FAMILIES.values():
+        linears = [linear for stage in family.stages for linear in stage.linears]
+        assert sorted(linears) == sorted(LINEARS)
+        for stage in family.stages:
+            assert f"{stage.before}.weight" in LAYER_OF_LLAMA
+
+
+def test_gguf_pairs_neighbouring_channels_of_llama_queries_and_keys() -> None:
+    family = FAMILIES["llama"]
+    arch = dataclasses.replace(family.arch(config("llama-tied")), heads=2, kv_heads=1, head_dim=6)
+    assert family.gguf_rows(arch, "blk.0.attn_k.weight").tolist() == [0, 3, 1, 4, 2, 5]
+    rows = family.gguf_rows(arch, "blk.0.attn_q.weight")
+    assert rows.tolist() == [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]
+    assert family.gguf_rows(arch, "blk.0.attn_v.weight") is None
+    qwen = FAMILIES["qwen2"]
+    assert qwen.gguf_rows(qwen.arch(config("qwen2-tied")), "blk.0.attn_q.weight") is None
+
+
+def test_rotating_neighbours_of_reordered_rows_is_rotating_halves() -> None:
+    family = FAMILIES["llama"]
+    arch = dataclasses.replace(family.arch(config("llama-tied")), heads=1, kv_heads=1, head_dim=8)
+    x = np.random.default_rng(0).normal(size=8)
+    angles = np.linspace(0.1, 1, 4)
+    first, second = x[:4], x[4:]
+    halves = np.concatenate(
+        [
+            first * np.cos(angles) - second * np.sin(angles),
+            second * np.cos(angles) + first * np.sin(angles),
+        ]
+    )
+    order = family.gguf_rows(arch, "blk.0.attn_q.weight")
+    even, odd = x[order][0::2], x[order][1::2]
+    neighbours = np.stack(
+        [
+            even * np.cos(angles) - odd * np.sin(angles),
+            odd * np.cos(angles) + even * np.sin(angles),
+        ],
+        axis=-1,
+    ).reshape(-1)
+    np.testing.assert_allclose(neighbours, halves[order])
+
+
+def test_missing_optional_keys_have_the_meaning_of_the_reference() -> None:
+    facts = config("llama-tied")
+    del facts["num_key_value_heads"]
+    arch = family_of(facts).arch(facts)
+    assert (arch.kv_heads, arch.head_dim) == (6, 16)
+    assert family_of(facts).arch(facts | {"head_dim": 32}).head_dim == 32
+
+
+REFUSED = {
+    "use_sliding_window": (True, "use_sliding_window; only full attention .*set it to false"),
+    "hidden_act": ("gelu", "hidden_act 'gelu'; only 'silu' is supported"),
+    "model_type": ("mamba", "unknown architecture 'mamba' in config.json; supported: .*qwen2"),
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_an_unsupported_setting_is_refused(key: str) -> None:
+    value, message = REFUSED[key]
+    facts = config("qwen2-tied") | {key: value}
+    with pytest.raises(EdgequantError, match=message):
+        family_of(facts).arch(facts)
+
+
+@pytest.mark.parametrize("key", ["num_attention_heads", "hidden_size", "rms_norm_eps"])
+def test_a_missing_key_is_named(key: str) -> None:
+    facts = config("qwen2-tied")
+    del facts[key]
+    with pytest.raises(EdgequantError, match=f"no '{key}'; take the config.json that came with"):
+        family_of(facts).arch(facts)

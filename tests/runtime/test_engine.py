@@ -1,0 +1,44 @@
+"""Engines: found by name, and the same answers whatever computes them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quantize.checkpoint import Checkpoint, open_checkpoint
+from runtime import backends
+from runtime.engine import backend_names, open_engine
+from runtime.errors import EdgequantError
+from tests.conftest import CONFIGS
+
+
+def test_every_file_of_the_folder_is_a_backend_with_an_open() -> None:
+    files = {path.stem for path in Path(str(backends.__file__)).parent.glob("*.py")}
+    assert set(backend_names()) == files - {"__init__"}
+    assert {"numpy", "torch", "onnxruntime"} <= set(backend_names())
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones(tiny: Checkpoint) -> None:
+    with pytest.raises(EdgequantError, match="unknown backend 'abacus'; known: .*numpy.*torch"):
+        open_engine(tiny.model(), "abacus")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_numpy_and_torch_agree(name: str, random_models: dict[str, Path]) -> None:
+    model = open_checkpoint(random_models[name]).model()
+    ids = np.random.default_rng(0).integers(0, 4096, (2, 60))
+    expected = open_engine(model, "numpy").logits(ids)
+    np.testing.assert_allclose(open_engine(model, "torch").logits(ids), expected, atol=2e-5)
+
+
+def test_an_engine_carries_sizes_and_tokenizer(tiny: Checkpoint) -> None:
+    engine = open_engine(tiny.model(), "numpy")
+    assert engine.arch is tiny.arch
+    assert engine.tokenizer is tiny.tokenizer
+
+
+def test_options_reach_the_backend(tiny: Checkpoint) -> None:
+    engine = open_engine(tiny.model(), "torch", device="cpu")
+    assert str(engine.ops.device) == "cpu"
+    with pytest.raises(TypeError, match="device"):
+        open_engine(tiny.model(), "numpy", device="cpu")

@@ -1,0 +1,137 @@
+"""The forward pass: against a loop that computes one token's attention at a time, and its cache."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quantize.checkpoint import open_checkpoint
+from runtime.backends.numpy import NumpyOps
+from runtime.engine import OpsEngine, open_engine
+from runtime.forward import Cache, layers
+from runtime.model import Model
+from tests.conftest import CONFIGS
+
+BACKENDS = ("numpy", "torch")
+
+
+def slow_logits(model: Model, ids: np.ndarray) -> np.ndarray:
+    """One row of ids (T,) -> (T, V), in float64, head by head and token by token."""
+    arch = model.arch
+    w = {name: tensor.decode().astype(np.float64) for name, tensor in model.tensors.items()}
+    x = w["token_embd.weight"][ids]
+    cos, sin = (table.astype(np.float64) for table in arch.rope.tables(0, len(ids), arch.head_dim))
+
+    def norm(values: np.ndarray, name: str) -> np.ndarray:
+        size = np.sqrt((values**2).mean(-1, keepdims=True) + arch.eps)
+        return values / size * w[name]
+
+    def linear(values: np.ndarray, name: str) -> np.ndarray:
+        return values @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
+
+    def rotated(head: np.ndarray, position: int) -> np.ndarray:
+        half = arch.head_dim // 2
+        pairs = head[:half] + 1j * head[half:]
+        turned = pairs * (cos[position] + 1j * sin[position])
+        return np.concatenate([turned.real, turned.imag])
+
+    for layer in range(arch.layers):
+        at = f"blk.{layer}."
+        normed = norm(x, f"{at}attn_norm.weight")
+        q, k, v = (linear(normed, f"{at}attn_{part}") for part in "qkv")
+        context = np.zeros((len(ids), arch.heads, arch.head_dim))
+        for token in range(len(ids)):
+            for head in range(arch.heads):
+                shared = head // (arch.heads // arch.kv_heads)
+                own = slice(head * arch.head_dim, (head + 1) * arch.head_dim)
+                kept = slice(shared * arch.head_dim, (shared + 1) * arch.head_dim)
+                query = rotated(q[token, own], token)
+                keys = np.array([rotated(k[past, kept], past) for past in range(token + 1)])
+                scores = np.exp(keys @ query / np.sqrt(arch.head_dim))
+                context[token, head] = scores / scores.sum() @ v[: token + 1, kept]
+        x = x + linear(context.reshape(len(ids), -1), f"{at}attn_output")
+        normed = norm(x, f"{at}ffn_norm.weight")
+        gate, up = linear(normed, f"{at}ffn_gate"), linear(normed, f"{at}ffn_up")
+        x = x + linear(gate / (1 + np.exp(-gate)) * up, f"{at}ffn_down")
+    return np.asarray(norm(x, "output_norm.weight") @ w[arch.head].T)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_logits_are_those_of_the_slow_loop(
+    name: str, backend: str, random_models: dict[str, Path]
+) -> None:
+    model = open_checkpoint(random_models[name]).model()
+    ids = np.random.default_rng(0).integers(0, 4096, (2, 11))
+    found = open_engine(model, backend).logits(ids)
+    for row in range(2):
+        np.testing.assert_allclose(found[row], slow_logits(model, ids[row]), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen2-yarn", "llama-tied"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cache_gives_the_logits_of_full_recomputation(
+    name: str, backend: str, random_models: dict[str, Path]
+) -> None:
+    engine = open_engine(open_checkpoint(random_models[name]).model(), backend)
+    ids = np.random.default_rng(1).integers(0, 4096, (3, 24))
+    whole = engine.logits(ids)
+    cache = engine.new_cache(3, 24)
+    pieces = [ids[:, :10], ids[:, 10:17], *(ids[:, at : at + 1] for at in range(17, 24))]
+    found = np.concatenate([engine.logits(piece, cache) for piece in pieces], axis=1)
+    np.testing.assert_allclose(found, whole, atol=2e-5)
+    assert cache.length == 24
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_last_gives_only_the_last_tokens_logits(
+    backend: str, random_models: dict[str, Path]
+) -> None:
+    engine = open_engine(open_checkpoint(random_models["qwen2-tied"]).model(), backend)
+    ids = np.arange(12).reshape(2, 6)
+    last = engine.logits(ids, last=True)
+    assert last.shape == (2, 1, 4096)
+    np.testing.assert_allclose(last, engine.logits(ids)[:, -1:], atol=1e-5)
+
+
+def test_later_tokens_change_nothing_before_them(random_models: dict[str, Path]) -> None:
+    engine = open_engine(open_checkpoint(random_models["llama-untied"]).model(), "numpy")
+    ids = np.arange(20)[None]
+    other = ids.copy()
+    other[0, 12:] = 7
+    left, right = engine.logits(ids), engine.logits(other)
+    np.testing.assert_allclose(left[:, :12], right[:, :12], atol=1e-6)
+    assert np.abs(left[:, 12:] - right[:, 12:]).max() > 1e-3
+
+
+def test_tensors_are_grouped_by_their_layer(random_models: dict[str, Path]) -> None:
+    model = open_checkpoint(random_models["qwen2-untied"]).model()
+    found = layers(model.arch, dict.fromkeys(model.tensors, "weight"))
+    assert [layer.index for layer in found] == [0, 1]
+    for layer in found:
+        assert "attn_q.bias" in layer.weights
+        assert len(layer.weights) == 12
+
+
+def test_a_cache_has_room_for_every_layer(random_models: dict[str, Path]) -> None:
+    arch = open_checkpoint(random_models["qwen2-tied"]).arch
+    cache = Cache.empty(NumpyOps(), arch, batch=3, capacity=7)
+    assert [keys.shape for keys in cache.keys] == [(3, 7, 2, 16)] * 2
+    assert cache.keys[0] is not cache.values[0]
+    assert cache.length == 0
+
+
+def test_large_gates_do_not_overflow() -> None:
+    gate = np.array([-1e4, -1.0, 0.0, 1.0, 1e4], np.float32)
+    found = NumpyOps().silu_mul(gate, np.ones_like(gate))
+    np.testing.assert_allclose(found, [0, -0.26894143, 0, 0.7310586, 1e4], rtol=1e-6)
+
+
+def test_a_large_head_is_decoded_in_pieces(
+    random_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_checkpoint(random_models["qwen2-untied"]).model()
+    ids = np.arange(6)[None]
+    whole = OpsEngine(model, NumpyOps()).logits(ids)
+    monkeypatch.setattr("runtime.backends.numpy.ROWS_AT_ONCE", 1000)
+    np.testing.assert_allclose(OpsEngine(model, NumpyOps()).logits(ids), whole, atol=1e-6)

@@ -1,0 +1,36 @@
+"""What tests of containers share: checkpoints rounded to one layout, and distances of logits."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from quantize.checkpoint import Checkpoint
+from runtime.blocks import BLOCKS
+from runtime.tensor import Tensor
+
+
+def rounded(checkpoint: Checkpoint, kind: str) -> Iterator[Tensor]:
+    """Every tensor in file order: 2-D weights rounded to nearest in `kind`, all others as F32.
+
+    A weight whose rows the layout does not divide stays F32.
+    """
+    layout = BLOCKS[kind]
+    for tensor in checkpoint.tensors.values():
+        values = tensor.decode()
+        if values.ndim == 2 and layout.fits(values.shape[1]):
+            data = layout.pack(*layout.quantize(values))
+            yield Tensor(tensor.name, tensor.shape, layout, data)
+        else:
+            yield Tensor.dense(tensor.name, values)
+
+
+def kl(expected: np.ndarray, found: np.ndarray) -> float:
+    """Mean KL divergence in nats a token between the distributions of two (..., V) logits."""
+    log_p, log_q = log_softmax(expected), log_softmax(found)
+    return float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean())
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """log of softmax over the last axis, float64."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

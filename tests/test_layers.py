@@ -1,0 +1,151 @@
+"""The house rule: imports go one way, and the runtime stays light."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+ALLOWED = {
+    "calib_data": {"calib_data"},
+    "runtime": {"runtime"},
+    "export": {"export", "runtime"},
+    "quantize": {"quantize", "export", "runtime", "calib_data"},
+}
+"""Package -> packages of ours that it may import."""
+
+LIGHT = {
+    "calib_data": {"numpy"},
+    "runtime": {"numpy", "array_api_compat", "tokenizers", "jinja2"},
+}
+"""Package -> all that importing it may need besides the standard library."""
+
+FOREIGN_BACKENDS = {"torch", "onnxruntime", "llamacpp"}
+"""Files of runtime/backends that stand on a package of others and are imported on use."""
+
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "gguf", "safetensors", "xllamacpp"}
+"""What a program that only runs models must not have to load."""
+
+FILES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def name(path: Path) -> str:
+    """Path from the root, as a test's id."""
+    return str(path.relative_to(ROOT))
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file is one of FOREIGN_BACKENDS."""
+    return path.parent == ROOT / "runtime" / "backends" and path.stem in FOREIGN_BACKENDS
+
+
+def imported(nodes: Iterator[ast.AST]) -> set[str]:
+    """Top-level names of the modules that some nodes import."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the layer that is imported from"
+            found.add(str(node.module).split(".")[0])
+    return found
+
+
+def at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when the file is imported: everything outside functions."""
+    for child in ast.iter_child_nodes(tree):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from at_import(child)
+
+
+def parse(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_imports_inside_functions_are_told_from_those_at_import() -> None:
+    tree = ast.parse("import a.b\nif 1:\n    from c.d import e\ndef f():\n    import g\n")
+    assert imported(at_import(tree)) == {"a", "c"}
+    assert imported(ast.walk(tree)) == {"a", "c", "g"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_between_our_packages_go_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    ours = imported(ast.walk(parse(path))) & {*ALLOWED, "tests", "bench"}
+    assert ours <= ALLOWED[package]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.relative_to(ROOT).parts[0] in LIGHT], ids=name
+)
+def test_the_lower_layers_import_only_what_they_declare(path: Path) -> None:
+    if is_foreign(path):
+        return
+    package = path.relative_to(ROOT).parts[0]
+    others = imported(at_import(parse(path))) - set(sys.stdlib_module_names)
+    assert others <= {package} | LIGHT[package]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.relative_to(ROOT).parts[0] == "runtime"], ids=name
+)
+def test_the_runtime_never_uses_torch_or_a_writer_of_files(path: Path) -> None:
+    if is_foreign(path):
+        return
+    assert not imported(ast.walk(parse(path))) & {"torch", "transformers", "gguf"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "export").rglob("*.py")), ids=name)
+def test_writers_never_use_torch(path: Path) -> None:
+    assert not imported(ast.walk(parse(path))) & {"torch", "transformers"}
+
+
+def modules(package: str) -> list[str]:
+    """Every module of a package that can be imported here without a foreign engine."""
+    compiled = importlib.util.find_spec("runtime._native") is not None
+    names = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        without_kernels = path == ROOT / "runtime" / "backends" / "native.py" and not compiled
+        if not is_foreign(path) and not without_kernels:
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            names.append(".".join(parts).removesuffix(".__init__"))
+    return names
+
+
+def loaded_by(names: list[str]) -> set[str]:
+    """Top-level modules that a fresh interpreter loads for some imports."""
+    program = (
+        "import importlib, sys\n"
+        "before = set(sys.modules)\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.split())
+
+
+def test_importing_the_runtime_loads_no_heavy_package_and_no_upper_layer() -> None:
+    loaded = loaded_by(modules("runtime"))
+    assert {"runtime", "numpy"} <= loaded
+    assert not loaded & (HEAVY | {"calib_data", "export", "quantize"})
+
+
+def test_importing_calib_data_loads_only_numpy_and_the_standard_library() -> None:
+    loaded = loaded_by(modules("calib_data")) - set(sys.stdlib_module_names)
+    assert loaded == {"calib_data", "numpy"}
+
+
+def test_importing_the_writers_loads_neither_torch_nor_an_upper_layer() -> None:
+    loaded = loaded_by(modules("export"))
+    assert "export" in loaded
+    assert not loaded & {"torch", "transformers", "calib_data", "quantize"}
