@@ -86,17 +86,17 @@ _listener = _Log(_listen)  # llama.cpp keeps its address
 @cache
 def _library() -> Any:
     """llama.cpp, loaded and silenced. Raises EdgequantError where it is not installed."""
+    if platform.machine() not in ("x86_64", "AMD64") or platform.system() == "Windows":
+        raise EdgequantError(
+            "the llama.cpp backend passes opaque structures, which only works on x86-64 outside "
+            f"Windows, not on {platform.system()} {platform.machine()}; use the native backend."
+        )
     try:
         from xllamacpp import xllamacpp
     except ImportError:
         raise EdgequantError(
             "running a file in llama.cpp needs xllamacpp; pip install xllamacpp."
         ) from None
-    if platform.machine() not in ("x86_64", "AMD64") or platform.system() == "Windows":
-        raise EdgequantError(
-            "the llama.cpp backend passes opaque structures, which only works on x86-64 outside "
-            f"Windows, not on {platform.system()} {platform.machine()}; use the native backend."
-        )
     library = ctypes.CDLL(xllamacpp.__file__)
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, name)
@@ -136,7 +136,8 @@ class LlamaEngine:
         """A context with room for `capacity` tokens."""
         _complaints.clear()
         settings = self.library.llama_context_default_params()
-        settings.bytes[0:4] = list(int(capacity).to_bytes(4, "little"))  # n_ctx is the first field
+        most = min(capacity, 2**32 - 1)  # n_ctx is the first field, a uint32
+        settings.bytes[0:4] = list(most.to_bytes(4, "little"))
         found = self.library.llama_init_from_model(self.model, settings)
         if not found:
             raise EdgequantError(
@@ -207,13 +208,9 @@ class LlamaEngine:
         """Ids of a text by llama.cpp's tokenizer; special tokens are recognised, none are added."""
         vocab = self.library.llama_model_get_vocab(self.model)
         raw = text.encode()
-        room = len(raw) + 16
+        room = 4 * len(raw) + 16  # at worst a token a byte, and three for the space before a piece
         ids = (c_int32 * room)()
         count = self.library.llama_tokenize(vocab, raw, len(raw), ids, room, False, True)
-        if count < 0:
-            raise EdgequantError(
-                f"llama.cpp made more than {room} tokens of {len(raw)} bytes; shorten the text."
-            )
         return list(ids[:count])
 
 

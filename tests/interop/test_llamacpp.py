@@ -143,6 +143,11 @@ def test_a_cache_continues_in_pieces_and_batches(tiny_engines: tuple[Engine, Eng
         theirs.logits(ids[:, :1], cache)
 
 
+def test_a_cache_that_no_memory_holds_is_refused(tiny_engines: tuple[Engine, Engine]) -> None:
+    with pytest.raises(EdgequantError, match="llama.cpp has no room for 1099511627776 tokens: "):
+        tiny_engines[1].new_cache(1, 2**40)
+
+
 def rounded(block: Block, name: str, values: np.ndarray) -> Tensor:
     """A weight rounded to nearest on the grid of a block."""
     codes, params = block.quantize(values)
