@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,12 @@ def kind(path: Path) -> str:
 
 def open_model(path: Path) -> Model:
     """The stored tensors, sizes and tokenizer of any container."""
-    openers = {
+    openers: dict[str, Callable[[Path], Model]] = {
         "gguf": open_gguf,
         "onnx": open_onnx,
-        "checkpoint": lambda p: open_checkpoint(p).model(),
+        "checkpoint": lambda folder: open_checkpoint(folder).model(),
     }
-    model: Model = openers[kind(path)](path)
-    return model
+    return openers[kind(path)](path)
 
 
 def open_any(path: Path, backend: str | None = None) -> Engine:
