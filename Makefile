@@ -11,7 +11,7 @@ STAMP := .venv/.installed
 
 .PHONY: demo test check bench native interop clean
 
-$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/*)
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/* runtime/native/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) torch==2.13.0
 	$(INSTALL) scikit-build-core nanobind

@@ -4,7 +4,7 @@ Follows Su et al. 2021; "llama3" is Llama 3.1's scaling, "yarn" is Peng et al. 2
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ class Rope:
 
     theta: float = 10000.0
     kind: str = "default"
-    """default, linear, llama3 or yarn."""
+    """default, linear, llama3, yarn, or factors (GGUF's own table of divisors)."""
     factor: float = 1.0
     original_context: int = 0
     """Context the model was trained with, in tokens (llama3, yarn)."""
@@ -29,11 +29,24 @@ class Rope:
     attention_factor: float | None = None
     """Factor on cos and sin; None = yarn's own 0.1 ln(factor) + 1, else 1."""
 
+    factors: tuple[float, ...] = ()
+    """What each plain frequency is divided by (factors): head_dim / 2 of them."""
+
+    @property
+    def divided(self) -> bool:
+        """Whether GGUF stores this scaling as a table of divisors, `rope_freqs.weight`."""
+        return self.kind in ("llama3", "factors")
+
     @property
     def magnitude(self) -> float:
         """What cos and sin are multiplied by (yarn's mscale; 1 otherwise)."""
         if self.attention_factor is not None:
             return self.attention_factor
+        return self.yarn_magnitude
+
+    @property
+    def yarn_magnitude(self) -> float:
+        """The magnitude that yarn gives by itself."""
         return 0.1 * math.log(self.factor) + 1 if self.kind == "yarn" and self.factor > 1 else 1.0
 
     def frequencies(self, head_dim: int) -> np.ndarray:
@@ -43,6 +56,8 @@ class Rope:
             return np.asarray(plain / self.factor)
         if self.kind == "llama3":
             return np.asarray(plain / self._llama3_divisors(plain))
+        if self.kind == "factors":
+            return np.asarray(plain / np.array(self.factors))
         if self.kind == "yarn":
             keep = self._yarn_kept(head_dim)
             return np.asarray(plain / self.factor * (1 - keep) + plain * keep)
@@ -108,3 +123,64 @@ class Rope:
             original_context=int(context or config.get("max_position_embeddings") or 0),
             **{key: float(scaling[key]) for key in optional if scaling.get(key) is not None},
         )
+
+    def gguf_keys(self) -> dict[str, Any]:
+        """GGUF metadata, without the architecture before it; `divided` kinds need the tensor too."""
+        keys: dict[str, Any] = {"rope.freq_base": self.theta}
+        if self.kind not in ("linear", "yarn"):
+            return keys
+        keys |= {"rope.scaling.type": self.kind, "rope.scaling.factor": self.factor}
+        if self.kind == "yarn":
+            keys |= {
+                "rope.scaling.original_context_length": self.original_context,
+                "rope.scaling.attn_factor": self.magnitude / self.yarn_magnitude,
+                "rope.scaling.yarn_beta_fast": self.beta_fast,
+                "rope.scaling.yarn_beta_slow": self.beta_slow,
+            }
+        return keys
+
+    @staticmethod
+    def from_gguf(
+        keys: dict[str, Any], context: int, factors: tuple[float, ...] | None = None
+    ) -> "Rope":
+        """From the keys that `gguf_keys` names, and the divisors where the file has them.
+
+        `context` is the model's, for yarn without one of its own.
+
+        Raises EdgequantError for a scaling that this runtime does not compute, or for bad numbers.
+        """
+        kind = str(keys.get("rope.scaling.type", "none"))
+        if kind not in GGUF_KINDS or (factors and kind != "none"):
+            raise EdgequantError(
+                f"the GGUF asks for rope scaling {kind!r}{' with divisors' if factors else ''}; "
+                f"supported: {', '.join(GGUF_KINDS)}, and divisors without another scaling."
+            )
+        keys = {"rope.scaling.original_context_length": context} | keys
+        found = {field: keys.get(key, usual) for field, (key, usual) in GGUF_KEYS.items()}
+        for name, value in (
+            found | {f"divisor {n}": v for n, v in enumerate(factors or ())}
+        ).items():
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise EdgequantError(
+                    f"the GGUF's rope {name} is {value!r}, but a number above 0 is needed; "
+                    "convert the model again."
+                )
+        magnitude = found.pop("magnitude")
+        rope = Rope(kind="factors" if factors else GGUF_KINDS[kind], factors=factors or (), **found)
+        if magnitude == 1.0:
+            return rope
+        return replace(rope, attention_factor=rope.yarn_magnitude * magnitude)
+
+
+GGUF_KINDS = {"none": "default", "linear": "linear", "yarn": "yarn"}
+"""GGUF's name of a scaling -> ours."""
+
+GGUF_KEYS: dict[str, tuple[str, Any]] = {
+    "theta": ("rope.freq_base", 10000.0),
+    "factor": ("rope.scaling.factor", 1.0),
+    "original_context": ("rope.scaling.original_context_length", 0),
+    "beta_fast": ("rope.scaling.yarn_beta_fast", 32.0),
+    "beta_slow": ("rope.scaling.yarn_beta_slow", 1.0),
+    "magnitude": ("rope.scaling.attn_factor", 1.0),
+}
+"""Field of Rope -> GGUF key and what readers take without it; `magnitude` is a factor on yarn's."""

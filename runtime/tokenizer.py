@@ -1,7 +1,7 @@
 """Text to token ids and back, on the `tokenizers` library; chat templates in jinja2's sandbox."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runtime.errors import EdgequantError
+from runtime.gguf_vocab import pre_tokenizer, tokenizer_backend
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,21 @@ class Tokenizer:
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text as it becomes whole: a character split over tokens waits for its last one."""
+        shown: list[int] = []  # tokens of the last piece: a decoder strips the space of its first
         pending: list[int] = []
         for token in ids:
             pending.append(token)
-            text = self.decode(pending, skip_special=True)
+            text = self._after(shown, pending)
             if text and not text.endswith("\ufffd"):
                 yield text
-                pending = []
-        if pending and (text := self.decode(pending, skip_special=True)):
+                shown, pending = pending, []
+        if pending and (text := self._after(shown, pending)):
             yield text
+
+    def _after(self, before: list[int], ids: list[int]) -> str:
+        """What ids add to the text of the tokens before them."""
+        start = len(self.decode(before, skip_special=True))
+        return self.decode(before + ids, skip_special=True)[start:]
 
     def render(self, messages: list[dict[str, str]], generate: bool = False) -> str:
         """Messages through the chat template; `generate` opens the assistant's turn.
@@ -101,6 +108,41 @@ class Tokenizer:
             special=special,
         )
 
+    @staticmethod
+    def from_gguf(metadata: Mapping[str, Any], vocab: int) -> "Tokenizer | None":
+        """From a GGUF's metadata, for a model of `vocab` tokens; None when it has no tokenizer.
+
+        Raises EdgequantError for a tokenizer that cannot be rebuilt, or ids outside of its table.
+        """
+        kind = metadata.get("tokenizer.ggml.model", "none")
+        if kind in ("none", "no_vocab"):
+            return None
+        backend = tokenizer_backend(metadata)
+        tokens = metadata["tokenizer.ggml.tokens"]
+        if len(tokens) > vocab:
+            raise EdgequantError(
+                f"the GGUF has {len(tokens)} tokens but embeds {vocab}; convert the model again."
+            )
+        ids = {name: _gguf_id(metadata, name, tokens) for name in GGUF_IDS}
+        more = metadata.get("edgequant.eos_token_ids", ())
+        eos = [found for name in ("eos", "eot", "eom") if (found := ids[name]) is not None]
+        named = {f"{name}_token": ids[key] for key, name in GGUF_IDS.items() if name}
+        usual = kind == "llama" or pre_tokenizer(metadata).add_bos
+        return Tokenizer(
+            backend,
+            eos=tuple(dict.fromkeys([*eos, *map(int, more)])),
+            bos=ids["bos"],
+            add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", usual)),
+            chat_template=metadata.get("tokenizer.chat_template"),
+            special={name: tokens[found] for name, found in named.items() if found is not None},
+        )
+
+
+GGUF_IDS = {"bos": "bos", "eos": "eos", "eot": "", "eom": "", "padding": "pad", "unknown": "unk"}
+"""tokenizer.ggml.{key}_token_id -> the name a chat template uses."""
+
+GGUF_NONE = 2**32 - 1
+"""An id of -1 in a uint32: some converters write it for "none"."""
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -114,6 +156,19 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise EdgequantError(f"{path} is not valid JSON ({error}); download it again.") from error
     return out
+
+
+def _gguf_id(metadata: Mapping[str, Any], name: str, tokens: list[str]) -> int | None:
+    """A special token's id in a GGUF, None when it has none."""
+    found = metadata.get(f"tokenizer.ggml.{name}_token_id", GGUF_NONE)
+    if isinstance(found, int) and found in (GGUF_NONE, -1):
+        return None
+    if not isinstance(found, int) or not 0 <= found < len(tokens):
+        raise EdgequantError(
+            f"the GGUF's {name} token is {found!r}, but it has {len(tokens)} tokens; "
+            "convert the model again."
+        )
+    return found
 
 
 def _refuse(message: str) -> None:

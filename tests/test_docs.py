@@ -5,11 +5,16 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 
 from export import CONTAINERS
+from quantize.checkpoint import bundled, open_checkpoint
+from quantize.plan import Plan, Target, assign
 from runtime.blocks import BLOCKS, Block
+from runtime.tensor import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -63,6 +68,45 @@ def sections(document: str) -> dict[str, str]:
     """Heading -> the text below it, for the headings of the third level."""
     parts = re.split(r"^### (.+)\n", document, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def documented(heading: str) -> set[str]:
+    """Words in code type in the first column of the tables below a heading of formats.md."""
+    section = read(DOCS / "formats.md").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \|", section, flags=re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def write_bundled(target: str, path: Path) -> dict[str, Any]:
+    """The bundled model in a container with the provenance of a run; returns that provenance."""
+    from quantize.pipeline import provenance
+
+    checkpoint, plan = open_checkpoint(bundled()), Plan((Target.parse(target),), method="rtn")
+    extra = provenance(plan, checkpoint, assign(plan.targets[0], checkpoint.arch, ()), "")
+    tensors = (Tensor.dense(name, tensor.decode()) for name, tensor in checkpoint.tensors.items())
+    container = CONTAINERS[plan.targets[0].container]
+    container.write(path, checkpoint.arch, tensors, checkpoint.folder, extra)
+    return extra
+
+
+def test_the_formats_page_names_every_key_of_a_gguf_file(tmp_path: Path) -> None:
+    from runtime.gguf_file import read as read_gguf
+
+    extra = write_bundled("gguf:F32", tmp_path / "a.gguf")
+    keys = {re.sub(r"^qwen2\.", "ARCH.", key) for key in read_gguf(tmp_path / "a.gguf").metadata}
+    made = {f"edgequant.{key}" for key in extra}
+    assert made <= keys
+    assert keys - made <= documented("GGUF files")
+    assert set(extra) == documented("Provenance")
+
+
+def test_the_formats_page_names_every_file_and_key_of_an_onnx_folder(tmp_path: Path) -> None:
+    extra = write_bundled("onnx:fp32", tmp_path / "onnx")
+    copied = {path.name for path in bundled().iterdir()}
+    ours = {path.name for path in (tmp_path / "onnx").iterdir()} - copied
+    assert ours <= documented("ONNX folders")
+    model = onnx.load(tmp_path / "onnx" / "model.onnx", load_external_data=False)
+    assert {item.key for item in model.metadata_props} == set(extra)
 
 
 def test_the_command_line_page_is_up_to_date() -> None:

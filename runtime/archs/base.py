@@ -4,6 +4,7 @@ Runtime names are GGUF's ("blk.3.attn_q.weight") whatever the container: rules, 
 use them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -62,6 +63,8 @@ class Family:
     hf_class: ClassVar[str]
     """The transformers class, for `architectures`."""
     biased: ClassVar[tuple[str, ...]] = ()
+    gguf_rope_factors: ClassVar[bool] = False
+    """Whether GGUF readers of the family divide frequencies by a tensor (Llama 3.1's scaling)."""
 
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(("attn_q", "attn_k", "attn_v"), before="attn_norm"),
@@ -175,6 +178,72 @@ class Family:
         """Order in which GGUF stores a tensor's rows, as indices into ours; None = the same."""
         return None
 
+    def gguf_keys(self, arch: Arch) -> dict[str, Any]:
+        """GGUF metadata for these sizes: key -> int, float or str.
+
+        Raises EdgequantError for a rope scaling that the family's GGUF readers would not compute.
+        """
+        if arch.rope.divided and not self.gguf_rope_factors:
+            raise EdgequantError(
+                f"GGUF has no rope scaling {arch.rope.kind!r} for {self.name}; "
+                "write an ONNX folder, or take a checkpoint with yarn or no scaling."
+            )
+        keys: dict[str, Any] = {
+            "vocab_size": arch.vocab,
+            "context_length": arch.context,
+            "embedding_length": arch.hidden,
+            "block_count": arch.layers,
+            "feed_forward_length": arch.ffn,
+            "attention.head_count": arch.heads,
+            "attention.head_count_kv": arch.kv_heads,
+            "attention.key_length": arch.head_dim,
+            "attention.value_length": arch.head_dim,
+            "attention.layer_norm_rms_epsilon": arch.eps,
+            "rope.dimension_count": arch.head_dim,
+        }
+        return {f"{self.name}.{key}": v for key, v in (keys | arch.rope.gguf_keys()).items()}
+
+    def gguf_arch(
+        self,
+        metadata: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        factors: tuple[float, ...] | None = None,
+    ) -> Arch:
+        """Sizes from GGUF metadata, tensor shapes and the rope factors, where the file has them.
+
+        Raises EdgequantError naming a key that is missing or impossible.
+        """
+        keys = _GgufKeys(metadata, self.name)
+        heads, hidden = keys.count("attention.head_count"), keys.count("embedding_length")
+        head_dim = keys.count("attention.key_length", hidden // heads)
+        layers, context = keys.count("block_count"), keys.count("context_length")
+        turned = keys.count("rope.dimension_count", head_dim)
+        for key, found, needed in (
+            ("attention.value_length", keys.count("attention.value_length", head_dim), head_dim),
+            ("rope.dimension_count", turned, head_dim),
+            ("number of rope factors", 2 * len(factors or ()), head_dim if factors else 0),
+        ):
+            if found != needed:
+                raise keys.wrong(key, found, f"only {needed} is supported here")
+        if layers > len(shapes):  # before a name is made for every layer
+            raise keys.wrong("block_count", layers, f"the file has {len(shapes)} tensors")
+        linears = [linear for stage in self.stages for linear in stage.linears]
+        return Arch(
+            family=self.name,
+            vocab=shapes.get("token_embd.weight", (0,))[0],
+            hidden=hidden,
+            ffn=keys.count("feed_forward_length"),
+            layers=layers,
+            heads=heads,
+            kv_heads=keys.count("attention.head_count_kv", heads),
+            head_dim=head_dim,
+            eps=keys.number("attention.layer_norm_rms_epsilon"),
+            context=context,
+            tied="output.weight" not in shapes,
+            rope=Rope.from_gguf(keys.section("rope."), context, factors),
+            biased=tuple(name for name in linears if f"blk.0.{name}.bias" in shapes),
+        )
+
     def hf_config(self, arch: Arch) -> dict[str, Any]:
         """A config.json for these sizes (for random checkpoints and for writers)."""
         rope: dict[str, Any] = {"rope_theta": arch.rope.theta, "rope_type": arch.rope.kind}
@@ -213,6 +282,39 @@ class Family:
             "rope_scaling": None if arch.rope.kind == "default" else rope,
             "torch_dtype": "bfloat16",
         }
+
+
+class _GgufKeys:
+    """The metadata keys of one architecture, checked when they are read."""
+
+    def __init__(self, metadata: Mapping[str, Any], family: str) -> None:
+        self.metadata, self.family = metadata, family
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A whole number above 0. Raises EdgequantError when it is missing or is not one."""
+        value = self.metadata.get(f"{self.family}.{key}", default)
+        if not isinstance(value, int) or value < 1:
+            raise self.wrong(key, value, "a whole number above 0 is needed")
+        return value
+
+    def number(self, key: str) -> float:
+        """A finite number above 0. Raises EdgequantError when it is missing or is not one."""
+        value = self.metadata.get(f"{self.family}.{key}")
+        if not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise self.wrong(key, value, "a number above 0 is needed")
+        return float(value)
+
+    def section(self, prefix: str) -> dict[str, Any]:
+        """Every key that starts with `prefix`, without the architecture."""
+        start = f"{self.family}."
+        return {
+            k[len(start) :]: v for k, v in self.metadata.items() if k.startswith(start + prefix)
+        }
+
+    def wrong(self, key: str, value: Any, need: str) -> EdgequantError:
+        return EdgequantError(
+            f"the GGUF's {self.family}.{key} is {value!r}, but {need}; convert the model again."
+        )
 
 
 def family_of(config: dict[str, Any]) -> Family:

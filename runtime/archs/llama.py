@@ -11,6 +11,7 @@ class Llama(Family):
     name = "llama"
     hf_types = ("llama",)
     hf_class = "LlamaForCausalLM"
+    gguf_rope_factors = True
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         attention = (

@@ -1,4 +1,4 @@
-"""The fast engine on a CPU: weights stay packed, C++ kernels (runtime/native) multiply with them."""
+"""The fast engine on a CPU: C++ kernels (runtime/native) multiply with weights that stay packed."""
 
 from dataclasses import dataclass
 

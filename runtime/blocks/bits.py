@@ -6,7 +6,8 @@ import numpy as np
 def pack_fields(codes: np.ndarray, bits: int, run: int) -> np.ndarray:
     """Codes (..., n), of which the low `bits` are kept, -> uint8 (..., n * bits / 8).
 
-    Field f of byte j, lowest bits first, is weight f * run + j of its chunk of run * 8 / bits weights:
+    A chunk is run * 8 / bits weights; field f of its byte j, lowest bits first, is its weight
+    f * run + j:
 
         bits 4, run 16     byte j = code j | code j+16 << 4
         bits 2, run 32     byte j = code j | code j+32 << 2 | code j+64 << 4 | code j+96 << 6

@@ -1,28 +1,33 @@
 """Scales of least importance-weighted squared error: what the `fit` of the GGUF layouts shares.
 
-Weights are worked on in tiles of (group, ..., blocks, rows): axis 0 runs over the weights that share
-one scale, so that a sum adds whole planes, in the same order on numpy and on torch, and every result
-depends only on its own block. The search is the same everywhere: round with a few candidate scales,
-replace each by the least squares scale of its codes, keep the best, and repeat from there.
+Weights are worked on in tiles of (group, ..., blocks, rows): axis 0 runs over the weights that
+share one scale, so that a sum adds whole planes, in the same order on numpy and on torch, and every
+result depends only on its own block. The search is the same everywhere: round with a few candidate
+scales, replace each by the least squares scale of its codes, keep the best, and repeat from there.
+
+The candidates stand in the layouts' files. They were picked one after the other, each lowering the
+mean error of random blocks most (Gaussian and Student t of 4, importance even to spread over four
+orders of magnitude); no model was looked at.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 from array_api_compat import array_namespace, device
 
 from runtime.blocks.base import Array, Params
 
-WIDTH = 256
-"""Columns of a tile: a whole number of every GGUF block."""
-CACHED = 1 << 16
-"""Weights of a tile on a CPU: what one step reads and writes stays in the second-level cache."""
-LAUNCHED = 1 << 24
-"""Weights of a tile on a GPU, where every step costs a kernel launch."""
+CPU_TILE = (256, 1 << 17)
+"""Columns (whole blocks of any layout) and weights of a CPU tile: a step stays in the cache."""
+GPU_TILE = (1 << 14, 1 << 24)
+"""The same on a GPU, where every step costs a kernel launch."""
 LARGEST = 2.0**40
 """Weights are clipped to it while fitting: past every float16 scale, and its square is finite."""
 FLOOR = 2.0**-20
 """Least importance beside the block's greatest: columns without input still get a sensible grid."""
+TINY = 2.0**-60
+"""Scales below it are taken for 0: far less than float16 holds, and its inverse is finite."""
 F16_MAX = 65504.0
 
 
@@ -67,24 +72,24 @@ def fit_tiles(
 ) -> Params:
     """Run `fit` on tiles of w (rows, cols) and put its results together.
 
-    `shape` is that of one block, such as (32,) or (8, 32): sub-blocks, weights. A tile's x has these axes
-    reversed, then blocks and rows; what `fit` returns for it, (..., blocks, rows), comes back reversed
-    too: (rows, blocks, ...).
+    `shape` is that of one block: (weights,) or (sub-blocks, weights). A tile's x has these axes
+    reversed, then blocks and rows; what `fit` returns for it, (..., blocks, rows), comes back
+    reversed too: (rows, blocks, ...).
     """
     xp = array_namespace(w)
     rows, cols = w.shape
-    width = min(cols, WIDTH)
-    room = CACHED if str(device(w)) == "cpu" else LAUNCHED
+    widest, room = CPU_TILE if str(device(w)) == "cpu" else GPU_TILE
+    width = min(cols, widest)
     height = max(1, room // width)
     weight = block_weights(xp, w, importance, shape)
-    blocks = width // _product(shape)
+    size = prod(shape)
     stripes = []
     for row in range(0, rows, height):
         parts = []
         for col in range(0, cols, width):
             x = _planes(xp, w[row : row + height, col : col + width], shape)
-            first = col // _product(shape)
-            parts.append(fit(new_tile(xp, x, weight[..., first : first + blocks, :])))
+            here = weight[..., col // size : (col + width) // size, :]
+            parts.append(fit(new_tile(xp, x, here)))
         stripes.append({key: xp.concat([p[key] for p in parts], axis=-2) for key in parts[0]})
     out = {key: xp.concat([s[key] for s in stripes], axis=-1) for key in stripes[0]}
     return {key: xp.permute_dims(a, tuple(reversed(range(a.ndim)))) for key, a in out.items()}
@@ -104,19 +109,12 @@ def block_weights(xp: Array, w: Array, importance: Array | None, shape: tuple[in
     A block without any importance, and None, weigh all alike.
     """
     if importance is None:
-        return xp.astype(_planes(xp, xp.ones_like(w[:1]), shape), xp.float32)
-    blocks = xp.reshape(xp.astype(importance, xp.float32), (-1, _product(shape)))
+        return _planes(xp, xp.ones_like(w[:1]), shape)
+    blocks = xp.reshape(xp.astype(importance, xp.float32), (-1, prod(shape)))
     most = xp.max(blocks, axis=1, keepdims=True)
-    shares = xp.where(most > 0, blocks / guarded(most), xp.ones_like(blocks))
-    shares = xp.where(shares < FLOOR, FLOOR * xp.ones_like(shares), shares)
+    shares = xp.where(most > 0, blocks / (most + (most == 0)), xp.ones_like(blocks))
+    shares = xp.clip(shares, FLOOR, None)
     return _planes(xp, xp.reshape(shares, (1, -1)), shape)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    out = 1
-    for length in shape:
-        out *= length
-    return out
 
 
 def total(x: Array) -> Array:
@@ -128,12 +126,12 @@ def total(x: Array) -> Array:
 
 
 def guarded(x: Array) -> Array:
-    """x with 1 in place of 0, to divide by."""
-    return x + (x == 0)
+    """x, to divide by: 1 is added to what is smaller than TINY."""
+    return x + (abs(x) < TINY)
 
 
 def float16(xp: Array, x: Array) -> Array:
-    """The nearest float16 of a float32, as float32; what is past the greatest becomes the greatest."""
+    """The nearest float16, as float32; what is past the greatest becomes the greatest."""
     stored = xp.astype(xp.clip(x, -F16_MAX, F16_MAX), xp.float16)
     return xp.astype(stored, xp.float32)
 
@@ -156,9 +154,9 @@ def search_scale(
 ) -> Array:
     """Scale of each group, (..., blocks, rows), for weight = point * scale.
 
-    `snap` gives the nearest point of the unit grid. `ends` are the places on it, between points and past its
-    end allowed, where the weight of greatest size is put; the best of them is improved `rounds` times by
-    snapping again with the least squares scale.
+    `snap` gives the nearest point of the grid of scale 1. `ends` are places on it, between points
+    and past its end allowed, where the weight of greatest size is put; the best of them is improved
+    `rounds` times by snapping again with the least squares scale.
     """
     xp = tile.xp
     greatest, least = xp.max(tile.x, axis=0), xp.min(tile.x, axis=0)
@@ -182,10 +180,10 @@ def scale_sums(tile: Tile, inverse: Array, snap: Callable[[Array], Array]) -> tu
 def search_line(
     tile: Tile, high: int, ranges: tuple[tuple[float, float], ...], below: bool
 ) -> tuple[Array, Array]:
-    """Scale and offset of each group, (..., blocks, rows), for weight = code * scale + offset, code >= 0.
+    """Scale and offset of each group, (..., blocks, rows), for weight = code * scale + offset.
 
-    `ranges` are the parts of the range of x that the codes leave out at its lower and its upper end;
-    negative parts reach past it. With `below` no offset is above 0.
+    Codes are 0..high. `ranges` are the parts of the range of x that they leave out at its lower and
+    its upper end; negative ones reach past it. With `below` no offset is above 0.
     """
     xp = tile.xp
     least, greatest = xp.min(tile.x, axis=0), xp.max(tile.x, axis=0)

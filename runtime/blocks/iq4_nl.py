@@ -56,7 +56,7 @@ class IQ4_NL(Scaled):
         """Index into `nearest` of each x, in units of the table."""
         xp = array_namespace(x)
         steps = xp.clip(xp.floor(x + x), 2 * POINTS[0], 2 * POINTS[-1])
-        return xp.astype(steps, xp.int64) - 2 * POINTS[0]
+        return xp.astype(steps - 2 * POINTS[0], xp.int32)
 
     def code(self, w: Array, scale: Array, offset: Array) -> Array:
         xp = array_namespace(w)
@@ -79,4 +79,6 @@ class IQ4_NL(Scaled):
 def _look_up(table: np.ndarray, index: Array, like: Array) -> Array:
     """Entries of a numpy table, in the namespace and on the device of `like`."""
     xp = array_namespace(like)
-    return xp.asarray(table, device=device(like))[index]
+    entries = xp.asarray(table, device=device(like))
+    # take of a flat int32 index: indexing with brackets is four times slower in torch
+    return xp.reshape(xp.take(entries, xp.reshape(index, (-1,)), axis=0), index.shape)

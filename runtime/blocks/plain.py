@@ -18,11 +18,14 @@ from runtime.blocks.fitting import (
 
 
 class Scaled(Block):
-    """weight = d * code, codes around 0. Params: d (rows, blocks) float32 holding float16 values."""
+    """weight = d * code, codes around 0.
+
+    Params: d (rows, blocks) float32 holding float16 values.
+    """
 
     size = group = 32
     ends: ClassVar[tuple[float, ...]]
-    """Where `fit` tries to put the weight of greatest size, in parts of the lowest point (see fitting)."""
+    """Parts of the lowest point on which `fit` tries to put the weight of greatest size."""
 
     @property
     def lowest_point(self) -> float:
@@ -49,12 +52,12 @@ class Scaled(Block):
 
 
 class Line(Block):
-    """weight = d * code + m, codes from 0. Params: d and m, like Scaled's."""
+    """weight = d * code + m, codes from 0. Params: d and m, both stored like Scaled's d."""
 
     size = group = 32
     low = 0
     ranges: ClassVar[tuple[tuple[float, float], ...]]
-    """Parts of a block's range that `fit` tries to leave out below and above (see fitting)."""
+    """Parts of a block's range that `fit` tries to leave out below and above."""
 
     def fit(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size,))

@@ -52,7 +52,7 @@ class Q4_K(LineSuper):
     """weight = d * scale * code - dmin * min, sub-blocks of 32
 
     bytes 0..15     head  d, dmin, scales and mins: see `pack_pairs`
-    bytes 16..143   q     low nibble of byte j: weight j, high nibble: weight 32 + j, of each 64 weights
+    bytes 16..143   q     of each 64: low nibble of byte j: weight j, high nibble: weight 32 + j
     """
 
     name = "Q4_K"
@@ -61,7 +61,15 @@ class Q4_K(LineSuper):
     high = 15
     most = 63
     ggml_type = 12
-    ranges = ((0.02, 0.02), (0, 0.04), (0.04, 0), (-0.05, 0.02), (0, 0))
+    ranges = (
+        (0.02, 0.02),
+        (0, 0.04),
+        (0.04, 0),
+        (-0.05, 0.02),
+        (0, 0),
+        (0.12, 0.02),
+        (0.02, 0.08),
+    )
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         stored = np.asarray(codes).reshape(len(codes), -1, self.size)

@@ -13,7 +13,7 @@ class Q5_K(LineSuper):
 
     bytes 0..15     head  d, dmin, scales and mins: see `q4_k.pack_pairs`
     bytes 16..47    qh    bit f of byte j: fifth bit of weight 32f + j
-    bytes 48..175   ql    low nibble of byte j: weight j, high nibble: weight 32 + j, of each 64 weights
+    bytes 48..175   ql    of each 64: low nibble of byte j: weight j, high nibble: weight 32 + j
     """
 
     name = "Q5_K"
@@ -22,7 +22,15 @@ class Q5_K(LineSuper):
     high = 31
     most = 63
     ggml_type = 13
-    ranges = ((0, 0), (-0.02, 0.015), (0, 0.015), (0.015, 0), (0, -0.04))
+    ranges = (
+        (0, 0),
+        (-0.02, 0.015),
+        (0, 0.015),
+        (0.015, 0),
+        (0, -0.04),
+        (-0.04, -0.04),
+        (0.03, 0),
+    )
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         stored = np.asarray(codes).reshape(len(codes), -1, self.size)

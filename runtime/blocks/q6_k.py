@@ -17,8 +17,8 @@ from runtime.blocks.supers import ScaledSuper
 class Q6_K(ScaledSuper):
     """weight = d * scale * code, code = stored - 32, sub-blocks of 16
 
-    bytes 0..127     ql      low nibble of byte j: weight j, high nibble: weight 64 + j, of each 128 weights
-    bytes 128..191   qh      bits 2f..2f+1 of byte j: bits 4..5 of weight 32f + j, of each 128 weights
+    bytes 0..127     ql      of each 128: low nibble of byte j: weight j, high nibble: weight 64 + j
+    bytes 128..191   qh      of each 128: bits 2f..2f+1 of byte j: bits 4..5 of weight 32f + j
     bytes 192..207   scales  int8
     bytes 208..209   d       float16
     """

@@ -1,10 +1,12 @@
-"""Scales of super-blocks: integer scales of sub-blocks on one float16 scale (and one float16 minimum).
+"""Scales of super-blocks: small integers, one a sub-block, on one float16 scale (and one minimum).
 
-The stored scale of a sub-block is a product d * s, so neither can be chosen alone. For fixed codes the
-squared error is a quadratic in both, known from a few sums: `Sums`. Each round picks the best integers
-for d, the best d for the integers, rounds the weights again with what came out, and keeps the best.
+The stored scale of a sub-block is a product, so neither factor can be chosen alone. For fixed codes
+the squared error is a quadratic in both, known from a few sums: `Sums`. Each round picks the best
+float16 for the integers and the best integers for it, then rounds the weights again; the best round
+is kept.
 
-Shapes: a tile is (weights, sub-blocks, blocks, rows); integers (sub-blocks, blocks, rows); d (blocks, rows).
+Shapes: weights of a tile are (group, sub-blocks, blocks, rows), integers (sub-blocks, blocks,
+rows), d and dmin (blocks, rows).
 """
 
 from collections.abc import Callable
@@ -34,9 +36,10 @@ def fit_lines(
     parts: tuple[float, ...],
     rounds: int,
 ) -> Params:
-    """d, dmin, scales and mins of weight = d * scale * code - dmin * min; scale and min are 0..most.
+    """d, dmin, scales and mins of weight = d * scale * code - dmin * min, integers in 0..most.
 
-    `ranges` are those of `search_line`; `parts` the shares of the largest scale that `most` stands for.
+    `ranges` are those of `search_line`; `parts` the shares of the largest sub-block's scale that
+    are tried as the one stored as `most`.
     """
     xp = tile.xp
     scale, offset = search_line(tile, high, ranges, below=True)
@@ -62,10 +65,15 @@ def stored_line(state: tuple[Array, ...]) -> tuple[Array, Array]:
     return d * scales, -(dmin * mins)
 
 
+def whole(xp: Array, x: Array, least: int, most: int) -> Array:
+    """The nearest integer of the range; never -0.0, whose sign no integer can store."""
+    return xp.clip(xp.round(x), least, most) + 0.0
+
+
 def start_lines(
     tile: Tile, sums: Sums, scale: Array, minimum: Array, most: int, parts: tuple[float, ...]
 ) -> tuple[Array, ...]:
-    """d, dmin, scales and mins nearest to the sub-blocks' own scale and minimum, by the loss they cost."""
+    """d, dmin, scales and mins that lose least beside the sub-blocks' own scale and minimum."""
     xp = tile.xp
     top, low = xp.max(scale, axis=0), xp.max(minimum, axis=0)
     d = float16(xp, xp.stack([top * (part / most) for part in parts]))
@@ -83,9 +91,9 @@ def integers(
     """Scales and mins on d and dmin: a neighbour of the scale, and the best minimum beside it."""
     xp = tile.xp
     ratio = scale / guarded(d)
-    scales = xp.clip(xp.stack([xp.floor(ratio), xp.ceil(ratio)]), 0, most)
+    scales = whole(xp, xp.stack([xp.floor(ratio), xp.ceil(ratio)]), 0, most)
     minimum = (d * scales * sums.codes - tile.first) / tile.mass
-    mins = xp.clip(xp.round(minimum / guarded(dmin)), 0, most)
+    mins = whole(xp, minimum / guarded(dmin), 0, most)
     scales, mins = lowest(xp, loss(tile, sums, d * scales, -(dmin * mins)), scales, mins)
     return scales, mins
 
@@ -99,9 +107,9 @@ def improve_lines(tile: Tile, sums: Sums, state: tuple[Array, ...], most: int) -
     rise, drop = total(scales * sums.cross), total(mins * tile.first)
     spread = slope * height - both * both
     flat = spread <= 1e-6 * slope * height
-    d = xp.where(flat, d, float16(xp, (rise * height - both * drop) / (spread + flat)))
     dmin = xp.where(flat, dmin, float16(xp, (both * rise - slope * drop) / (spread + flat)))
-    scale, _ = best_line(tile, sums, *stored_line((d, dmin, scales, mins)), below=True)
+    d = float16(xp, (rise + both * dmin) / guarded(slope))  # the best beside dmin as stored
+    scale, _ = best_line(tile, sums, d * scales, -(dmin * mins), below=True)
     return d, dmin, *integers(tile, sums, scale, d, dmin, most)
 
 
@@ -120,7 +128,7 @@ def fit_scales(
     scale = search_scale(tile, snap, ends)
     greatest, least = xp.max(scale, axis=0), xp.min(scale, axis=0)
     d = float16(xp, xp.where(greatest >= -least, greatest, least) * (1 / span[0]))
-    scales = xp.clip(xp.round(scale / guarded(d)), *span)
+    scales = whole(xp, scale / guarded(d), *span)
     states, losses = [], []
     for turn in range(rounds):
         energy, cross = scale_sums(tile, 1 / guarded(d * scales), snap)
@@ -129,6 +137,6 @@ def fit_scales(
         if turn + 1 < rounds:
             push, pull = total(scales * scales * energy), total(scales * cross)
             d = xp.where(push == 0, d, float16(xp, pull / guarded(push)))
-            scales = xp.clip(xp.round(cross / guarded(energy) / guarded(d)), *span)
+            scales = whole(xp, cross / guarded(energy) / guarded(d), *span)
     d, scales = lowest(xp, xp.stack(losses), *map(xp.stack, zip(*states, strict=True)))
     return {"d": d, "scales": scales}

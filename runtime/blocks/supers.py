@@ -12,15 +12,15 @@ from runtime.blocks.super_fitting import fit_lines, fit_scales
 class ScaledSuper(Block):
     """weight = d * scale * code, codes around 0.
 
-    Params: d (rows, blocks) float32 holding float16 values; scales (rows, blocks, sub-blocks) float32
-    holding integers.
+    Params: d (rows, blocks) float32 holding float16 values; scales (rows, blocks, sub-blocks)
+    float32 holding integers.
     """
 
     size = 256
     span: ClassVar[tuple[int, int]]
     """Least and greatest scale."""
     ends: ClassVar[tuple[float, ...]]
-    """Where `fit` tries to put the weight of greatest size, in parts of the lowest code (see fitting)."""
+    """Parts of the lowest code on which `fit` tries to put a sub-block's greatest weight."""
     rounds: ClassVar[int] = 2
     """How often `fit` chooses d and the integers (see super_fitting)."""
 
@@ -46,7 +46,8 @@ class ScaledSuper(Block):
 class LineSuper(Block):
     """weight = d * scale * code - dmin * min, codes from 0.
 
-    Params: d and dmin (rows, blocks), scales and mins (rows, blocks, sub-blocks), like ScaledSuper's.
+    Params: d and dmin (rows, blocks), scales and mins (rows, blocks, sub-blocks), all stored like
+    those of ScaledSuper.
     """
 
     size = 256
@@ -54,7 +55,7 @@ class LineSuper(Block):
     most: ClassVar[int]
     """Greatest scale and min; the least is 0."""
     ranges: ClassVar[tuple[tuple[float, float], ...]]
-    """Parts of a sub-block's range that `fit` tries to leave out below and above (see fitting)."""
+    """Parts of a sub-block's range that `fit` tries to leave out below and above."""
     parts: ClassVar[tuple[float, ...]] = (1.0,)
     """Shares of the largest sub-block's scale that `fit` tries to store as `most`."""
     rounds: ClassVar[int] = 2

@@ -1,4 +1,4 @@
-// Dot products of TILE_ROWS rows with one or TILE_X activations, float32.
+// Dot products of TILE_ROWS rows with one to MOST_X activations, float32.
 //
 // Ladder: baseline (SSE2, NEON, or whatever the architecture always has), avx2, avx512. The code is the
 // same; LANES and the compiler's flags differ. All sums of a tile run side by side, because one sum alone
@@ -10,12 +10,6 @@
 #include "kernels.h"
 
 namespace KERNELS {
-
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#else
-constexpr int LANES = 8;
-#endif
 
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
 
@@ -34,11 +28,14 @@ static inline float total(Lanes values) {
     return parts[0];
 }
 
-// `n` is a constant at both calls: inlined, the loops over it and over the rows unroll into registers.
+// `n` is a constant at each call: inlined, the loops over it and over the rows unroll into registers.
 static inline __attribute__((always_inline)) void dot_rows(const float* w, ptrdiff_t w_stride,
                                                            const float* x, ptrdiff_t x_stride,
                                                            const int n, int cols, float* out) {
-    Lanes sums[TILE_X][TILE_ROWS] = {};
+    Lanes sums[MOST_X][TILE_ROWS];
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < TILE_ROWS; r++) sums[i][r] = (Lanes){};
+    }
     const int whole = cols / LANES * LANES;
     for (int col = 0; col < whole; col += LANES) {
         for (int i = 0; i < n; i++) {
@@ -59,10 +56,11 @@ static inline __attribute__((always_inline)) void dot_rows(const float* w, ptrdi
 
 void dot_tile(const float* w, ptrdiff_t w_stride, const float* x, ptrdiff_t x_stride, int n,
               int cols, float* out) {
-    if (n == TILE_X) {
-        dot_rows(w, w_stride, x, x_stride, TILE_X, cols, out);
-    } else {
-        dot_rows(w, w_stride, x, x_stride, 1, cols, out);
+    switch (n) {
+        case 1: return dot_rows(w, w_stride, x, x_stride, 1, cols, out);
+        case 2: return dot_rows(w, w_stride, x, x_stride, 2, cols, out);
+        case 3: return dot_rows(w, w_stride, x, x_stride, 3, cols, out);
+        default: return dot_rows(w, w_stride, x, x_stride, MOST_X, cols, out);
     }
 }
 

@@ -18,13 +18,14 @@ struct Layout {
 };
 
 constexpr int TILE_ROWS = 4;  // rows of a weight that dot_tile multiplies at once
-constexpr int TILE_X = 2;     // activations that dot_tile multiplies at once
+constexpr int MOST_X = 4;     // activations that dot_tile can multiply at once
 
 struct Kernels {
     const char* name;
     const Layout* layouts;
     int layout_count;
-    // Dot products of TILE_ROWS rows w (row stride w_stride) with n = 1 or TILE_X rows x (stride x_stride):
+    int tile_x;  // activations that dot_tile multiplies fastest: as many as the registers hold
+    // Dot products of TILE_ROWS rows w (row stride w_stride) with n = 1..MOST_X rows x (stride x_stride):
     // out[i * TILE_ROWS + r] = x[i] . w[r] over cols columns.
     void (*dot_tile)(const float* w, ptrdiff_t w_stride, const float* x, ptrdiff_t x_stride, int n,
                      int cols, float* out);

@@ -46,16 +46,16 @@ struct Product {
 // Columns chunk..chunk + width of `height` <= TILE_ROWS rows, against activations first..last.
 void multiply_chunk(const Product& p, int row, int height, int chunk, int width, int first,
                     int last) {
-    float w[TILE_ROWS * CHUNK];
+    alignas(64) float w[TILE_ROWS * CHUNK];
     for (int r = 0; r < TILE_ROWS; r++) {
         // A short tile repeats its last row: the sums it does not need are thrown away.
         const size_t from = row + std::min(r, height - 1);
         const uint8_t* packed = p.data + from * row_bytes(p.layout, p.cols);
         p.layout.decode_row(packed + row_bytes(p.layout, chunk), width, w + r * CHUNK);
     }
-    float sums[TILE_X * TILE_ROWS];
-    for (int i = first; i < last; i += TILE_X) {
-        const int count = i + TILE_X <= last ? TILE_X : 1;
+    float sums[MOST_X * TILE_ROWS];
+    for (int i = first; i < last; i += p.kernels.tile_x) {
+        const int count = std::min(p.kernels.tile_x, last - i);
         p.kernels.dot_tile(w, CHUNK, p.x + (size_t)i * p.cols + chunk, p.cols, count, width, sums);
         for (int k = 0; k < count; k++) {
             float* out = p.out + (size_t)(i + k) * p.rows + row;
@@ -68,7 +68,8 @@ void multiply_chunk(const Product& p, int row, int height, int chunk, int width,
 
 // Rows start..stop against all activations.
 void multiply_rows(const Product& p, int start, int stop) {
-    const int group = std::max(TILE_X, X_FLOATS / p.cols / TILE_X * TILE_X);
+    const int tile = p.kernels.tile_x;
+    const int group = std::max(tile, X_FLOATS / p.cols / tile * tile);
     for (int first = 0; first < p.n; first += group) {
         const int last = std::min(first + group, p.n);
         for (int row = start; row < stop; row += TILE_ROWS) {

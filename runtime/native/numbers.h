@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 namespace KERNELS {
 
 inline float float_of_bits(uint32_t bits) {
@@ -34,7 +38,13 @@ inline float float_of_half(uint16_t half) {
     return float_of_bits(bits | (uint32_t)(half & 0x8000) << 16);
 }
 
-inline float load_half(const uint8_t* bytes) { return float_of_half(load_u16(bytes)); }
+inline float load_half(const uint8_t* bytes) {
+#if defined(__F16C__)
+    return _cvtsh_ss(load_u16(bytes));
+#else
+    return float_of_half(load_u16(bytes));
+#endif
+}
 
 inline float load_bfloat(const uint8_t* bytes) {
     return float_of_bits((uint32_t)load_u16(bytes) << 16);

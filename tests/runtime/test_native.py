@@ -1,31 +1,329 @@
 """The C++ kernels against the formats' own readers, against float64, and as an engine."""
 
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-
-pytest.importorskip("runtime._native", reason="the kernels are not compiled; pip install -e .")
-
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
-from runtime import _native
+import runtime
+from quantize.checkpoint import Checkpoint
+from runtime.blocks import BLOCKS, block
+from runtime.engine import OpsEngine, open_engine
+from runtime.errors import EdgequantError
+from runtime.generate import generate
+from runtime.model import Model
+from runtime.tensor import Tensor
 
-GGML = ["F32", "F16", "BF16", "Q8_0", "Q4_0"]
+_native: Any = pytest.importorskip(
+    "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
+)
+
+GGML = (
+    *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+)
+ONNX = tuple(name for name in BLOCKS if name.startswith("INT"))
+ULP = float(np.finfo(np.float32).eps)
+
+
+@pytest.fixture(autouse=True)
+def restore_settings() -> Iterator[None]:
+    """Threads and instruction set are the process's: put them back."""
+    threads, instructions = _native.threads(), _native.instruction_set()
+    yield
+    _native.set_threads(threads)
+    _native.set_instruction_set(instructions)
+
+
+def row_bytes(name: str, cols: int) -> int:
+    if name in GGML:
+        size, width = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+        return cols // size * width
+    return block(name).row_bytes(cols)
 
 
 def random_rows(name: str, rows: int, cols: int) -> np.ndarray:
     """Random bytes: every code, and scales that are huge, subnormal, infinite or NaN."""
-    size, width = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
-    return np.random.default_rng(5).integers(0, 256, (rows, cols // size * width), dtype=np.uint8)
+    shape = (rows, row_bytes(name, cols))
+    return np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
 
 
+def tame_rows(name: str, rows: int, cols: int) -> np.ndarray:
+    """Random bytes without the bits that would make a scale larger than 2."""
+    return np.asarray(random_rows(name, rows, cols) & 0x3B)
+
+
+def activations(count: int, cols: int) -> np.ndarray:
+    return np.random.default_rng(7).standard_normal((count, cols)).astype(np.float32)
+
+
+def assert_same_bits(actual: np.ndarray, expected: np.ndarray) -> None:
+    """Equal to the last bit, zero's sign included; NaNs only need to stand in the same places."""
+    number = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.isnan(actual), ~number)
+    np.testing.assert_array_equal(actual.view("u4")[number], expected.view("u4")[number])
+
+
+def test_every_layout_of_the_two_containers_has_a_kernel() -> None:
+    assert set(GGML) | set(ONNX) == set(_native.types())
+
+
+@pytest.mark.parametrize("instructions", _native.instruction_sets())
 @pytest.mark.parametrize("name", GGML)
-@pytest.mark.parametrize("kernels", _native.instruction_sets())
-def test_random_bytes_decode_as_ggml_decodes_them(name: str, kernels: str) -> None:
+def test_random_bytes_decode_as_ggml_decodes_them(name: str, instructions: str) -> None:
     data = random_rows(name, 40, 512)
     with np.errstate(all="ignore"):
         expected = dequantize(data, GGMLQuantizationType[name])
-    _native.set_instruction_set(kernels)
-    decoded = _native.decode(name, data, 512)
-    number = ~np.isnan(expected)
-    np.testing.assert_array_equal(np.isnan(decoded), ~number)
-    np.testing.assert_array_equal(decoded.view("u4")[number], expected.view("u4")[number])
+    _native.set_instruction_set(instructions)
+    assert_same_bits(_native.decode(name, data, 512), expected)
+
+
+@pytest.mark.parametrize("instructions", _native.instruction_sets())
+@pytest.mark.parametrize("name", sorted(set(BLOCKS) & set(_native.types())))
+def test_random_bytes_decode_as_the_definition_decodes_them(name: str, instructions: str) -> None:
+    data = random_rows(name, 40, 512)
+    with np.errstate(all="ignore"):
+        expected = block(name).decode(data)
+    _native.set_instruction_set(instructions)
+    assert_same_bits(_native.decode(name, data, 512), expected)
+
+
+@pytest.mark.parametrize("instructions", _native.instruction_sets())
+@pytest.mark.parametrize("cols", [1, 7, 8, 31, 515])
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
+def test_float_rows_of_any_length_decode(name: str, cols: int, instructions: str) -> None:
+    data = random_rows(name, 3, cols)
+    _native.set_instruction_set(instructions)
+    assert_same_bits(_native.decode(name, data, cols), block(name).decode(data))
+
+
+@pytest.mark.parametrize("instructions", _native.instruction_sets())
+@pytest.mark.parametrize("name", GGML + ONNX)
+def test_products_agree_with_float64(name: str, instructions: str) -> None:
+    _native.set_instruction_set(instructions)
+    for rows, cols in [(1, 256), (7, 1280), (46, 2304)]:  # around the tile of 4 rows, 1024 columns
+        data = tame_rows(name, rows, cols)
+        weight = _native.decode(name, data, cols).astype(np.float64)
+        for count in (1, 3, 40):
+            x = activations(count, cols)
+            actual = _native.matvec(name, data, cols, x)
+            bound = np.abs(x.astype(np.float64)) @ np.abs(weight).T
+            error = np.abs(actual - x.astype(np.float64) @ weight.T)
+            assert actual.shape == (count, rows)
+            assert (error <= 16 * ULP * bound).all()
+            assert (bound > 0).all()
+
+
+@pytest.mark.parametrize("instructions", _native.instruction_sets())
+@pytest.mark.parametrize("cols", [1, 7, 17, 1033])
+def test_columns_that_fill_no_register_are_multiplied(cols: int, instructions: str) -> None:
+    _native.set_instruction_set(instructions)
+    weight, x = activations(5, cols), activations(3, cols)[::-1].copy()
+    actual = _native.matvec("F32", weight.view(np.uint8), cols, x)
+    np.testing.assert_allclose(actual, x @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+def test_more_activations_than_one_pass_takes_are_multiplied() -> None:
+    cols = 1 << 16  # 4 activations a pass
+    weight, x = activations(5, cols), activations(9, cols)
+    actual = _native.matvec("F32", weight.view(np.uint8), cols, x)
+    np.testing.assert_allclose(actual, x @ weight.T, rtol=1e-4, atol=1e-2)
+
+
+def test_no_activations_give_no_rows() -> None:
+    data = tame_rows("Q4_0", 5, 64)
+    assert _native.matvec("Q4_0", data, 64, activations(0, 64)).shape == (0, 5)
+    assert _native.decode("Q4_0", data[:0], 64).shape == (0, 64)
+
+
+@pytest.mark.parametrize("name", ["F32", "Q4_K", "INT4_32"])
+def test_results_do_not_depend_on_the_threads(name: str) -> None:
+    rows, cols = 1003, 1024
+    data = tame_rows(name, rows, cols)
+    for count in (1, 3):
+        x = activations(count, cols)
+        results = []
+        for threads in (1, 2, 3):
+            _native.set_threads(threads)
+            assert _native.threads() == threads
+            results.append(_native.matvec(name, data, cols, x))
+            assert_same_bits(_native.decode(name, data, cols), block_decode(name, data))
+        assert_same_bits(results[1], results[0])
+        assert_same_bits(results[2], results[0])
+
+
+def block_decode(name: str, data: np.ndarray) -> np.ndarray:
+    if name in GGML:
+        return np.asarray(dequantize(data, GGMLQuantizationType[name]))
+    return block(name).decode(data)
+
+
+def test_a_row_of_a_batch_equals_the_row_alone() -> None:
+    data, x = tame_rows("Q6_K", 45, 1280), activations(41, 1280)
+    together = _native.matvec("Q6_K", data, 1280, x)
+    for index in (0, 1, 40):
+        assert_same_bits(
+            _native.matvec("Q6_K", data, 1280, x[index : index + 1])[0], together[index]
+        )
+
+
+def test_callers_on_several_python_threads_get_their_own_results() -> None:
+    _native.set_threads(2)
+    data, x = tame_rows("Q8_0", 1000, 1024), activations(8, 1024)
+    expected = [_native.matvec("Q8_0", data, 1024, row[None]) for row in x]
+    with ThreadPoolExecutor(4) as pool:
+        actual = list(pool.map(lambda row: _native.matvec("Q8_0", data, 1024, row[None]), [*x] * 5))
+    for index, result in enumerate(actual):
+        assert_same_bits(result, expected[index % len(x)])
+
+
+FORK = """
+import os, numpy as np
+from runtime import _native
+_native.set_threads(2)
+data, x = np.full((1000, 4096), 1, np.uint8), np.ones((1, 1024), np.float32)
+before = _native.matvec("F32", data, 1024, x)
+child = os.fork()
+if child == 0:
+    os._exit(0 if (_native.matvec("F32", data, 1024, x) == before).all() else 1)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_a_forked_child_can_use_the_kernels() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    root = Path(runtime.__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=root)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_weights_in_a_read_only_map_of_a_file_are_used_as_they_lie(tmp_path: Path) -> None:
+    data, x = tame_rows("Q4_0", 9, 64), activations(2, 64)
+    (tmp_path / "weights").write_bytes(
+        b"12345" + data.tobytes()
+    )  # an odd offset: nothing is aligned
+    mapped = np.memmap(tmp_path / "weights", np.uint8, "r", offset=5, shape=data.shape)
+    expected = _native.matvec("Q4_0", data, 64, x)
+    assert_same_bits(_native.matvec("Q4_0", mapped, 64, x), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("Q9_9", (4, 18), 32, 32), "no native kernel for Q9_9; known: F32, "),
+        (("Q4_0", (4, 18), 33, 33), "Q4_0 packs 32 weights at a time, which 33 columns do not"),
+        (("Q4_0", (4, 18), 0, 0), "which 0 columns do not fill"),
+        (("Q4_0", (4, 17), 32, 32), "32 columns of Q4_0 take 18 bytes a row, but the rows have 17"),
+        (("Q4_0", (4, 18), 32, 31), "weight has 32 columns, but the activations have 31"),
+    ],
+)
+def test_sizes_that_do_not_belong_together_are_refused(
+    arguments: tuple[str, tuple[int, int], int, int], message: str
+) -> None:
+    name, shape, cols, width = arguments
+    with pytest.raises(EdgequantError, match=message):
+        _native.matvec(name, np.zeros(shape, np.uint8), cols, np.zeros((1, width), np.float32))
+
+
+def test_arrays_of_another_kind_are_refused_rather_than_converted() -> None:
+    data, x = np.zeros((4, 18), np.uint8), np.zeros((1, 32), np.float32)
+    with pytest.raises(TypeError):
+        _native.matvec("Q4_0", data, 32, x.astype(np.float64))
+    with pytest.raises(TypeError):
+        _native.matvec("Q4_0", data.astype(np.int32), 32, x)
+    with pytest.raises(TypeError):
+        _native.decode("Q4_0", np.zeros((4, 36), np.uint8)[:, ::2], 32)
+
+
+def test_fewer_than_one_thread_is_refused(tiny: Checkpoint) -> None:
+    with pytest.raises(EdgequantError, match="cannot run on 0 threads; give 1 or more"):
+        open_engine(tiny.model(), "native", threads=0)
+
+
+def test_an_unknown_instruction_set_is_refused() -> None:
+    with pytest.raises(EdgequantError, match="no instruction set mmx; known: baseline"):
+        _native.set_instruction_set("mmx")
+
+
+def test_a_missing_extension_is_reported_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "runtime.backends.native", raising=False)
+    monkeypatch.setitem(sys.modules, "runtime._native", None)
+    monkeypatch.delattr(runtime, "_native")
+    with pytest.raises(EdgequantError, match="not compiled; run `pip install -e .`"):
+        importlib.import_module("runtime.backends.native")
+
+
+def rounded(model: Model, kind: str) -> Model:
+    """The model with every matrix in another layout."""
+    layout, tensors = block(kind), {}
+    for name, tensor in model.tensors.items():
+        if len(tensor.shape) == 2:
+            data = layout.pack(*layout.quantize(tensor.decode()))
+            tensor = Tensor(name, tensor.shape, layout, data)
+        tensors[name] = tensor
+    return Model(model.arch, tensors, model.tokenizer)
+
+
+PROMPTS = np.random.default_rng(3).integers(0, 4096, (3, 21))
+
+
+@pytest.fixture(scope="module", params=["F32", "BF16", "INT4_32"])
+def engines(request: pytest.FixtureRequest, tiny: Checkpoint) -> tuple[OpsEngine, OpsEngine]:
+    """The bundled model on the kernels and on numpy."""
+    model = rounded(tiny.model(), request.param)
+    native, plain = open_engine(model, "native"), open_engine(model, "numpy")
+    assert isinstance(native, OpsEngine)
+    assert isinstance(plain, OpsEngine)
+    return native, plain
+
+
+def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
+    """Within 1e-5 of the largest logit: float32 sums in another order."""
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_logits_agree_with_numpy(engines: tuple[OpsEngine, OpsEngine]) -> None:
+    native, plain = engines
+    assert_close(native.logits(PROMPTS), plain.logits(PROMPTS))
+
+
+def test_steps_with_a_cache_agree_with_the_whole_prompt(
+    engines: tuple[OpsEngine, OpsEngine],
+) -> None:
+    native, _ = engines
+    whole = native.logits(PROMPTS)
+    cache = native.new_cache(3, PROMPTS.shape[1])
+    parts = [native.logits(PROMPTS[:, :9], cache)]
+    parts += [native.logits(PROMPTS[:, at : at + 1], cache) for at in range(9, PROMPTS.shape[1])]
+    assert_close(np.concatenate(parts, axis=1), whole)
+
+
+def test_greedy_tokens_agree_with_numpy(tiny: Checkpoint) -> None:
+    prompt = PROMPTS[0].tolist()
+    native, plain = (
+        list(generate(open_engine(tiny.model(), backend), prompt, 8))
+        for backend in ("native", "numpy")
+    )
+    assert native == plain
+
+
+def test_a_layout_without_a_kernel_is_decoded_by_its_definition(tiny: Checkpoint) -> None:
+    model = rounded(tiny.model(), "INT4_64")
+    layout = type(block("INT4_64"))()
+    layout.name = "UNHEARD_OF"  # type: ignore[misc]
+    renamed = {
+        name: Tensor(name, t.shape, layout if len(t.shape) == 2 else t.block, t.data)
+        for name, t in model.tensors.items()
+    }
+    expected = open_engine(model, "native").logits(PROMPTS)
+    actual = open_engine(Model(model.arch, renamed), "native").logits(PROMPTS)
+    np.testing.assert_array_equal(actual, expected)

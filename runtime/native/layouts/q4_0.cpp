@@ -4,6 +4,7 @@
 //   bytes 2..17  q  low nibbles: weights 0..15, high nibbles: weights 16..31
 #include "layouts.h"
 #include "numbers.h"
+#include "vectors.h"
 
 namespace KERNELS {
 
@@ -13,14 +14,13 @@ struct BlockQ4_0 {
 };
 static_assert(sizeof(BlockQ4_0) == 18);
 
-void decode_q4_0(const uint8_t* __restrict row, int cols, float* __restrict out) {
-    const BlockQ4_0* blocks = (const BlockQ4_0*)row;
-    for (int start = 0; start < cols; start += 32, blocks++) {
-        const float d = load_half(blocks->d);
-        for (int i = 0; i < 16; i++) {
-            out[start + i] = d * (float)((blocks->q[i] & 15) - 8);
-            out[start + i + 16] = d * (float)((blocks->q[i] >> 4) - 8);
-        }
+void decode_q4_0(const uint8_t* row, int cols, float* out) {
+    const BlockQ4_0* block = (const BlockQ4_0*)row;
+    for (int start = 0; start < cols; start += 32, block++) {
+        const float d = load_half(block->d);
+        const Bytes q = load_bytes(block->q);
+        write_scaled((Codes)(q & 15) - 8, d, out + start);
+        write_scaled((Codes)(q >> 4) - 8, d, out + start + 16);
     }
 }
 

@@ -4,6 +4,7 @@
 //   bytes 2..33  q  int8, weights 0..31
 #include "layouts.h"
 #include "numbers.h"
+#include "vectors.h"
 
 namespace KERNELS {
 
@@ -13,11 +14,12 @@ struct BlockQ8_0 {
 };
 static_assert(sizeof(BlockQ8_0) == 34);
 
-void decode_q8_0(const uint8_t* __restrict row, int cols, float* __restrict out) {
-    const BlockQ8_0* blocks = (const BlockQ8_0*)row;
-    for (int start = 0; start < cols; start += 32, blocks++) {
-        const float d = load_half(blocks->d);
-        for (int i = 0; i < 32; i++) out[start + i] = d * (float)blocks->q[i];
+void decode_q8_0(const uint8_t* row, int cols, float* out) {
+    const BlockQ8_0* block = (const BlockQ8_0*)row;
+    for (int start = 0; start < cols; start += 32, block++) {
+        const float d = load_half(block->d);
+        write_scaled((Codes)load_bytes(block->q), d, out + start);
+        write_scaled((Codes)load_bytes(block->q + 16), d, out + start + 16);
     }
 }
 

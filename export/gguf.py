@@ -1,0 +1,282 @@
+"""Write a GGUF file that llama.cpp and what is built on it load.
+
+    header     counts, metadata (sizes, tokenizer, provenance), the tensor table
+    data       one tensor after the other, each at a multiple of 32 bytes
+
+Tensors pass through one at a time. How long the table is depends on names and shapes only, so room
+is left for it, and it is written when every tensor's type and place are known.
+"""
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from gguf import GGML_QUANT_VERSION, GGUFValueType, GGUFWriter, LlamaFileType
+from gguf.utility import size_label
+
+from export.base import Container
+from export.files import new_file
+from export.gguf_vocab import vocabulary
+from runtime.archs import FAMILIES, Arch
+from runtime.blocks import BLOCKS, Block
+from runtime.errors import EdgequantError
+from runtime.gguf_file import ALIGNMENT, ROPE_FACTORS, read
+from runtime.tensor import Tensor
+from runtime.tokenizer import read_json
+
+PROVENANCE = "edgequant."
+"""What our own metadata keys start with."""
+
+
+def write(
+    path: Path,
+    arch: Arch,
+    tensors: Iterable[Tensor],
+    source: Path,
+    extra: dict[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write the file `path` from tensors in any order; norms and biases are stored as F32.
+
+    `source` is the checkpoint's folder (tokenizer, config), `extra` becomes "edgequant.*" metadata.
+    Raises EdgequantError when the file exists, the disk is too small, a tensor is missing or of a
+    type that GGUF cannot hold, the tokenizer or the rope scaling has no name in GGUF, or the written
+    file does not read back as it was meant.
+    """
+    path, source = Path(path), Path(source)
+    metadata = general(arch, source, extra) | FAMILIES[arch.family].gguf_keys(arch)
+    metadata |= vocabulary(source, arch.vocab)
+    shapes = tensor_shapes(arch)
+    with new_file(path, overwrite, needed=least_bytes(arch)) as temp:
+        table_at = _write_metadata(temp, arch.family, metadata, shapes)
+        with temp.open("r+b") as file:
+            data = _Data(file, table_at, shapes)
+            if arch.rope.divided:
+                data.add(Tensor.dense(ROPE_FACTORS, arch.rope.divisors(arch.head_dim)))
+            for tensor in tensors:
+                data.add(_stored(arch, tensor))
+            data.finish()
+        check(temp, metadata, data.sums)
+
+
+def tensor_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the file: name -> shape."""
+    shapes = FAMILIES[arch.family].shapes(arch)
+    return {ROPE_FACTORS: (arch.head_dim // 2,)} | shapes if arch.rope.divided else shapes
+
+
+def expected_bytes(arch: Arch, layouts: Mapping[str, Block]) -> int:
+    """Bytes of a file's tensors; `layouts` gives the type of each 2-D one, the others are F32.
+
+    The header comes on top: a few megabytes, nearly all of it the tokenizer.
+    """
+    total = 0
+    for name, shape in tensor_shapes(arch).items():
+        block = layouts[name] if len(shape) == 2 else BLOCKS["F32"]
+        total += _padded(math.prod(shape[:-1]) * block.row_bytes(shape[-1]))
+    return total
+
+
+def least_bytes(arch: Arch) -> int:
+    """Bytes of the tensors in the smallest type: all that is known before the first one comes."""
+    smallest = min(
+        (b for b in BLOCKS.values() if b.ggml_type is not None), key=lambda block: block.bits
+    )
+    cells = sum(math.prod(shape) for shape in tensor_shapes(arch).values())
+    return int(cells * smallest.bits / 8)
+
+
+def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
+    """Metadata that says what the file is, and how it was made."""
+    shapes = FAMILIES[arch.family].shapes(arch)
+    parameters = sum(math.prod(shape) for shape in shapes.values())
+    keys: dict[str, Any] = {
+        "general.type": "model",
+        "general.name": str(extra.get("model") or source.resolve().name),
+        "general.size_label": size_label(parameters, parameters, 0, 0),
+        "general.quantization_version": GGML_QUANT_VERSION,
+    }
+    if license_name := _license(source):
+        keys["general.license"] = license_name
+    if (preset := str(extra.get("preset"))) in FILE_TYPES:
+        keys["general.file_type"] = FILE_TYPES[preset]
+    keys |= {
+        f"{PROVENANCE}{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for key, value in extra.items()
+    }
+    return keys
+
+
+FILE_TYPES = {kind.name.partition("_")[2]: int(kind) for kind in LlamaFileType}
+"""Preset name, such as "Q4_K_M" or "F32" -> the number that readers show as the file's type."""
+
+
+def _license(source: Path) -> str | None:
+    """The licence that config.json or the head of the README names."""
+    if found := read_json(source / "config.json").get("license"):
+        return str(found)
+    readme = source / "README.md"
+    if not readme.exists():
+        return None
+    before, _, rest = readme.read_text(encoding="utf-8", errors="replace").partition("---")
+    if before.strip():
+        return None
+    for line in rest.partition("\n---")[0].splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key == "license" and value.strip():
+            return value.strip().strip("'\"")
+    return None
+
+
+def _write_metadata(
+    path: Path, family: str, metadata: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> int:
+    """Write the counts and the metadata pairs; returns where the tensor table starts."""
+    writer = GGUFWriter(path, family)
+    for key, value in metadata.items():
+        kind, inner = _kind(value)
+        writer.add_key_value(key, value, kind, inner)
+    for name, shape in shapes.items():  # the header holds their number
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), 0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path.stat().st_size
+
+
+def _kind(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
+    """GGUF's type of a value, and of a list's elements. Our numbers are all 32 bits wide."""
+    if isinstance(value, list):
+        # llama.cpp reads lists of ids and token types as signed numbers
+        inner = GGUFValueType.INT32 if isinstance(value[0], int) else _kind(value[0])[0]
+        return GGUFValueType.ARRAY, inner
+    kinds = {
+        bool: GGUFValueType.BOOL,
+        int: GGUFValueType.UINT32,
+        float: GGUFValueType.FLOAT32,
+        str: GGUFValueType.STRING,
+    }
+    return kinds[type(value)], None
+
+
+def _stored(arch: Arch, tensor: Tensor) -> Tensor:
+    """A tensor as GGUF keeps it: its own order of rows, and F32 for norms and biases."""
+    if len(tensor.shape) == 1 and tensor.block.name != "F32":
+        tensor = Tensor.dense(tensor.name, tensor.decode())
+    order = FAMILIES[arch.family].gguf_rows(arch, tensor.name)
+    if order is None:
+        return tensor
+    rows = tensor.data.reshape(len(order), -1)[order]  # one element a row in a bias
+    return replace(tensor, data=rows.reshape(tensor.data.shape))
+
+
+@dataclass
+class _Data:
+    """The tensor table and the data after it."""
+
+    file: BinaryIO
+    table_at: int
+    shapes: Mapping[str, tuple[int, ...]]
+    entries: dict[str, tuple[Block, int]] = field(default_factory=dict)
+    """Type and offset of each tensor so far, in file order."""
+    sums: dict[str, int] = field(default_factory=dict)
+    """crc32 of each tensor's bytes."""
+
+    def __post_init__(self) -> None:
+        room = sum(len(_entry(name, shape, 0, 0)) for name, shape in self.shapes.items())
+        self.start = _padded(self.table_at + room)
+        self.file.seek(self.start)
+
+    def add(self, tensor: Tensor) -> None:
+        """Append a tensor. Raises EdgequantError for one that has no place in the file."""
+        self._check(tensor)
+        raw = np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8).data
+        self.entries[tensor.name] = (tensor.block, self.file.tell() - self.start)
+        self.sums[tensor.name] = zlib.crc32(raw)
+        self.file.write(raw)
+        self.file.write(bytes(_padded(raw.nbytes) - raw.nbytes))
+
+    def _check(self, tensor: Tensor) -> None:
+        name = tensor.name
+        if name not in self.shapes or name in self.entries:
+            what = "came twice" if name in self.entries else "is no tensor of this model"
+            raise EdgequantError(f"{name} {what}; pass each tensor of the model once.")
+        if tensor.shape != self.shapes[name]:
+            raise EdgequantError(
+                f"{name} has shape {tensor.shape}, but its config.json says {self.shapes[name]}; "
+                "take the config.json that came with the weights."
+            )
+        if tensor.block.ggml_type is None:
+            known = ", ".join(b.name for b in BLOCKS.values() if b.ggml_type is not None)
+            raise EdgequantError(
+                f"{name} is {tensor.block.name}, which GGUF cannot hold; choose one of {known}."
+            )
+
+    def finish(self) -> None:
+        """Write the table. Raises EdgequantError when a tensor never came."""
+        if missing := [name for name in self.shapes if name not in self.entries]:
+            raise EdgequantError(
+                f"{len(missing)} tensors are missing, the first is {missing[0]}; "
+                "pass every tensor of the model."
+            )
+        self.file.seek(self.table_at)
+        for name, (block, offset) in self.entries.items():
+            self.file.write(_entry(name, self.shapes[name], block.ggml_type or 0, offset))
+
+
+def _entry(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
+    """One line of the tensor table; see runtime/gguf_file.py."""
+    text = name.encode()
+    head = struct.pack("<Q", len(text)) + text
+    sides = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+    return head + sides + struct.pack("<IQ", kind, offset)
+
+
+def _padded(size: int) -> int:
+    """The next multiple of the alignment."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def check(path: Path, metadata: Mapping[str, Any], sums: Mapping[str, int]) -> None:
+    """Reopen a file: every metadata value and each tensor's checksum (crc32) are what was meant.
+
+    Raises EdgequantError naming the first that differs.
+    """
+    file = read(path)
+    for key, value in metadata.items():
+        if not _same(file.metadata.get(key), value):
+            raise _differs(key)
+    for name, expected in sums.items():
+        if zlib.crc32(file.packed(name).data) != expected:
+            raise _differs(name)
+
+
+def _same(found: Any, meant: Any) -> bool:
+    """Whether a value read back is the one meant; floats are stored in 32 bits."""
+    if isinstance(meant, list) and isinstance(found, np.ndarray):
+        return np.array_equal(found, np.array(meant, found.dtype))
+    if isinstance(meant, float) and isinstance(found, float):
+        return np.float32(found) == np.float32(meant)
+    return bool(found == meant)
+
+
+def _differs(what: str) -> EdgequantError:
+    return EdgequantError(
+        f"{what} does not read back as it was written; check the disk and write again."
+    )
+
+
+Container(
+    "gguf",
+    suffix=".gguf",
+    widest="F16",
+    holds=lambda layout: layout.ggml_type is not None,
+    write=write,
+)

@@ -1,0 +1,229 @@
+"""The tokenizer of a checkpoint as GGUF metadata.
+
+GGUF has no room for a rule that it does not know by name. A tokenizer.json that says anything GGUF
+cannot say is refused: a file whose reader cuts texts in other words would be a worse model.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import EdgequantError
+from runtime.gguf_vocab import (
+    BYTE,
+    CONTROL,
+    DIGIT,
+    GPT2,
+    NORMAL,
+    PRE_TOKENIZERS,
+    SPACE,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+)
+from runtime.tokenizer import Tokenizer, read_json
+
+PREFIX = "tokenizer.ggml."
+
+
+def vocabulary(source: Path, vocab: int) -> dict[str, Any]:
+    """Metadata for the tokenizer of the folder `source` and a model of `vocab` tokens.
+
+    Values are str, int, bool, or lists of str, int or float. Raises EdgequantError when tokenizer.json
+    is missing, has more tokens than the model, or follows a rule that GGUF has no name for.
+    """
+    tokenizer = Tokenizer.from_folder(source)
+    settings = read_json(source / "tokenizer.json")
+    model = settings["model"]
+    if model.get("type") != "BPE":
+        raise EdgequantError(
+            f"{source / 'tokenizer.json'} is a {model.get('type')} model; GGUF writes BPE only, "
+            "byte-level or with byte fallback: write an ONNX folder instead."
+        )
+    tokens, types = _table(settings, vocab)
+    table: dict[str, Any] = {"tokens": tokens, "token_type": types}
+    merges = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
+    if model.get("byte_fallback"):
+        table |= _sentencepiece(settings, tokens, types, merges)
+    else:
+        table |= _byte_level(settings, merges)
+    return {f"{PREFIX}{key}": value for key, value in table.items()} | _special(tokenizer, source)
+
+
+def _table(settings: dict[str, Any], vocab: int) -> tuple[list[str], list[int]]:
+    """Token and type of every row of the embedding; rows without a token are unused."""
+    model = settings["model"]
+    names = {index: token for token, index in model["vocab"].items()}
+    types = dict.fromkeys(names, NORMAL)
+    for token, index in model["vocab"].items():
+        if model.get("byte_fallback") and _is_byte(token):
+            types[index] = BYTE
+    for token in settings["added_tokens"]:
+        names[token["id"]] = token["content"]
+        types[token["id"]] = CONTROL if token["special"] else USER_DEFINED
+        if strange := [key for key in ("lstrip", "rstrip", "single_word") if token.get(key)]:
+            raise EdgequantError(
+                f"the token {token['content']!r} sets {strange[0]}, which GGUF cannot say; "
+                "set it to false in tokenizer.json if the model does not need it."
+            )
+    if model.get("unk_token") in model["vocab"]:
+        types[model["vocab"][model["unk_token"]]] = UNKNOWN
+    if max(names) >= vocab:
+        raise EdgequantError(
+            f"tokenizer.json has {max(names) + 1} tokens but the model embeds {vocab}; "
+            "take the tokenizer.json that came with the weights."
+        )
+    rows = range(vocab)
+    return [names.get(i, f"[PAD{i}]") for i in rows], [types.get(i, UNUSED) for i in rows]
+
+
+def _is_byte(token: str) -> bool:
+    """Whether a token stands for one byte, like <0x0A>."""
+    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+
+def _steps(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
+    """A normalizer or pre-tokenizer as a list of plain ones."""
+    if part is None:
+        return []
+    if part["type"] != "Sequence":
+        return [part]
+    return [step for each in part[inner] for step in _steps(each, inner)]
+
+
+def _byte_level(settings: dict[str, Any], merges: list[list[str]]) -> dict[str, Any]:
+    """Keys of a byte-level BPE."""
+    return {
+        "model": "gpt2",
+        "pre": pre_tokenizer_name(settings),
+        "merges": [" ".join(pair) for pair in merges],
+        "add_space_prefix": False,
+    }
+
+
+def pre_tokenizer_name(settings: dict[str, Any]) -> str:
+    """GGUF's name for the word rule of a tokenizer.json; EdgequantError when it has none."""
+    steps = _steps(settings["pre_tokenizer"], "pretokenizers")
+    patterns = [_pattern(step) for step in steps]
+    normalizers = [step["type"] for step in _steps(settings["normalizer"], "normalizers")]
+    ignore_merges = bool(settings["model"].get("ignore_merges"))
+    cuts = tuple(pattern for pattern in patterns if pattern)
+    for name, known in PRE_TOKENIZERS.items():
+        if (cuts, ignore_merges) == (known.patterns, known.ignore_merges) and normalizers == (
+            ["NFC"] if known.nfc else []
+        ):
+            return name
+    raise EdgequantError(
+        f"GGUF has no name for this tokenizer's rule: patterns {list(cuts)}, ignore_merges "
+        f"{ignore_merges}, normalizers {normalizers}; write an ONNX folder, which keeps "
+        "tokenizer.json itself."
+    )
+
+
+def _pattern(step: dict[str, Any]) -> str:
+    """The regular expression at which one step cuts, "" for none; an unknown step by its name."""
+    kind = step["type"]
+    if kind == "Split" and step["behavior"] == "Isolated" and not step.get("invert"):
+        written = str(step["pattern"].get("Regex", step["pattern"]))
+        return written.replace("\r", r"\r").replace("\n", r"\n")  # some spell them as they are
+    if kind == "Digits" and step.get("individual_digits"):
+        return DIGIT
+    if kind == "ByteLevel" and not step.get("add_prefix_space"):
+        return GPT2 if step.get("use_regex", True) else ""
+    return f"<{kind}>"
+
+
+def _sentencepiece(
+    settings: dict[str, Any], tokens: list[str], types: list[int], merges: list[list[str]]
+) -> dict[str, Any]:
+    """Keys of a sentencepiece BPE with byte fallback."""
+    return {
+        "model": "llama",
+        "pre": "default",  # what engines name the only rule this kind has
+        "scores": scores(tokens, types, merges),
+        "add_space_prefix": _space_prefix(settings),
+    }
+
+
+def _space_prefix(settings: dict[str, Any]) -> bool:
+    """Whether a text gets a space before it; engines put one after special tokens as well."""
+    steps = _steps(settings["normalizer"], "normalizers")
+    steps += _steps(settings["pre_tokenizer"], "pretokenizers")
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    prepend = {"type": "Prepend", "prepend": SPACE}
+    if steps in ([prepend, spaces], [spaces]):
+        return prepend in steps
+    if [step["type"] for step in steps] == ["Metaspace"] and steps[0]["replacement"] == SPACE:
+        scheme = steps[0].get("prepend_scheme", "always")
+        if steps[0].get("split") is False:
+            return bool(scheme != "never")
+    raise EdgequantError(
+        f"GGUF has no name for this tokenizer's handling of spaces, {steps}; "
+        "write an ONNX folder, which keeps tokenizer.json itself."
+    )
+
+
+def scores(tokens: list[str], types: list[int], merges: list[list[str]]) -> list[float]:
+    """A score for each token, so that the best one first gives the same words as the merge list.
+
+    Sentencepiece joins any two neighbours that make a token. Raises EdgequantError when the merge
+    list leaves such a pair out, or comes back to a token after others: no scores say that.
+    """
+    ranks: dict[str, int] = {}
+    listed: set[tuple[str, str]] = set()
+    last = ""
+    for left, right in merges:
+        word = left + right
+        if word in ranks and word != last:
+            raise _not_sentencepiece(f"comes back to {word!r}")
+        ranks.setdefault(word, len(ranks))
+        listed.add((left, right))
+        last = word
+    words = {token for token, kind in zip(tokens, types, strict=True) if kind == NORMAL}
+    for word in words:
+        for cut in range(1, len(word)):
+            pair = word[:cut], word[cut:]
+            if pair not in listed and pair[0] in words and pair[1] in words:
+                raise _not_sentencepiece(f"leaves out {pair}")
+    least = -float(len(ranks))
+    by_type = {NORMAL: least, UNUSED: least}
+    return [
+        -float(ranks[token]) if token in ranks else by_type.get(kind, 0.0)
+        for token, kind in zip(tokens, types, strict=True)
+    ]
+
+
+def _not_sentencepiece(what: str) -> EdgequantError:
+    return EdgequantError(
+        f"tokenizer.json has byte fallback but its merge list {what}, unlike sentencepiece; "
+        "GGUF cannot say that: write an ONNX folder, which keeps tokenizer.json itself."
+    )
+
+
+def _special(tokenizer: Tokenizer, source: Path) -> dict[str, Any]:
+    """Special ids, whether a text starts with bos, and the chat template.
+
+    GGUF has room for three ends of a text, and our own key for all of them.
+    """
+    config = read_json(source / "config.json") | read_json(source / "generation_config.json")
+    ids = {
+        "bos": tokenizer.bos if tokenizer.bos is not None else config.get("bos_token_id"),
+        **dict(zip(("eos", "eot", "eom"), tokenizer.eos, strict=False)),
+        "padding": _id(tokenizer, "pad_token", config.get("pad_token_id")),
+        "unknown": _id(tokenizer, "unk_token", None),
+    }
+    out: dict[str, Any] = {
+        f"{PREFIX}{name}_token_id": found for name, found in ids.items() if found is not None
+    }
+    out[f"{PREFIX}add_bos_token"] = tokenizer.add_bos
+    if tokenizer.eos:
+        out["edgequant.eos_token_ids"] = list(tokenizer.eos)
+    if tokenizer.chat_template:
+        out["tokenizer.chat_template"] = tokenizer.chat_template
+    return out
+
+
+def _id(tokenizer: Tokenizer, name: str, default: int | None) -> int | None:
+    """Id of a special token that tokenizer_config.json names."""
+    text = tokenizer.special.get(name)
+    found = None if text is None else tokenizer.backend.token_to_id(text)
+    return default if found is None else found

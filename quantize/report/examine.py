@@ -1,0 +1,203 @@
+"""Everything about one artifact: open it, then measure it once its scores are known."""
+
+import os
+import platform
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from calib_data import Windows
+from quantize.opening import kind, open_any, open_model
+from quantize.report.compare import Progress
+from quantize.report.metrics import TokenScores, histogram, summarize
+from quantize.report.report import Result, Speed, WindowScore, WorstToken
+from quantize.report.scan import Scan, TensorFact, scan, weights
+from quantize.report.sensitivity import Sensitivity, sensitivity
+from quantize.report.tokens import check_tokenizer
+from runtime.engine import Engine, OpsEngine
+from runtime.errors import EdgequantError
+from runtime.generate import generate
+from runtime.model import Model
+from runtime.tokenizer import Tokenizer
+
+WORST = 12
+"""Tokens shown with their context."""
+CONTEXT = 24
+"""Tokens of text shown before such a token."""
+TIMED = 32
+"""Tokens generated for the speed."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An artifact, opened."""
+
+    label: str
+    path: Path
+    container: str
+    backend: str
+    engine: Engine
+    model: Model | None
+    """Its stored tensors; None when only a foreign engine can read them."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk, of all files when it is a folder."""
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer as stored."""
+        return (self.model and self.model.tokenizer) or self.engine.tokenizer
+
+
+def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
+    """Open a GGUF file on `backend` (numpy for a native one not built), ONNX in onnxruntime.
+
+    Raises EdgequantError when the file cannot be read or run at all.
+    """
+    container = kind(path)
+    notes = []
+    if container == "onnx":
+        backend = "onnxruntime"
+    try:
+        engine = open_any(path, backend)
+    except EdgequantError as error:
+        if container != "gguf" or backend != "native":
+            raise
+        notes.append(f"run on the numpy backend, because the native one cannot: {error}")
+        backend, engine = "numpy", open_any(path, "numpy")
+    try:
+        model = open_model(path)
+    except EdgequantError as error:
+        model = None
+        notes.append(f"its stored tensors were not looked at: {error}")
+    return Subject(label, path, container, backend, engine, model, tuple(notes))
+
+
+def examine(
+    original: OpsEngine,
+    source: Model,
+    subject: Subject,
+    scores: TokenScores,
+    windows: Windows,
+    progress: Progress,
+) -> tuple[Result, tuple[str, ...]]:
+    """The artifact's result, before gates, and what is wrong with its tensors."""
+    found = scan(source, subject.model) if subject.model else Scan((), (), False)
+    effects = measure_effects(original, subject, found, windows.ids, progress)
+    stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
+    names = np.array(windows.domains)
+    checked = None
+    if source.tokenizer is not None and subject.tokenizer is not None:
+        checked = check_tokenizer(source.tokenizer, subject.tokenizer)
+    progress(f"speed of {subject.label}", 0, 1, "")
+    result = Result(
+        label=subject.label,
+        file=subject.path.name,
+        container=subject.container,
+        bytes=subject.bytes,
+        bits_per_weight=8 * stored / weights(source.arch),
+        backend=subject.backend,
+        metrics=summarize(scores, np.ones(len(names), bool)),
+        domains={str(name): summarize(scores, names == name) for name in np.unique(names)},
+        windows=window_scores(scores, windows.domains),
+        histogram=histogram(scores.kl),
+        worst=worst_tokens(scores, windows, source.tokenizer),
+        tensors=with_effects(found.tensors, effects),
+        parts=effects.parts,
+        sensitivity=effects.how,
+        tokenizer=checked,
+        speed=speed(subject.engine, [int(token) for token in windows.ids[0, :16]]),
+        broken_tokens=int(scores.broken.sum()),
+        failures=(),
+        notes=subject.notes + (checked.notes if checked else ()),
+    )
+    progress(f"speed of {subject.label}", 1, 1, f"{result.speed.tokens_per_second:.1f} tokens/s")
+    return result, found.problems
+
+
+def measure_effects(
+    original: OpsEngine, subject: Subject, found: Scan, ids: np.ndarray, progress: Progress
+) -> Sensitivity:
+    """The effect of each part of an artifact whose tensors are sound."""
+    if subject.model is None or found.problems:
+        return Sensitivity("not measured, because the stored tensors cannot be used.")
+
+    def named(stage: str, done: int, total: int, note: str) -> None:
+        progress(f"{stage} of {subject.label}", done, total, note)
+
+    return sensitivity(original, subject.model, found, ids, named)
+
+
+def with_effects(facts: tuple[TensorFact, ...], effects: Sensitivity) -> tuple[TensorFact, ...]:
+    """The facts with each tensor's own KL where it was measured."""
+    kl = {effect.part: effect.kl for effect in effects.tensors}
+    return tuple(replace(fact, kl=kl.get(fact.name)) for fact in facts)
+
+
+def window_scores(scores: TokenScores, domains: tuple[str, ...]) -> tuple[WindowScore, ...]:
+    """Means of each window."""
+    return tuple(
+        WindowScore(
+            domain,
+            float(scores.kl[row].mean(dtype=np.float64)),
+            float(scores.same_top[row].mean()),
+            float(scores.nll_original[row, :-1].mean(dtype=np.float64)),
+            float(scores.nll_artifact[row, :-1].mean(dtype=np.float64)),
+        )
+        for row, domain in enumerate(domains)
+    )
+
+
+def worst_tokens(
+    scores: TokenScores, windows: Windows, tokenizer: Tokenizer | None
+) -> tuple[WorstToken, ...]:
+    """The tokens of highest KL with their text; ids in angle brackets without a tokenizer."""
+
+    def text(ids: np.ndarray) -> str:
+        plain = [int(token) for token in ids]
+        return tokenizer.decode(plain) if tokenizer else " ".join(f"<{token}>" for token in plain)
+
+    order = np.argsort(-scores.kl, axis=None, kind="stable")[:WORST]
+    found = []
+    for row, at in zip(*np.unravel_index(order, scores.kl.shape), strict=True):
+        ids = windows.ids[row]
+        found.append(
+            WorstToken(
+                kl=float(scores.kl[row, at]),
+                domain=windows.domains[row],
+                window=int(row),
+                position=int(at),
+                context=text(ids[max(0, at + 1 - CONTEXT) : at + 1]),
+                following=text(ids[at + 1 : at + 2]),
+                original=text(scores.top_original[row, at : at + 1]),
+                original_probability=float(scores.sure_original[row, at]),
+                artifact=text(scores.top_artifact[row, at : at + 1]),
+                artifact_probability=float(scores.sure_artifact[row, at]),
+            )
+        )
+    return tuple(found)
+
+
+def speed(engine: Engine, prompt: list[int]) -> Speed:
+    """Median time of a greedy step after `prompt`; the first run warms caches and threads up."""
+    times: list[float] = []
+    for count in (4, TIMED):
+        times.clear()
+        last = None
+        for _ in generate(engine, prompt, count + 1):
+            now = time.perf_counter()
+            if last is not None:  # the first token pays for reading the prompt
+                times.append(now - last)
+            last = now
+    return Speed(TIMED, float(1 / np.median(times)), machine())
+
+
+def machine() -> str:
+    """What the speed was measured on, without naming the host."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"

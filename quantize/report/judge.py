@@ -1,0 +1,261 @@
+"""Run written artifacts against their original, write the report, and refuse what fails a gate."""
+
+import os
+import shutil
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import calib_data
+import quantize
+from calib_data import Windows
+from export.files import new_file
+from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.plan import Assignment, Plan
+from quantize.report import render
+from quantize.report.compare import Progress, compare
+from quantize.report.examine import Subject, examine, open_subject
+from quantize.report.gate import REJECTED, Gates, always, match, read_baseline
+from quantize.report.report import Evaluation, Original, Report, Result
+from quantize.report.scan import weights
+from runtime.backends import torch as torch_backend
+from runtime.errors import EdgequantError
+
+MOST_WINDOWS = 64
+"""Of a text that has more, when no number was asked for."""
+REPORTS = ("report.json", "report.html", "README.md")
+"""Written beside the artifacts; `check` writes the first two."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The part of a Plan that decides how artifacts are judged."""
+
+    eval_data: str = Plan.eval_data
+    eval_rows: int = Plan.eval_rows
+    eval_length: int = Plan.eval_length
+    max_kl: float | None = Plan.max_kl
+    min_top1: float | None = Plan.min_top1
+    max_ppl_ratio: float | None = Plan.max_ppl_ratio
+    baseline: Path | None = Plan.baseline
+    device: str = Plan.device
+
+    @staticmethod
+    def of(plan: Plan) -> "Settings":
+        """The same-named fields of a plan."""
+        return Settings(**{field.name: getattr(plan, field.name) for field in fields(Settings)})
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is known before any artifact is there."""
+
+    windows: Windows
+    evaluation: Evaluation
+    original: Original
+    gates: Gates
+
+
+def judge(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    assignments: list[Assignment],
+    notes: list[str],
+    progress: Progress,
+) -> Report:
+    """Measure every artifact of a finished run and write report.json, report.html and README.md.
+
+    An artifact that fails a gate is renamed to NAME.rejected. `notes` are the run's fallbacks; one
+    that starts with a target's label goes to that target's result.
+    """
+    setup = prepare(Settings.of(plan), checkpoint, artifact_names(plan, checkpoint))
+    paths = [a.target.path(plan.output, checkpoint.name) for a in assignments]
+    # the list is not kept: an open file cannot be renamed everywhere
+    report = measure(
+        setup, checkpoint, open_written(assignments, paths, notes), plan.device, progress
+    )
+    labels = tuple(f"{assignment.target.label} " for assignment in assignments)
+    general = tuple(note for note in notes if not note.startswith(labels))
+    report = refuse(replace(report, notes=general), paths)
+    # the pipeline refused files of other runs before it began; what is here now is its own
+    write(report, plan.output, render.card(report, plan.recipe()), overwrite=True)
+    return report
+
+
+def open_written(
+    assignments: list[Assignment], paths: list[Path], notes: list[str]
+) -> list[Subject]:
+    """The artifacts of a run, each with the fallbacks that concern it."""
+    subjects = []
+    for assignment, path in zip(assignments, paths, strict=True):
+        label = assignment.target.label
+        subject = open_subject(label, path)
+        own = [note.removeprefix(label).strip() for note in notes if note.startswith(f"{label} ")]
+        told = (*assignment.fallbacks, *own, *subject.notes)
+        subjects.append(replace(subject, notes=told))
+    return subjects
+
+
+def check_files(
+    files: list[Path],
+    against: str | None,
+    report_folder: Path | None,
+    backend: str,
+    flags: dict[str, Any],
+    progress: Progress,
+    reject: bool = False,
+) -> Report:
+    """Measure files against a checkpoint (None = the bundled one), named by their file names.
+
+    `backend` runs GGUF files; `flags` are fields of Settings. With `report_folder`, report.json and
+    report.html are written there. With `reject`, a file that fails a gate becomes FILE.rejected.
+    Raises EdgequantError for bad input, before any measurement.
+    """
+    labels = [file.resolve().name for file in files]
+    if len(set(labels)) < len(labels):
+        raise EdgequantError("two of the files have the same name; rename one of them.")
+    if report_folder is not None:
+        refuse_reports(report_folder)
+    checkpoint = open_checkpoint(against)
+    settings = Settings(**flags)
+    setup = prepare(settings, checkpoint, [{label} for label in labels])
+    report = measure(
+        setup,
+        checkpoint,
+        [open_subject(label, file, backend) for label, file in zip(labels, files, strict=True)],
+        settings.device,
+        progress,
+    )
+    if reject:
+        report = refuse(report, files)
+    if report_folder is not None:
+        report_folder.mkdir(parents=True, exist_ok=True)
+        write(report, report_folder, None, overwrite=False)
+    return report
+
+
+def check_settings(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Raise EdgequantError for evaluation text or a baseline that cannot be used."""
+    prepare(Settings.of(plan), checkpoint, artifact_names(plan, checkpoint))
+
+
+def artifact_names(plan: Plan, checkpoint: Checkpoint) -> list[set[str]]:
+    """Label and file name of each artifact of a plan."""
+    return [{t.label, t.path(plan.output, checkpoint.name).name} for t in plan.targets]
+
+
+def prepare(settings: Settings, checkpoint: Checkpoint, artifacts: list[set[str]]) -> Setup:
+    """Read the evaluation text and the baseline, and check that they can be used.
+
+    Raises EdgequantError for a bad length or a baseline about something else, CalibrationError for
+    text that cannot be had.
+    """
+    windows = held_out(settings, checkpoint)
+    evaluation = Evaluation(
+        data=settings.eval_data,
+        windows=windows.rows,
+        length=settings.eval_length,
+        sha256=windows.sha256,
+        summary=windows.summary(),
+    )
+    arch = checkpoint.arch
+    original = Original(
+        name=checkpoint.name,
+        fingerprint=checkpoint.fingerprint(),
+        family=arch.family,
+        weights=weights(arch),
+        bytes=sum(file.stat().st_size for file in set(checkpoint.tensors.files.values())),
+        backend="torch",
+    )
+    baseline, name = None, None
+    if settings.baseline is not None:
+        baseline = read_baseline(settings.baseline, original, evaluation, artifacts)
+        name = settings.baseline.name
+    gates = Gates(settings.max_kl, settings.min_top1, settings.max_ppl_ratio, baseline, name)
+    return Setup(windows, evaluation, original, gates)
+
+
+def held_out(settings: Settings, checkpoint: Checkpoint) -> Windows:
+    """Windows of text that calibration with the same source never sees."""
+    length, context = settings.eval_length, checkpoint.arch.context
+    if not 16 <= length <= context:
+        raise EdgequantError(
+            f"--eval-length must be between 16 and the model's context of {context}, not {length}."
+        )
+
+    def load(rows: int) -> Windows:
+        return calib_data.load(
+            settings.eval_data, checkpoint.tokenizer, rows, length, part="heldout"
+        )
+
+    windows = load(settings.eval_rows)
+    return load(MOST_WINDOWS) if not settings.eval_rows and windows.rows > MOST_WINDOWS else windows
+
+
+def measure(
+    setup: Setup,
+    checkpoint: Checkpoint,
+    subjects: list[Subject],
+    device: str,
+    progress: Progress,
+) -> Report:
+    """Compare, examine and gate every artifact."""
+    source = checkpoint.model()
+    original = torch_backend.open(source, device)
+    engines = {subject.label: subject.engine for subject in subjects}
+    scores = compare(original, engines, setup.windows.ids, progress)
+    results = []
+    for subject in subjects:
+        result, problems = examine(
+            original, source, subject, scores[subject.label], setup.windows, progress
+        )
+        results.append(gated(result, problems, setup.gates))
+    return Report(
+        version=quantize.__version__,
+        original=setup.original,
+        evaluation=setup.evaluation,
+        gates=setup.gates.values(),
+        results=tuple(results),
+    )
+
+
+def gated(result: Result, problems: tuple[str, ...], gates: Gates) -> Result:
+    """The result with its failures, and a note where the baseline does not have it."""
+    notes = result.notes
+    if gates.baseline is not None and not match(gates.baseline, {result.label, result.file}):
+        notes += (f"not in the baseline {gates.baseline_file}, so not compared with it",)
+    failures = (*always(result, problems), *gates.failures(result))
+    return replace(result, failures=failures, notes=notes)
+
+
+def refuse(report: Report, paths: list[Path]) -> Report:
+    """Rename the artifacts that failed to NAME.rejected; the report names them as they are left."""
+    results = []
+    for result, path in zip(report.results, paths, strict=True):
+        if result.rejected:
+            target = path.with_name(path.name + REJECTED)
+            if target.is_dir():
+                shutil.rmtree(target)  # what an earlier run refused
+            os.replace(path, target)
+            result = replace(result, file=target.name)
+        results.append(result)
+    return replace(report, results=tuple(results))
+
+
+def refuse_reports(folder: Path) -> None:
+    """Raise EdgequantError when a report is there already, before the time is spent."""
+    for name in REPORTS[:2]:
+        if (folder / name).exists():
+            raise EdgequantError(
+                f"{folder / name} exists; choose another folder with --report, or move it away."
+            )
+
+
+def write(report: Report, folder: Path, card: str | None, overwrite: bool) -> None:
+    """report.json, report.html and, when given, the model card."""
+    texts = {"report.json": report.text(), "report.html": render.html(report)}
+    if card is not None:
+        texts["README.md"] = card
+    for name, text in texts.items():
+        with new_file(folder / name, overwrite) as temp:
+            temp.write_text(text, encoding="utf-8")

@@ -1,0 +1,114 @@
+"""Show a report: a table for the terminal, a page for people, a card for a model hub."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from quantize.report import charts
+from quantize.report.metrics import Metrics
+from quantize.report.report import Report, Result
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def table(report: Report) -> RenderableType:
+    """A line for each artifact, a line for each domain of it, and what there is to tell."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("artifact", "bytes", "bits", "KL", "top-1", "ppl/original", "tokens/s"):
+        shown.add_column(name, justify="left" if name == "artifact" else "right", overflow="fold")
+    for result in report.results:
+        rate = f"{result.speed.tokens_per_second:,.1f}"
+        size, bits = f"{result.bytes:,}", f"{result.bits_per_weight:.2f}"
+        label = Text(result.label, style="bold red" if result.rejected else "bold")
+        shown.add_row(label, size, bits, *metric_cells(result.metrics), rate)
+        for domain, metrics in result.domains.items():
+            shown.add_row(f"  {domain}", "", "", *metric_cells(metrics), "", style="dim")
+    lines = [caption(report)]
+    lines += [f"{r.label}: {note}" for r in report.results for note in r.notes]
+    return Group(shown, *(Text(line) for line in (*lines, *report.notes)))
+
+
+def caption(report: Report) -> str:
+    """What the figures of the table mean."""
+    return (
+        f"Against {report.original.name}: KL in nats a token ± standard error over "
+        f"{report.evaluation.windows} windows of {report.evaluation.length} tokens; bits a weight; "
+        "perplexity of artifact / original."
+    )
+
+
+def metric_cells(metrics: Metrics) -> tuple[str, str, str]:
+    """KL, top-1 and perplexities for a table."""
+    return (
+        with_error(metrics.kl, metrics.kl_se),
+        f"{metrics.top1:.1%}",
+        f"{metrics.ppl:,.2f}/{metrics.ppl_original:,.2f}",
+    )
+
+
+def with_error(value: float, error: float | None) -> str:
+    """0.00123±0.00004, or the value alone when its error is not known."""
+    return f"{value:.5f}" + ("" if error is None else f"±{error:.5f}")
+
+
+def html(report: Report) -> str:
+    """One self-contained page: no script, no font, no other file. Equal reports, equal pages."""
+    drawn = {name: Markup(svg) for name, svg in charts.draw(report).items()}
+    per_result = [
+        {name: Markup(svg) for name, svg in charts.draw_result(result, place).items()}
+        for place, result in enumerate(report.results)
+    ]
+    return _template("report.html.jinja").render(
+        report=report, charts=drawn, pairs=list(zip(report.results, per_result, strict=True))
+    )
+
+
+def card(report: Report, recipe: dict[str, Any]) -> str:
+    """README.md for the folder of artifacts: measured figures, and how to run the files."""
+    return _template("card.md.jinja").render(report=report, recipe=recipe)
+
+
+@cache
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=lambda file: file is not None and ".html" in file,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "size": size,
+        "with_error": with_error,
+        "status": status,
+        "visible": visible,
+    }
+    return environment.get_template(name)
+
+
+def size(count: int) -> str:
+    """Bytes for people: "3.61 MiB"."""
+    value, unit = float(count), "bytes"
+    for larger in ("KiB", "MiB", "GiB"):
+        if value < 1000:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.2f} {unit}"
+
+
+def status(result: Result) -> str:
+    """One word on the gates."""
+    return "rejected" if result.rejected else "passed"
+
+
+def visible(text: str) -> str:
+    """Text with its line breaks and tabs shown as marks, for one line of a table."""
+    return text.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥") or "∅"

@@ -1,0 +1,215 @@
+"""A report: frozen data, to JSON and back. `schema.json` beside this file describes the JSON."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantize.report.metrics import Histogram, Metrics
+from quantize.report.scan import TensorFact
+from quantize.report.sensitivity import PartEffect
+from quantize.report.tokens import TokenizerCheck
+from runtime.errors import EdgequantError
+
+SCHEMA_VERSION = 1
+"""Raised when a reader of older reports would misread a new one."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The text that everything was measured on."""
+
+    data: str
+    """The spec, such as "builtin"; only its held-out part is used."""
+    windows: int
+    length: int
+    sha256: str
+    """Of the token ids: reports with the same one can be compared token by token."""
+    summary: str
+
+
+@dataclass(frozen=True)
+class Original:
+    """The full-precision model."""
+
+    name: str
+    fingerprint: str
+    family: str
+    weights: int
+    bytes: int
+    """Of its weight files."""
+    backend: str
+
+
+@dataclass(frozen=True)
+class GateValues:
+    """The limits that were asked for; None = no limit."""
+
+    max_kl: float | None = None
+    min_top1: float | None = None
+    max_ppl_ratio: float | None = None
+    baseline: str | None = None
+    """File name of the earlier report."""
+
+
+@dataclass(frozen=True)
+class WindowScore:
+    """Means over one window: what a later report is compared with, window by window."""
+
+    domain: str
+    kl: float
+    top1: float
+    nll_original: float
+    nll: float
+
+
+@dataclass(frozen=True)
+class WorstToken:
+    """A token at which the artifact strayed far."""
+
+    kl: float
+    domain: str
+    window: int
+    position: int
+    context: str
+    """The text before, up to and with the token at `position`."""
+    following: str
+    """What comes next in the text; empty at a window's end."""
+    original: str
+    """The original's most likely next token."""
+    original_probability: float
+    artifact: str
+    """The artifact's most likely next token."""
+    artifact_probability: float
+    """What the artifact gives to the original's choice."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Greedy generation, one token at a time, after a warm-up."""
+
+    tokens: int
+    tokens_per_second: float
+    machine: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One artifact, measured."""
+
+    label: str
+    """The target ("gguf:Q4_K_M"), or the file's name."""
+    file: str
+    """Name of the file or folder, as it is left on disk."""
+    container: str
+    bytes: int
+    """Of the file, or of all files of the folder."""
+    bits_per_weight: float
+    """Bits of all stored tensors over the original's number of weights."""
+    backend: str
+    metrics: Metrics
+    domains: dict[str, Metrics]
+    windows: tuple[WindowScore, ...]
+    histogram: Histogram
+    worst: tuple[WorstToken, ...]
+    tensors: tuple[TensorFact, ...]
+    parts: tuple[PartEffect, ...]
+    """Effect of each layer, and of embedding and head, replaced alone."""
+    sensitivity: str
+    """How the effects of parts and tensors were measured, or why not."""
+    tokenizer: TokenizerCheck | None
+    """None when the artifact has no tokenizer."""
+    speed: Speed
+    broken_tokens: int
+    """Tokens at which the artifact's logits held NaN or infinity."""
+    failures: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def rejected(self) -> bool:
+        """Whether a gate failed."""
+        return bool(self.failures)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every artifact of a run against the original."""
+
+    version: str
+    """Of edgequant."""
+    original: Original
+    evaluation: Evaluation
+    gates: GateValues
+    results: tuple[Result, ...]
+    notes: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def failures(self) -> list[str]:
+        """One sentence a failed gate, naming the artifact."""
+        return [f"{r.label}: {line}" for r in self.results for line in r.failures]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; numbers are finite."""
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """The JSON text of report.json."""
+        return json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+    @staticmethod
+    def from_json(values: Any) -> "Report":
+        """The inverse of `to_json`. Raises EdgequantError for another schema or broken values."""
+        found = values.get("schema_version") if isinstance(values, dict) else None
+        if found != SCHEMA_VERSION:
+            raise EdgequantError(
+                f"this report has schema version {found}, and this program reads "
+                f"{SCHEMA_VERSION}; make it again with this version."
+            )
+        try:
+            report: Report = _build(Report, values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise EdgequantError(
+                f"this report does not follow its schema ({error}); make it again."
+            ) from error
+        return report
+
+
+def read_report(path: Path) -> Report:
+    """The report in a file. Raises EdgequantError when it cannot be read."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EdgequantError(
+            f"report {path} cannot be read ({error}); give a report.json of an earlier run."
+        ) from error
+    try:
+        return Report.from_json(values)
+    except EdgequantError as error:
+        raise EdgequantError(f"{path}: {error}") from error
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of `Report.to_json`."""
+    path = Path(__file__).with_name("schema.json")
+    out: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return out
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """JSON values as the dataclasses they came from, told by the type hints."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _build(parts[0], value)
+    if origin is tuple:
+        return tuple(_build(parts[0], item) for item in value)
+    if origin is dict:
+        return {key: _build(parts[1], item) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        given = {name: _build(hints[name], value[name]) for name in hints}
+        return kind(**given)  # type: ignore[operator]
+    return value

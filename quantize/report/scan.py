@@ -1,0 +1,111 @@
+"""Look at every stored tensor: NaN and infinity, names and shapes, and how far weights moved."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.archs import FAMILIES, Arch
+from runtime.model import Model
+from runtime.tensor import Tensor
+
+CELLS = 1 << 24
+"""Weights decoded at a time: 64 MiB of float32 for each of both models."""
+MOVED = 0.05
+"""Gain of an output channel above which it was rescaled, not only rounded."""
+
+
+@dataclass(frozen=True)
+class TensorFact:
+    """One stored tensor of an artifact."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    bytes: int
+    bad: int
+    """Values that decode to NaN or infinity."""
+    error: float | None
+    """Sum of squared changes over sum of squares; None when the original has no such tensor."""
+    kl: float | None = None
+    """Mean KL of the original with only this tensor replaced, nats a token; None = not measured."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All tensors of an artifact."""
+
+    tensors: tuple[TensorFact, ...]
+    problems: tuple[str, ...]
+    """A sentence for each fault: missing, unknown or misshapen tensors, NaN and infinity."""
+    rescaled: bool
+    """Whether scales moved between tensors, so that one means little without the others."""
+
+
+def scan(original: Model, artifact: Model) -> Scan:
+    """Decode every stored tensor of the artifact beside the original's, a few rows at a time."""
+    shapes = FAMILIES[original.arch.family].shapes(original.arch)
+    stored = list(artifact.tensors)
+    missing = [name for name in shapes if name not in stored]
+    unknown = [name for name in stored if name not in shapes]
+    problems = [
+        f"{len(names)} tensors are {what}, the first is {names[0]}"
+        for what, names in (("missing", missing), ("not the model's", unknown))
+        if names
+    ]
+    facts = []
+    for name in stored:
+        tensor = artifact.tensors[name]
+        if name in shapes and tensor.shape != shapes[name]:
+            problems.append(f"{name} has shape {tensor.shape}, the original's is {shapes[name]}")
+        comparable = name in shapes and tensor.shape == shapes[name]
+        fact = tensor_fact(tensor, original.tensors[name] if comparable else None)
+        if fact.bad:
+            problems.append(f"{name} holds {fact.bad:,} NaN or infinite values")
+        facts.append(fact)
+    whole = not problems
+    return Scan(tuple(facts), tuple(problems), whole and rescaled(original, artifact))
+
+
+def tensor_fact(tensor: Tensor, original: Tensor | None) -> TensorFact:
+    """Bytes, broken values, and the relative squared error against the original."""
+    rows = tensor.shape[0] if len(tensor.shape) == 2 else 1
+    step = max(1, CELLS // tensor.shape[-1])
+    bad, change, size = 0, 0.0, 0.0
+    for start in range(0, rows, step):
+        values = tensor.decode(start, start + step)
+        fine = np.isfinite(values)
+        bad += int(values.size - np.count_nonzero(fine))
+        if original is not None:
+            before = original.decode(start, start + step)
+            change += float(np.square(np.where(fine, values - before, 0), dtype=np.float64).sum())
+            size += float(np.square(before, dtype=np.float64).sum())
+    error = None if original is None else change / size if size else float(change > 0)
+    return TensorFact(
+        tensor.name, tuple(tensor.shape), tensor.block.name, tensor.nbytes, bad, error
+    )
+
+
+def rescaled(original: Model, artifact: Model) -> bool:
+    """Whether any op that AWQ scales through has output channels of another size than before."""
+    arch = original.arch
+    for stage in FAMILIES[arch.family].stages:
+        for layer in range(arch.layers):
+            name = f"blk.{layer}.{stage.before}.weight"
+            gains = channel_gains(original.tensors[name], artifact.tensors[name])
+            if np.median(np.abs(gains - 1)) > MOVED:
+                return True
+    return False
+
+
+def channel_gains(before: Tensor, after: Tensor) -> np.ndarray:
+    """Least-squares gain of each output channel (out,): after = gain * before + rounding."""
+    x, y = (np.atleast_2d(t.decode()).astype(np.float64) for t in (before, after))
+    if len(before.shape) == 1:
+        x, y = x.T, y.T  # every entry of a norm is a channel
+    size = np.square(x).sum(1)
+    return np.divide((x * y).sum(1), size, out=np.ones(len(size)), where=size > 0)
+
+
+def weights(arch: Arch) -> int:
+    """Number of weights of a model, norms and biases included."""
+    return sum(int(np.prod(shape)) for shape in FAMILIES[arch.family].shapes(arch).values())

@@ -1,0 +1,75 @@
+"""Tokenizer round trip: the artifact must give the original's ids, and the original's text back."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from quantize.report.torture import TORTURE
+from runtime.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TokenizerCheck:
+    """Texts that went through both tokenizers."""
+
+    texts: int
+    different: tuple[str, ...]
+    """Texts for which the artifact's tokenizer gives other ids than the original's."""
+    broken: tuple[str, ...]
+    """Texts that the original gives back and the artifact does not."""
+    lossy: tuple[str, ...]
+    """Texts that already the original does not give back, such as ones its normalizer changes."""
+    notes: tuple[str, ...]
+    """Other differences, in sentences."""
+
+
+def check_tokenizer(
+    original: Tokenizer, artifact: Tokenizer, texts: Iterable[str] = TORTURE
+) -> TokenizerCheck:
+    """Encode and decode every text with both."""
+    different, broken, lossy = [], [], []
+    count = 0
+    for text in texts:
+        count += 1
+        expected, ids = original.encode(text), artifact.encode(text)
+        if ids != expected:
+            different.append(text)
+        faithful = original.decode(expected) == text
+        if not faithful:
+            lossy.append(text)
+        elif artifact.decode(ids) != text:
+            broken.append(text)
+    return TokenizerCheck(
+        count, tuple(different), tuple(broken), tuple(lossy), settings_notes(original, artifact)
+    )
+
+
+def settings_notes(original: Tokenizer, artifact: Tokenizer) -> tuple[str, ...]:
+    """Differences that the ids of a text do not show."""
+    notes = []
+    if missing := sorted(set(original.eos) - set(artifact.eos)):
+        notes.append(f"the artifact does not stop at the original's end tokens {missing}")
+    if original.chat_template and not artifact.chat_template:
+        notes.append("the artifact has no chat template, the original has one")
+    elif original.chat_template != artifact.chat_template:
+        notes.append("the artifact's chat template is not the original's")
+    if original.add_bos != artifact.add_bos:
+        notes.append("the artifact and the original differ in whether a text starts with BOS")
+    return tuple(notes)
+
+
+def failures(check: TokenizerCheck | None) -> list[str]:
+    """Sentences for what makes the tokenizer unfit; None means the artifact has none."""
+    if check is None:
+        return ["it has no tokenizer"]
+    found = []
+    if check.different:
+        found.append(
+            f"its tokenizer gives other ids than the original's for {len(check.different)} of "
+            f"{check.texts} texts, such as {check.different[0]!r}"
+        )
+    if check.broken:
+        found.append(
+            f"its tokenizer does not give back {len(check.broken)} of {check.texts} texts, "
+            f"such as {check.broken[0]!r}"
+        )
+    return found

@@ -1,0 +1,226 @@
+"""A GGUF's vocabulary as a `tokenizers` tokenizer, and what each pre-tokenizer name stands for.
+
+GGUF stores tokens, their types, and merges ("gpt2") or scores ("llama"), but of the rule that cuts
+a text into words only a name. Engines must know what the name means: `PRE_TOKENIZERS` says it, for
+the writer too.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from runtime.errors import EdgequantError
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""`tokenizer.ggml.token_type`."""
+
+SPACE = "\u2581"
+"""How sentencepiece writes a space inside a token."""
+
+DIGIT = r"\p{N}"
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_PUNCTUATION = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = rf"{_CONTRACTIONS}|\p{{N}}{{1,3}}|{_PUNCTUATION}"
+QWEN2 = rf"{_CONTRACTIONS}|\p{{N}}|{_PUNCTUATION}"
+_CJK = "\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff"
+_ASCII_MARKS = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+_WORDS = r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+DEEPSEEK_V3 = (r"\p{N}{1,3}", f"[{_CJK}]+", rf"{_ASCII_MARKS}[A-Za-z]+|{_WORDS}")
+_CODER_CJK = "\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff"
+DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", f"[{_CODER_CJK}]+", DIGIT)
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How a text becomes words: every pattern in turn cuts the pieces that the last one left."""
+
+    patterns: tuple[str, ...]
+    ignore_merges: bool = False
+    """Whether a word that is a token is taken whole, whatever the merges say."""
+    nfc: bool = False
+    """Whether the original composes characters first (NFC). llama.cpp does not."""
+    add_bos: bool = False
+    """What engines do when the file does not say whether a text starts with bos."""
+
+
+PRE_TOKENIZERS = {
+    "qwen2": PreTokenizer((QWEN2,), nfc=True),
+    "deepseek-r1-qwen": PreTokenizer((QWEN2,)),
+    "llama-bpe": PreTokenizer((LLAMA3,), ignore_merges=True, add_bos=True),
+    "dbrx": PreTokenizer((LLAMA3,)),
+    "smollm": PreTokenizer((DIGIT, GPT2)),
+    "gpt-2": PreTokenizer((GPT2,)),
+    "deepseek-coder": PreTokenizer(DEEPSEEK_CODER),
+    "deepseek-v3": PreTokenizer(DEEPSEEK_V3),
+}
+"""`tokenizer.ggml.pre` -> its meaning. The writer takes the first name that fits."""
+
+ALIASES = {
+    "llama3": "llama-bpe",
+    "llama-v3": "llama-bpe",
+    "smaug-bpe": "dbrx",
+    "starcoder": "smollm",
+    "refact": "smollm",
+    "codeshell": "smollm",
+    "phi-2": "gpt-2",
+}
+"""Other names of the same rules, for reading."""
+
+
+def tokenizer_backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The tokenizer of a file. Raises EdgequantError for a kind that is unknown, or bad tables."""
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind == "gpt2":
+        settings = _bpe(metadata)
+    elif kind == "llama":
+        settings = _sentencepiece(metadata)
+    else:
+        raise EdgequantError(
+            f"the GGUF has a tokenizer of kind {kind!r}; supported: 'gpt2' and 'llama'."
+        )
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(settings))
+    except Exception as error:  # the library raises bare Exception
+        raise EdgequantError(
+            f"the GGUF's tokenizer is inconsistent ({error}); convert the model again."
+        ) from error
+
+
+def pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
+    """The meaning of the file's pre-tokenizer name. Raises EdgequantError for an unknown name."""
+    name = str(metadata.get("tokenizer.ggml.pre"))
+    name = ALIASES.get(name, name)
+    if name not in PRE_TOKENIZERS:
+        raise EdgequantError(
+            f"the GGUF's pre-tokenizer is {name!r}, whose rule is not known here; "
+            f"known: {', '.join([*PRE_TOKENIZERS, *ALIASES])}."
+        )
+    return PRE_TOKENIZERS[name]
+
+
+def _table(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+    """Tokens and their types."""
+    tokens = _strings(metadata, "tokens")
+    types = metadata.get("tokenizer.ggml.token_type", np.full(len(tokens), NORMAL))
+    if not isinstance(types, np.ndarray) or len(types) != len(tokens):
+        raise EdgequantError(
+            f"the GGUF has {len(tokens)} tokens but not as many token types; convert it again."
+        )
+    return tokens, [int(kind) for kind in types]
+
+
+def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
+    found = metadata.get(f"tokenizer.ggml.{key}")
+    if not isinstance(found, list):
+        raise EdgequantError(f"the GGUF has no list tokenizer.ggml.{key}; convert it again.")
+    return found
+
+
+def _settings(tokens: list[str], types: list[int], **parts: Any) -> dict[str, Any]:
+    """A tokenizer.json; tokens that are matched whole become its added tokens."""
+    added = [
+        {
+            "id": index,
+            "content": token,
+            "special": kind != USER_DEFINED,
+            "normalized": False,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+        }
+        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in (CONTROL, USER_DEFINED, UNKNOWN)
+    ]
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+    }
+    parts["model"] = model | parts["model"]
+    empty = {"version": "1.0", "truncation": None, "padding": None, "post_processor": None}
+    return empty | {"added_tokens": added} | parts
+
+
+def _vocab(tokens: list[str]) -> dict[str, int]:
+    """Every token's id; the library numbers added tokens anew that are not in it."""
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def _bpe(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Byte-level BPE: pairs of the merge list, in its order."""
+    pre = pre_tokenizer(metadata)
+    tokens, types = _table(metadata)
+    merges = []
+    for merge in _strings(metadata, "merges"):
+        cut = merge.find(" ", 1)
+        if cut < 0:
+            raise EdgequantError(f"the GGUF has a merge without a space, {merge!r}; convert again.")
+        merges.append([merge[:cut], merge[cut + 1 :]])
+    splits = [
+        {"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False}
+        for p in pre.patterns
+    ]
+    bytes_only = {"add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    byte_level = {"type": "ByteLevel", **bytes_only}
+    return _settings(
+        tokens,
+        types,
+        normalizer={"type": "NFC"} if pre.nfc else None,
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [*splits, byte_level]},
+        decoder=byte_level,
+        model={
+            "unk_token": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre.ignore_merges,
+            "vocab": _vocab(tokens),
+            "merges": merges,
+        },
+    )
+
+
+def _sentencepiece(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Sentencepiece's BPE: any two neighbours that make a token, the best score first."""
+    tokens, types = _table(metadata)
+    scores = metadata.get("tokenizer.ggml.scores")
+    if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
+        raise EdgequantError("the GGUF's tokenizer has no score for each token; convert it again.")
+    unknown = next((t for t, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None)
+    prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    prepend = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
+    unspace = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    fallback = [unspace, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    return _settings(
+        tokens,
+        types,
+        normalizer={"type": "Sequence", "normalizers": [*prepend, spaces]},
+        pre_tokenizer=None,
+        decoder={"type": "Sequence", "decoders": [*fallback, *strip]},
+        model={
+            "unk_token": unknown,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": _vocab(tokens),
+            "merges": merges_of(tokens, types, scores),
+        },
+    )
+
+
+def merges_of(tokens: list[str], types: list[int], scores: np.ndarray) -> list[list[str]]:
+    """Every pair of tokens that makes a third one, in the order of the third one's score."""
+    words = {token: scores[i] for i, token in enumerate(tokens) if types[i] == NORMAL}
+    merges = []
+    for word in sorted(words, key=lambda token: -words[token]):
+        for cut in range(1, len(word)):
+            if word[:cut] in words and word[cut:] in words:
+                merges.append([word[:cut], word[cut:]])
+    return merges

@@ -1,0 +1,120 @@
+"""Small tokenizers of every kind that GGUF can hold, trained in a moment on the built-in texts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+
+import calib_data
+
+TEXTS = Path(calib_data.__file__).parent / "texts"
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+DEEPSEEK_CODER = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")
+DEEPSEEK_V3 = (
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
+    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+
+KINDS: dict[str, dict[str, Any]] = {
+    "qwen2": {"splits": (QWEN2,), "nfc": True},
+    "deepseek-r1-qwen": {"splits": (QWEN2,)},
+    "llama-bpe": {"splits": (LLAMA3,), "ignore_merges": True},
+    "dbrx": {"splits": (LLAMA3,)},
+    "smollm": {"digits": True, "gpt2": True},
+    "gpt-2": {"gpt2": True},
+    "deepseek-coder": {"splits": DEEPSEEK_CODER, "digits": True},
+    "deepseek-v3": {"splits": DEEPSEEK_V3},
+}
+"""GGUF's name -> how tokenizer.json of such a model spells its rule."""
+
+
+def corpus() -> list[str]:
+    """Some lines of several languages and of code."""
+    names = ("prose.news.txt", "code.python.txt", "languages.ru.txt", "languages.ja.txt")
+    return [line for name in names for line in (TEXTS / name).read_text("utf-8").splitlines()]
+
+
+def byte_level(
+    splits: tuple[str, ...] = (),
+    digits: bool = False,
+    gpt2: bool = False,
+    nfc: bool = False,
+    ignore_merges: bool = False,
+) -> tokenizers.Tokenizer:
+    """A byte-level BPE of 600 tokens, three of them special."""
+    backend = tokenizers.Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    steps: list[Any] = [pre_tokenizers.Split(Regex(text), "isolated") for text in splits]
+    steps += [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=gpt2))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    backend.decoder = decoders.ByteLevel()
+    if nfc:
+        backend.normalizer = normalizers.NFC()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=597, initial_alphabet=alphabet, show_progress=False, min_frequency=2
+    )
+    backend.train_from_iterator(corpus(), trainer)
+    backend.add_special_tokens(CONTROL)
+    return backend
+
+
+def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
+    """A BPE with byte fallback as Llama 2's: `prefix` is "prepend", "metaspace" or "none"."""
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=500, limit_alphabet=120, show_progress=False)
+    trained.train_from_iterator(corpus(), trainer)
+    learned = sorted(trained.get_vocab().items(), key=lambda item: item[1])
+    words = [word for word, _ in learned if len(word) > 1]
+    letters = [word for word, _ in learned if len(word) == 1]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words, *letters]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    plain = {*words, *letters}
+    # sentencepiece joins every pair that makes a word, whichever pair it was learned from
+    merges = [
+        (word[:cut], word[cut:])
+        for word in words
+        for cut in range(1, len(word))
+        if word[:cut] in plain and word[cut:] in plain
+    ]
+    model = models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    backend = tokenizers.Tokenizer(model)
+    replace = normalizers.Replace(" ", "▁")
+    if prefix == "prepend":
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace])
+    elif prefix == "metaspace":
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    else:
+        backend.normalizer = replace
+    strip = [] if prefix == "none" else [decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return backend
+
+
+def save(backend: tokenizers.Tokenizer, folder: Path, **settings: Any) -> Path:
+    """Write tokenizer.json and tokenizer_config.json into a folder; returns it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def made(kind: str, folder: Path) -> Path:
+    """A folder with a tokenizer of one of KINDS, or "llama" for sentencepiece."""
+    if kind == "llama":
+        return save(sentencepiece(), folder, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return save(byte_level(**KINDS[kind]), folder, eos_token="<|im_end|>")
