@@ -39,8 +39,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+PIPE_WIDTH = 160
+"""Columns of a table that goes into a file or another program."""
+
 # without markup: "[hub]" or a rule such as attn_[qk] is text
-console = Console(highlight=False, markup=False)
+width = None if sys.stdout.isatty() else PIPE_WIDTH
+console = Console(highlight=False, markup=False, width=width)
 errors = Console(stderr=True, highlight=False, markup=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -225,9 +229,7 @@ def check(
         eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
     )  # fmt: skip
     with Bar(errors) as bar:
-        result = judge.check_files(
-            [file], against, report, backend, flags, bar.update, reject=True
-        )
+        result = judge.check_files([file], against, report, backend, flags, bar.update, reject=True)
     finish_report(result, as_json)
 
 

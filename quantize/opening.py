@@ -2,9 +2,11 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -39,13 +41,12 @@ def kind(path: Path) -> str:
 
 def open_model(path: Path) -> Model:
     """The stored tensors, sizes and tokenizer of any container."""
-    openers = {
+    openers: dict[str, Callable[[Path], Model]] = {
         "gguf": open_gguf,
         "onnx": open_onnx,
-        "checkpoint": lambda p: open_checkpoint(p).model(),
+        "checkpoint": lambda folder: open_checkpoint(folder).model(),
     }
-    model: Model = openers[kind(path)](path)
-    return model
+    return openers[kind(path)](path)
 
 
 def open_any(path: Path, backend: str | None = None) -> Engine:
@@ -94,13 +95,19 @@ def _provenance(path: Path) -> dict[str, Any]:
     """What the tool that made the file wrote into it."""
     if kind(path) == "gguf":
         metadata = read(path).metadata
-        return {k: v for k, v in metadata.items() if k.startswith(("edgequant.", "general."))}
+        ours = ("edgequant.", "general.")
+        return {key: _plain(value) for key, value in metadata.items() if key.startswith(ours)}
     if kind(path) == "onnx":
         import onnx
 
         model = onnx.load(str(path / "model.onnx"), load_external_data=False)
         return {item.key: item.value for item in model.metadata_props}
     return {}
+
+
+def _plain(value: Any) -> Any:
+    """A metadata value as JSON can hold it."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def render_description(result: dict[str, Any]) -> RenderableType:
