@@ -105,7 +105,7 @@ EvalData = Annotated[
 ]
 EvalRows = Annotated[int | None, typer.Option(help="Evaluation windows; 0 = all, at most 64.")]
 EvalLength = Annotated[int | None, typer.Option(help="Tokens a window.")]
-Backend = Annotated[str, typer.Option(help="Engine for GGUF files and the original.")]
+Backend = Annotated[str, typer.Option(help="Engine for GGUF files; the original runs on torch.")]
 
 
 def plan_flags(**flags: Any) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a file against its original; exit 1 when a gate fails."""
+    """Measure a file against its original; when a gate fails exit 1 and name it FILE.rejected."""
     from quantize.report import judge
 
     flags = plan_flags(
