@@ -1,4 +1,4 @@
-"""Writers, one file a container: temp file, fsync, rename, then reopened and compared. See base.py."""
+"""Writers, one file a container: temp file, fsync, rename, reopened and compared. See base.py."""
 
 import importlib
 import pkgutil

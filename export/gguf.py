@@ -47,8 +47,8 @@ def write(
 
     `source` is the checkpoint's folder (tokenizer, config), `extra` becomes "edgequant.*" metadata.
     Raises EdgequantError when the file exists, the disk is too small, a tensor is missing or of a
-    type that GGUF cannot hold, the tokenizer or the rope scaling has no name in GGUF, or the written
-    file does not read back as it was meant.
+    type that GGUF cannot hold, the tokenizer or the rope scaling has no name in GGUF, or the
+    written file does not read back as it was meant.
     """
     path, source = Path(path), Path(source)
     metadata = general(arch, source, extra) | FAMILIES[arch.family].gguf_keys(arch)

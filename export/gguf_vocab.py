@@ -28,8 +28,9 @@ PREFIX = "tokenizer.ggml."
 def vocabulary(source: Path, vocab: int) -> dict[str, Any]:
     """Metadata for the tokenizer of the folder `source` and a model of `vocab` tokens.
 
-    Values are str, int, bool, or lists of str, int or float. Raises EdgequantError when tokenizer.json
-    is missing, has more tokens than the model, or follows a rule that GGUF has no name for.
+    Values are str, int, bool, or lists of str, int or float. Raises EdgequantError when
+    tokenizer.json is missing, has more tokens than the model, or follows a rule that GGUF has no
+    name for.
     """
     tokenizer = Tokenizer.from_folder(source)
     settings = read_json(source / "tokenizer.json")
@@ -46,7 +47,8 @@ def vocabulary(source: Path, vocab: int) -> dict[str, Any]:
         table |= _sentencepiece(settings, tokens, types, merges)
     else:
         table |= _byte_level(settings, merges)
-    return {f"{PREFIX}{key}": value for key, value in table.items()} | _special(tokenizer, source)
+    special = _special(tokenizer, source, vocab)
+    return {f"{PREFIX}{key}": value for key, value in table.items()} | special
 
 
 def _table(settings: dict[str, Any], vocab: int) -> tuple[list[str], list[int]]:
@@ -199,7 +201,7 @@ def _not_sentencepiece(what: str) -> EdgequantError:
     )
 
 
-def _special(tokenizer: Tokenizer, source: Path) -> dict[str, Any]:
+def _special(tokenizer: Tokenizer, source: Path, vocab: int) -> dict[str, Any]:
     """Special ids, whether a text starts with bos, and the chat template.
 
     GGUF has room for three ends of a text, and our own key for all of them.
@@ -211,6 +213,12 @@ def _special(tokenizer: Tokenizer, source: Path) -> dict[str, Any]:
         "padding": _id(tokenizer, "pad_token", config.get("pad_token_id")),
         "unknown": _id(tokenizer, "unk_token", None),
     }
+    for name, found in [*ids.items(), *(("eos", eos) for eos in tokenizer.eos)]:
+        if found is not None and not 0 <= found < vocab:
+            raise EdgequantError(
+                f"{source} names {found} as {name} token, but the model embeds {vocab}; "
+                "correct its generation_config.json and config.json."
+            )
     out: dict[str, Any] = {
         f"{PREFIX}{name}_token_id": found for name, found in ids.items() if found is not None
     }

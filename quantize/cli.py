@@ -229,7 +229,7 @@ def check(
         eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
     )  # fmt: skip
     with Bar(errors) as bar:
-        result = judge.check_files([file], against, report, backend, flags, bar.update)
+        result = judge.check_files([file], against, report, backend, flags, bar.update, reject=True)
     finish_report(result, as_json)
 
 

@@ -1,1 +1,1 @@
-"""What bytes mean, what a model computes, and running it: numpy and our own C++ kernels, no torch."""
+"""What bytes mean, what a model computes, and how it runs: numpy and our C++ kernels, no torch."""

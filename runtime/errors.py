@@ -2,4 +2,4 @@
 
 
 class EdgequantError(Exception):
-    """Bad input or a refused operation. The message is one sentence with the way out; the CLI exits 2."""
+    """Bad input or a refused operation: one sentence with the way out; the command exits 2."""

@@ -14,7 +14,6 @@ A string is its length (uint64) and UTF-8 bytes; an array is an element type (ui
 """
 
 import math
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
+from runtime.gguf_cursor import Cursor
 from runtime.model import Model
 from runtime.tensor import Tensor
 from runtime.tokenizer import Tokenizer
@@ -99,7 +99,7 @@ def read(path: str | Path) -> GgufFile:
         data = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
     except OSError as error:
         raise EdgequantError(f"{path} cannot be read: {error.strerror}.") from error
-    cursor = _Cursor(path, memoryview(data))
+    cursor = Cursor(path, data.data)
     version = _check_start(cursor)
     tensor_count, pair_count = cursor.number("<u8"), cursor.number("<u8")
     cursor.need(tensor_count * SMALLEST_INFO + pair_count * SMALLEST_PAIR)
@@ -111,52 +111,7 @@ def read(path: str | Path) -> GgufFile:
     return GgufFile(path, version, metadata, tensors, data)
 
 
-class _Cursor:
-    """A place in the file; every step forward is checked against its end."""
-
-    def __init__(self, path: Path, view: memoryview) -> None:
-        self.path, self.view, self.at = path, view, 0
-
-    def need(self, count: int) -> None:
-        """Raise EdgequantError unless `count` more bytes follow."""
-        self.need_until(self.at + count)
-
-    def need_until(self, end: int) -> None:
-        """Raise EdgequantError unless the file has `end` bytes."""
-        if end > len(self.view):
-            raise EdgequantError(
-                f"{self.path} is cut short or damaged: {end - len(self.view):,} bytes are missing "
-                f"after its {len(self.view):,}; copy or download it again."
-            )
-
-    def damaged(self, what: str) -> EdgequantError:
-        """The error for content that cannot be right."""
-        return EdgequantError(f"{self.path} is damaged: {what}; copy or download it again.")
-
-    def raw(self, count: int) -> memoryview:
-        """The next bytes."""
-        self.need(count)
-        self.at += count
-        return self.view[self.at - count : self.at]
-
-    def number(self, kind: str) -> Any:
-        """The next number, of a numpy type."""
-        return np.frombuffer(self.raw(np.dtype(kind).itemsize), kind)[0].item()
-
-    def numbers(self, kind: str, count: int) -> np.ndarray:
-        """The next `count` numbers, mapped."""
-        return np.frombuffer(self.raw(np.dtype(kind).itemsize * count), kind)
-
-    def string(self) -> str:
-        """The next string."""
-        (length,) = struct.unpack("<Q", self.raw(8))
-        try:
-            return str(self.raw(length), "utf-8")
-        except UnicodeDecodeError as error:
-            raise self.damaged(f"the text before byte {self.at} is not UTF-8") from error
-
-
-def _check_start(cursor: _Cursor) -> int:
+def _check_start(cursor: Cursor) -> int:
     """The version, after the magic. Raises EdgequantError for another kind of file."""
     if bytes(cursor.view[:4]) != MAGIC:
         raise EdgequantError(f"{cursor.path} is not a GGUF file: it does not start with 'GGUF'.")
@@ -172,7 +127,7 @@ def _check_start(cursor: _Cursor) -> int:
     return version
 
 
-def _metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
+def _metadata(cursor: Cursor, count: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for _ in range(count):
         key = cursor.string()
@@ -182,7 +137,7 @@ def _metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
     return metadata
 
 
-def _value(cursor: _Cursor, key: str, kind: int) -> Any:
+def _value(cursor: Cursor, key: str, kind: int) -> Any:
     """One metadata value of a type number."""
     if kind == STRING:
         return cursor.string()
@@ -197,7 +152,7 @@ def _value(cursor: _Cursor, key: str, kind: int) -> Any:
     return float(str(np.float32(value))) if kind == FLOAT32 else value
 
 
-def _array(cursor: _Cursor, key: str) -> list[str] | np.ndarray:
+def _array(cursor: Cursor, key: str) -> list[str] | np.ndarray:
     kind, count = cursor.number("<u4"), cursor.number("<u8")
     if kind == STRING:
         cursor.need(8 * count)
@@ -210,14 +165,14 @@ def _array(cursor: _Cursor, key: str) -> list[str] | np.ndarray:
     return numbers != 0 if kind == BOOL else numbers
 
 
-def _alignment(cursor: _Cursor, metadata: dict[str, Any]) -> int:
+def _alignment(cursor: Cursor, metadata: dict[str, Any]) -> int:
     alignment = metadata.get("general.alignment", ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise cursor.damaged(f"general.alignment is {alignment!r}, not a power of two")
     return alignment
 
 
-def _tensor_info(cursor: _Cursor) -> TensorInfo:
+def _tensor_info(cursor: Cursor) -> TensorInfo:
     """One line of the table; its offset is still the file's, from the start of the data."""
     name, dimensions = cursor.string(), cursor.number("<u4")
     if not 1 <= dimensions <= MOST_DIMENSIONS:
@@ -237,7 +192,7 @@ def _tensor_info(cursor: _Cursor) -> TensorInfo:
 
 
 def _place(
-    cursor: _Cursor, infos: list[TensorInfo], start: int, alignment: int
+    cursor: Cursor, infos: list[TensorInfo], start: int, alignment: int
 ) -> dict[str, TensorInfo]:
     """Table by name, with offsets from the start of the file; each tensor lies within it."""
     tensors: dict[str, TensorInfo] = {}

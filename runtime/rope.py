@@ -1,6 +1,7 @@
 """Rotary position embedding: the frequencies of every scaling that Qwen2.5 and Llama use.
 
-Follows Su et al. 2021; "llama3" is Llama 3.1's scaling, "yarn" is Peng et al. 2023 (Qwen2.5's long context).
+Follows Su et al. 2021; "llama3" is Llama 3.1's scaling, "yarn" is Peng et al. 2023 (Qwen2.5's long
+context).
 """
 
 import math
@@ -64,7 +65,7 @@ class Rope:
         return np.asarray(plain)
 
     def divisors(self, head_dim: int) -> np.ndarray:
-        """Plain frequency over scaled frequency: (head_dim / 2,) float32, GGUF's rope_freqs tensor."""
+        """Plain over scaled frequency: (head_dim / 2,) float32, GGUF's rope_freqs tensor."""
         plain = self.theta ** -(np.arange(0, head_dim, 2) / head_dim)
         return np.asarray(plain / self.frequencies(head_dim), np.float32)
 
@@ -76,7 +77,7 @@ class Rope:
         return np.asarray(1 / ((1 - smooth) / self.factor + smooth))
 
     def _yarn_kept(self, head_dim: int) -> np.ndarray:
-        """How much of the plain frequency each pair keeps: 1 fast channels, 0 slow ones, a ramp between."""
+        """How much of the plain frequency each pair keeps: fast channels 1, slow ones 0."""
 
         def channel(turns: float) -> float:
             return (head_dim * math.log(self.original_context / (turns * 2 * math.pi))) / (
@@ -90,7 +91,7 @@ class Rope:
 
     def tables(self, start: int, stop: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
         """cos and sin of positions start..stop: two (stop - start, head_dim / 2) float32."""
-        # float32 like every reference implementation: at position 30,000 the rounding shows in the logits
+        # float32 like every reference implementation: at position 30,000 the rounding shows
         frequencies = self.frequencies(head_dim).astype(np.float32)
         angles = np.arange(start, stop, dtype=np.float32)[:, None] * frequencies
         scale = np.float32(self.magnitude)
@@ -106,26 +107,26 @@ class Rope:
         kind = scaling.get("rope_type") or scaling.get("type") or "default"
         if kind not in ("default", "linear", "llama3", "yarn"):
             raise EdgequantError(
-                f"config.json asks for rope scaling {kind!r}; supported: default, linear, llama3, yarn."
+                f"config.json asks for rope scaling {kind!r}; "
+                "supported: default, linear, llama3, yarn."
             )
         context = scaling.get("original_max_position_embeddings")
-        optional = (
-            "low_freq_factor",
-            "high_freq_factor",
-            "beta_fast",
-            "beta_slow",
-            "attention_factor",
-        )
+        optional = ["low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"]
+        if kind == "yarn":  # the others ignore it
+            optional.append("attention_factor")
+        found: dict[str, Any] = {
+            key: float(scaling[key]) for key in optional if scaling.get(key) is not None
+        }
         return Rope(
             theta=float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0),
             kind=kind,
             factor=float(scaling.get("factor") or 1.0),
             original_context=int(context or config.get("max_position_embeddings") or 0),
-            **{key: float(scaling[key]) for key in optional if scaling.get(key) is not None},
+            **found,
         )
 
     def gguf_keys(self) -> dict[str, Any]:
-        """GGUF metadata, without the architecture before it; `divided` kinds need the tensor too."""
+        """GGUF metadata, without the architecture before; `divided` kinds need the tensor too."""
         keys: dict[str, Any] = {"rope.freq_base": self.theta}
         if self.kind not in ("linear", "yarn"):
             return keys

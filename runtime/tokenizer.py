@@ -197,7 +197,7 @@ def _eos(
 
 
 def _template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The chat template: chat_template.jinja, or the entry of tokenizer_config.json (its default one)."""
+    """The chat template: chat_template.jinja, or the (default) entry of tokenizer_config.json."""
     separate = folder / "chat_template.jinja"
     if separate.exists():
         return separate.read_text(encoding="utf-8")

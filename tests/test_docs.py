@@ -1,5 +1,6 @@
 """The documents say what the code does."""
 
+import json
 import re
 import runpy
 import subprocess
@@ -107,6 +108,14 @@ def test_the_formats_page_names_every_file_and_key_of_an_onnx_folder(tmp_path: P
     assert ours <= documented("ONNX folders")
     model = onnx.load(tmp_path / "onnx" / "model.onnx", load_external_data=False)
     assert {item.key for item in model.metadata_props} == set(extra)
+
+
+def test_the_formats_page_names_every_key_of_a_report() -> None:
+    schema = json.loads(read(ROOT / "quantize" / "report" / "schema.json"))
+    named = documented("report.json")
+    assert set(schema["properties"]) | set(schema["$defs"]["result"]["properties"]) == named
+    metrics = set(schema["$defs"]["metrics"]["properties"]) - {"windows", "tokens"}
+    assert not [key for key in metrics if f"`{key}`" not in read(DOCS / "formats.md")]
 
 
 def test_the_command_line_page_is_up_to_date() -> None:

@@ -82,7 +82,7 @@ def test_the_readme_names_everything_that_is_registered(what: str) -> None:
 def test_the_plan_of_the_readme_is_read(tmp_path: Path) -> None:
     write_plans(tmp_path)
     plan = Plan.from_flags(tmp_path / "plan.toml", {})
-    assert plan.targets[0].label == "gguf:Q3_K_M"
+    assert plan.targets[0].label == "gguf:Q4_0"
     assert [rule.kind for rule in plan.rules] == ["Q6_K", "Q5_K"]
 
 

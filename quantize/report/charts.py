@@ -17,13 +17,23 @@ from quantize.report.scan import TensorFact
 INK = "#010203"
 """Stands for the page's text colour: replaced by currentColor, so that a dark page works too."""
 BLUE, ORANGE = "#0a7ec2", "#d9740b"
-KINDS = ("#0a7ec2", "#d9740b", "#159a78", "#c0569b", "#8a8a8a", "#c9a400", "#5b5fc7", "#a0522d")
+KINDS = (
+    "#0a7ec2",
+    "#d9740b",
+    "#159a78",
+    "#c0569b",
+    "#8a8a8a",
+    "#c9a400",
+    "#5b5fc7",
+    "#a0522d",
+    "#222f3e",
+)
 WIDTH, HEIGHT = 5.0, 2.9  # inches; a phone shows it at about two thirds
 
 STYLE: Any = {
     "svg.hashsalt": "edgequant",
     "svg.fonttype": "none",
-    "font.size": 10.5,
+    "font.size": 11.5,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": INK,
@@ -33,7 +43,7 @@ STYLE: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
@@ -57,7 +67,7 @@ def draw_result(result: Result, place: int) -> dict[str, str]:
     if any(fact.kl is not None for fact in result.tensors):
         charts["tensors"] = (lambda axes: kl_by_tensor(axes, result), HEIGHT)
     if result.tensors:
-        charts["bytes"] = (lambda axes: bytes_by_tensor(axes, result), HEIGHT)
+        charts["bytes"] = (lambda axes: bytes_by_tensor(axes, result), HEIGHT + 0.5)
     return {name: svg(fill, f"{name}{place}", high) for name, (fill, high) in charts.items()}
 
 
@@ -87,7 +97,7 @@ def size_against_kl(axes: Axes, report: Report) -> None:
         size = result.bytes / 2**20
         axes.errorbar(size, result.metrics.kl, error, fmt="o", color=colour, capsize=3)
         axes.annotate(
-            result.label, (size, result.metrics.kl), (6, 6), textcoords="offset points", fontsize=9
+            result.label, (size, result.metrics.kl), (6, 6), textcoords="offset points", fontsize=10
         )
     if min(result.metrics.kl for result in ordered) > 0:
         axes.set_yscale("log")
@@ -112,7 +122,7 @@ def kl_histogram(axes: Axes, result: Result) -> None:
                 (2, -9),
                 ("data", "axes fraction"),
                 "offset points",
-                fontsize=9,
+                fontsize=10,
             )
     axes.set_xlabel("KL of a token, nats")
     axes.set_ylabel("tokens")
@@ -196,4 +206,4 @@ def thin_labels(axes: Axes, names: list[str]) -> None:
     axes.set_xticks(shown, [names[i] for i in shown])
     for label in axes.get_xticklabels():
         if not label.get_text().isdigit():
-            label.set(rotation=90, fontsize=9)
+            label.set(rotation=90, fontsize=10)

@@ -66,7 +66,11 @@ def html(report: Report) -> str:
         for place, result in enumerate(report.results)
     ]
     return _template("report.html.jinja").render(
-        report=report, charts=drawn, pairs=list(zip(report.results, per_result, strict=True))
+        report=report,
+        charts=drawn,
+        pairs=list(zip(report.results, per_result, strict=True)),
+        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        stored=lambda result: sum(fact.bytes for fact in result.tensors),
     )
 
 
@@ -90,6 +94,7 @@ def _template(name: str) -> jinja2.Template:
         "with_error": with_error,
         "status": status,
         "visible": visible,
+        "percent": "{:.1%}".format,
     }
     return environment.get_template(name)
 

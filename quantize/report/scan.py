@@ -11,7 +11,9 @@ from runtime.tensor import Tensor
 CELLS = 1 << 24
 """Weights decoded at a time: 64 MiB of float32 for each of both models."""
 MOVED = 0.05
-"""Gain of an output channel above which it was rescaled, not only rounded."""
+"""Typical change of a channel's size among others that rounding does not explain."""
+COPIED = 1e-6
+"""Relative squared change of a norm or bias that half precision explains."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def scan(original: Model, artifact: Model) -> Scan:
             problems.append(f"{name} holds {fact.bad:,} NaN or infinite values")
         facts.append(fact)
     whole = not problems
-    return Scan(tuple(facts), tuple(problems), whole and rescaled(original, artifact))
+    vectors = (fact.error for fact in facts if len(fact.shape) == 1 and fact.error is not None)
+    moved = any(error > COPIED for error in vectors)
+    return Scan(tuple(facts), tuple(problems), whole and (moved or rescaled(original, artifact)))
 
 
 def tensor_fact(tensor: Tensor, original: Tensor | None) -> TensorFact:
@@ -86,22 +90,25 @@ def tensor_fact(tensor: Tensor, original: Tensor | None) -> TensorFact:
 
 
 def rescaled(original: Model, artifact: Model) -> bool:
-    """Whether any op that AWQ scales through has output channels of another size than before."""
+    """Whether scales moved between linears: rows of one have other relative sizes than before.
+
+    Coarse rounding shrinks all rows alike, which is no rescaling.
+    """
     arch = original.arch
-    for stage in FAMILIES[arch.family].stages:
-        for layer in range(arch.layers):
-            name = f"blk.{layer}.{stage.before}.weight"
+    linears = {linear for stage in FAMILIES[arch.family].stages for linear in stage.linears}
+    sources = linears & {stage.before for stage in FAMILIES[arch.family].stages}
+    for layer in range(arch.layers):
+        for source in sorted(sources):
+            name = f"blk.{layer}.{source}.weight"
             gains = channel_gains(original.tensors[name], artifact.tensors[name])
-            if np.median(np.abs(gains - 1)) > MOVED:
+            if np.median(np.abs(gains / np.median(gains) - 1)) > MOVED:
                 return True
     return False
 
 
 def channel_gains(before: Tensor, after: Tensor) -> np.ndarray:
-    """Least-squares gain of each output channel (out,): after = gain * before + rounding."""
-    x, y = (np.atleast_2d(t.decode()).astype(np.float64) for t in (before, after))
-    if len(before.shape) == 1:
-        x, y = x.T, y.T  # every entry of a norm is a channel
+    """Least-squares gain of each row (out,): after = gain * before + rounding."""
+    x, y = (tensor.decode().astype(np.float64) for tensor in (before, after))
     size = np.square(x).sum(1)
     return np.divide((x * y).sum(1), size, out=np.ones(len(size)), where=size > 0)
 

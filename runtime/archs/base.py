@@ -11,10 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from runtime.errors import EdgequantError
+from runtime.gguf_keys import GgufKeys
 from runtime.rope import Rope
 
 FAMILIES: dict[str, "Family"] = {}
 """Every family by its GGUF architecture name; filled by the class lines."""
+
+YARN_RAMP = (32.0, 1.0)
+"""beta_fast and beta_slow of every yarn model in llama.cpp."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,12 @@ class Family:
                 f"GGUF has no rope scaling {arch.rope.kind!r} for {self.name}; "
                 "write an ONNX folder, or take a checkpoint with yarn or no scaling."
             )
+        ramp = (arch.rope.beta_fast, arch.rope.beta_slow)
+        if arch.rope.kind == "yarn" and ramp != YARN_RAMP:
+            raise EdgequantError(
+                f"config.json sets yarn's beta_fast and beta_slow to {ramp}, and llama.cpp takes "
+                f"{YARN_RAMP} whatever a GGUF says; write an ONNX folder."
+            )
         keys: dict[str, Any] = {
             "vocab_size": arch.vocab,
             "context_length": arch.context,
@@ -213,7 +223,7 @@ class Family:
 
         Raises EdgequantError naming a key that is missing or impossible.
         """
-        keys = _GgufKeys(metadata, self.name)
+        keys = GgufKeys(metadata, self.name)
         heads, hidden = keys.count("attention.head_count"), keys.count("embedding_length")
         head_dim = keys.count("attention.key_length", hidden // heads)
         layers, context = keys.count("block_count"), keys.count("context_length")
@@ -282,39 +292,6 @@ class Family:
             "rope_scaling": None if arch.rope.kind == "default" else rope,
             "torch_dtype": "bfloat16",
         }
-
-
-class _GgufKeys:
-    """The metadata keys of one architecture, checked when they are read."""
-
-    def __init__(self, metadata: Mapping[str, Any], family: str) -> None:
-        self.metadata, self.family = metadata, family
-
-    def count(self, key: str, default: int | None = None) -> int:
-        """A whole number above 0. Raises EdgequantError when it is missing or is not one."""
-        value = self.metadata.get(f"{self.family}.{key}", default)
-        if not isinstance(value, int) or value < 1:
-            raise self.wrong(key, value, "a whole number above 0 is needed")
-        return value
-
-    def number(self, key: str) -> float:
-        """A finite number above 0. Raises EdgequantError when it is missing or is not one."""
-        value = self.metadata.get(f"{self.family}.{key}")
-        if not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise self.wrong(key, value, "a number above 0 is needed")
-        return float(value)
-
-    def section(self, prefix: str) -> dict[str, Any]:
-        """Every key that starts with `prefix`, without the architecture."""
-        start = f"{self.family}."
-        return {
-            k[len(start) :]: v for k, v in self.metadata.items() if k.startswith(start + prefix)
-        }
-
-    def wrong(self, key: str, value: Any, need: str) -> EdgequantError:
-        return EdgequantError(
-            f"the GGUF's {self.family}.{key} is {value!r}, but {need}; convert the model again."
-        )
 
 
 def family_of(config: dict[str, Any]) -> Family:

@@ -74,32 +74,34 @@ _complaints: list[str] = []
 """What llama.cpp last logged as errors: the reasons of our own sentences."""
 
 
-@_Log
 def _listen(level: int, text: bytes | None, data: int | None) -> None:
     """Keep errors, drop the rest: nothing of llama.cpp's log reaches the screen."""
     if level == ERROR and text:
         _complaints.append(text.decode("utf-8", "replace").strip())
 
 
+_listener = _Log(_listen)  # llama.cpp keeps its address
+
+
 @cache
 def _library() -> Any:
     """llama.cpp, loaded and silenced. Raises EdgequantError where it is not installed."""
+    if platform.machine() not in ("x86_64", "AMD64") or platform.system() == "Windows":
+        raise EdgequantError(
+            "the llama.cpp backend passes opaque structures, which only works on x86-64 outside "
+            f"Windows, not on {platform.system()} {platform.machine()}; use the native backend."
+        )
     try:
         from xllamacpp import xllamacpp
     except ImportError:
         raise EdgequantError(
             "running a file in llama.cpp needs xllamacpp; pip install xllamacpp."
         ) from None
-    if platform.machine() not in ("x86_64", "AMD64") or platform.system() == "Windows":
-        raise EdgequantError(
-            "the llama.cpp backend passes opaque structures, which only works on x86-64 outside "
-            f"Windows, not on {platform.system()} {platform.machine()}; use the native backend."
-        )
     library = ctypes.CDLL(xllamacpp.__file__)
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    library.llama_log_set(_listen, None)
+    library.llama_log_set(_listener, None)
     library.llama_backend_init()
     return library
 
@@ -134,7 +136,8 @@ class LlamaEngine:
         """A context with room for `capacity` tokens."""
         _complaints.clear()
         settings = self.library.llama_context_default_params()
-        settings.bytes[0:4] = list(int(capacity).to_bytes(4, "little"))  # n_ctx is the first field
+        most = min(capacity, 2**32 - 1)  # n_ctx is the first field, a uint32
+        settings.bytes[0:4] = list(most.to_bytes(4, "little"))
         found = self.library.llama_init_from_model(self.model, settings)
         if not found:
             raise EdgequantError(
@@ -181,7 +184,7 @@ class LlamaEngine:
         token = np.ascontiguousarray(ids, np.int32)
         pos = np.arange(position, position + count, dtype=np.int32)
         flags = wanted.astype(np.int8)
-        sequence = (c_int32 * 1)(0)
+        sequence = ctypes.pointer(c_int32(0))
         batch = _Batch(
             n_tokens=count,
             token=token.ctypes.data_as(POINTER(c_int32)),
@@ -205,13 +208,9 @@ class LlamaEngine:
         """Ids of a text by llama.cpp's tokenizer; special tokens are recognised, none are added."""
         vocab = self.library.llama_model_get_vocab(self.model)
         raw = text.encode()
-        room = len(raw) + 16
+        room = 4 * len(raw) + 16  # at worst a token a byte, and three for the space before a piece
         ids = (c_int32 * room)()
         count = self.library.llama_tokenize(vocab, raw, len(raw), ids, room, False, True)
-        if count < 0:
-            raise EdgequantError(
-                f"llama.cpp made more than {room} tokens of {len(raw)} bytes; shorten the text."
-            )
         return list(ids[:count])
 
 

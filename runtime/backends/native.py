@@ -11,7 +11,7 @@ from runtime.model import Model
 from runtime.tensor import Tensor
 
 try:
-    from runtime import _native
+    import runtime._native as _native
 except ImportError as error:
     raise EdgequantError(
         "the native backend is not compiled; run `pip install -e .` in the project's folder, "

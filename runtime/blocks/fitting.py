@@ -16,9 +16,9 @@ from math import prod
 
 from array_api_compat import array_namespace, device
 
-from runtime.blocks.base import Array, Params
+from runtime.blocks.base import Array, Params, numpy_of
 
-CPU_TILE = (256, 1 << 17)
+CPU_TILE = (256, 1 << 16)
 """Columns (whole blocks of any layout) and weights of a CPU tile: a step stays in the cache."""
 GPU_TILE = (1 << 14, 1 << 24)
 """The same on a GPU, where every step costs a kernel launch."""
@@ -75,10 +75,30 @@ def fit_tiles(
     `shape` is that of one block: (weights,) or (sub-blocks, weights). A tile's x has these axes
     reversed, then blocks and rows; what `fit` returns for it, (..., blocks, rows), comes back
     reversed too: (rows, blocks, ...).
+
+    On a CPU torch's tensors are fitted in numpy, where a step costs less and none waits for a pool
+    of threads: beside another busy program that wait is ten times the work.
     """
     xp = array_namespace(w)
+    w = xp.astype(w, xp.float32, copy=False)
+    if str(device(w)) != "cpu":
+        return _fit_tiles(fit, w, importance, shape, GPU_TILE)
+    weight = None if importance is None else numpy_of(importance)
+    params = _fit_tiles(fit, numpy_of(w), weight, shape, CPU_TILE)
+    return {key: xp.asarray(values) for key, values in params.items()}
+
+
+def _fit_tiles(
+    fit: Callable[[Tile], Params],
+    w: Array,
+    importance: Array | None,
+    shape: tuple[int, ...],
+    tile: tuple[int, int],
+) -> Params:
+    """`fit_tiles` in the namespace of w, with tiles of (columns, weights)."""
+    xp = array_namespace(w)
     rows, cols = w.shape
-    widest, room = CPU_TILE if str(device(w)) == "cpu" else GPU_TILE
+    widest, room = tile
     width = min(cols, widest)
     height = max(1, room // width)
     weight = block_weights(xp, w, importance, shape)
@@ -128,6 +148,11 @@ def total(x: Array) -> Array:
 def guarded(x: Array) -> Array:
     """x, to divide by: 1 is added to what is smaller than TINY."""
     return x + (abs(x) < TINY)
+
+
+def rounded(xp: Array, x: Array, low: int, high: int) -> Array:
+    """The nearest integer in low..high, as float32."""
+    return xp.clip(xp.round(x), low, high)
 
 
 def float16(xp: Array, x: Array) -> Array:
@@ -202,8 +227,7 @@ def search_line(
 
 def line_sums(tile: Tile, scale: Array, offset: Array, high: int) -> Sums:
     """Sums for the codes that a scale and an offset round to."""
-    codes = tile.xp.round((tile.x - offset) * (1 / guarded(scale)))
-    codes = tile.xp.clip(codes, 0, high)
+    codes = rounded(tile.xp, (tile.x - offset) * (1 / guarded(scale)), 0, high)
     weighed = tile.weight * codes
     return Sums(total(weighed), total(weighed * codes), total(tile.weighted * codes))
 

@@ -12,6 +12,7 @@ from runtime.blocks.fitting import (
     float16,
     line_sums,
     new_tile,
+    rounded,
     search_line,
     search_scale,
 )
@@ -41,8 +42,7 @@ class Scaled(Block):
 
     def _snap(self, x: Array) -> Array:
         """The point of the unit grid nearest to x, float32."""
-        xp = array_namespace(x)
-        return xp.clip(xp.round(x), self.low, self.high)
+        return rounded(array_namespace(x), x, self.low, self.high)
 
     def grid(self, params: Params) -> tuple[Array, Array]:
         xp = array_namespace(params["d"])

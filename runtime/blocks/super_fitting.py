@@ -21,6 +21,7 @@ from runtime.blocks.fitting import (
     line_sums,
     loss,
     lowest,
+    rounded,
     scale_sums,
     search_line,
     search_scale,
@@ -67,7 +68,7 @@ def stored_line(state: tuple[Array, ...]) -> tuple[Array, Array]:
 
 def whole(xp: Array, x: Array, least: int, most: int) -> Array:
     """The nearest integer of the range; never -0.0, whose sign no integer can store."""
-    return xp.clip(xp.round(x), least, most) + 0.0
+    return rounded(xp, x, least, most) + 0.0
 
 
 def start_lines(

@@ -5,7 +5,7 @@ from typing import ClassVar
 from array_api_compat import array_namespace
 
 from runtime.blocks.base import Array, Block, Params
-from runtime.blocks.fitting import Tile, fit_tiles
+from runtime.blocks.fitting import Tile, fit_tiles, rounded
 from runtime.blocks.super_fitting import fit_lines, fit_scales
 
 
@@ -33,8 +33,7 @@ class ScaledSuper(Block):
 
     def _snap(self, x: Array) -> Array:
         """The code nearest to x, float32."""
-        xp = array_namespace(x)
-        return xp.clip(xp.round(x), self.low, self.high)
+        return rounded(array_namespace(x), x, self.low, self.high)
 
     def grid(self, params: Params) -> tuple[Array, Array]:
         xp = array_namespace(params["d"])

@@ -1,8 +1,8 @@
 // Dot products of TILE_ROWS rows with one to MOST_X activations, float32.
 //
-// Ladder: baseline (SSE2, NEON, or whatever the architecture always has), avx2, avx512. The code is the
-// same; LANES and the compiler's flags differ. All sums of a tile run side by side, because one sum alone
-// would wait for each addition to finish. A dot product does not depend on its neighbours in the tile.
+// Ladder: 1 baseline (SSE2, NEON, or whatever the architecture always has), 2 avx2, 3 avx512. The
+// code is the same; LANES and the compiler's flags differ. All sums of a tile run side by side,
+// because one alone would wait for each addition. A sum does not depend on its neighbours.
 #include "dot.h"
 
 #include <cstring>
@@ -28,7 +28,7 @@ static inline float total(Lanes values) {
     return parts[0];
 }
 
-// `n` is a constant at each call: inlined, the loops over it and over the rows unroll into registers.
+// `n` is a constant at each call: inlined, the loops over it and the rows unroll into registers.
 static inline __attribute__((always_inline)) void dot_rows(const float* w, ptrdiff_t w_stride,
                                                            const float* x, ptrdiff_t x_stride,
                                                            const int n, int cols, float* out) {

@@ -5,7 +5,7 @@
 
 namespace KERNELS {
 
-// A register's width, and the activations whose sums fill the registers: 16 of them, 32 with AVX-512.
+// A register's width, and the activations whose sums fill the registers (16, with AVX-512 32).
 #if defined(__AVX512F__)
 constexpr int LANES = 16, FASTEST_X = 4;
 #elif defined(__AVX__)

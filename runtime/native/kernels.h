@@ -1,8 +1,8 @@
 // What one instruction set offers: decoders of every block layout, and the dot products.
 //
-// kernels.cpp, dot.cpp, layouts/ and ops/ are compiled once for each instruction set, into a namespace
-// of that name (the macro KERNELS). They include only <cstdint>, <cstring>, <cstddef>, <cmath>: an inline
-// library function compiled for AVX2 could otherwise be the copy that the linker keeps for everyone.
+// kernels.cpp, dot.cpp and layouts/ are compiled once for each instruction set, into a namespace of
+// that name (the macro KERNELS). They include only <cstddef>, <cstdint> and <cstring>: of an inline
+// library function the linker keeps one copy for everyone, and it could be one compiled for AVX2.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +25,8 @@ struct Kernels {
     const Layout* layouts;
     int layout_count;
     int tile_x;  // activations that dot_tile multiplies fastest: as many as the registers hold
-    // Dot products of TILE_ROWS rows w (row stride w_stride) with n = 1..MOST_X rows x (stride x_stride):
-    // out[i * TILE_ROWS + r] = x[i] . w[r] over cols columns.
+    // Dot products of TILE_ROWS rows w with n = 1..MOST_X rows x, over cols columns:
+    // out[i * TILE_ROWS + r] = x[i] . w[r]. The strides are from row to row, in floats.
     void (*dot_tile)(const float* w, ptrdiff_t w_stride, const float* x, ptrdiff_t x_stride, int n,
                      int cols, float* out);
 };

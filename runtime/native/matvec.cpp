@@ -4,11 +4,11 @@
 
 #include "pool.h"
 
-// Columns decoded at a time: TILE_ROWS such rows (16 KiB) stay in the first-level cache. A multiple of
-// every layout's block.
+// Columns decoded at a time, a multiple of every layout's block: TILE_ROWS such rows (16 KiB) stay
+// in the first-level cache.
 constexpr int CHUNK = 1024;
-// Activations that a decoded tile meets before the next tile: this many floats (1 MiB) stay in the second
-// level cache.
+// Activations that all tiles meet before the next activations: this many floats (1 MiB) stay in the
+// second-level cache.
 constexpr int X_FLOATS = 1 << 18;
 // Weights (times activations) worth waking a thread for: about 30 microseconds of work.
 constexpr int64_t LEAST_WORK = 1 << 17;

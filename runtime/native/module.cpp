@@ -21,10 +21,12 @@ static std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> sets = {&baseline::kernels};
 #if defined(HAS_X86_KERNELS)
     __builtin_cpu_init();
+    // every processor with AVX2 has F16C, which older compilers cannot ask for
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (has_avx2) sets.push_back(&avx2::kernels);
-    const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    const bool has_avx512 =
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     if (has_avx2 && has_avx512) sets.push_back(&avx512::kernels);
 #endif
     return sets;
@@ -127,12 +129,12 @@ NB_MODULE(_native, m) {
     m.doc() = "C++ kernels on packed weights; runtime.backends.native is the engine made of them.";
     m.def("types", &types, "Names of the block layouts that have a kernel.");
     m.def("decode", &decode, nb::arg("name"), nb::arg("data").noconvert(), nb::arg("cols"),
-          "Packed rows uint8 (rows, row_bytes) -> float32 (rows, cols), as runtime.blocks decodes them.\n\n"
+          "Packed rows uint8 (rows, row_bytes) -> float32 (rows, cols), as runtime.blocks does.\n\n"
           "Raises EdgequantError for an unknown layout or rows of another size.");
     m.def("matvec", &multiply, nb::arg("name"), nb::arg("data").noconvert(), nb::arg("cols"),
           nb::arg("x").noconvert(),
           "float32 x (n, cols) times packed rows (rows, cols), transposed -> float32 (n, rows).\n\n"
-          "Equal on any number of threads. Raises EdgequantError for sizes that do not belong together.");
+          "Equal on any number of threads. Raises EdgequantError for sizes that do not fit.");
     m.def("threads", &pool_threads, "Threads that a kernel uses at most.");
     m.def("set_threads", &set_threads, nb::arg("count"),
           "Use `count` threads from now on. Raises EdgequantError for less than 1.");

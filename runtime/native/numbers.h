@@ -28,7 +28,7 @@ inline uint16_t load_u16(const uint8_t* bytes) { return (uint16_t)(bytes[0] | by
 inline float float_of_half(uint16_t half) {
     const uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13;
     const uint32_t rebias = 112u << 23;  // float's exponent bias less float16's, 127 - 15
-    // Subnormals: the same bits above 2^-14, less 2^-14. No float32 on the way is subnormal, hence slow.
+    // Subnormals: the same bits above 2^-14, less 2^-14; a subnormal float32 would be slow.
     const float least = float_of_bits(magnitude + rebias + (1u << 23)) - float_of_bits(113u << 23);
     const uint32_t special = magnitude >= 0x7c00u << 13 ? rebias : 0;  // infinity and NaN
     const float normal = float_of_bits(magnitude + rebias + special);

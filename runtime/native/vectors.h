@@ -1,5 +1,5 @@
-// Sixteen codes at a time, in the vector types that g++ and clang share; the compiler spells each operation
-// with what the instruction set has.
+// Sixteen codes at a time, in the vector types that g++ and clang share; the compiler spells each
+// operation with what the instruction set has.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ inline __attribute__((always_inline)) Bytes load_bytes(const void* address) {
     return bytes;
 }
 
-// Codes as float32, a register at a time: part 0..PARTS - 1 of the sixteen. g++ lays wider vectors into
-// memory, and half fills the registers in a plain loop.
+// Codes as float32, a register at a time: part 0..PARTS - 1 of the sixteen. (g++ keeps vectors
+// wider than a register in memory, and uses half a register in a plain loop.)
 #if defined(__AVX512F__)
 constexpr int PARTS = 1;
 typedef float Floats __attribute__((vector_size(64)));

@@ -319,6 +319,13 @@ def test_more_tokens_than_the_model_embeds_are_refused(tmp_path: Path) -> None:
         vocabulary(made("gpt-2", tmp_path), 599)
 
 
+def test_special_tokens_outside_of_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    folder = made("gpt-2", tmp_path)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [599, 4093]}')
+    with pytest.raises(EdgequantError, match="names 4093 as eot token, but the model embeds 800"):
+        vocabulary(folder, 800)
+
+
 def test_merge_lists_that_no_scores_can_say_are_refused() -> None:
     tokens, types = ["a", "b", "ab", "aba", "ba"], [1] * 5
     pairs = [["a", "b"], ["ab", "a"], ["a", "ba"], ["b", "a"]]

@@ -207,19 +207,24 @@ def test_a_larger_alignment_moves_the_data(reading: Any) -> None:
     assert file.packed("w").view("<f4").tolist() == [[0, 1, 2, 3]]
 
 
-@pytest.fixture(scope="module")
-def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A whole model of a few kilobytes, written by our writer."""
-    folder = tmp_path_factory.mktemp("fuzz")
+def model_bytes(folder: Path, name: str) -> bytes:
+    """A whole model of a few kilobytes, of one of CONFIGS, written by our writer."""
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 604}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    words = {"vocab_size": 604, "eos_token_id": 5}
     random_checkpoint(
-        folder / "model", config("llama-tied", **sizes, **heads), made("llama-bpe", folder / "t")
+        folder / "model", config(name, **sizes, **heads, **words), made("llama-bpe", folder / "t")
     )
     checkpoint = open_checkpoint(folder / "model")
     tensors = (checkpoint.tensors[name] for name in checkpoint.tensors)
     write(folder / "x.gguf", checkpoint.arch, tensors, checkpoint.folder, {"preset": "BF16"})
+    assert open_gguf(folder / "x.gguf").tokenizer
     return (folder / "x.gguf").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return model_bytes(tmp_path_factory.mktemp("fuzz"), "llama-tied")
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +263,34 @@ def test_a_model_with_changed_bytes_opens_or_is_refused(
     for place in data.draw(st.lists(at, min_size=1, max_size=4)):
         damaged[place] = data.draw(st.integers(0, 255))
     survives(scratch, bytes(damaged))
+
+
+MISFITS = {
+    "has the architecture 'phony'; supported: .*llama": (b"llama", b"phony"),
+    "lacks blk.0.ffn_up.weight": (b"blk.0.ffn_up.weight", b"blk.0.ffn_xp.weight"),
+    r"blk.0.attn_k.weight in .* has shape \(8, 16\), but its metadata implies \(16, 16\)": (
+        b"llama.attention.head_count_kv",
+        b"llama.attention.head_count_xx",
+    ),
+}
+
+
+def test_files_that_are_no_model_of_ours_are_refused(tiny_file: bytes, scratch: Path) -> None:
+    for sentence, (old, new) in MISFITS.items():
+        assert old in tiny_file
+        scratch.write_bytes(tiny_file.replace(old, new))
+        with pytest.raises(EdgequantError, match=sentence):
+            open_gguf(scratch)
+
+
+def test_a_tensor_that_the_family_does_not_know_is_refused(tmp_path: Path) -> None:
+    raw = model_bytes(tmp_path, "llama-untied")
+    (tmp_path / "y.gguf").write_bytes(raw.replace(text("output.weight"), text("outpux.weight")))
+    with pytest.raises(EdgequantError, match="that llama does not know .*outpux.weight"):
+        open_gguf(tmp_path / "y.gguf")
+
+
+def test_one_part_of_several_is_refused_with_the_tool_that_joins_them(scratch: Path) -> None:
+    scratch.write_bytes(header([pair("split.count", 2, struct.pack("<H", 3))], []))
+    with pytest.raises(EdgequantError, match="one part of several; merge them with llama-gguf"):
+        open_gguf(scratch)

@@ -109,6 +109,12 @@ def test_a_scaling_that_the_family_s_readers_ignore_is_not_written() -> None:
         FAMILIES["qwen2"].gguf_keys(arch)
 
 
+def test_a_yarn_ramp_that_llamacpp_ignores_is_not_written() -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "beta_fast": 16.0}
+    with pytest.raises(EdgequantError, match=r"beta_slow to \(16.0, 1.0\), and llama.cpp takes"):
+        FAMILIES["qwen2"].gguf_keys(arch_of("qwen2-tied", rope_scaling=scaling))
+
+
 @pytest.mark.parametrize("part", ["attn_q", "attn_k"])
 def test_llama_s_query_and_key_rows_interleave_the_two_halves_of_a_head(part: str) -> None:
     arch = arch_of("llama-untied")

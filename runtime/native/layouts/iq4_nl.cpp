@@ -15,7 +15,8 @@ struct BlockIQ4_NL {
 static_assert(sizeof(BlockIQ4_NL) == 18);
 
 // The format's own table: finer steps near zero.
-static const Codes VALUES = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+static const Codes VALUES = {-127, -104, -83, -65, -49, -35, -22, -10,
+                             1,    13,   25,  38,  53,  69,  89,  113};
 
 void decode_iq4_nl(const uint8_t* row, int cols, float* out) {
     const BlockIQ4_NL* block = (const BlockIQ4_NL*)row;

@@ -1,7 +1,8 @@
-// INT4_* and INT8_*: records of `size` weights, weight = (q - zero) * scale; see runtime/blocks/onnx_int.py.
+// INT4_* and INT8_*: records of `size` weights, weight = (q - zero) * scale, as
+// runtime/blocks/onnx_int.py writes them.
 //
 //   bytes 0..3  scale  float32
-//   byte  4     zero   uint8; _SYM layouts have no such byte and their zero is 8 or 128
+//   byte  4     zero   uint8; _SYM layouts have no such byte, their zero is 8 or 128
 //   then        q      4 bits: byte j holds weight 2j in its low nibble, 2j + 1 in its high one
 //                      8 bits: a byte each
 //

@@ -2,8 +2,8 @@
 //
 //   bytes 0..31    qh      third bit of the codes; weight 32 k + j is bit k of byte j
 //   bytes 32..95   ql      2 bits; weight 128 h + 32 s + j is bits 2s, 2s+1 of byte 32 h + j
-//   bytes 96..107  scales  6 bits: low nibble of byte i (i < 8) or high nibble of byte i - 8, then as bits
-//                          4 and 5 the bits 2 (i / 4), 2 (i / 4) + 1 of byte 8 + i % 4
+//   bytes 96..107  scales  bits 0..3: low nibble of byte i (i < 8), or high nibble of byte i - 8;
+//                          bits 4..5: bits 2 (i / 4), 2 (i / 4) + 1 of byte 8 + i % 4
 //   bytes 108..109 d       float16
 #include "layouts.h"
 #include "numbers.h"

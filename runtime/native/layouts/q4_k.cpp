@@ -3,7 +3,7 @@
 //   bytes 0..1     d       float16
 //   bytes 2..3     dmin    float16
 //   bytes 4..15    scales  see k_scales.h
-//   bytes 16..143  q       byte 32 c + j: weight 64 c + j in the low nibble, 64 c + 32 + j in the high one
+//   bytes 16..143  q       byte 32 c + j: low nibble weight 64 c + j, high one weight 64 c + 32 + j
 #include "k_scales.h"
 #include "layouts.h"
 #include "numbers.h"

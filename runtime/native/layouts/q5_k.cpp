@@ -4,7 +4,7 @@
 //   bytes 2..3     dmin    float16
 //   bytes 4..15    scales  see k_scales.h
 //   bytes 16..47   qh      fifth bit of the codes; weight 32 k + j is bit k of byte j
-//   bytes 48..175  ql      byte 32 c + j: weight 64 c + j in the low nibble, 64 c + 32 + j in the high one
+//   bytes 48..175  ql      byte 32 c + j: low nibble weight 64 c + j, high one weight 64 c + 32 + j
 #include "k_scales.h"
 #include "layouts.h"
 #include "numbers.h"

@@ -1,9 +1,11 @@
 // Q6_K: 256 weights in 16 sub-blocks of 16, weight = (d * scale) * (q - 32).
 //
-//   bytes 0..127    ql      weight 128 h + 32 k + j: byte 64 h + 32 (k % 2) + j, its low nibble for k < 2
-//   bytes 128..191  qh      bits 4..5 of the codes; weight 128 h + 32 k + j: bits 2k, 2k+1 of byte 32 h + j
+//   bytes 0..127    ql      bits 0..3 of q: byte 64 h + 32 (k % 2) + j, low nibble for k < 2
+//   bytes 128..191  qh      bits 4..5 of q: bits 2k, 2k + 1 of byte 32 h + j
 //   bytes 192..207  scales  int8
 //   bytes 208..209  d       float16
+//
+// of weight 128 h + 32 k + j.
 #include "layouts.h"
 #include "numbers.h"
 #include "vectors.h"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from export import CONTAINERS
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
@@ -44,6 +45,15 @@ class Steps:
 
     def __call__(self, stage: str, done: int, total: int, note: str) -> None:
         self.seen.append((stage, done, total))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small lose time when threads wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

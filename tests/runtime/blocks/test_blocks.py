@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.blocks import BLOCKS, Block, Params, join, to_numpy
+from runtime.blocks import BLOCKS, Block, Params, fitting, join, to_numpy
 from tests.runtime.blocks import slow
 
 LAYOUTS = [b for b in BLOCKS.values() if b.ggml_type is not None and not b.is_float]
@@ -153,6 +153,16 @@ def test_numpy_and_torch_fit_alike(layout, make, weighted):
 
 
 @layouts
+@pytest.mark.parametrize("make", [weights, edges])
+def test_torch_itself_fits_like_numpy(layout, make, monkeypatch):
+    w, weight = make(), importance()
+    params = layout.fit(w, weight)
+    monkeypatch.setattr(fitting, "numpy_of", lambda x: x)  # as on a GPU: all steps in torch
+    same = layout.fit(torch.from_numpy(w), torch.from_numpy(weight))
+    assert_same_params(params, to_numpy(same))
+
+
+@layouts
 def test_params_and_values_of_edge_blocks_are_finite(layout):
     codes, params = layout.quantize(edges(), importance())
     for key, stored in params.items():
@@ -260,3 +270,38 @@ def test_loss_is_what_the_codes_allow(layout):
 @layouts
 def test_rows_that_do_not_divide_are_refused(layout):
     assert layout.fits(3 * layout.size) and not layout.fits(3 * layout.size + 16)
+
+
+def group_errors(layout: Block, w: np.ndarray, params: Params, weight: np.ndarray) -> np.ndarray:
+    """Weighted squared error of the nearest codes, (rows, groups)."""
+    grid = layout.grid(params)
+    miss = layout.value(layout.code(w, *grid), *grid).astype(np.float64) - w
+    return (weight * miss**2).reshape(len(w), -1, layout.group).sum(axis=-1)
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q5_0", "Q8_0", "IQ4_NL"])
+def test_scales_come_near_the_best_of_a_fine_sweep(name):
+    layout, w, weight = BLOCKS[name], weights(4, seed=10), importance()
+    ours = group_errors(layout, w, layout.fit(w, weight), weight)
+    top = np.abs(w.reshape(len(w), -1, layout.size)).max(axis=-1)
+    least = np.full_like(ours, np.inf)
+    for part in np.concatenate([np.linspace(0.6, 1.8, 200), np.linspace(-1.8, -0.6, 200)]):
+        d = (top / (layout.lowest_point * part)).astype(np.float16).astype(np.float32)
+        least = np.minimum(least, group_errors(layout, w, {"d": d}, weight))
+    assert ours.sum() < 1.06 * least.sum()
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])
+def test_no_step_of_an_integer_is_much_better(name):
+    layout, w, weight = BLOCKS[name], weights(8, seed=11), importance()
+    params = layout.fit(w, weight)
+    ours = least = group_errors(layout, w, params, weight)
+    has_mins = "mins" in params
+    span = (0, layout.most) if has_mins else layout.span
+    for scale in (-1, 0, 1):
+        for minimum in (-1, 0, 1) if has_mins else (0,):
+            moved = params | {"scales": np.clip(params["scales"] + scale, *span)}
+            if has_mins:
+                moved["mins"] = np.clip(params["mins"] + minimum, *span)
+            least = np.minimum(least, group_errors(layout, w, moved, weight))
+    assert ours.sum() < 1.04 * least.sum()

@@ -1,0 +1,54 @@
+"""Step through the bytes of a GGUF header, each step checked against the end of the file."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import EdgequantError
+
+
+class Cursor:
+    """A place in the file; every step forward is checked against its end."""
+
+    def __init__(self, path: Path, view: memoryview) -> None:
+        self.path, self.view, self.at = path, view, 0
+
+    def need(self, count: int) -> None:
+        """Raise EdgequantError unless `count` more bytes follow."""
+        self.need_until(self.at + count)
+
+    def need_until(self, end: int) -> None:
+        """Raise EdgequantError unless the file has `end` bytes."""
+        if end > len(self.view):
+            raise EdgequantError(
+                f"{self.path} is cut short or damaged: {end - len(self.view):,} bytes are missing "
+                f"after its {len(self.view):,}; copy or download it again."
+            )
+
+    def damaged(self, what: str) -> EdgequantError:
+        """The error for content that cannot be right."""
+        return EdgequantError(f"{self.path} is damaged: {what}; copy or download it again.")
+
+    def raw(self, count: int) -> memoryview:
+        """The next bytes."""
+        self.need(count)
+        self.at += count
+        return self.view[self.at - count : self.at]
+
+    def number(self, kind: str) -> Any:
+        """The next number, of a numpy type."""
+        return np.frombuffer(self.raw(np.dtype(kind).itemsize), kind)[0].item()
+
+    def numbers(self, kind: str, count: int) -> np.ndarray:
+        """The next `count` numbers, mapped."""
+        return np.frombuffer(self.raw(np.dtype(kind).itemsize * count), kind)
+
+    def string(self) -> str:
+        """The next string."""
+        (length,) = struct.unpack("<Q", self.raw(8))
+        try:
+            return str(self.raw(length), "utf-8")
+        except UnicodeDecodeError as error:
+            raise self.damaged(f"the text before byte {self.at} is not UTF-8") from error

@@ -1,0 +1,59 @@
+"""The report's JSON: what its schema says, and the same report when read back."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantize.report.report import SCHEMA_VERSION, Report, read_report, schema
+from runtime.errors import EdgequantError
+from tests.quantize.report.schemas import errors
+
+
+def test_the_json_follows_the_shipped_schema(report: Report) -> None:
+    assert errors(json.loads(report.text()), schema(), schema()) == []
+    assert schema()["properties"]["schema_version"]["const"] == SCHEMA_VERSION
+
+
+def broken(values: dict[str, Any], place: str) -> dict[str, Any]:
+    """A copy with one thing wrong."""
+    out = copy.deepcopy(values)
+    result = out["results"][0]
+    if place == "missing":
+        del result["metrics"]["kl"]
+    elif place == "unknown":
+        result["extra"] = 1
+    elif place == "kind":
+        result["bytes"] = "many"
+    elif place == "range":
+        result["metrics"]["top1"] = 1.5
+    else:
+        out["schema_version"] = 2
+    return out
+
+
+@pytest.mark.parametrize("place", ["missing", "unknown", "kind", "range", "version"])
+def test_the_schema_refuses_broken_reports(place: str, report: Report) -> None:
+    assert len(errors(broken(json.loads(report.text()), place), schema(), schema())) == 1
+
+
+def test_a_report_is_the_same_after_reading_it_back(report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(report.text(), encoding="utf-8")
+    assert read_report(path) == report
+
+
+def test_a_missing_report_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(EdgequantError, match="cannot be read .* give a report.json"):
+        read_report(tmp_path / "none.json")
+
+
+def test_failures_name_their_artifact(report: Report) -> None:
+    values = report.to_json()
+    values["results"][0]["failures"] = ["mean KL is high", "it has no tokenizer"]
+    failed = Report.from_json(json.loads(json.dumps(values)))
+    assert failed.failures == ["small-int4: mean KL is high", "small-int4: it has no tokenizer"]
+    assert failed.results[0].rejected
+    assert report.failures == []
