@@ -101,7 +101,10 @@ Baseline = Annotated[
     Path | None, typer.Option(help="Gate: an earlier report.json that must not get worse.")
 ]
 EvalData = Annotated[
-    str | None, typer.Option("--eval-data", help="Evaluation text. Default: builtin, held out.")
+    str | None,
+    typer.Option(
+        "--eval-data", help="Evaluation text: a file, or (default) the held-out part of builtin."
+    ),
 ]
 EvalRows = Annotated[int | None, typer.Option(help="Evaluation windows; 0 = all, at most 64.")]
 EvalLength = Annotated[int | None, typer.Option(help="Tokens a window.")]
