@@ -92,10 +92,13 @@ def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
     shapes = checkpoint.family.layer_shapes(checkpoint.arch)
     layer = sum(4 * int(np.prod(shape)) for shape in shapes.values())
     largest = max(4 * int(np.prod(shape)) for shape in shapes.values())
-    hessians = sum(4 * shapes[f"{s.linears[0]}.weight"][1] ** 2 for s in checkpoint.family.stages)
+    stages = checkpoint.family.stages
+    hessians = [4 * shapes[f"{s.linears[0]}.weight"][1] ** 2 for s in stages] if hidden else [0]
+    # factoring a Hessian takes four more of its size; rounding comes after it, with one of them
+    work = max(4 * max(hessians), max(hessians) + 8 * largest)
     embedding = 4 * checkpoint.arch.vocab * checkpoint.arch.hidden  # bf16 source and packed rows
     states = min(hidden, int(plan.max_ram * 2**30))
-    walk = 2 * layer + 8 * largest + (2 * hessians if hidden else 0) + states
+    walk = 2 * layer + sum(hessians) + work + states
     return BASE_BYTES + max(walk, embedding + 6 * (1 << 27))
 
 

@@ -20,13 +20,16 @@ def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
     dead = diagonal == 0
     mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 0.0
     while mean > 0 and damp <= 1:
-        damped = hessian + torch.diag(torch.where(dead, mean, damp * mean).to(hessian.dtype))
         # H reversed = L L^T makes H = M M^T with M = L reversed, upper; then U = M^-1:
-        # one factoring instead of two
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
-        if not int(failed) and bool(torch.isfinite(lower).all()):
-            eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-            upper = torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)
+        # one factoring instead of two. Few copies are kept: H takes gigabytes in a large model.
+        damped = hessian.flip(0, 1)
+        damped.diagonal().add_(torch.where(dead, mean, damp * mean).to(hessian.dtype).flip(0))
+        factored, failed = torch.linalg.cholesky_ex(damped)
+        del damped
+        if not int(failed) and bool(torch.isfinite(factored).all()):
+            factored = factored.flip(0, 1)
+            eye = torch.eye(len(factored), dtype=factored.dtype, device=factored.device)
+            upper = torch.linalg.solve_triangular(factored, eye, upper=True)
             importance = torch.where(dead, 0.0, upper.diagonal() ** -2)
             return Factor(importance, upper, damp)
         damp *= 10
