@@ -62,7 +62,7 @@ def main() -> None:
         pipeline.run(plan)
         files = {str(made["target"]): Path(made["path"]) for made in pipeline.artifacts(plan)}
         rows = [measure(checkpoint, target, file, windows) for target, file in files.items()]
-    common.show(rows)
+    print(common.table(rows))
     common.write("engines", rows, model=checkpoint.name, heldout_tokens=windows * LENGTH)
 
 
