@@ -12,21 +12,6 @@ from export import CONTAINERS
 from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block
 
-NARROWER = {
-    "Q2_K": "Q4_0",
-    "Q3_K": "Q4_0",
-    "Q4_K": "Q5_0",
-    "Q5_K": "Q5_1",
-    "Q6_K": "Q8_0",
-    "INT4_128": "INT4_64",
-    "INT4_64": "INT4_32",
-    "INT4_128_SYM": "INT4_64_SYM",
-    "INT4_64_SYM": "INT4_32_SYM",
-    "INT8_128": "INT8_64",
-    "INT8_64": "INT8_32",
-}
-"""The next type with shorter blocks, for rows that a type does not divide; GGUF: llama.cpp's."""
-
 
 @dataclass(frozen=True)
 class Spot:
@@ -152,7 +137,7 @@ PRESETS: dict[str, dict[str, Preset]] = {"gguf": GGUF, "onnx": ONNX}
 def narrow(kind: str, cols: int, container: str) -> Block:
     """The type itself, or the next best one whose blocks divide a row of `cols` weights."""
     while not BLOCKS[kind].fits(cols):
-        kind = NARROWER.get(kind, CONTAINERS[container].widest)
+        kind = BLOCKS[kind].narrower or CONTAINERS[container].widest
     return BLOCKS[kind]
 
 
