@@ -16,7 +16,7 @@ from quantize.methods import METHODS
 from quantize.presets import PRESETS
 from runtime.archs import FAMILIES
 from runtime.blocks import BLOCKS
-from runtime.engine import Engine, backend_names, open_engine
+from runtime.engine import Engine, backend_names, open_engine, reads_files
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf, read
 from runtime.model import Model
@@ -52,9 +52,7 @@ def open_model(path: Path) -> Model:
 def open_any(path: Path, backend: str | None = None) -> Engine:
     """An engine for a file: native, or onnxruntime for an ONNX folder, unless one is named."""
     backend = backend or ("onnxruntime" if kind(path) == "onnx" else "native")
-    if backend in ("onnxruntime", "llamacpp"):
-        return open_engine(path, backend)
-    return open_engine(open_model(path), backend)
+    return open_engine(path if reads_files(backend) else open_model(path), backend)
 
 
 def render(engine: Engine, messages: list[dict[str, str]]) -> str:
