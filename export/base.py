@@ -1,12 +1,18 @@
-"""What a container is: a name, what it can hold, and a function that writes it."""
+"""What a container is: its types and mixtures, the function that writes it, and how it is read.
 
-from collections.abc import Callable, Iterable
+All that the command line, the plan and the reports know of a container is one `Container(...)`, so
+adding a container is adding a file.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from export.mixture import Preset
 from runtime.archs import Arch
 from runtime.blocks import Block
+from runtime.model import Model
 from runtime.tensor import Tensor
 
 CONTAINERS: dict[str, "Container"] = {}
@@ -34,12 +40,31 @@ class Container:
 
     name: str
     suffix: str
-    """Of the artifact's file or folder name, such as ".gguf"."""
+    """Of the artifact's name: ".gguf" of a file; a folder's has no dot."""
+    described: str
+    """What to call an artifact in a message, such as "a .gguf file"."""
     widest: str
     """Type of a row that no block of the container divides."""
     holds: Callable[[Block], bool]
     """Whether tensors of a block type can be stored."""
+    presets: Mapping[str, Preset]
+    """Mixtures by the name that --to gives them."""
     write: Write
+    recognises: Callable[[Path], bool]
+    """Whether a path that exists is such an artifact, judged by its content."""
+    open: Callable[[Path], Model]
+    """The tensors as they are stored. Raises EdgequantError for a damaged artifact."""
+    provenance: Callable[[Path], dict[str, Any]]
+    """What the tool that made an artifact wrote into it, as JSON values."""
+    engine: str
+    """Backend that runs it unless another is named."""
+    usage: str
+    """How to run it, for the model card: Markdown with {file} and {model}, the model's name."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether an artifact is one file, not a folder."""
+        return self.suffix.startswith(".")
 
     def __post_init__(self) -> None:
         CONTAINERS[self.name] = self

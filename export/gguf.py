@@ -7,7 +7,6 @@ Tensors pass through one at a time. How long the table is depends on names and s
 is left for it, and it is written when every tensor's type and place are known.
 """
 
-import json
 import math
 import struct
 import zlib
@@ -17,21 +16,24 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from gguf import GGML_QUANT_VERSION, GGUFValueType, GGUFWriter, LlamaFileType
-from gguf.utility import size_label
+from gguf import GGUFValueType, GGUFWriter
 
 from export.base import Container
 from export.files import new_file
+from export.gguf_general import general, provenance
+from export.gguf_presets import PRESETS
 from export.gguf_vocab import vocabulary
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
-from runtime.gguf_file import ALIGNMENT, ROPE_FACTORS, read
+from runtime.gguf_file import ALIGNMENT, ROPE_FACTORS, is_gguf, open_gguf, read
 from runtime.tensor import Tensor
-from runtime.tokenizer import read_json
 
-PROVENANCE = "edgequant."
-"""What our own metadata keys start with."""
+USAGE = """```sh
+llama-cli -m {file} -p "Once upon a time"
+quantize generate {file} "Once upon a time"
+printf 'FROM ./{file}\\n' > Modelfile && ollama create {model} -f Modelfile
+```"""
 
 
 def write(
@@ -91,48 +93,6 @@ def least_bytes(arch: Arch) -> int:
     )
     cells = sum(math.prod(shape) for shape in tensor_shapes(arch).values())
     return int(cells * smallest.bits / 8)
-
-
-def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
-    """Metadata that says what the file is, and how it was made."""
-    shapes = FAMILIES[arch.family].shapes(arch)
-    parameters = sum(math.prod(shape) for shape in shapes.values())
-    keys: dict[str, Any] = {
-        "general.type": "model",
-        "general.name": str(extra.get("model") or source.resolve().name),
-        "general.size_label": size_label(parameters, parameters, 0, 0),
-        "general.quantization_version": GGML_QUANT_VERSION,
-    }
-    if license_name := _license(source):
-        keys["general.license"] = license_name
-    if (preset := str(extra.get("preset"))) in FILE_TYPES:
-        keys["general.file_type"] = FILE_TYPES[preset]
-    keys |= {
-        f"{PROVENANCE}{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        for key, value in extra.items()
-    }
-    return keys
-
-
-FILE_TYPES = {kind.name.partition("_")[2]: int(kind) for kind in LlamaFileType}
-"""Preset name, such as "Q4_K_M" or "F32" -> the number that readers show as the file's type."""
-
-
-def _license(source: Path) -> str | None:
-    """The licence that config.json or the head of the README names."""
-    if found := read_json(source / "config.json").get("license"):
-        return str(found)
-    readme = source / "README.md"
-    if not readme.exists():
-        return None
-    before, _, rest = readme.read_text(encoding="utf-8", errors="replace").partition("---")
-    if before.strip():
-        return None
-    for line in rest.partition("\n---")[0].splitlines():
-        key, colon, value = line.partition(":")
-        if colon and key == "license" and value.strip():
-            return value.strip().strip("'\"")
-    return None
 
 
 def _write_metadata(
@@ -276,7 +236,14 @@ def _differs(what: str) -> EdgequantError:
 Container(
     "gguf",
     suffix=".gguf",
+    described="a .gguf file",
     widest="F16",
     holds=lambda layout: layout.ggml_type is not None,
+    presets=PRESETS,
     write=write,
+    recognises=is_gguf,
+    open=open_gguf,
+    provenance=provenance,
+    engine="native",
+    usage=USAGE,
 )

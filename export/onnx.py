@@ -25,10 +25,12 @@ from onnx import TensorProto, helper
 from export import genai, onnx_graph
 from export.base import Container
 from export.files import new_folder
+from export.onnx_presets import PRESETS
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.blocks.onnx_int import OnnxInt
 from runtime.errors import EdgequantError
+from runtime.onnx_file import is_onnx, metadata, open_onnx
 from runtime.tensor import Tensor
 
 ALIGNMENT = 4096
@@ -44,6 +46,24 @@ HEAD_MULTIPLE = 16
 """GroupQueryAttention rotates heads of a multiple of so many channels."""
 
 MODEL, DATA = "model.onnx", "model.onnx.data"
+
+USAGE = """```sh
+quantize generate {file} "Once upon a time"
+```
+
+```python
+import onnxruntime_genai as og
+
+model = og.Model("{file}")
+tokenizer = og.Tokenizer(model)
+params = og.GeneratorParams(model)
+params.set_search_options(max_length=100)
+generator = og.Generator(model, params)
+generator.append_tokens(tokenizer.encode("Once upon a time"))
+while not generator.is_done():
+    generator.generate_next_token()
+print(tokenizer.decode(generator.get_sequence(0)))
+```"""
 
 
 def write(
@@ -238,7 +258,14 @@ def _crc(file: BinaryIO, length: int) -> int:
 Container(
     "onnx",
     suffix="-onnx",
+    described="an ONNX folder",
     widest="F32",
     holds=lambda layout: isinstance(layout, OnnxInt) or layout.name == "F32",
+    presets=PRESETS,
     write=write,
+    recognises=is_onnx,
+    open=open_onnx,
+    provenance=metadata,
+    engine="onnxruntime",
+    usage=USAGE,
 )

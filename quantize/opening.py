@@ -2,59 +2,58 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from export import CONTAINERS
+from export import CONTAINERS, Container
 from quantize.checkpoint import open_checkpoint
 from quantize.methods import METHODS
-from quantize.presets import PRESETS
 from runtime.archs import FAMILIES
 from runtime.blocks import BLOCKS
-from runtime.engine import Engine, backend_names, open_engine
+from runtime.engine import Engine, backend_names, open_engine, reads_files
 from runtime.errors import EdgequantError
-from runtime.gguf_file import open_gguf, read
 from runtime.model import Model
-from runtime.onnx_file import open_onnx
+
+
+def container_of(path: Path) -> Container | None:
+    """What a path holds; None for a checkpoint folder.
+
+    Raises EdgequantError when there is nothing, or nothing known.
+    """
+    ways = ", ".join(container.described for container in CONTAINERS.values())
+    if not path.exists():
+        raise EdgequantError(f"{path} does not exist; give {ways} or a checkpoint folder.")
+    for container in CONTAINERS.values():
+        if container.recognises(path):
+            return container
+    if path.is_file():
+        files = (f"a {c.name.upper()} file" for c in CONTAINERS.values() if c.is_file)
+        raise EdgequantError(
+            f"{path} is not {' or '.join(files)}; give {ways} or a checkpoint folder."
+        )
+    return None
 
 
 def kind(path: Path) -> str:
-    """gguf, onnx or checkpoint. Raises EdgequantError when there is nothing, or nothing known."""
-    if not path.exists():
-        raise EdgequantError(
-            f"{path} does not exist; give a .gguf file, an ONNX folder or a checkpoint folder."
-        )
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(4) == b"GGUF":
-                return "gguf"
-        raise EdgequantError(
-            f"{path} is not a GGUF file; give a .gguf file, an ONNX folder or a checkpoint folder."
-        )
-    return "onnx" if (path / "model.onnx").exists() else "checkpoint"
+    """The container's name, or "checkpoint". Raises as `container_of` does."""
+    container = container_of(path)
+    return "checkpoint" if container is None else container.name
 
 
 def open_model(path: Path) -> Model:
-    """The stored tensors, sizes and tokenizer of any container."""
-    openers: dict[str, Callable[[Path], Model]] = {
-        "gguf": open_gguf,
-        "onnx": open_onnx,
-        "checkpoint": lambda folder: open_checkpoint(folder).model(),
-    }
-    return openers[kind(path)](path)
+    """The stored tensors, sizes and tokenizer of any container or of a checkpoint."""
+    container = container_of(path)
+    return open_checkpoint(path).model() if container is None else container.open(path)
 
 
 def open_any(path: Path, backend: str | None = None) -> Engine:
-    """An engine for a file: native, or onnxruntime for an ONNX folder, unless one is named."""
-    backend = backend or ("onnxruntime" if kind(path) == "onnx" else "native")
-    if backend in ("onnxruntime", "llamacpp"):
-        return open_engine(path, backend)
-    return open_engine(open_model(path), backend)
+    """An engine for a file: the one that its container names, or native, unless one is given."""
+    container = container_of(path)
+    backend = backend or ("native" if container is None else container.engine)
+    return open_engine(path if reads_files(backend) else open_model(path), backend)
 
 
 def render(engine: Engine, messages: list[dict[str, str]]) -> str:
@@ -71,7 +70,7 @@ def render(engine: Engine, messages: list[dict[str, str]]) -> str:
 
 def describe(path: Path) -> dict[str, Any]:
     """Sizes, types and bytes by tensor, and provenance, as JSON values."""
-    model = open_model(path)
+    model, container = open_model(path), container_of(path)
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
     tensors: list[dict[str, Any]] = [
         {"name": t.name, "type": t.block.name, "shape": list(t.shape), "bytes": t.nbytes}
@@ -86,28 +85,9 @@ def describe(path: Path) -> dict[str, Any]:
         "bits_per_weight": 8 * sum(t["bytes"] for t in tensors) / weights,
         "arch": vars(model.arch) | {"rope": vars(model.arch.rope)},
         "tokenizer": None if model.tokenizer is None else model.tokenizer.backend.get_vocab_size(),
-        "provenance": _provenance(path),
+        "provenance": {} if container is None else container.provenance(path),
         "tensors": tensors,
     }
-
-
-def _provenance(path: Path) -> dict[str, Any]:
-    """What the tool that made the file wrote into it."""
-    if kind(path) == "gguf":
-        metadata = read(path).metadata
-        ours = ("edgequant.", "general.")
-        return {key: _plain(value) for key, value in metadata.items() if key.startswith(ours)}
-    if kind(path) == "onnx":
-        import onnx
-
-        model = onnx.load(str(path / "model.onnx"), load_external_data=False)
-        return {item.key: item.value for item in model.metadata_props}
-    return {}
-
-
-def _plain(value: Any) -> Any:
-    """A metadata value as JSON can hold it."""
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def render_description(result: dict[str, Any]) -> RenderableType:
@@ -161,9 +141,9 @@ def _types() -> list[dict[str, Any]]:
 
 def _presets() -> list[dict[str, Any]]:
     return [
-        {"to": f"{container}:{name}", "base": preset.base, "head": preset.head}
-        for container, presets in PRESETS.items()
-        for name, preset in presets.items()
+        {"to": f"{container.name}:{name}", "base": preset.base, "head": preset.head}
+        for container in CONTAINERS.values()
+        for name, preset in container.presets.items()
     ]
 
 

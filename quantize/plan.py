@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import calib_data
-from export import CONTAINERS
+from export import CONTAINERS, Container
 from quantize.methods import METHODS
-from quantize.presets import PRESETS, narrow, preset_type
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block, block
 from runtime.errors import EdgequantError
@@ -30,16 +29,17 @@ class Target:
     def parse(text: str) -> "Target":
         """From "gguf:Q4_K_M". Raises EdgequantError naming the known containers or presets."""
         container, _, preset = text.partition(":")
-        if container not in PRESETS:
+        if container not in CONTAINERS:
             raise EdgequantError(
-                f"unknown container {container!r} in --to {text}; known: {', '.join(PRESETS)}."
+                f"unknown container {container!r} in --to {text}; known: {', '.join(CONTAINERS)}."
             )
-        for known in PRESETS[container]:
+        presets = CONTAINERS[container].presets
+        for known in presets:
             if known.lower() == preset.lower():
                 return Target(container, known)
         raise EdgequantError(
             f"unknown preset {preset!r} in --to {text}; known for {container}: "
-            f"{', '.join(PRESETS[container])}."
+            f"{', '.join(presets)}."
         )
 
     @property
@@ -221,17 +221,18 @@ def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
 
     A rule whose type this container cannot hold leaves it alone (see check_rules).
     """
-    preset = PRESETS[target.container][target.preset]
+    container = CONTAINERS[target.container]
+    preset = container.presets[target.preset]
     types: dict[str, Block] = {}
     narrowed: dict[tuple[str, str, int], list[str]] = {}
     for name, shape in FAMILIES[arch.family].shapes(arch).items():
         if len(shape) != 2:
             continue
-        wanted = preset_type(preset, arch, name)
+        wanted = preset.choose(arch, name)
         for rule in rules:
-            if re.search(rule.pattern, name) and _holds(target.container, rule.kind):
+            if re.search(rule.pattern, name) and container.holds(BLOCKS[rule.kind]):
                 wanted = rule.kind
-        types[name] = narrow(wanted, shape[1], target.container)
+        types[name] = narrow(wanted, shape[1], container)
         if types[name].name != wanted:
             narrowed.setdefault((wanted, types[name].name, shape[1]), []).append(name)
     fallbacks = tuple(
@@ -240,6 +241,13 @@ def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
         for (wanted, got, cols), names in narrowed.items()
     )
     return Assignment(target, types, fallbacks)
+
+
+def narrow(kind: str, cols: int, container: Container) -> Block:
+    """The type itself, or the next best one whose blocks divide a row of `cols` weights."""
+    while not BLOCKS[kind].fits(cols):
+        kind = BLOCKS[kind].narrower or container.widest
+    return BLOCKS[kind]
 
 
 def check_rules(plan: Plan, arch: Arch) -> None:
@@ -251,9 +259,11 @@ def check_rules(plan: Plan, arch: Arch) -> None:
                 f"--rule {rule.pattern}={rule.kind} matches no tensor; names look like {names[1]}."
             )
         if not any(_holds(target.container, rule.kind) for target in plan.targets):
+            holders = [name for name in CONTAINERS if _holds(name, rule.kind)]
             raise EdgequantError(
-                f"--rule {rule.pattern}={rule.kind}: none of the targets can hold {rule.kind}; "
-                "GGUF holds its own types, ONNX the INT4 and INT8 ones and F32."
+                f"--rule {rule.pattern}={rule.kind}: none of the targets can hold {rule.kind}, "
+                f"which goes into {' or '.join(holders) or 'no container'}; choose a type from "
+                "`quantize list types`, or add a --to."
             )
 
 

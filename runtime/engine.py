@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,13 +49,22 @@ def backend_names() -> list[str]:
     return sorted(file.name for file in pkgutil.iter_modules(backends.__path__))
 
 
+def reads_files(backend: str) -> bool:
+    """Whether a backend is given a path, not a Model. Raises EdgequantError for an unknown one."""
+    return bool(getattr(_module(backend), "READS_FILES", False))
+
+
 def open_engine(model: Any, backend: str = "native", **options: Any) -> Engine:
-    """Run `model` (a Model, or a path for a foreign engine) on a backend.
+    """Run `model` (a Model, or a path where `reads_files`) on a backend.
 
     Raises EdgequantError for an unknown backend, or one whose package is not installed.
     """
+    engine: Engine = _module(backend).open(model, **options)
+    return engine
+
+
+def _module(backend: str) -> ModuleType:
+    """The file of runtime/backends, imported."""
     if backend not in backend_names():
         raise EdgequantError(f"unknown backend {backend!r}; known: {', '.join(backend_names())}.")
-    module = importlib.import_module(f"runtime.backends.{backend}")
-    engine: Engine = module.open(model, **options)
-    return engine
+    return importlib.import_module(f"runtime.backends.{backend}")

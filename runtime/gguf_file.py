@@ -91,6 +91,14 @@ class GgufFile:
         return self.bytes[info.offset : info.offset + info.nbytes].reshape(info.rows, -1)
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a path is a file that starts as GGUF does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 def read(path: str | Path) -> GgufFile:
     """Read the header of a file. Raises EdgequantError for one that is no GGUF, cut or damaged."""
     path = Path(path)

@@ -22,6 +22,11 @@ INT_OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
 """Operators whose attributes say how many bits a weight takes, and how many share a scale."""
 
 
+def is_onnx(path: Path) -> bool:
+    """Whether a path is a folder with an ONNX model in it."""
+    return (path / "model.onnx").exists()
+
+
 def open_onnx(folder: Path) -> Model:
     """The model in a folder with model.onnx, model.onnx.data, config.json and a tokenizer.
 

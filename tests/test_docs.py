@@ -51,10 +51,26 @@ ids = np.arange(12).reshape(1, 12)
 ours, theirs = open(model).logits(ids), open_engine(model, "numpy").logits(ids)
 assert 0 < np.abs(ours - theirs).max() < 1e-3
 """
+TRY_CONTAINER = """
+import tempfile
+from quantize.opening import describe, open_any
+from quantize.pipeline import run
+from quantize.plan import Plan
+with tempfile.TemporaryDirectory() as folder:
+    flags = {"to": ["npz:fp32"], "method": "rtn", "check": False, "output": folder}
+    run(Plan.from_flags(None, flags))
+    (path,) = Path(folder).glob("*.npz")
+    found = describe(path)
+    assert (found["container"], found["provenance"]["preset"]) == ("npz", "fp32")
+    ids = np.arange(12).reshape(1, 12)
+    expected = open_any(bundled(), "numpy").logits(ids)
+    assert (open_any(path, "numpy").logits(ids) == expected).all()
+"""
 TRIALS = {
     "Add a method": TRY_METHOD,
     "Add a block layout": TRY_BLOCK,
     "Add an architecture": TRY_ARCHITECTURE,
+    "Add a container": TRY_CONTAINER,
     "Add a backend": TRY_BACKEND,
 }
 """Recipe -> what must hold after its snippet was run."""

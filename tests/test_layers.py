@@ -25,9 +25,6 @@ LIGHT = {
 }
 """Package -> all that importing it may need besides the standard library."""
 
-FOREIGN_BACKENDS = {"torch", "onnxruntime", "llamacpp"}
-"""Files of runtime/backends that stand on a package of others and are imported on use."""
-
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "gguf", "safetensors", "xllamacpp"}
 """What a program that only runs models must not have to load."""
 
@@ -40,8 +37,20 @@ def name(path: Path) -> str:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file is one of FOREIGN_BACKENDS."""
-    return path.parent == ROOT / "runtime" / "backends" and path.stem in FOREIGN_BACKENDS
+    """Whether a file is a backend that may use a package of others: torch, or one of READS_FILES.
+
+    Its text is asked, because importing it may need that package.
+    """
+    if path.parent != ROOT / "runtime" / "backends":
+        return False
+    text = path.read_text(encoding="utf-8")
+    return path.stem == "torch" or "\nREADS_FILES = True\n" in text
+
+
+def test_the_foreign_backends_are_told_by_what_they_say() -> None:
+    found = {path.stem for path in FILES if is_foreign(path)}
+    assert {"torch", "onnxruntime", "llamacpp"} <= found
+    assert not found & {"numpy", "native"}
 
 
 def imported(nodes: Iterator[ast.AST]) -> set[str]:

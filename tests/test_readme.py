@@ -16,7 +16,6 @@ from export import CONTAINERS
 from quantize.cli import app
 from quantize.methods import METHODS
 from quantize.plan import Plan
-from quantize.presets import PRESETS
 from runtime.archs import FAMILIES
 from runtime.blocks import BLOCKS
 from runtime.engine import backend_names
@@ -49,7 +48,7 @@ ALL = [
 ]
 NAMES = {
     "methods": list(METHODS),
-    "presets": [name for presets in PRESETS.values() for name in presets],
+    "presets": [name for container in CONTAINERS.values() for name in container.presets],
     "containers": list(CONTAINERS),
     "archs": list(FAMILIES),
     "backends": backend_names(),

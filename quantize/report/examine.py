@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calib_data import Windows
-from quantize.opening import kind, open_any, open_model
+from quantize.opening import container_of, kind, open_any, open_model
 from quantize.report.compare import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.report import Result, Speed, WindowScore, WorstToken
@@ -56,18 +56,18 @@ class Subject:
 
 
 def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
-    """Open a GGUF file on `backend` (numpy for a native one not built), ONNX in onnxruntime.
+    """Open an artifact on `backend` (numpy for a native one not built) or in its foreign engine.
 
     Raises EdgequantError when the file cannot be read or run at all.
     """
-    container = kind(path)
+    container = container_of(path)
     notes = []
-    if container == "onnx":
-        backend = "onnxruntime"
+    if container is not None and container.engine != "native":
+        backend = container.engine
     try:
         engine = open_any(path, backend)
     except EdgequantError as error:
-        if container != "gguf" or backend != "native":
+        if container is None or backend != "native":
             raise
         notes.append(f"run on the numpy backend, because the native one cannot: {error}")
         backend, engine = "numpy", open_any(path, "numpy")
@@ -76,7 +76,7 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
     except EdgequantError as error:
         model = None
         notes.append(f"its stored tensors were not looked at: {error}")
-    return Subject(label, path, container, backend, engine, model, tuple(notes))
+    return Subject(label, path, kind(path), backend, engine, model, tuple(notes))
 
 
 def examine(

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from export import CONTAINERS
 from quantize.report import charts
 from quantize.report.metrics import Metrics
 from quantize.report.report import Report, Result
@@ -94,6 +95,7 @@ def _template(name: str) -> jinja2.Template:
         "size": size,
         "with_error": with_error,
         "status": status,
+        "usage": usage,
         "visible": visible,
         "percent": "{:.1%}".format,
     }
@@ -113,6 +115,12 @@ def size(count: int) -> str:
 def status(result: Result) -> str:
     """One word on the gates."""
     return "rejected" if result.rejected else "passed"
+
+
+def usage(result: Result, model: str) -> str:
+    """How to run an artifact, in Markdown."""
+    container = CONTAINERS[result.container]
+    return container.usage.format(file=result.file, model=model.lower())
 
 
 def visible(text: str) -> str:

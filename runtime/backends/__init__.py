@@ -1,1 +1,5 @@
-"""Engines, one file each: `open(model, **options) -> Engine`. Imported on use."""
+"""Engines, one file each: `open(model, **options) -> Engine`. Imported on use.
+
+An engine of others, which opens files itself, says `READS_FILES = True`: its `open` is given a path
+where the rest are given a Model.
+"""

@@ -21,6 +21,8 @@ from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf
 from runtime.tokenizer import Tokenizer
 
+READS_FILES = True
+
 STEP = 512
 """Tokens given to llama.cpp at a time: no more than its default batch."""
 

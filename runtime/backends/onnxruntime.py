@@ -14,6 +14,8 @@ from runtime.errors import EdgequantError
 from runtime.rope import Rope
 from runtime.tokenizer import Tokenizer, read_json
 
+READS_FILES = True
+
 
 @dataclass
 class OnnxCache:

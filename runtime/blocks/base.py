@@ -48,6 +48,10 @@ class Block:
     """Type number inside a GGUF file; None when GGUF cannot hold it."""
     is_float: ClassVar[bool] = False
     """True for F32, F16 and BF16: nothing is fitted, a method has nothing to choose."""
+    narrower: ClassVar[str | None] = None
+    """Next best type with shorter blocks, for rows that `size` does not divide; GGUF: llama.cpp's.
+    None where there is no such type: the container then says what such a row becomes.
+    """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)

@@ -207,5 +207,6 @@ for _bits in (4, 8):
                 "high": (1 << _bits) - 1,
                 "code_bits": _bits,
                 "symmetric": _symmetric,
+                "narrower": onnx_name(_bits, _size // 2, _symmetric) if _size > 32 else None,
             }
             type(f"Int{_bits}Of{_size}", (OnnxInt,), _facts)

@@ -29,6 +29,7 @@ class Q2_K(LineSuper):
     high = 3
     most = 15
     ggml_type = 10
+    narrower = "Q4_0"
     ranges = (
         (0.1, 0.1),
         (0.2, 0),

@@ -30,6 +30,7 @@ class Q3_K(ScaledSuper):
     low, high = -4, 3
     span = (-32, 31)
     ggml_type = 11
+    narrower = "Q4_0"
     ends = (1.087, 1.463, 0.925, 0.787, -1.25, 1.6, 1.212, 1.012)
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:

@@ -61,6 +61,7 @@ class Q4_K(LineSuper):
     high = 15
     most = 63
     ggml_type = 12
+    narrower = "Q5_0"
     ranges = (
         (0.02, 0.02),
         (0, 0.04),

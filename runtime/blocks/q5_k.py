@@ -22,6 +22,7 @@ class Q5_K(LineSuper):
     high = 31
     most = 63
     ggml_type = 13
+    narrower = "Q5_1"
     ranges = (
         (0, 0),
         (-0.02, 0.015),

@@ -29,6 +29,7 @@ class Q6_K(ScaledSuper):
     low, high = -32, 31
     span = (-128, 127)
     ggml_type = 14
+    narrower = "Q8_0"
     ends = (1.0, 0.938, 0.875, 0.975, 0.812, 0.912, 1.038, 0.85)
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:

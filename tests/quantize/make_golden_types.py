@@ -1,4 +1,4 @@
-"""Record the type that llama.cpp gives each tensor: the oracle of quantize/presets.py.
+"""Record the type that llama.cpp gives each tensor: the oracle of export/gguf_presets.py.
 
 Not a test and not run by one. It needs `pip install llama-cpp-python gguf numpy`:
 

@@ -158,7 +158,7 @@ def test_a_rule_that_matches_nothing_is_refused(arch: Arch) -> None:
 
 
 def test_a_type_that_no_target_holds_is_refused(arch: Arch) -> None:
-    with pytest.raises(EdgequantError, match="none of the targets can hold BF16; GGUF holds"):
+    with pytest.raises(EdgequantError, match="can hold BF16, which goes into gguf; choose"):
         check_rules(plan("attn_v=BF16"), arch)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from export import CONTAINERS
-from quantize.plan import Target, assign
-from quantize.presets import PRESETS, narrow
+from quantize.plan import Target, assign, narrow
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS
 from runtime.rope import Rope
@@ -66,23 +65,23 @@ def unfold(runs: str) -> Iterator[str]:
 
 
 def test_every_gguf_preset_was_recorded() -> None:
-    assert set(PRESETS["gguf"]) == set(GOLDEN[0]["presets"])
+    assert set(CONTAINERS["gguf"].presets) == set(GOLDEN[0]["presets"])
 
 
-@pytest.mark.parametrize("container", PRESETS)
+@pytest.mark.parametrize("container", CONTAINERS)
 def test_every_preset_uses_types_that_its_container_holds(container: str) -> None:
     model = qwen(4, 512, 1024, 8, 2, tied=False)
-    for preset in PRESETS[container]:
+    for preset in CONTAINERS[container].presets:
         for block in assign(Target(container, preset), model, ()).types.values():
             assert CONTAINERS[container].holds(block)
 
 
-@pytest.mark.parametrize("container", PRESETS)
+@pytest.mark.parametrize("container", CONTAINERS)
 def test_narrowing_ends_at_a_type_that_divides_the_row(container: str) -> None:
     for block in BLOCKS.values():
         if CONTAINERS[container].holds(block):
             for cols in (256, 896, 160, 48, 7):
-                found = narrow(block.name, cols, container)
+                found = narrow(block.name, cols, CONTAINERS[container])
                 assert found.fits(cols)
                 assert CONTAINERS[container].holds(found)
                 assert (found is block) == block.fits(cols)
@@ -108,6 +107,6 @@ def test_the_largest_model_says_that_its_ffn_down_does_not_fit() -> None:
 
 def test_a_model_of_even_widths_has_nothing_to_say() -> None:
     model = qwen(28, 1536, 8960, 12, 2, tied=True)
-    for container in PRESETS:
-        for preset in PRESETS[container]:
+    for container in CONTAINERS:
+        for preset in CONTAINERS[container].presets:
             assert assign(Target(container, preset), model, ()).fallbacks == ()

@@ -7,7 +7,7 @@ import pytest
 
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from runtime import backends
-from runtime.engine import backend_names, open_engine
+from runtime.engine import backend_names, open_engine, reads_files
 from runtime.errors import EdgequantError
 from tests.conftest import CONFIGS
 
@@ -21,6 +21,15 @@ def test_every_file_of_the_folder_is_a_backend_with_an_open() -> None:
 def test_an_unknown_backend_is_refused_with_the_known_ones(tiny: Checkpoint) -> None:
     with pytest.raises(EdgequantError, match="unknown backend 'abacus'; known: .*numpy.*torch"):
         open_engine(tiny.model(), "abacus")
+
+
+def test_a_backend_says_whether_it_is_given_a_path() -> None:
+    assert reads_files("onnxruntime")
+    assert reads_files("llamacpp")
+    assert not reads_files("numpy")
+    assert not reads_files("torch")
+    with pytest.raises(EdgequantError, match="unknown backend 'abacus'; known: "):
+        reads_files("abacus")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

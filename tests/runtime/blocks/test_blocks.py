@@ -305,3 +305,16 @@ def test_no_step_of_an_integer_is_much_better(name):
                 moved["mins"] = np.clip(params["mins"] + minimum, *span)
             least = np.minimum(least, group_errors(layout, w, moved, weight))
     assert ours.sum() < 1.04 * least.sum()
+
+
+@pytest.mark.parametrize("layout", BLOCKS.values(), ids=lambda layout: layout.name)
+def test_the_narrower_type_has_shorter_blocks_of_the_same_containers(layout):
+    if layout.narrower is not None:
+        narrower = BLOCKS[layout.narrower]
+        assert layout.size % narrower.size == 0
+        assert narrower.size < layout.size
+        assert (narrower.ggml_type is None) == (layout.ggml_type is None)
+
+
+def test_every_type_of_blocks_longer_than_32_has_a_narrower_one():
+    assert all(layout.narrower for layout in BLOCKS.values() if layout.size > 32)

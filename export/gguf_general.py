@@ -1,0 +1,71 @@
+"""What a GGUF file says of itself: what it is, and how it was made."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGML_QUANT_VERSION, LlamaFileType
+from gguf.utility import size_label
+
+from runtime.archs import FAMILIES, Arch
+from runtime.gguf_file import read
+from runtime.tokenizer import read_json
+
+PROVENANCE = "edgequant."
+"""What our own metadata keys start with."""
+
+
+def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
+    """Metadata that says what the file is, and how it was made."""
+    shapes = FAMILIES[arch.family].shapes(arch)
+    parameters = sum(math.prod(shape) for shape in shapes.values())
+    keys: dict[str, Any] = {
+        "general.type": "model",
+        "general.name": str(extra.get("model") or source.resolve().name),
+        "general.size_label": size_label(parameters, parameters, 0, 0),
+        "general.quantization_version": GGML_QUANT_VERSION,
+    }
+    if license_name := _license(source):
+        keys["general.license"] = license_name
+    if (preset := str(extra.get("preset"))) in FILE_TYPES:
+        keys["general.file_type"] = FILE_TYPES[preset]
+    keys |= {
+        f"{PROVENANCE}{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        for key, value in extra.items()
+    }
+    return keys
+
+
+FILE_TYPES = {kind.name.partition("_")[2]: int(kind) for kind in LlamaFileType}
+"""Preset name, such as "Q4_K_M" or "F32" -> the number that readers show as the file's type."""
+
+
+def _license(source: Path) -> str | None:
+    """The licence that config.json or the head of the README names."""
+    if found := read_json(source / "config.json").get("license"):
+        return str(found)
+    readme = source / "README.md"
+    if not readme.exists():
+        return None
+    before, _, rest = readme.read_text(encoding="utf-8", errors="replace").partition("---")
+    if before.strip():
+        return None
+    for line in rest.partition("\n---")[0].splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key == "license" and value.strip():
+            return value.strip().strip("'\"")
+    return None
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    """What the tool that made a file wrote into it: its own keys and the general ones."""
+    ours = (PROVENANCE, "general.")
+    metadata = read(path).metadata
+    return {key: _plain(value) for key, value in metadata.items() if key.startswith(ours)}
+
+
+def _plain(value: Any) -> Any:
+    """A metadata value as JSON can hold it."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -1,0 +1,81 @@
+"""A mixture of types: a base type, and rules that give some linears of a model another one."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from runtime.archs import Arch
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where in the model a linear stands."""
+
+    name: str
+    """"attn_v", "ffn_down", "attn_output", ..."""
+    layer: int
+    layers: int
+    grouped: int
+    """Query heads that share a key-value head."""
+
+    @staticmethod
+    def of(arch: Arch, name: str) -> "Spot":
+        """Where the tensor "blk.3.attn_v.weight" stands."""
+        _, layer, part, _ = name.split(".")
+        return Spot(part, int(layer), arch.layers, arch.heads // arch.kv_heads)
+
+    @property
+    def sensitive(self) -> bool:
+        """The first and last eighth of the layers, and every third between."""
+        eighth = self.layers // 8
+        return (
+            self.layer < eighth
+            or self.layer >= 7 * self.layers // 8
+            or (self.layer - eighth) % 3 == 2
+        )
+
+    @property
+    def early(self) -> bool:
+        """The first eighth of the layers."""
+        return self.layer < self.layers // 8
+
+
+Choice = Callable[[Spot], str | None]
+"""The type that a linear gets where it stands, or None for the base type."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A base type and, for some linears, a rule that gives another type or None."""
+
+    base: str
+    exceptions: Mapping[str, Choice]
+    """Name of the linear, as in Spot -> its rule."""
+    head: str
+    """Type of the output head, which is the embedding itself when they are tied."""
+    embedding: str | None = None
+    """Type of an embedding that is not the head; None = base."""
+
+    def choose(self, arch: Arch, name: str) -> str:
+        """The type of a 2-D weight, whether or not its rows fit the blocks."""
+        if name == arch.head:
+            return self.head
+        if name == "token_embd.weight":
+            return self.embedding or self.base
+        spot = Spot.of(arch, name)
+        rule = self.exceptions.get(spot.name)
+        return (rule(spot) if rule else None) or self.base
+
+
+def everywhere(kind: str) -> Choice:
+    """One type in every layer."""
+    return lambda spot: kind
+
+
+def where_sensitive(kind: str) -> Choice:
+    """A type for the sensitive layers."""
+    return lambda spot: kind if spot.sensitive else None
+
+
+def where_early(kind: str) -> Choice:
+    """A type for the early layers."""
+    return lambda spot: kind if spot.early else None

@@ -1,0 +1,54 @@
+"""What every container says of itself is true."""
+
+from pathlib import Path
+
+import pytest
+
+from export import CONTAINERS, Container
+from quantize.checkpoint import Checkpoint
+from runtime.blocks import BLOCKS
+from runtime.engine import backend_names
+from runtime.tensor import Tensor
+
+every = pytest.mark.parametrize("container", CONTAINERS.values(), ids=lambda c: c.name)
+
+
+@pytest.fixture(scope="module")
+def written(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The bundled model as floats in each container."""
+    folder = tmp_path_factory.mktemp("containers")
+    paths = {name: folder / f"tiny{c.suffix}" for name, c in CONTAINERS.items()}
+    for name, path in paths.items():
+        tensors = (Tensor.dense(name, tensor.decode()) for name, tensor in tiny.tensors.items())
+        CONTAINERS[name].write(path, tiny.arch, tensors, tiny.folder, {"method": "rtn"})
+    return paths
+
+
+@every
+def test_an_artifact_is_recognised_by_its_own_container_only(
+    container: Container, written: dict[str, Path]
+) -> None:
+    path = written[container.name]
+    assert [name for name, c in CONTAINERS.items() if c.recognises(path)] == [container.name]
+    assert path.is_file() == container.is_file
+
+
+@every
+def test_an_artifact_opens_with_all_tensors_and_its_provenance(
+    container: Container, written: dict[str, Path], tiny: Checkpoint
+) -> None:
+    path = written[container.name]
+    model = container.open(path)
+    assert set(model.tensors) == set(tiny.tensors)
+    assert model.arch == tiny.arch
+    assert "rtn" in container.provenance(path).values()
+
+
+@every
+def test_a_container_can_run_what_it_holds(container: Container) -> None:
+    assert container.engine in backend_names()
+    assert container.holds(BLOCKS[container.widest])
+    assert BLOCKS[container.widest].size == 1
+    usage = container.usage.format(file="made.here", model="some-model")
+    assert "made.here" in usage
+    assert "{file}" not in usage
