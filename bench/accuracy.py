@@ -121,7 +121,7 @@ def main() -> None:
             for method in flags.methods
         ]
         rows = measure(checkpoint, made, flags.windows)
-    common.show(rows)
+    print(common.table(rows))
     facts = {
         "model": checkpoint.name,
         "calibration_tokens": flags.rows * LENGTH,

@@ -74,13 +74,12 @@ def write(name: str, rows: Rows, **facts: Any) -> Path:
     return path
 
 
-def show(rows: Rows) -> None:
-    """Print a table in Markdown."""
+def table(rows: Rows) -> str:
+    """A table in Markdown, as the README has it."""
     columns = list(rows[0])
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(text(row[column]) for column in columns) + " |")
+    cells = [columns, ["---"] * len(columns)]
+    cells += [[text(row[column]) for column in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def text(value: Any) -> str:

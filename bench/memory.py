@@ -99,7 +99,7 @@ def main() -> None:
         folder = flags.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         rows = [row(name, folder) for name in flags.only]
-    common.show(rows)
+    print(common.table(rows))
     common.write("memory", rows, target=FLAGS["to"][0], calibration_tokens=8 * 512)
 
 

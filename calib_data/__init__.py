@@ -10,14 +10,25 @@ licences and the mix of domains in MANIFEST.toml.
 """
 
 from collections import Counter
+from typing import get_args
 
 import numpy as np
 
-from calib_data.document import CalibrationError, Messages, Part, Tokenizer
+from calib_data.document import FLAGS, CalibrationError, Messages, Part, Tokenizer
+from calib_data.files import is_file
 from calib_data.sources import Generate, Pool, Request, gather
 from calib_data.windows import Stream, Windows, allot, cut, join
 
-__all__ = ["CalibrationError", "Generate", "Messages", "Part", "Tokenizer", "Windows", "load"]
+__all__ = [
+    "CalibrationError",
+    "Generate",
+    "Messages",
+    "Part",
+    "Tokenizer",
+    "Windows",
+    "is_file",
+    "load",
+]
 
 
 def load(
@@ -35,7 +46,8 @@ def load(
     `hub:DATASET[:config[:split[:column]]]`, or `self` (sampled by generate(count, length, seed)).
     rows: how many windows, 0 for all there are. length: tokens a window. A row never mixes
     domains; rows come in random order, so the first few are a sample of all. The same arguments
-    give the same ids. About one document in five is held out, by its sha256, whatever the seed.
+    give the same ids. About one document in five is held out, by its sha256, whatever the seed;
+    the part `all` is both together, for text that is there only to judge with.
     Errors: CalibrationError, one sentence with the way out.
     """
     check(rows, length, part)
@@ -86,7 +98,7 @@ def too_little(
     request: Request, there: int, streams: dict[str, Stream], dropped: Counter[str]
 ) -> CalibrationError:
     """Say how many windows there are, or why there is no text at all."""
-    heldout = request.part == "heldout"
+    heldout, flag = request.part == "heldout", FLAGS[request.part]
     name = f"The held-out part of {request.spec}" if heldout else request.spec
     if not any(len(stream.ids) for stream in streams.values()):
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
@@ -95,18 +107,20 @@ def too_little(
         return CalibrationError(f"{name} has no text to use{because}: {way_out} or use builtin.")
     asked = f"{request.rows} were asked" if request.rows else "at least one is needed"
     plural = "" if there == 1 else "s"
-    fewer = f"{'' if heldout else '--calib-rows '}{there}, " if there else ""
+    fewer = f"{flag}-rows {there}, " if there else ""
     return CalibrationError(
         f"{name} has {there} window{plural} of {request.length} tokens; {asked}. "
-        f"Use {fewer}a shorter --calib-length, or add text."
+        f"Use {fewer}a shorter {flag}-length, or add text."
     )
 
 
-def check(rows: int, length: int, part: str) -> None:
+def check(rows: int, length: int, part: Part) -> None:
     """Refuse numbers and parts that mean nothing."""
+    if part not in get_args(Part):
+        raise CalibrationError(f"There is no part {part!r}: use {', '.join(get_args(Part))}.")
     if rows < 0:
-        raise CalibrationError(f"--calib-rows {rows} is below 0: give a count, or 0 for all.")
+        raise CalibrationError(f"{FLAGS[part]}-rows {rows} is below 0: give a count, or 0 for all.")
     if length < 1:
-        raise CalibrationError(f"--calib-length {length} is below 1: give tokens, such as 512.")
-    if part not in ("calibration", "heldout"):
-        raise CalibrationError(f"There is no part {part!r}: use calibration or heldout.")
+        raise CalibrationError(
+            f"{FLAGS[part]}-length {length} is below 1: give tokens, such as 512."
+        )

@@ -9,7 +9,10 @@ from typing import Literal, Protocol
 
 Messages = list[dict[str, str]]  # a conversation: [{"role": "user", "content": "Hi"}, ...]
 Content = str | Messages | tuple[int, ...]  # text, a conversation, or tokens a model sampled
-Part = Literal["calibration", "heldout"]
+Part = Literal["calibration", "heldout", "all"]
+
+FLAGS: dict[Part, str] = {"calibration": "--calib", "heldout": "--eval", "all": "--eval"}
+"""How the command line's flags for rows and length of each part begin."""
 
 SHORTEST = 8  # tokens; a shorter document is all beginning and no context
 

@@ -36,6 +36,11 @@ def read_file(path: Path) -> Iterator[Content]:
         ) from problem
 
 
+def is_file(spec: str) -> bool:
+    """Whether a spec names a file of the user's, by its ending."""
+    return Path(spec).suffix.lower() in READERS
+
+
 def read_txt(path: Path) -> Iterator[str]:
     """Yield documents parted by lines `%%`, else by two blank lines, else the whole file."""
     text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").strip("\n")

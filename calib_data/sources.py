@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from calib_data.document import (
+    FLAGS,
     SHORTEST,
     CalibrationError,
     Content,
@@ -102,7 +103,7 @@ def from_hub(request: Request, dropped: Counter[str]) -> list[Pool]:
     budget = request.rows * request.length * HUB_CHARACTERS_A_TOKEN
     documents: list[Document] = []
     for item in unique(read_hub(request.spec, request.detail), set(), dropped):
-        if item.falls_in_heldout == (request.part == "heldout"):
+        if request.part == "all" or item.falls_in_heldout == (request.part == "heldout"):
             documents.append(item)
             budget -= len(str(item.content))
         if budget <= 0:
@@ -177,11 +178,15 @@ def heldout_digests(documents: list[Document]) -> set[bytes]:
 
 
 def side(documents: list[Document], heldout: set[bytes], part: Part) -> list[Document]:
-    """Keep the documents of one part; every document is in exactly one."""
+    """Keep the documents of one part; every document is in exactly one, or in `all`."""
+    if part == "all":
+        return documents
     return [item for item in documents if (item.digest in heldout) == (part == "heldout")]
 
 
 def need_rows(request: Request, why: str) -> None:
     """Refuse rows=0, "all there are", where there is no such number."""
     if request.rows == 0:
-        raise CalibrationError(f"{request.spec} {why}: name the rows, such as --calib-rows 128.")
+        raise CalibrationError(
+            f"{request.spec} {why}: name the rows, such as {FLAGS[request.part]}-rows 128."
+        )

@@ -101,11 +101,14 @@ Baseline = Annotated[
     Path | None, typer.Option(help="Gate: an earlier report.json that must not get worse.")
 ]
 EvalData = Annotated[
-    str | None, typer.Option("--eval-data", help="Evaluation text. Default: builtin, held out.")
+    str | None,
+    typer.Option(
+        "--eval-data", help="Evaluation text: a file, or (default) the held-out part of builtin."
+    ),
 ]
 EvalRows = Annotated[int | None, typer.Option(help="Evaluation windows; 0 = all, at most 64.")]
 EvalLength = Annotated[int | None, typer.Option(help="Tokens a window.")]
-Backend = Annotated[str, typer.Option(help="Engine for GGUF files and the original.")]
+Backend = Annotated[str, typer.Option(help="Engine for GGUF files; the original runs on torch.")]
 
 
 def plan_flags(**flags: Any) -> dict[str, Any]:
@@ -221,7 +224,7 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a file against its original; exit 1 when a gate fails."""
+    """Measure a file against its original; when a gate fails exit 1 and name it FILE.rejected."""
     from quantize.report import judge
 
     flags = plan_flags(

@@ -10,6 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import calib_data
 from export import CONTAINERS
 from quantize.methods import METHODS
 from quantize.presets import PRESETS, narrow, preset_type
@@ -141,8 +142,7 @@ class Plan:
     @property
     def calibration_file(self) -> Path | None:
         """The user's own calibration file, when the spec names one."""
-        path = Path(self.calibration)
-        return path if path.suffix in (".txt", ".jsonl", ".parquet") else None
+        return Path(self.calibration) if calib_data.is_file(self.calibration) else None
 
     def key(self, fingerprint: str, version: str) -> str:
         """sha256 of recipe, model and code: unfinished work goes on only under the same key."""

@@ -115,7 +115,7 @@ def examine(
         speed=speed(subject.engine, [int(token) for token in windows.ids[0, :16]]),
         broken_tokens=int(scores.broken.sum()),
         failures=(),
-        notes=subject.notes + (checked.notes if checked else ()),
+        notes=subject.notes + found.notes + (checked.notes if checked else ()),
     )
     progress(f"speed of {subject.label}", 1, 1, f"{result.speed.tokens_per_second:.1f} tokens/s")
     return result, found.problems

@@ -8,7 +8,7 @@ from typing import Any
 
 import calib_data
 import quantize
-from calib_data import Windows
+from calib_data import Part, Windows
 from export.files import new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan
@@ -39,6 +39,14 @@ class Settings:
     max_ppl_ratio: float | None = Plan.max_ppl_ratio
     baseline: Path | None = Plan.baseline
     device: str = Plan.device
+    calibration: str | None = None
+    """What the artifact was calibrated with, where that is known."""
+
+    @property
+    def part(self) -> Part:
+        """A file is judged on whole, unless calibration took its share of the same file."""
+        own = calib_data.is_file(self.eval_data) and self.eval_data != self.calibration
+        return "all" if own else "heldout"
 
     @staticmethod
     def of(plan: Plan) -> "Settings":
@@ -185,7 +193,7 @@ def held_out(settings: Settings, checkpoint: Checkpoint) -> Windows:
 
     def load(rows: int) -> Windows:
         return calib_data.load(
-            settings.eval_data, checkpoint.tokenizer, rows, length, part="heldout"
+            settings.eval_data, checkpoint.tokenizer, rows, length, part=settings.part
         )
 
     windows = load(settings.eval_rows)

@@ -21,8 +21,9 @@ TEMPLATES = Path(__file__).with_name("templates")
 def table(report: Report) -> RenderableType:
     """A line for each artifact, a line for each domain of it, and what there is to tell."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("artifact", "bytes", "bits", "KL", "top-1", "ppl/original", "tokens/s"):
-        shown.add_column(name, justify="left" if name == "artifact" else "right", overflow="fold")
+    shown.add_column("artifact", overflow="fold")
+    for name in ("bytes", "bits", "KL", "top-1", "ppl/original", "tokens/s"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for result in report.results:
         rate = f"{result.speed.tokens_per_second:,.1f}"
         size, bits = f"{result.bytes:,}", f"{result.bits_per_weight:.2f}"

@@ -153,12 +153,14 @@ class Report:
         return [f"{r.label}: {line}" for r in self.results for line in r.failures]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; numbers are finite."""
-        return dataclasses.asdict(self)
+        """As JSON values: what reading `text` gives."""
+        out: dict[str, Any] = json.loads(self.text())
+        return out
 
     def text(self) -> str:
-        """The JSON text of report.json."""
-        return json.dumps(self.to_json(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+        """The JSON text of report.json; all numbers are finite."""
+        values = dataclasses.asdict(self)
+        return json.dumps(values, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
     @staticmethod
     def from_json(values: Any) -> "Report":

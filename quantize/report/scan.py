@@ -1,6 +1,6 @@
 """Look at every stored tensor: NaN and infinity, names and shapes, and how far weights moved."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,11 +41,14 @@ class Scan:
     """A sentence for each fault: missing, unknown or misshapen tensors, NaN and infinity."""
     rescaled: bool
     """Whether scales moved between tensors, so that one means little without the others."""
+    notes: tuple[str, ...] = ()
+    """What is unusual without being wrong, in sentences."""
 
 
 def scan(original: Model, artifact: Model) -> Scan:
     """Decode every stored tensor of the artifact beside the original's, a few rows at a time."""
-    shapes = FAMILIES[original.arch.family].shapes(original.arch)
+    arch, untied = original.arch, original.arch.tied and not artifact.arch.tied
+    shapes = FAMILIES[arch.family].shapes(replace(arch, tied=False) if untied else arch)
     stored = list(artifact.tensors)
     missing = [name for name in shapes if name not in stored]
     unknown = [name for name in stored if name not in shapes]
@@ -60,14 +63,21 @@ def scan(original: Model, artifact: Model) -> Scan:
         if name in shapes and tensor.shape != shapes[name]:
             problems.append(f"{name} has shape {tensor.shape}, the original's is {shapes[name]}")
         comparable = name in shapes and tensor.shape == shapes[name]
-        fact = tensor_fact(tensor, original.tensors[name] if comparable else None)
+        source = arch.head if name == "output.weight" else name
+        fact = tensor_fact(tensor, original.tensors[source] if comparable else None)
         if fact.bad:
             problems.append(f"{name} holds {fact.bad:,} NaN or infinite values")
         facts.append(fact)
     whole = not problems
     vectors = (fact.error for fact in facts if len(fact.shape) == 1 and fact.error is not None)
     moved = any(error > COPIED for error in vectors)
-    return Scan(tuple(facts), tuple(problems), whole and (moved or rescaled(original, artifact)))
+    notes = ("its head is stored apart from the embedding; the original's are one tensor",)
+    return Scan(
+        tuple(facts),
+        tuple(problems),
+        whole and (moved or rescaled(original, artifact)),
+        notes if untied else (),
+    )
 
 
 def tensor_fact(tensor: Tensor, original: Tensor | None) -> TensorFact:

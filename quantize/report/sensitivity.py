@@ -126,6 +126,11 @@ class Trial:
 
     def __init__(self, original: OpsEngine, artifact: Model, ids: np.ndarray) -> None:
         self.engine, self.artifact, self.ids = original, artifact, ids
+        # an artifact may store a head of its own where the original's is the embedding
+        self.weights = {
+            artifact.arch.head: original.weights[original.arch.head],
+            **original.weights,
+        }
         self.tables = original.arch.rope.tables(0, ids.shape[1], original.arch.head_dim)
         self.states: list[list[Array]] = []
         """Of each window: (1, T, D) before each layer and after the last."""
@@ -137,7 +142,7 @@ class Trial:
             for layer in original.layers:
                 states.append(self.layer(states[-1], layer, {}))
             self.states.append(states)
-            self.reference.append(self.logits(states[-1], original.weights))
+            self.reference.append(self.logits(states[-1], self.weights))
 
     def layer(self, x: Array, layer: Layer, changed: Mapping[str, Weight]) -> Array:
         """x (1, T, D) through a layer, with the changed weights that belong to it."""
@@ -151,7 +156,7 @@ class Trial:
         """Mean KL in nats a token with the artifact's tensors `names` in the original's place."""
         engine = self.engine
         changed = {name: engine.ops.load(self.artifact.tensors[name]) for name in names}
-        weights = {**engine.weights, **changed}
+        weights = {**self.weights, **changed}
         start = min(first_layer(name, engine.arch) for name in names)
         total = 0.0
         for row, states, reference in zip(self.ids, self.states, self.reference, strict=True):
@@ -167,7 +172,7 @@ class Trial:
     def logits(self, x: Array, weights: Mapping[str, Weight]) -> np.ndarray:
         """Logits (T, V) of last hidden states (1, T, D)."""
         ops = self.engine.ops
-        return ops.numpy(logits(ops, self.engine.arch, weights, x))[0]
+        return ops.numpy(logits(ops, self.artifact.arch, weights, x))[0]
 
 
 def first_layer(name: str, arch: Arch) -> int:

@@ -319,6 +319,15 @@ def test_the_split_follows_the_first_byte_of_the_sha256_of_the_text() -> None:
         assert document(text).falls_in_heldout == (first % 5 == 0)
 
 
+def test_all_of_a_file_is_both_parts_together(write: Any) -> None:
+    path = write("a.txt", "\n%%\n".join([*texts(3), *texts(2, "heldout")]))
+    parts = [
+        load(path, ByteTokenizer(), 0, 20, part=p).documents for p in ("calibration", "heldout")
+    ]
+    assert parts == [3, 2]
+    assert load(path, ByteTokenizer(), 0, 20, part="all").documents == 5
+
+
 def test_a_file_of_one_document_is_always_there_to_calibrate_with(write: Any) -> None:
     path = write("a.txt", texts(1, "heldout")[0])
     assert load(path, ByteTokenizer(), 1, 20).documents == 1
@@ -505,7 +514,7 @@ def test_too_few_windows_are_refused_with_the_number_there_is(write: Any) -> Non
     )
     assert refused(path, tokenizer, 9, 50, part="heldout") == (
         f"The held-out part of {path} has 1 window of 50 tokens; 9 were asked. "
-        "Use 1, a shorter --calib-length, or add text."
+        "Use --eval-rows 1, a shorter --eval-length, or add text."
     )
     assert refused(path, tokenizer, 0, 512) == (
         f"{path} has 0 windows of 512 tokens; at least one is needed. "
@@ -629,5 +638,5 @@ def test_numbers_and_parts_that_mean_nothing_are_refused() -> None:
         "--calib-length 0 is below 1: give tokens, such as 512."
     )
     assert refused("builtin", ByteTokenizer(), 1, 8, part="test") == (
-        "There is no part 'test': use calibration or heldout."
+        "There is no part 'test': use calibration, heldout, all."
     )

@@ -114,8 +114,9 @@ def test_a_passed_gate_exits_with_0_and_the_file_can_be_checked_again(
     code, out, err = run("check", made, *again, "--max-kl", "1e-12", "--json")
     assert code == 1
     assert "gate failed" in err
-    assert json.loads(out)["results"]
-    assert made.exists()
+    assert json.loads(out)["results"][0]["file"] == f"{made.name}.rejected"
+    assert not made.exists()
+    assert made.with_name(f"{made.name}.rejected").exists()
 
 
 def test_several_files_are_compared_on_the_same_text(

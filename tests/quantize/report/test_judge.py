@@ -172,6 +172,15 @@ def test_no_evaluation_text_is_said_before_any_measurement(int4, small, tmp_path
         check([int4], small, eval_data=str(tmp_path / "none.txt"))
 
 
+def test_a_file_is_judged_on_whole_unless_it_calibrated_too(small, tmp_path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text("One document of a user, without any mark between its parts. " * 20)
+    settings = judge.Settings(eval_data=str(path), eval_length=32)
+    assert judge.held_out(settings, small).documents == 1
+    with pytest.raises(CalibrationError, match="The held-out part of .* has no text to use"):
+        judge.held_out(replace(settings, calibration=str(path)), small)
+
+
 def test_a_baseline_that_lacks_one_of_the_files_is_told(
     copy, int4, small, report, tmp_path
 ) -> None:

@@ -172,7 +172,9 @@ def test_the_table_has_a_line_for_each_artifact_and_domain(report: Report) -> No
 
 
 def test_the_table_tells_notes_and_fits_80_columns(two: Report) -> None:
-    lines = shown(two, 80).splitlines()
+    named = replace(two.results[0], label="a-model-with-a-long-name-Q4_K_M.gguf")
+    lines = shown(replace(two, results=(named, two.results[1])), 80).splitlines()
+    assert f"{named.metrics.kl:.5f}±{named.metrics.kl_se:.5f}" in "\n".join(lines)
     assert any("rounded to nearest" in line for line in lines)
     assert any("a note about the run" in line for line in lines)
     assert max(map(len, lines)) <= 80

@@ -47,6 +47,25 @@ def test_each_effect_is_that_of_a_whole_model_with_that_part_replaced(
         assert effect.kl == pytest.approx(twin, rel=1e-3, abs=1e-9)
 
 
+def test_a_head_of_its_own_is_measured_apart_from_the_embedding(small) -> None:
+    tensors = {t.name: t for t in rounded(small, "INT4_32")}
+    tensors["output.weight"] = replace(tensors["token_embd.weight"], name="output.weight")
+    untied = Model(replace(small.arch, tied=False), tensors)
+    found = scan(small.model(), untied)
+    assert found.problems == ()
+    assert "its head is stored apart" in found.notes[0]
+    original = open_engine(small.model(), "torch")
+    effects = sensitivity(original, untied, found, WINDOWS, Steps())
+    kl = {effect.part: effect.kl for effect in effects.parts}
+    before = {**small.tensors, "output.weight": small.tensors["token_embd.weight"]}
+    for name in ("token_embd.weight", "output.weight"):
+        mixed = Model(untied.arch, {**before, name: tensors[name]})
+        after = open_engine(mixed, "torch").logits(WINDOWS)
+        rows = zip(original.logits(WINDOWS), after, strict=True)
+        twin = np.mean([score(p, q, np.full(24, -1)).kl.mean() for p, q in rows])
+        assert kl[name] == pytest.approx(float(twin), rel=1e-3, abs=1e-9)
+
+
 def test_rescaled_layers_are_measured_whole_and_it_is_said(small) -> None:
     artifact = Model(small.arch, {t.name: t for t in rounded(small, "INT4_32")})
     found = replace(scan(small.model(), artifact), rescaled=True)
