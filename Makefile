@@ -28,16 +28,17 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not slow" -x --ignore=tests/interop
+	$(BIN)/mypy & types=$$!; \
+	$(BIN)/python -m pytest -q -m "not slow" -x --ignore=tests/interop && wait $$types
 
 interop: $(STAMP)
 	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop]'
 	$(BIN)/python -m pytest -q tests/interop
 
-bench: $(STAMP)
+bench: interop
 	$(BIN)/python bench/accuracy.py
 	$(BIN)/python bench/memory.py
+	$(BIN)/python bench/engines.py
 
 native: $(STAMP)
 	$(INSTALL) --no-build-isolation --no-deps -e .

@@ -1,6 +1,6 @@
 """How much closer to the original each method is, at the same bytes, on text it never saw.
 
-    python bench/accuracy.py [--windows 48] [--rows 32] [--types Q4_0 ...] [--methods rtn gptq ...]
+    python bench/accuracy.py [--windows 32] [--rows 64] [--types Q4_0 ...] [--methods rtn gptq ...]
 
 For each type all linears of the decoder have that one type, so that nothing differs but the method;
 embedding and head are the same in every row. Each file is written, opened again and run in a real
@@ -108,8 +108,8 @@ def measure(checkpoint: Checkpoint, made: list[Made], windows: int) -> common.Ro
 def main() -> None:
     """Make, measure, print, keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--windows", type=int, default=48, help="held-out windows")
-    parser.add_argument("--rows", type=int, default=32, help="calibration windows")
+    parser.add_argument("--windows", type=int, default=32, help="held-out windows")
+    parser.add_argument("--rows", type=int, default=64, help="calibration windows")
     parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     flags = parser.parse_args()

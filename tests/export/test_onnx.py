@@ -25,6 +25,8 @@ from runtime.tensor import Tensor
 from tests.conftest import CONFIGS, config
 from tests.small_models import kl, rounded
 
+pytestmark = pytest.mark.slow
+
 
 def slow(kind: str) -> Any:
     """A parameter of the slow tests."""

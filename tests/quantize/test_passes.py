@@ -23,6 +23,8 @@ from tests.conftest import config
 from tests.quantize.runs import Walk, same, small_plan, walk
 from tests.quantize.test_calibrate import Recording, dense_run
 
+pytestmark = pytest.mark.slow
+
 
 def twin(
     checkpoint: Checkpoint, ids: np.ndarray, types: dict[str, Block], own_prefix: bool

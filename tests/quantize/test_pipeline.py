@@ -11,6 +11,8 @@ from quantize.plan import Plan
 from runtime.errors import EdgequantError
 from tests.quantize.runs import small_plan
 
+pytestmark = pytest.mark.slow
+
 JUDGED: dict[str, Any] = {"eval_rows": 2, "eval_length": 64}
 
 

@@ -18,6 +18,8 @@ from quantize.resume import CHANGED, Work, work_folder
 from runtime.errors import EdgequantError
 from tests.quantize.runs import small_plan
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -25,6 +25,8 @@ from runtime.model import Model
 from runtime.tensor import Tensor
 from tests.quantize.report.conftest import FLAGS, Steps, rounded, write_onnx
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copy(int4: Path, tmp_path: Path) -> Path:

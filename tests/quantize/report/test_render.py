@@ -11,6 +11,8 @@ from rich.console import Console
 from quantize.report import render
 from quantize.report.report import Report
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "path", "use", "rect", "image", "stop"}
 
 
