@@ -83,9 +83,9 @@ def table(rows: Rows) -> str:
 
 
 def text(value: Any) -> str:
-    """A cell: integers with thousands, five digits after the point for small numbers."""
+    """A cell: integers with thousands, four significant digits of others."""
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.5f}" if abs(value) < 1 else f"{value:.2f}"
+        return f"{value:.4g}"
     return str(value)
