@@ -1,9 +1,11 @@
 """The command line: each body builds a Plan or opens files and calls one function."""
 
+import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -14,6 +16,9 @@ import quantize
 from calib_data import CalibrationError
 from quantize.progress import Bar
 from runtime.errors import EdgequantError
+
+if TYPE_CHECKING:  # it imports torch, which `--help` does not need
+    from quantize.plan import Plan
 
 
 class Interrupted(Exception):
@@ -116,8 +121,7 @@ def plan_flags(**flags: Any) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-@app.command()
-def run(
+def planned(
     model: Model = None,
     to: To = None,
     output: Output = None,
@@ -141,10 +145,8 @@ def run(
     eval_data: EvalData = None,
     eval_rows: EvalRows = None,
     eval_length: EvalLength = None,
-    as_json: Json = False,
-) -> None:
-    """Quantize a checkpoint, write the artifacts, and prove them against the original."""
-    from quantize import pipeline
+) -> "Plan":
+    """The plan that the flags of `run` and `plan` describe."""
     from quantize.plan import Plan
 
     flags = plan_flags(
@@ -154,7 +156,30 @@ def run(
         check=check_, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
         baseline=baseline, eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
     )  # fmt: skip
-    made = Plan.from_flags(plan, flags)
+    return Plan.from_flags(plan, flags)
+
+
+def takes_plan(body: Callable[["Plan", bool], None]) -> None:
+    """Make a command of `body`, with the flags of `planned` and --json."""
+
+    def command(as_json: bool, **flags: Any) -> None:
+        body(planned(**flags), as_json)
+
+    shared = inspect.signature(planned)
+    option = inspect.Parameter(
+        "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json
+    )
+    signature = inspect.Signature([*shared.parameters.values(), option])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
+    app.command(body.__name__, help=body.__doc__)(command)
+
+
+@takes_plan
+def run(made: "Plan", as_json: bool) -> None:
+    """Quantize a checkpoint, write the artifacts, and prove them against the original."""
+    from quantize import pipeline
+
     with Bar(errors) as bar:
         report = pipeline.run(made, bar.update, bar.say)
     if report is not None:
@@ -165,45 +190,12 @@ def run(
         show_result({"artifacts": files}, "\n".join(lines), as_json)
 
 
-@app.command()
-def plan(
-    model: Model = None,
-    to: To = None,
-    output: Output = None,
-    method: MethodName = None,
-    rule: Rules = None,
-    plan: PlanFile = None,
-    calibration: Calibration = None,
-    calib_rows: CalibRows = None,
-    calib_length: CalibLength = None,
-    seed: Seed = None,
-    damp: Damp = None,
-    allow_fallback: AllowFallback = None,
-    max_ram: MaxRam = None,
-    device: Device = None,
-    overwrite: Overwrite = None,
-    check_: Check = None,
-    max_kl: MaxKl = None,
-    min_top1: MinTop1 = None,
-    max_ppl_ratio: MaxRatio = None,
-    baseline: Baseline = None,
-    eval_data: EvalData = None,
-    eval_rows: EvalRows = None,
-    eval_length: EvalLength = None,
-    as_json: Json = False,
-) -> None:
+@takes_plan
+def plan(made: "Plan", as_json: bool) -> None:
     """Say what a run with the same flags would make: types, bytes, memory, disk and time."""
     from quantize import forecast
-    from quantize.plan import Plan
 
-    flags = plan_flags(
-        model=model, to=to or None, output=output, method=method, rules=rule or None,
-        calibration=calibration, rows=calib_rows, length=calib_length, seed=seed, damp=damp,
-        allow_fallback=allow_fallback, max_ram=max_ram, device=device, overwrite=overwrite,
-        check=check_, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
-        baseline=baseline, eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
-    )  # fmt: skip
-    result = forecast.forecast(Plan.from_flags(plan, flags))
+    result = forecast.forecast(made)
     show_result(result.to_json(), forecast.render(result), as_json)
 
 
