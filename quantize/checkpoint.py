@@ -97,6 +97,11 @@ def open_checkpoint(source: str | Path | None) -> Checkpoint:
     any work. Raises EdgequantError in one sentence otherwise.
     """
     folder = Path(source) if source else bundled()
+    if not source and not folder.exists():
+        raise EdgequantError(
+            "the bundled model comes with the repository, not with an installed package; give a "
+            "checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B."
+        )
     if not folder.exists():
         folder = _from_hub(str(source))
     if not folder.is_dir():
@@ -133,7 +138,14 @@ def _from_hub(source: str) -> Path:
         raise EdgequantError(
             f"{source} is not a folder, and hub downloads need: pip install 'edgequant[hub]'."
         ) from None
-    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model"]
+    patterns = [
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "*.json",
+        "*.jinja",
+        "*.md",
+        "tokenizer.model",
+    ]
     try:
         return Path(snapshot_download(source, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from quantize import checkpoint
 from quantize.calibrate import load_layer
 from quantize.checkpoint import INDEX, bundled, open_checkpoint, random_checkpoint
 from runtime.errors import EdgequantError
@@ -190,6 +191,14 @@ def test_an_unreachable_hub_is_said_in_one_sentence(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(EdgequantError, match="cannot be had from the hub nor from its cache"):
         open_checkpoint("someone/model")
+
+
+def test_an_installed_package_says_that_it_has_no_bundled_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checkpoint, "bundled", lambda: tmp_path / "models" / "tiny-qwen2.5")
+    with pytest.raises(EdgequantError, match="comes with the repository, not with an installed"):
+        open_checkpoint(None)
 
 
 def test_a_missing_hub_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
