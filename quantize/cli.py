@@ -113,7 +113,7 @@ EvalData = Annotated[
 ]
 EvalRows = Annotated[int | None, typer.Option(help="Evaluation windows; 0 = all, at most 64.")]
 EvalLength = Annotated[int | None, typer.Option(help="Tokens a window.")]
-Backend = Annotated[str, typer.Option(help="Engine for GGUF files; the original runs on torch.")]
+Backend = Annotated[str, typer.Option(help="Engine for GGUF files.")]
 
 
 def plan_flags(**flags: Any) -> dict[str, Any]:

@@ -18,11 +18,15 @@ from quantize.report.examine import Subject, examine, open_subject
 from quantize.report.gate import REJECTED, Gates, always, match, read_baseline
 from quantize.report.report import Evaluation, Original, Report, Result
 from quantize.report.scan import weights
-from runtime.backends import torch as torch_backend
+from runtime.archs import Arch
+from runtime.engine import OpsEngine, open_engine
 from runtime.errors import EdgequantError
+from runtime.model import Model
 
 MOST_WINDOWS = 64
 """Of a text that has more, when no number was asked for."""
+TORCH_WEIGHTS = 2_000_000_000
+"""Up to so many weights the original runs on torch, decoded to float32: 8 GB."""
 REPORTS = ("report.json", "report.html", "README.md")
 """Written beside the artifacts; `check` writes the first two."""
 
@@ -173,7 +177,7 @@ def prepare(settings: Settings, checkpoint: Checkpoint, artifacts: list[set[str]
         family=arch.family,
         weights=weights(arch),
         bytes=sum(file.stat().st_size for file in set(checkpoint.tensors.files.values())),
-        backend="torch",
+        backend=original_backend(arch, settings.device),
     )
     baseline, name = None, None
     if settings.baseline is not None:
@@ -181,6 +185,19 @@ def prepare(settings: Settings, checkpoint: Checkpoint, artifacts: list[set[str]
         name = settings.baseline.name
     gates = Gates(settings.max_kl, settings.min_top1, settings.max_ppl_ratio, baseline, name)
     return Setup(windows, evaluation, original, gates)
+
+
+def original_backend(arch: Arch, device: str) -> str:
+    """Torch, or on the CPU for a large model the native engine: weights stay in their file."""
+    return "native" if device == "cpu" and weights(arch) > TORCH_WEIGHTS else "torch"
+
+
+def open_original(source: Model, backend: str, device: str) -> OpsEngine:
+    """The full-precision model, ready to run."""
+    options = {"device": device} if backend == "torch" else {}
+    engine = open_engine(source, backend, **options)
+    assert isinstance(engine, OpsEngine)
+    return engine
 
 
 def held_out(settings: Settings, checkpoint: Checkpoint) -> Windows:
@@ -209,7 +226,7 @@ def measure(
 ) -> Report:
     """Compare, examine and gate every artifact."""
     source = checkpoint.model()
-    original = torch_backend.open(source, device)
+    original = open_original(source, setup.original.backend, device)
     engines = {subject.label: subject.engine for subject in subjects}
     scores = compare(original, engines, setup.windows.ids, progress)
     results = []

@@ -174,6 +174,18 @@ def test_no_evaluation_text_is_said_before_any_measurement(int4, small, tmp_path
         check([int4], small, eval_data=str(tmp_path / "none.txt"))
 
 
+def test_a_large_original_runs_packed_and_gives_the_same_figures(
+    int4, small, report, monkeypatch
+) -> None:
+    pytest.importorskip("runtime._native")
+    monkeypatch.setattr(judge, "TORCH_WEIGHTS", 0)
+    found = check([int4], small)
+    assert (report.original.backend, found.original.backend) == ("torch", "native")
+    expected = report.results[0].metrics
+    assert found.results[0].metrics.kl == pytest.approx(expected.kl, rel=1e-3)
+    assert found.results[0].metrics.ppl_original == pytest.approx(expected.ppl_original, rel=1e-5)
+
+
 def test_a_file_is_judged_on_whole_unless_it_calibrated_too(small, tmp_path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("One document of a user, without any mark between its parts. " * 20)
