@@ -8,6 +8,9 @@ from runtime.engine import OpsEngine
 from runtime.model import Model
 from runtime.tensor import Tensor
 
+ROWS_AT_ONCE = 4096
+"""Rows of a weight decoded at a time."""
+
 
 class TorchOps:
     """Dense float32 weights on one device; tensors that are already loaded may be handed in."""
@@ -16,7 +19,14 @@ class TorchOps:
         self.device = torch.device(device)
 
     def load(self, tensor: Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.array(tensor.decode())).to(self.device)
+        if len(tensor.shape) == 1:
+            return torch.from_numpy(np.array(tensor.decode())).to(self.device)
+        out = torch.empty(tensor.shape, device=self.device)
+        # decoding takes several times the room of its result: a large head goes in pieces
+        for start in range(0, tensor.shape[0], ROWS_AT_ONCE):
+            rows = tensor.decode(start, start + ROWS_AT_ONCE)
+            out[start : start + len(rows)] = torch.from_numpy(np.array(rows))
+        return out
 
     def embed(self, weight: torch.Tensor, ids: np.ndarray) -> torch.Tensor:
         return weight[torch.from_numpy(np.asarray(ids, np.int64)).to(self.device)]

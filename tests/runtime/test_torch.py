@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from quantize.checkpoint import Checkpoint
+from runtime.backends import torch as backend
 from runtime.backends.numpy import NumpyOps
 from runtime.backends.torch import TorchOps, open
 from runtime.blocks import BLOCKS
@@ -84,3 +85,11 @@ def test_an_engine_keeps_no_graph_for_gradients(tiny: Checkpoint) -> None:
     engine.logits(np.array([[1, 2]]), cache)
     assert not cache.keys[0].requires_grad
     assert cache.length == 2
+
+
+def test_a_weight_loaded_in_pieces_is_the_whole(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "ROWS_AT_ONCE", 1000)
+    tensor = tiny.tensors["token_embd.weight"]
+    assert np.array_equal(backend.TorchOps().load(tensor).numpy(), tensor.decode())
