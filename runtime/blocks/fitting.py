@@ -18,6 +18,26 @@ from array_api_compat import array_namespace, device
 
 from runtime.blocks.base import Array, Params, numpy_of
 
+RANGES_4 = (
+    (0.02, 0.02),
+    (0, 0.04),
+    (0.04, 0),
+    (-0.05, 0.02),
+    (0, 0),
+    (0.12, 0.02),
+    (0.02, 0.08),
+)
+RANGES_5 = (
+    (0, 0),
+    (-0.02, 0.015),
+    (0, 0.015),
+    (0.015, 0),
+    (0, -0.04),
+    (-0.04, -0.04),
+    (0.03, 0),
+)
+"""Parts of the range that `search_line` tries to leave out below and above, for 4 and 5 bits."""
+
 CPU_TILE = (256, 1 << 16)
 """Columns (whole blocks of any layout) and weights of a CPU tile: a step stays in the cache."""
 GPU_TILE = (1 << 14, 1 << 24)

@@ -11,6 +11,7 @@ from runtime.blocks.bits import (
     unpack_fields,
     unpack_float16,
 )
+from runtime.blocks.fitting import RANGES_4
 from runtime.blocks.plain import Line
 
 
@@ -26,15 +27,7 @@ class Q4_1(Line):
     bytes = 20
     high = 15
     ggml_type = 3
-    ranges = (
-        (0.02, 0.02),
-        (0, 0.04),
-        (0.04, 0),
-        (-0.05, 0.02),
-        (0, 0),
-        (0.12, 0.02),
-        (0.02, 0.08),
-    )
+    ranges = RANGES_4
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         stored = np.asarray(codes).reshape(len(codes), -1, self.size)

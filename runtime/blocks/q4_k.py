@@ -11,6 +11,7 @@ from runtime.blocks.bits import (
     unpack_fields,
     unpack_float16,
 )
+from runtime.blocks.fitting import RANGES_4
 from runtime.blocks.supers import LineSuper
 
 
@@ -62,15 +63,7 @@ class Q4_K(LineSuper):
     most = 63
     ggml_type = 12
     narrower = "Q5_0"
-    ranges = (
-        (0.02, 0.02),
-        (0, 0.04),
-        (0.04, 0),
-        (-0.05, 0.02),
-        (0, 0),
-        (0.12, 0.02),
-        (0.02, 0.08),
-    )
+    ranges = RANGES_4
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         stored = np.asarray(codes).reshape(len(codes), -1, self.size)

@@ -11,6 +11,7 @@ from runtime.blocks.bits import (
     unpack_fields,
     unpack_float16,
 )
+from runtime.blocks.fitting import RANGES_5
 from runtime.blocks.plain import Line
 
 
@@ -27,15 +28,7 @@ class Q5_1(Line):
     bytes = 24
     high = 31
     ggml_type = 7
-    ranges = (
-        (0, 0),
-        (-0.02, 0.015),
-        (0, 0.015),
-        (0.015, 0),
-        (0, -0.04),
-        (-0.04, -0.04),
-        (0.03, 0),
-    )
+    ranges = RANGES_5
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         stored = np.asarray(codes).reshape(len(codes), -1, self.size)

@@ -4,6 +4,7 @@ import numpy as np
 
 from runtime.blocks.base import Array, Params
 from runtime.blocks.bits import join_records, pack_fields, records, unpack_fields
+from runtime.blocks.fitting import RANGES_5
 from runtime.blocks.q4_k import pack_pairs, unpack_pairs
 from runtime.blocks.supers import LineSuper
 
@@ -23,15 +24,7 @@ class Q5_K(LineSuper):
     most = 63
     ggml_type = 13
     narrower = "Q5_1"
-    ranges = (
-        (0, 0),
-        (-0.02, 0.015),
-        (0, 0.015),
-        (0.015, 0),
-        (0, -0.04),
-        (-0.04, -0.04),
-        (0.03, 0),
-    )
+    ranges = RANGES_5
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         stored = np.asarray(codes).reshape(len(codes), -1, self.size)
