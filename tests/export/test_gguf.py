@@ -26,6 +26,8 @@ from runtime.tensor import Tensor
 from tests.conftest import CONFIGS
 from tests.tokenizers_made import CONTROL, made, save, sentencepiece
 
+pytestmark = pytest.mark.slow
+
 
 def tensors_of(checkpoint: Checkpoint) -> Iterator[Tensor]:
     return (checkpoint.tensors[name] for name in checkpoint.tensors)

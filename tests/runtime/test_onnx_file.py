@@ -19,6 +19,8 @@ from runtime.errors import EdgequantError
 from runtime.onnx_file import OnnxTensors, metadata, open_onnx
 from tests.small_models import rounded
 
+pytestmark = pytest.mark.slow
+
 KINDS = ["F32", "INT4_32", "INT4_32_SYM", "INT8_32", "INT8_32_SYM"]
 
 

@@ -16,6 +16,8 @@ from runtime.model import Model
 from runtime.tensor import Tensor
 from tests.quantize.report.conftest import rounded
 
+pytestmark = pytest.mark.slow
+
 
 def model(checkpoint: Checkpoint, **changed: np.ndarray | None) -> Model:
     """The checkpoint in INT4_32, with some tensors replaced (dots as __) or left out (None)."""
