@@ -85,29 +85,25 @@ def for_model(path: Path | None, arch: Arch) -> Imatrix | None:
     found = read(path)
     shapes = {n: s for n, s in FAMILIES[arch.family].shapes(arch).items() if len(s) == 2}
     linears = [name for name in shapes if name.startswith("blk.")]
-    for name in found.means.keys() & shapes.keys():
-        _check_channels(path, name, shapes[name][1], len(found.means[name]))
+    # a tied model has no output.weight of its own, but tools may have seen one
+    known = {"output.weight": shapes["token_embd.weight"]} | shapes
+    for name, shape in known.items():
+        if name in found.means and shape[1] != len(found.means[name]):
+            raise EdgequantError(
+                f"{name.removesuffix('.weight')} has {shape[1]} channels and the imatrix "
+                f"{len(found.means[name])}; {path} was made of another model: {MAKE}."
+            )
     if missing := [name for name in linears if name not in found.means]:
         raise EdgequantError(
             f"{path} lacks {len(missing)} of the model's {len(linears)} linears, the first is "
             f"{missing[0]}; it was made of another model: {MAKE}."
         )
-    # a tied model has no output.weight of its own, but tools may have seen one
-    known = {*shapes, "output.weight"}
     if unknown := sorted(name for name in found.means if name not in known):
         raise EdgequantError(
             f"{path} holds {len(unknown)} tensors that the model with its {arch.layers} layers "
             f"does not have, the first is {unknown[0]}; it was made of another model: {MAKE}."
         )
     return found
-
-
-def _check_channels(path: Path, name: str, channels: int, held: int) -> None:
-    if channels != held:
-        raise EdgequantError(
-            f"{name.removesuffix('.weight')} has {channels} channels and the imatrix {held}; "
-            f"{path} was made of another model: {MAKE}."
-        )
 
 
 def read(path: str | Path) -> Imatrix:

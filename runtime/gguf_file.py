@@ -243,6 +243,10 @@ def open_gguf(path: str | Path) -> Model:
     file = read(path)
     if file.metadata.get("split.count", 1) != 1:
         raise EdgequantError(f"{path} is one part of several; merge them with llama-gguf-split.")
+    if file.metadata.get("general.type") == "imatrix":
+        raise EdgequantError(
+            f"{path} is an importance matrix and not a model; give it to `quantize run --imatrix`."
+        )
     name = str(file.metadata.get("general.architecture"))
     if name not in FAMILIES:
         raise EdgequantError(
