@@ -21,6 +21,7 @@ from quantize.pipeline import check_device
 from quantize.plan import Plan, check_limits
 from quantize.resume import Work
 from runtime.backends.torch import TorchOps
+from runtime.errors import EdgequantError
 from runtime.forward import Layer
 
 TOKENS = 2048
@@ -102,7 +103,8 @@ def collect(
     """Weight and mean squared input of each channel, (in,) float32, in the order of the layers.
 
     `ids` (rows, T); `hidden` (rows, T, D) float32 is room for the states. The head comes last,
-    under the name of its weight: the token embedding's when they are tied.
+    under the name of its weight: the token embedding's when they are tied. Raises EdgequantError
+    for weights or inputs that are not finite.
     """
     arch, ops = checkpoint.arch, TorchOps(device)
     embedding = checkpoint.tensors["token_embd.weight"]
@@ -116,7 +118,8 @@ def collect(
             layer.squares[stage.linears[0]] = zeros
         advance(ops, layer, hidden, hidden)
         for stage in checkpoint.family.stages:
-            mean = as_mean(layer.squares[stage.linears[0]], ids.size)
+            where = f"blk.{index}.{stage.linears[0]}.weight"
+            mean = as_mean(where, layer.squares[stage.linears[0]], ids.size)
             for linear in stage.linears:  # they read the same input
                 yield f"blk.{index}.{linear}.weight", mean
         progress("layers", index + 1, arch.layers, "")
@@ -132,9 +135,15 @@ def head(ops: TorchOps, checkpoint: Checkpoint, hidden: np.ndarray) -> np.ndarra
         x = torch.from_numpy(np.array(hidden[here])).to(ops.device)
         normed = ops.rmsnorm(x, norm, checkpoint.arch.eps)
         squares += normed.reshape(-1, width).square().sum(0, dtype=torch.float64)
-    return as_mean(squares, rows * length)
+    return as_mean(checkpoint.arch.head, squares, rows * length)
 
 
-def as_mean(squares: torch.Tensor, tokens: int) -> np.ndarray:
-    """Sums over tokens -> means, float32."""
-    return np.asarray((squares / tokens).cpu().numpy(), np.float32)
+def as_mean(name: str, squares: torch.Tensor, tokens: int) -> np.ndarray:
+    """Sums over tokens -> means, float32. Raises EdgequantError when one is NaN or infinite."""
+    mean = (squares / tokens).float()
+    if not bool(torch.isfinite(mean).all()):
+        raise EdgequantError(
+            f"{name} reads inputs that are NaN or too large for float32; the checkpoint is damaged:"
+            " download it again."
+        )
+    return mean.cpu().numpy()
