@@ -114,7 +114,9 @@ def read(path: str | Path) -> Imatrix:
     """
     path = Path(path)
     if not path.is_file():
-        raise EdgequantError(f"there is no imatrix {path}; {MAKE} -o {path}.")
+        raise EdgequantError(
+            f"there is no imatrix {path}; make one with `quantize imatrix -o {path}`."
+        )
     found = _from_gguf(read_gguf(path)) if is_gguf(path) else _from_dat(path)
     for name, mean in found.means.items():
         wrong = int((~np.isfinite(mean) | (mean < 0)).sum())

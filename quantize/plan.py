@@ -130,6 +130,10 @@ class Plan:
                 f"--imatrix holds only the mean squared inputs, and {self.method} needs the whole "
                 "Hessian; use --method rtn, or leave --imatrix out to calibrate on text."
             )
+        if self.imatrix and self.calibration != Plan.calibration:
+            raise EdgequantError(
+                "--imatrix takes the place of calibration text; give it or --calibration, not both."
+            )
         check_limits(self)
 
     def recipe(self) -> dict[str, Any]:
@@ -141,6 +145,8 @@ class Plan:
         if self.calibration_file:
             recipe["calibration"] = self.calibration_file.name
         if self.imatrix:
+            for name in ("calibration", "rows", "length", "seed"):
+                del recipe[name]  # no text is read
             recipe["imatrix"] = self.imatrix.name
         return recipe
 

@@ -228,3 +228,15 @@ def test_a_plan_takes_its_defaults_to_the_request() -> None:
     ask, plan = Request(Path("a.gguf")), Plan.from_flags(None, {"to": ["onnx:int4"]})
     names = ("model", "calibration", "rows", "length", "seed", "max_ram", "device", "overwrite")
     assert all(getattr(ask, name) == getattr(plan, name) for name in names)
+
+
+@pytest.mark.slow
+def test_the_card_of_a_run_names_the_imatrix(
+    random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    make(request(random_models["qwen2-tied"], tmp_path / "notes.gguf"))
+    flags = {"imatrix": str(tmp_path / "notes.gguf"), "output": str(tmp_path / "out")}
+    judging = {"eval_rows": 1, "eval_length": 64}
+    run_plan(small_plan(random_models["qwen2-tied"], "gguf:Q8_0", **flags, **judging))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "`rtn`, importance matrix `notes.gguf`)" in card

@@ -101,6 +101,7 @@ WRONG_FLAGS: list[tuple[dict[str, Any], str]] = [
     ({"to": ["gguf:Q4_K_X"]}, "unknown preset 'Q4_K_X' .*Q4_K_M"),
     ({"method": "magic"}, "unknown method 'magic'; known: .*gptq"),
     ({"method": "awq", "imatrix": "a.gguf"}, "only the mean squared inputs, and awq needs the"),
+    ({"calibration": "a.txt", "imatrix": "a.gguf"}, "give it or --calibration, not both"),
     ({"rules": ["attn_v"]}, r"has no '='; write REGEX=TYPE"),
     ({"rules": ["attn_(=INT8_32"]}, "is no regular expression: .*unterminated"),
     ({"rules": ["attn_v=INT3_7"]}, "unknown block type 'INT3_7'; known: .*INT4_32"),
@@ -224,3 +225,4 @@ def test_the_key_follows_the_content_of_the_imatrix(tmp_path: Path) -> None:
     path.write_bytes(b"two")
     assert made.key("model", "code") != key
     assert made.recipe()["imatrix"] == "a.gguf"
+    assert not made.recipe().keys() & {"calibration", "rows", "length", "seed"}  # no text is read
