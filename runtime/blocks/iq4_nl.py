@@ -25,7 +25,6 @@ class IQ4_NL(Pointed, Scaled):
     name = "IQ4_NL"
     bytes = 18
     ggml_type = 20
-    ends = (1.025, -0.925, 1.15, 0.95, -1.175, 0.85, 1.5, -1.0)
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         stored = np.asarray(codes).reshape(len(codes), -1, self.size)

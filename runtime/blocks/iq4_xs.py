@@ -30,7 +30,6 @@ class IQ4_XS(Pointed, ScaledSuper):
     span = (-32, 31)
     ggml_type = 23
     narrower = "IQ4_NL"
-    ends = (1.025, -0.925, 1.15, 0.95, -1.175, 0.85, 1.5, -1.0)
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         stored = np.asarray(codes).reshape(len(codes), -1, self.size)

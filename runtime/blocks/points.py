@@ -25,6 +25,7 @@ class Pointed(Block):
     """weight = scale * POINTS[code]; stands before the class that fits the scales."""
 
     low, high = 0, 15
+    ends: ClassVar[tuple[float, ...]] = (1.025, -0.925, 1.15, 0.95, -1.175, 0.85, 1.5, -1.0)
     nearest: ClassVar[np.ndarray] = _nearest()
     points: ClassVar[np.ndarray] = np.array(POINTS, np.float32)
 
