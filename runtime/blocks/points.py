@@ -13,12 +13,12 @@ POINTS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 1
 
 
 def _nearest() -> np.ndarray:
-    """Code nearest to every half step from POINTS[0] on, (481,).
+    """Code nearest to every half step from POINTS[0] on, (481,) int32.
 
     Every midpoint of two points is a whole number or a half, so none falls inside a half step.
     """
     steps = np.arange(2 * POINTS[0], 2 * POINTS[-1] + 1) / 2 + 0.25
-    return np.abs(steps[:, None] - np.array(POINTS)).argmin(axis=1)
+    return np.abs(steps[:, None] - np.array(POINTS)).argmin(axis=1).astype(np.int32)
 
 
 class Pointed(Block):
@@ -28,13 +28,14 @@ class Pointed(Block):
     ends: ClassVar[tuple[float, ...]] = (1.025, -0.925, 1.15, 0.95, -1.175, 0.85, 1.5, -1.0)
     nearest: ClassVar[np.ndarray] = _nearest()
     points: ClassVar[np.ndarray] = np.array(POINTS, np.float32)
+    snapped: ClassVar[np.ndarray] = points[nearest]
 
     @property
     def lowest_point(self) -> float:
         return POINTS[0]
 
     def _snap(self, x: Array) -> Array:
-        return _look_up(self.points[self.nearest], self._half_steps(x), x)
+        return _look_up(self.snapped, self._half_steps(x), x)
 
     def _half_steps(self, x: Array) -> Array:
         """Index into `nearest` of each x, in units of the table."""
@@ -45,7 +46,7 @@ class Pointed(Block):
     def code(self, w: Array, scale: Array, offset: Array) -> Array:
         xp = array_namespace(w)
         w = xp.where(scale == 0, xp.zeros_like(w), w)
-        return _look_up(self.nearest.astype(np.int32), self._half_steps(w / guarded(scale)), w)
+        return _look_up(self.nearest, self._half_steps(w / guarded(scale)), w)
 
     def value(self, codes: Array, scale: Array, offset: Array) -> Array:
         return scale * _look_up(self.points, codes, scale)
