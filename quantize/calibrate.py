@@ -11,6 +11,7 @@ import torch
 
 from quantize.checkpoint import Checkpoint, check_finite
 from quantize.methods import Factor, Method, SingularHessian, output_error
+from quantize.methods.descent import descend
 from runtime.archs import Arch, Stage
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
@@ -119,6 +120,8 @@ class Recipe:
     method: Method
     damp: float = 0.01
     allow_fallback: bool = False
+    passes: int = 0
+    """Coordinate descent after rounding, where the method has factored a Hessian."""
 
     def factor(self, hessian: torch.Tensor | None, where: str) -> tuple[Factor | None, str | None]:
         """The stage's factor, and a note when damping grew or a fallback was taken.
@@ -170,7 +173,7 @@ def quantize_layer(
         for linear in stage.linears:
             name = f"{linear}.weight"
             packed[name], values[name] = quantize_weight(
-                weights[name], types[linear], recipe.method, factor
+                weights[name], types[linear], recipe, factor
             )
             losses[linear] = relative_error(weights[name], values[name], hessian)
     for name, vector in weights.items():
@@ -181,13 +184,17 @@ def quantize_layer(
 
 
 def quantize_weight(
-    weight: torch.Tensor, block: Block, method: Method, factor: Factor | None
+    weight: torch.Tensor, block: Block, recipe: Recipe, factor: Factor | None
 ) -> tuple[np.ndarray, torch.Tensor]:
     """Round (out, in), some rows at a time: packed rows, and the values a reader will see."""
     step = max(1, CHUNK // weight.shape[1])
     parts, values = [], torch.empty_like(weight)
     for start in range(0, weight.shape[0], step):
-        rounded = method.round(weight[start : start + step], block, factor)
+        rows = weight[start : start + step]
+        rounded = recipe.method.round(rows, block, factor)
+        if factor is not None and factor.hessian is not None and not block.is_float:
+            for _ in range(recipe.passes):
+                rounded = descend(rows, rounded, block, factor.hessian, factor.ridge)
         values[start : start + step] = rounded.value
         parts.append(block.pack(numpy_of(rounded.codes), to_numpy(rounded.params)))
     return np.concatenate(parts), values
@@ -231,7 +238,7 @@ def fold_scales(
 
 
 def quantize_rows(
-    tensor: Tensor, block: Block, method: Method, factor: Factor | None, device: torch.device
+    tensor: Tensor, block: Block, recipe: Recipe, factor: Factor | None, device: torch.device
 ) -> np.ndarray:
     """Round a large matrix (the embedding, the head) that never stands in memory as float32."""
     step = max(1, CHUNK // tensor.shape[1])
@@ -239,7 +246,7 @@ def quantize_rows(
     for start in range(0, tensor.shape[0], step):
         values = torch.from_numpy(np.array(tensor.decode(start, start + step)))
         check_finite(tensor, values)
-        parts.append(quantize_weight(values.to(device), block, method, factor)[0])
+        parts.append(quantize_weight(values.to(device), block, recipe, factor)[0])
     return np.concatenate(parts)
 
 

@@ -201,13 +201,13 @@ class Pass:
 
     def globals(self, name: str, factor: Factor | None, note: str | None = None) -> None:
         """Round the embedding or the head for every target."""
-        method = self.recipe.method if factor else self.plain.method
+        recipe = self.recipe if factor else self.plain
         for member in self.group.members:
             stage = f"{folder_name(member)}/{name}"
             if not self.work.done(stage):
                 self.progress(name, 0, 1, member.target.label)
                 tensor = self.checkpoint.tensors[name]
-                rows = quantize_rows(tensor, member.types[name], method, factor, self.ops.device)
+                rows = quantize_rows(tensor, member.types[name], recipe, factor, self.ops.device)
                 self.work.save(stage, {"weight": rows})
                 notes = [f"{member.target.label} {note}"] if note else []
                 self.work.finish(stage, notes=notes)

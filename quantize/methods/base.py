@@ -25,6 +25,10 @@ class Factor:
     """(in, in) upper triangular U with H^-1 = U^T U."""
     damp: float = 0.0
     """Share of the mean diagonal that was added to H."""
+    hessian: torch.Tensor | None = None
+    """(in, in): H itself, without what was added."""
+    ridge: float = 0.0
+    """What was added to its diagonal: damp times its mean."""
 
 
 @dataclass(frozen=True)

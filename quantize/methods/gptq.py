@@ -31,7 +31,7 @@ def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
             eye = torch.eye(len(factored), dtype=factored.dtype, device=factored.device)
             upper = torch.linalg.solve_triangular(factored, eye, upper=True)
             importance = torch.where(dead, 0.0, upper.diagonal() ** -2)
-            return Factor(importance, upper, damp)
+            return Factor(importance, upper, damp, hessian, damp * mean)
         damp *= 10
     raise SingularHessian
 

@@ -26,6 +26,9 @@ Array = Any
 Params = dict[str, Array]
 """Stored numbers of a run of blocks: arrays (rows, blocks, ...), so runs concatenate on axis 1."""
 
+F16_MAX = 65504.0
+"""Greatest float16."""
+
 BLOCKS: dict[str, "Block"] = {}
 """Every block layout by its name; filled by the class lines."""
 
@@ -48,6 +51,8 @@ class Block:
     """Type number inside a GGUF file; None when GGUF cannot hold it."""
     is_float: ClassVar[bool] = False
     """True for F32, F16 and BF16: nothing is fitted, a method has nothing to choose."""
+    linear: ClassVar[tuple[str, ...]] = ()
+    """Params that a weight is linear in while its code and all other params stay: see `basis`."""
     narrower: ClassVar[str | None] = None
     """Next best type with shorter blocks, for rows that `size` does not divide; GGUF: llama.cpp's.
     None where there is no such type: the container then says what such a row becomes.
@@ -95,6 +100,21 @@ class Block:
         xp = array_namespace(scale)
         return xp.astype(codes, xp.float32) * scale + offset
 
+    def basis(self, codes: Array, params: Params) -> list[Array]:
+        """What one unit of each `linear` param adds to a weight, shaped like codes, float32.
+
+        With fixed codes a block's weights are the sum of these times its params, so that the best
+        params are a least squares problem.
+        """
+        xp = array_namespace(codes)
+        zeros = {key: xp.zeros_like(params[key]) for key in self.linear}
+        units = ({key: xp.ones_like(params[key])} for key in self.linear)
+        return [self.value(codes, *self.grid({**params, **zeros, **unit})) for unit in units]
+
+    def storable(self, x: Array) -> Array:
+        """The numbers nearest to x that the file can hold as `linear` params, float32."""
+        return float16(array_namespace(x), x)
+
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         """Codes (rows, cols) and params -> uint8 (rows, row_bytes). Never rounds."""
         raise NotImplementedError
@@ -120,6 +140,12 @@ def block(name: str) -> Block:
         if known.lower() == name.lower():
             return layout
     raise EdgequantError(f"unknown block type {name!r}; known: {', '.join(BLOCKS)}.")
+
+
+def float16(xp: Array, x: Array) -> Array:
+    """The nearest float16, as float32; what is past the greatest becomes the greatest."""
+    stored = xp.astype(xp.clip(x, -F16_MAX, F16_MAX), xp.float16)
+    return xp.astype(stored, xp.float32)
 
 
 def join(parts: list[Params]) -> Params:

@@ -48,7 +48,6 @@ FLOOR = 2.0**-20
 """Least importance beside the block's greatest: columns without input still get a sensible grid."""
 TINY = 2.0**-60
 """Scales below it are taken for 0: far less than float16 holds, and its inverse is finite."""
-F16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -173,12 +172,6 @@ def guarded(x: Array) -> Array:
 def rounded(xp: Array, x: Array, low: int, high: int) -> Array:
     """The nearest integer in low..high, as float32."""
     return xp.clip(xp.round(x), low, high)
-
-
-def float16(xp: Array, x: Array) -> Array:
-    """The nearest float16, as float32; what is past the greatest becomes the greatest."""
-    stored = xp.astype(xp.clip(x, -F16_MAX, F16_MAX), xp.float16)
-    return xp.astype(stored, xp.float32)
 
 
 def lowest(xp: Array, loss: Array, *arrays: Array) -> list[Array]:

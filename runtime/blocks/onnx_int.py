@@ -34,6 +34,7 @@ class OnnxInt(Block):
 
     code_bits: ClassVar[int]
     symmetric: ClassVar[bool]
+    linear = ("scale",)
     low = 0
 
     @property
@@ -71,7 +72,7 @@ class OnnxInt(Block):
             best_zero = xp.where(better, zero, best_zero)
             best_error = xp.where(better, error, best_error)
         scale = best_scale * top
-        scale = xp.where(xp.abs(scale) < LEAST_SCALE, xp.zeros_like(scale), scale)
+        scale = self.storable(scale)
         return {"scale": scale} if self.symmetric else {"scale": scale, "zero": best_zero}
 
     def _weights(self, xp: Array, unit: Array, importance: Array | None) -> Array:
@@ -131,6 +132,11 @@ class OnnxInt(Block):
     def value(self, codes: Array, scale: Array, offset: Array) -> Array:
         xp = array_namespace(scale)
         return (xp.astype(codes, xp.float32) - offset) * scale
+
+    def storable(self, x: Array) -> Array:
+        xp = array_namespace(x)
+        stored = xp.astype(x, xp.float32)
+        return xp.where(xp.abs(stored) < LEAST_SCALE, xp.zeros_like(stored), stored)
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         small: np.ndarray = np.asarray(codes).astype(np.uint8).reshape(len(codes), -1, self.size)

@@ -4,12 +4,11 @@ from typing import ClassVar
 
 from array_api_compat import array_namespace
 
-from runtime.blocks.base import Array, Block, Params
+from runtime.blocks.base import Array, Block, Params, float16
 from runtime.blocks.fitting import (
     Tile,
     best_line,
     fit_tiles,
-    float16,
     line_sums,
     new_tile,
     rounded,
@@ -25,6 +24,7 @@ class Scaled(Block):
     """
 
     size = group = 32
+    linear = ("d",)
     ends: ClassVar[tuple[float, ...]]
     """Parts of the lowest point on which `fit` tries to put the weight of greatest size."""
 
@@ -55,6 +55,7 @@ class Line(Block):
     """weight = d * code + m, codes from 0. Params: d and m, both stored like Scaled's d."""
 
     size = group = 32
+    linear = ("d", "m")
     low = 0
     ranges: ClassVar[tuple[tuple[float, float], ...]]
     """Parts of a block's range that `fit` tries to leave out below and above."""

@@ -11,12 +11,11 @@ rows), d and dmin (blocks, rows).
 
 from collections.abc import Callable
 
-from runtime.blocks.base import Array, Params
+from runtime.blocks.base import Array, Params, float16
 from runtime.blocks.fitting import (
     Sums,
     Tile,
     best_line,
-    float16,
     guarded,
     line_sums,
     loss,

@@ -17,6 +17,7 @@ class ScaledSuper(Block):
     """
 
     size = 256
+    linear = ("d",)
     span: ClassVar[tuple[int, int]]
     """Least and greatest scale."""
     ends: ClassVar[tuple[float, ...]]
@@ -55,6 +56,7 @@ class LineSuper(Block):
     """
 
     size = 256
+    linear = ("d", "dmin")
     low = 0
     most: ClassVar[int]
     """Greatest scale and min; the least is 0."""
