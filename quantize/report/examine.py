@@ -42,6 +42,7 @@ class Subject:
     model: Model | None
     """Its stored tensors; None when only a foreign engine can read them."""
     notes: tuple[str, ...] = ()
+    maker: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -75,8 +76,11 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
         model = open_model(path)
     except EdgequantError as error:
         model = None
-        notes.append(f"its stored tensors were not looked at: {error}")
-    return Subject(label, path, kind(path), backend, engine, model, tuple(notes))
+        notes.append(
+            f"its stored tensors were not looked at, so bits count the whole file: {error}"
+        )
+    maker = container.maker(path) if container else None
+    return Subject(label, path, kind(path), backend, engine, model, tuple(notes), maker)
 
 
 def examine(
@@ -115,6 +119,7 @@ def examine(
         speed=speed(subject.engine, [int(token) for token in windows.ids[0, :16]]),
         broken_tokens=int(scores.broken.sum()),
         failures=(),
+        maker=subject.maker,
         notes=subject.notes + found.notes + (checked.notes if checked else ()),
     )
     progress(f"speed of {subject.label}", 1, 1, f"{result.speed.tokens_per_second:.1f} tokens/s")
