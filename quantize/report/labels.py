@@ -61,7 +61,7 @@ def candidates(point: np.ndarray, size: np.ndarray, area: np.ndarray, gap: float
     lefts = np.clip(lefts, area[0], max(area[0], area[2] - width))
     bottoms = np.concatenate([y - height / 2 + rise, [y + gap, y - gap - height]])
     bottoms = bottoms[(bottoms >= area[1]) & (bottoms + height <= area[3])]
-    left, bottom = (grid.ravel() for grid in np.meshgrid(lefts, bottoms, indexing="ij"))
+    left, bottom = (grid.ravel() for grid in np.meshgrid(lefts, bottoms))
     return np.stack([left, bottom, left + width, bottom + height], axis=1)
 
 
