@@ -90,10 +90,16 @@ def examine(
     scores: TokenScores,
     windows: Windows,
     progress: Progress,
+    effects_too: bool = True,
 ) -> tuple[Result, tuple[str, ...]]:
-    """The artifact's result, before gates, and what is wrong with its tensors."""
+    """The artifact's result, before gates, and what is wrong with its tensors.
+
+    Without `effects_too` the effect of each part alone, which takes longest, is not measured.
+    """
     found = scan(source, subject.model) if subject.model else Scan((), (), False)
-    effects = measure_effects(original, subject, found, windows.ids, progress)
+    effects = Sensitivity("not measured; --report measures it.")
+    if effects_too:
+        effects = measure_effects(original, subject, found, windows.ids, progress)
     stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
     names = np.array(windows.domains)
     checked = None
