@@ -10,6 +10,7 @@ from rich.text import Text
 
 from quantize.report import frontier_chart
 from quantize.report.compare import Progress
+from quantize.report.examine import bytes_on_disk
 from quantize.report.judge import check_files
 from quantize.report.render import with_error
 from quantize.report.report import Report
@@ -27,16 +28,17 @@ def compare_files(
     flags: dict[str, Any],
     progress: Progress,
 ) -> Report:
-    """Measure files as `check_files` does, and draw bytes against KL into the file `chart`.
+    """Measure files as `check_files` does, the smallest first; draw bytes against KL into `chart`.
 
     The effect of single layers and tensors, which only the page shows, is measured for a report.
     Raises EdgequantError for bad input, before any measurement.
     """
     if chart is not None:
         frontier_chart.check_path(chart)
+    ordered = sorted(files, key=bytes_on_disk)
     effects = report_folder is not None
     report = check_files(
-        files, against, report_folder, backend, flags, progress, reject=False, effects=effects
+        ordered, against, report_folder, backend, flags, progress, reject=False, effects=effects
     )
     if chart is not None:
         frontier_chart.write(report, chart)

@@ -47,13 +47,18 @@ class Subject:
     @property
     def bytes(self) -> int:
         """Size on disk, of all files when it is a folder."""
-        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
-        return sum(file.stat().st_size for file in files if file.is_file())
+        return bytes_on_disk(self.path)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer as stored."""
         return (self.model and self.model.tokenizer) or self.engine.tokenizer
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Of a file, or of all files of a folder; 0 where there is nothing."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def open_subject(label: str, path: Path, backend: str = "native") -> Subject:

@@ -70,6 +70,7 @@ def html(report: Report) -> str:
     return _template("report.html.jinja").render(
         report=report,
         charts=drawn,
+        beaten=[line for stands in report.standings if (line := stands.sentence())],
         pairs=list(zip(report.results, per_result, strict=True)),
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         stored=lambda result: sum(fact.bytes for fact in result.tensors),
