@@ -90,10 +90,27 @@ def draw_points(axes: Axes, report: Report) -> None:
     if at[:, 0].max() > WIDE * at[:, 0].min():
         axes.set_xscale("log")
         plain_ticks(axes.xaxis)
-    axes.margins(x=0.08, y=0.1)
-    plain_ticks(axes.yaxis)
+    axes.margins(x=0.08)
+    set_heights(axes, report)
     axes.set_xlabel("size, MiB")
     axes.set_ylabel("mean KL, nats a token")
+
+
+def set_heights(axes: Axes, report: Report) -> None:
+    """Limits and ticks of the axis of KL; it has no numbers where every KL is noise."""
+    ends = coordinates(report)[:, 1] + error_bars(report) * np.array([[-1], [1]])  # (2, n)
+    room = max((ends.max() / ends.min()) ** 0.1, 1.2)
+    axes.set_ylim(ends.min() / room, ends.max() * room)
+    if all(result.metrics.kl < NOISE for result in report.results):
+        axes.yaxis.set_major_locator(ticker.NullLocator())
+        axes.yaxis.set_minor_locator(ticker.NullLocator())
+    else:
+        plain_ticks(axes.yaxis)
+
+
+def error_bars(report: Report) -> np.ndarray:
+    """Of all artifacts (2, n)."""
+    return np.concatenate([error_bar(result) for result in report.results], axis=1)
 
 
 def error_bar(result: Result) -> np.ndarray:
@@ -179,7 +196,7 @@ def draw_label(axes: Axes, name: str, point: np.ndarray, box: np.ndarray, line: 
 
 def text_size(axes: Axes, text: str) -> tuple[float, float]:
     """Width and height in pixels."""
-    drawn = axes.text(0, 0, text, fontsize=LABEL)
+    drawn = axes.text(0, 0, text, fontsize=LABEL, transform=axes.transAxes)
     extent = drawn.get_window_extent()
     drawn.remove()
     return extent.width, extent.height
@@ -188,7 +205,7 @@ def text_size(axes: Axes, text: str) -> tuple[float, float]:
 def line_boxes(axes: Axes, report: Report) -> np.ndarray:
     """Boxes in pixels (m, 4) around the error bars and the parts of the frontier's line."""
     at, best = coordinates(report), frontier_points(report)
-    errors = np.concatenate([error_bar(result) for result in report.results], axis=1)  # (2, n)
+    errors = error_bars(report)
     low, high = (np.stack([at[:, 0], at[:, 1] + e], axis=1) for e in (-errors[0], errors[1]))
     corners = np.stack([best[1:, 0], best[:-1, 1]], axis=1)
     starts = np.concatenate([low, best[:-1], corners])
