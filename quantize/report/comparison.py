@@ -80,6 +80,5 @@ def caption(report: Report) -> str:
     return (
         f"Against {report.original.name}: KL in nats a token ± standard error over "
         f"{report.evaluation.windows} windows of {report.evaluation.length} tokens; bits a weight; "
-        f"perplexity over the original's; {MARK} on the frontier: no other is both no larger and "
-        "no worse in KL."
+        f"perplexity over the original's; {MARK} no other is both no larger and no worse in KL."
     )

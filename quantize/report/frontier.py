@@ -57,15 +57,15 @@ class Standing:
             return None
         size = f"{self.saved:,} bytes fewer" if self.saved else "as many bytes"
         error = "" if self.error is None else f"±{self.error:.5f}"
-        told = f"which has {size}: its KL is {self.difference:.5f}{error} higher"
+        told = f"{size} and {self.difference:.5f}{error} less KL"
         if self.clear:
-            return f"{self.label} is beaten by {self.rival}, {told}."
+            return f"{self.label} is beaten by {self.rival}, with {told}."
         if self.error is None:
             return (
-                f"{self.label} cannot be told from {self.rival}, {told}, "
-                "and one window gives no standard error."
+                f"{self.label} may be beaten by {self.rival}, with {told}: one window gives no "
+                "standard error."
             )
-        return f"{self.label} ties with {self.rival}, {told}, within the standard error."
+        return f"{self.label} ties with {self.rival}, with {told}: within the standard error."
 
 
 def dominates(one: Entry, other: Entry) -> bool:

@@ -77,10 +77,10 @@ def test_the_last_sentences_say_what_beats_or_ties_with_the_rest(four: Report) -
     assert told is not None
     tie, beaten = re.findall(r"\S+\.gguf (?:ties|is beaten).*?\.(?= \S+\.gguf (?:t|i)|$)", told[1])
     assert tie == (
-        "copy.gguf ties with good.gguf, which has 500 bytes fewer: its KL is 0.00000±0.00000 "
-        "higher, within the standard error."
+        "copy.gguf ties with good.gguf, with 500 bytes fewer and 0.00000±0.00000 less KL: within "
+        "the standard error."
     )
-    assert beaten.startswith("large.gguf is beaten by good.gguf, which has 1,000 bytes fewer: ")
+    assert beaten.startswith("large.gguf is beaten by good.gguf, with 1,000 bytes fewer and ")
     assert "0.30000±0.13" in beaten
     assert "small.gguf: a note about it" in text
 

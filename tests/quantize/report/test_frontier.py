@@ -109,17 +109,17 @@ def test_what_failed_a_gate_beats_nothing_and_is_not_on_the_frontier() -> None:
 SENTENCES = {
     "is beaten": (
         [1.0, 1.2],
-        "big is beaten by small, which has 1,000 bytes fewer: its KL is 0.60000±0.10000 higher.",
+        "big is beaten by small, with 1,000 bytes fewer and 0.60000±0.10000 less KL.",
     ),
     "ties": (
         [0.2, 1.0],
-        "big ties with small, which has 1,000 bytes fewer: its KL is 0.10000±0.40000 higher, "
-        "within the standard error.",
+        "big ties with small, with 1,000 bytes fewer and 0.10000±0.40000 less KL: within the "
+        "standard error.",
     ),
     "one window": (
         [0.7],
-        "big cannot be told from small, which has 1,000 bytes fewer: its KL is 0.20000 higher, "
-        "and one window gives no standard error.",
+        "big may be beaten by small, with 1,000 bytes fewer and 0.20000 less KL: one window gives "
+        "no standard error.",
     ),
 }
 
@@ -135,4 +135,4 @@ def test_a_sentence_says_when_the_size_is_the_same() -> None:
     one, other = entry("one", 10, [1.0, 1.0]), entry("other", 10, [2.0, 2.0])
     said = standings([one, other])[1].sentence()
     assert said is not None
-    assert "other is beaten by one, which has as many bytes: " in said
+    assert "other is beaten by one, with as many bytes and " in said
