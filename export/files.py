@@ -20,7 +20,7 @@ def new_file(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[P
     becomes full.
     """
     path = Path(path)
-    _check_target(path, overwrite, needed)
+    check_target(path, overwrite, needed)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     temp = Path(name)
@@ -41,7 +41,7 @@ def new_file(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[P
 def new_folder(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends; errors as in `new_file`."""
     path = Path(path)
-    _check_target(path, overwrite, needed)
+    check_target(path, overwrite, needed)
     temp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     old = temp.with_suffix(".old")
     try:
@@ -80,8 +80,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_target(path: Path, overwrite: bool, needed: int) -> None:
-    """Refuse before any work when the target cannot be made."""
+def check_target(path: Path, overwrite: bool, needed: int = 0) -> None:
+    """Refuse before any work when the target cannot be made. Errors as in `new_file`."""
     if path.exists() and not overwrite:
         raise _exists(path)
     if not path.parent.is_dir():

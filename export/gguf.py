@@ -48,7 +48,8 @@ def write(
 ) -> None:
     """Write the file `path` from tensors in any order; norms and biases are stored as F32.
 
-    `source` is the checkpoint's folder (tokenizer, config), `extra` becomes "edgequant.*" metadata.
+    `source` is the checkpoint's folder (tokenizer, config), `extra` becomes "edgequant.*" metadata;
+    keys that start with llama.cpp's "quantize." stay as they are.
     Raises EdgequantError when the file exists, the disk is too small, a tensor is missing or of a
     type that GGUF cannot hold, the tokenizer or the rope scaling has no name in GGUF, or the
     written file does not read back as it was meant.

@@ -15,6 +15,8 @@ from runtime.tokenizer import read_json
 
 PROVENANCE = "edgequant."
 """What our own metadata keys start with."""
+LLAMACPP = "quantize."
+"""What llama.cpp's keys about a quantization start with; such extras keep their names."""
 
 
 def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
@@ -34,8 +36,9 @@ def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
     keys |= {
         f"{PROVENANCE}{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in extra.items()
+        if not key.startswith(LLAMACPP)
     }
-    return keys
+    return keys | {key: value for key, value in extra.items() if key.startswith(LLAMACPP)}
 
 
 FILE_TYPES = {kind.name.partition("_")[2]: int(kind) for kind in LlamaFileType}
@@ -61,7 +64,7 @@ def _license(source: Path) -> str | None:
 
 def provenance(path: Path) -> dict[str, Any]:
     """What the tool that made a file wrote into it: its own keys and the general ones."""
-    ours = (PROVENANCE, "general.")
+    ours = (PROVENANCE, LLAMACPP, "general.")
     metadata = read_header(path).metadata
     return {key: _plain(value) for key, value in metadata.items() if key.startswith(ours)}
 

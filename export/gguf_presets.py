@@ -5,7 +5,15 @@ They follow llama.cpp's `llama_tensor_get_type` for dense models with an importa
 (tests/quantize/golden_types.json is what it does).
 """
 
-from export.mixture import Choice, Preset, Spot, everywhere, where_early, where_sensitive
+from export.mixture import (
+    Choice,
+    Preset,
+    Spot,
+    everywhere,
+    where_early,
+    where_grouped,
+    where_sensitive,
+)
 
 BIG = 80
 """Layers of the 70B class: 8 query heads share a value head there."""
@@ -58,7 +66,8 @@ PRESETS: dict[str, Preset] = {
     "Q5_K_M": _preset("Q5_K", attn_v=where_sensitive("Q6_K"), ffn_down=where_sensitive("Q6_K")),
     "Q6_K": _preset("Q6_K"),
     "Q8_0": _preset("Q8_0", head="Q8_0"),
-    "IQ4_NL": _preset("IQ4_NL", attn_v=lambda s: "Q5_K" if s.grouped >= 4 else None),
+    "IQ4_NL": _preset("IQ4_NL", attn_v=where_grouped("Q5_K")),
+    "IQ4_XS": _preset("IQ4_XS", attn_v=where_grouped("Q5_K")),
     "F16": _preset("F16", head="F16"),
     "BF16": _preset("BF16", head="BF16"),
     "F32": _preset("F32", head="F32"),

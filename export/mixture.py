@@ -79,3 +79,8 @@ def where_sensitive(kind: str) -> Choice:
 def where_early(kind: str) -> Choice:
     """A type for the early layers."""
     return lambda spot: kind if spot.early else None
+
+
+def where_grouped(kind: str) -> Choice:
+    """A type for models in which four or more query heads share a key-value head."""
+    return lambda spot: kind if spot.grouped >= 4 else None

@@ -123,9 +123,12 @@ class Recipe:
     def factor(self, hessian: torch.Tensor | None, where: str) -> tuple[Factor | None, str | None]:
         """The stage's factor, and a note when damping grew or a fallback was taken.
 
+        A Hessian of which only the diagonal (in,) is known is the importance as it stands.
         Raises EdgequantError naming the layer for a Hessian that stays singular, unless fallbacks
         are allowed.
         """
+        if hessian is not None and hessian.ndim == 1:
+            return Factor(hessian), None
         if hessian is None or self.method.factor is None:
             return None, None
         try:
@@ -151,7 +154,7 @@ def quantize_layer(
 ) -> LayerResult:
     """Round every linear of one layer.
 
-    `types`: linear -> block; `hessians`: first linear of a stage -> H, (in, in).
+    `types`: linear -> block; `hessians`: first linear of a stage -> H, (in, in), or its diagonal.
     """
     weights, hessians = dict(weights), dict(hessians)
     if recipe.method.scales and hessians:

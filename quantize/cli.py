@@ -69,11 +69,16 @@ PlanFile = Annotated[
     Path | None, typer.Option("--plan", help="TOML file with a plan; flags win over it.")
 ]
 MethodName = Annotated[
-    str | None, typer.Option("--method", help="gptq, awq, awq-gptq or rtn. Default: gptq.")
+    str | None,
+    typer.Option("--method", help="gptq, awq, awq-gptq or rtn. Default: gptq; rtn with --imatrix."),
 ]
 Calibration = Annotated[
     str | None,
     typer.Option(help="builtin[:domains], a .txt/.jsonl/.parquet, hub:..., or self."),
+]
+ImatrixFile = Annotated[
+    Path | None,
+    typer.Option("--imatrix", help="llama.cpp's importance matrix, instead of calibration text."),
 ]
 CalibRows = Annotated[int | None, typer.Option(help="Calibration windows. Default: 64.")]
 CalibLength = Annotated[int | None, typer.Option(help="Tokens a window. Default: 512.")]
@@ -129,6 +134,7 @@ def planned(
     rule: Rules = None,
     plan: PlanFile = None,
     calibration: Calibration = None,
+    imatrix: ImatrixFile = None,
     calib_rows: CalibRows = None,
     calib_length: CalibLength = None,
     seed: Seed = None,
@@ -151,10 +157,11 @@ def planned(
 
     flags = plan_flags(
         model=model, to=to or None, output=output, method=method, rules=rule or None,
-        calibration=calibration, rows=calib_rows, length=calib_length, seed=seed, damp=damp,
-        allow_fallback=allow_fallback, max_ram=max_ram, device=device, overwrite=overwrite,
-        check=check_, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
-        baseline=baseline, eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+        calibration=calibration, imatrix=imatrix, rows=calib_rows, length=calib_length, seed=seed,
+        damp=damp, allow_fallback=allow_fallback, max_ram=max_ram, device=device,
+        overwrite=overwrite, check=check_, max_kl=max_kl, min_top1=min_top1,
+        max_ppl_ratio=max_ppl_ratio, baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
+        eval_length=eval_length,
     )  # fmt: skip
     return Plan.from_flags(plan, flags)
 
@@ -197,6 +204,36 @@ def plan(made: "Plan", as_json: bool) -> None:
 
     result = forecast.forecast(made)
     show_result(result.to_json(), forecast.render(result), as_json)
+
+
+@app.command()
+def imatrix(
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, NAME.gguf.")],
+    model: Model = None,
+    calibration: Calibration = None,
+    calib_rows: CalibRows = None,
+    calib_length: CalibLength = None,
+    seed: Seed = None,
+    max_ram: MaxRam = None,
+    device: Device = None,
+    overwrite: Overwrite = None,
+    as_json: Json = False,
+) -> None:
+    """Make an importance matrix for llama.cpp's quantizer, or for `run --imatrix`."""
+    from quantize import collect
+
+    flags = plan_flags(
+        model=model, calibration=calibration, rows=calib_rows, length=calib_length, seed=seed,
+        max_ram=max_ram, device=device, overwrite=overwrite,
+    )  # fmt: skip
+    with Bar(errors) as bar:
+        made = collect.make(collect.Request(output, **flags), bar.update)
+    result = made.summary() | {"path": str(output), "bytes": output.stat().st_size}
+    shown = (
+        f"{output}: {result['bytes']:,} bytes, {result['entries']} weights, "
+        f"{result['chunks']} windows of {result['chunk_size']} tokens"
+    )
+    show_result(result, shown, as_json)
 
 
 @app.command()

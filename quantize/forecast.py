@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.imatrix import for_model
 from quantize.methods import METHODS
 from quantize.methods.rtn import rtn
 from quantize.pipeline import disk_bytes, weight_bytes
@@ -73,6 +74,7 @@ def forecast(plan: Plan) -> Forecast:
     """Open the checkpoint, assign types, measure a few rows of each tensor. Writes nothing."""
     checkpoint = open_checkpoint(plan.model)
     check_rules(plan, checkpoint.arch)
+    for_model(plan.imatrix, checkpoint.arch)
     assignments = [assign(target, checkpoint.arch, plan.rules) for target in plan.targets]
     calibrated = METHODS[plan.method].calibrated
     tokens = plan.rows * plan.length if calibrated else 0

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 import calib_data
 from quantize.calibrate import (
@@ -19,6 +20,7 @@ from quantize.calibrate import (
     statistics,
 )
 from quantize.checkpoint import Checkpoint, check_finite
+from quantize.imatrix import for_model
 from quantize.methods import METHODS, Factor
 from quantize.plan import Assignment, Plan
 from quantize.resume import Work
@@ -120,6 +122,7 @@ class Pass:
         self.ops = TorchOps(plan.device)
         self.recipe = Recipe(METHODS[plan.method], plan.damp, plan.allow_fallback)
         self.plain = Recipe(METHODS["rtn"])
+        self.imatrix = for_model(plan.imatrix, checkpoint.arch)
         self.own_prefix = members.calibrated and len(members.members) == 1
         """Whether hidden states pass through the target's own rounded weights."""
 
@@ -128,7 +131,7 @@ class Pass:
         layers = self.checkpoint.arch.layers
         norm = self.checkpoint.tensors["output_norm.weight"]
         check_finite(norm, norm.decode())
-        self.globals("token_embd.weight", None)
+        self.globals("token_embd.weight", self.importance("token_embd.weight"))
         hidden = None
         for index in range(layers):
             stage = f"{self.group.name}/blk.{index}"
@@ -168,6 +171,9 @@ class Pass:
         if hidden is not None:
             after = None if self.own_prefix else hidden
             hessians = statistics(self.ops, checkpoint.arch, weights, stages, hidden, after)
+        for first in (s.linears[0] for s in stages):
+            if factor := self.importance(f"blk.{index}.{first}.weight"):
+                hessians[first] = factor.importance
         losses: dict[str, float] = {}
         notes: list[str] = []
         recipe = self.recipe if hidden is not None else self.plain
@@ -187,6 +193,12 @@ class Pass:
             advance(self.ops, Layer(checkpoint.arch, result.values), hidden, hidden)
         return losses, notes
 
+    def importance(self, name: str) -> Factor | None:
+        """What the plan's imatrix says of a weight. Linears of a stage have equal inputs."""
+        if self.imatrix is None or name not in self.imatrix.means:
+            return None
+        return Factor(torch.from_numpy(self.imatrix.means[name]).to(self.ops.device))
+
     def globals(self, name: str, factor: Factor | None, note: str | None = None) -> None:
         """Round the embedding or the head for every target."""
         method = self.recipe.method if factor else self.plain.method
@@ -203,7 +215,7 @@ class Pass:
 
     def head(self, ids: np.ndarray | None, hidden: np.ndarray | None) -> None:
         """The untied output head, against the Hessian of the final hidden states."""
-        factor = note = None
+        factor, note = self.importance("output.weight"), None
         stages = [f"{folder_name(member)}/output.weight" for member in self.group.members]
         if ids is not None and not all(map(self.work.done, stages)):
             if hidden is None:

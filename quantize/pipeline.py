@@ -16,6 +16,7 @@ import quantize
 import runtime
 from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.imatrix import for_model
 from quantize.methods import METHODS
 from quantize.passes import artifact_tensors, quantize_model
 from quantize.plan import Assignment, Plan, assign, check_rules
@@ -35,6 +36,7 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     """
     checkpoint = open_checkpoint(plan.model)
     check_rules(plan, checkpoint.arch)
+    for_model(plan.imatrix, checkpoint.arch)
     check_device(plan.device)
     if plan.check:
         check_settings(plan, checkpoint)
@@ -97,7 +99,10 @@ def provenance(
     plan: Plan, checkpoint: Checkpoint, assignment: Assignment, digest: str
 ) -> dict[str, Any]:
     """What the file says about its making. Nothing in it depends on when or where it was made."""
-    return {
+    given: dict[str, Any] = {}
+    if plan.imatrix and (imatrix := for_model(plan.imatrix, checkpoint.arch)):
+        given = imatrix.keys(plan.imatrix) | {"imatrix_sha256": plan.imatrix_sha256}
+    return given | {
         "version": quantize.__version__,
         "model": checkpoint.name,
         "fingerprint": checkpoint.fingerprint(),

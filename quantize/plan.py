@@ -97,6 +97,8 @@ class Plan:
     method: str = "gptq"
     rules: tuple[Rule, ...] = ()
     calibration: str = "builtin"
+    imatrix: Path | None = None
+    """File with the mean squared inputs, taken instead of calibration text."""
     rows: int = 64
     length: int = 512
     seed: int = 0
@@ -123,11 +125,16 @@ class Plan:
             raise EdgequantError("the same --to is given twice; name each target once.")
         if self.method not in METHODS:
             raise EdgequantError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
-        for name, least, most in LIMITS:
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < inf else "")
-                raise EdgequantError(f"{name} must be {bounds}, not {value}.")
+        if self.imatrix and METHODS[self.method].calibrated:
+            raise EdgequantError(
+                f"--imatrix holds only the mean squared inputs, and {self.method} needs the whole "
+                "Hessian; use --method rtn, or leave --imatrix out to calibrate on text."
+            )
+        if self.imatrix and self.calibration != Plan.calibration:
+            raise EdgequantError(
+                "--imatrix takes the place of calibration text; give it or --calibration, not both."
+            )
+        check_limits(self)
 
     def recipe(self) -> dict[str, Any]:
         """What decides the bytes of an artifact besides the model: stored inside it."""
@@ -137,6 +144,10 @@ class Plan:
         recipe["targets"] = [target.label for target in self.targets]
         if self.calibration_file:
             recipe["calibration"] = self.calibration_file.name
+        if self.imatrix:
+            for name in ("calibration", "rows", "length", "seed"):
+                del recipe[name]  # no text is read
+            recipe["imatrix"] = self.imatrix.name
         return recipe
 
     @property
@@ -144,12 +155,20 @@ class Plan:
         """The user's own calibration file, when the spec names one."""
         return Path(self.calibration) if calib_data.is_file(self.calibration) else None
 
+    @property
+    def imatrix_sha256(self) -> str:
+        """sha256 of the imatrix file; empty without one."""
+        if self.imatrix is None or not self.imatrix.exists():
+            return ""
+        return hashlib.sha256(self.imatrix.read_bytes()).hexdigest()
+
     def key(self, fingerprint: str, version: str) -> str:
         """sha256 of recipe, model and code: unfinished work goes on only under the same key."""
         state: dict[str, Any] = {"recipe": self.recipe(), "model": fingerprint, "code": version}
         state["device"] = self.device  # a GPU adds in another order
         if self.calibration_file and self.calibration_file.exists():
             state["text"] = hashlib.sha256(self.calibration_file.read_bytes()).hexdigest()
+        state["imatrix"] = self.imatrix_sha256
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
@@ -157,15 +176,27 @@ class Plan:
         """From a TOML file with the field names as keys, and flags, which win over it.
 
         Both spell targets as `to = ["gguf:Q4_K_M"]` and rules as `rules = ["attn_v=Q6_K"]`.
+        With an imatrix the method is rtn unless another one is named.
         Raises EdgequantError for an unreadable file, an unknown key or a value of the wrong kind.
         """
         values = (read_toml(path) if path else {}) | flags
         values["targets"] = tuple(Target.parse(text) for text in values.pop("to", ()))
         values["rules"] = tuple(Rule.parse(text) for text in values.get("rules", ()))
-        for name in ("output", "baseline"):
+        for name in ("output", "baseline", "imatrix"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
+        if values.get("imatrix"):
+            values.setdefault("method", "rtn")
         return Plan(**values)
+
+
+def check_limits(settings: object) -> None:
+    """Raise EdgequantError for a number of a Plan, or of what shares its fields, out of LIMITS."""
+    for name, least, most in LIMITS:
+        value = getattr(settings, name, None)
+        if value is not None and not least <= value <= most:
+            bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < inf else "")
+            raise EdgequantError(f"{name} must be {bounds}, not {value}.")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -175,7 +206,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise EdgequantError(f"plan {path} cannot be read: {error}.") from error
     kinds = typing.get_type_hints(Plan) | {"to": list, "rules": list}
-    kinds |= {"output": str, "baseline": str}
+    kinds |= {"output": str, "baseline": str, "imatrix": str}
     del kinds["targets"]  # spelled `to`
     for name, value in values.items():
         if name not in kinds:

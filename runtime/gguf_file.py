@@ -158,6 +158,10 @@ def _arch_and_tokenizer(header: Header) -> tuple[Arch, Tokenizer | None]:
     path = header.path
     if header.metadata.get("split.count", 1) != 1:
         raise EdgequantError(f"{path} is one part of several; merge them with llama-gguf-split.")
+    if header.metadata.get("general.type") == "imatrix":
+        raise EdgequantError(
+            f"{path} is an importance matrix and not a model; give it to `quantize run --imatrix`."
+        )
     name = str(header.metadata.get("general.architecture"))
     if name not in FAMILIES:
         raise EdgequantError(

@@ -61,5 +61,10 @@ class SingularHessian(Exception):
 
 
 def output_error(error: torch.Tensor, hessian: torch.Tensor) -> float:
-    """Mean squared change of the outputs, summed over rows: trace(E H E^T), E (out, in)."""
-    return float(((error @ hessian) * error).sum())
+    """Mean squared change of the outputs, summed over rows: trace(E H E^T), E (out, in).
+
+    The Hessian is (in, in), or (in,) when only its diagonal is known: then inputs count as
+    uncorrelated.
+    """
+    weighted = error @ hessian if hessian.ndim == 2 else error * hessian
+    return float((weighted * error).sum())

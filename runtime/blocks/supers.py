@@ -10,7 +10,7 @@ from runtime.blocks.super_fitting import fit_lines, fit_scales
 
 
 class ScaledSuper(Block):
-    """weight = d * scale * code, codes around 0.
+    """weight = d * scale * code, codes around 0 (or points of a table: see Pointed).
 
     Params: d (rows, blocks) float32 holding float16 values; scales (rows, blocks, sub-blocks)
     float32 holding integers.
@@ -20,15 +20,20 @@ class ScaledSuper(Block):
     span: ClassVar[tuple[int, int]]
     """Least and greatest scale."""
     ends: ClassVar[tuple[float, ...]]
-    """Parts of the lowest code on which `fit` tries to put a sub-block's greatest weight."""
+    """Parts of the lowest point on which `fit` tries to put a sub-block's greatest weight."""
     rounds: ClassVar[int] = 2
     """How often `fit` chooses d and the integers (see super_fitting)."""
+
+    @property
+    def lowest_point(self) -> float:
+        """Value of the lowest code at scale 1."""
+        return self.low
 
     def fit(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size // self.group, self.group))
 
     def _fit_tile(self, tile: Tile) -> Params:
-        tries = tuple(self.low * end for end in self.ends)
+        tries = tuple(self.lowest_point * end for end in self.ends)
         return fit_scales(tile, self._snap, tries, self.span, self.rounds)
 
     def _snap(self, x: Array) -> Array:

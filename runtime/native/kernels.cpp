@@ -21,6 +21,7 @@ static const Layout LAYOUTS[] = {
     {"Q4_K", 256, 144, decode_q4_k},
     {"Q5_K", 256, 176, decode_q5_k},
     {"Q6_K", 256, 210, decode_q6_k},
+    {"IQ4_XS", 256, 136, decode_iq4_xs},
 #define ONNX_INT(bits, size)                                                              \
     {"INT" #bits "_" #size, size, 5 + size * bits / 8,                                    \
      [](const uint8_t* row, int cols, float* out) {                                       \

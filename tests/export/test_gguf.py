@@ -15,6 +15,7 @@ import pytest
 import export.gguf
 from export import CONTAINERS
 from export.gguf import check, expected_bytes, least_bytes, tensor_shapes, write
+from export.gguf_general import general
 from export.gguf_vocab import pre_tokenizer_name, scores, vocabulary
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from runtime.archs import FAMILIES
@@ -119,6 +120,12 @@ def test_metadata_say_what_the_file_is(tiny_path: Path, tiny: Checkpoint) -> Non
     assert ids == {"bos": 4093, "eos": 4095, "eot": 4093, "padding": 4093}
     assert found["tokenizer.ggml.add_bos_token"] is False
     assert found["tokenizer.ggml.token_type"][-3:].tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize(("preset", "number"), [("F32", 0), ("Q4_K_M", 15), ("IQ4_XS", 30)])
+def test_the_mixture_has_llamacpp_s_number(tiny: Checkpoint, preset: str, number: int) -> None:
+    keys = general(tiny.arch, tiny.folder, {"preset": preset})
+    assert keys["general.file_type"] == number
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ WRONG_FILES = {
     "targets = []": "unknown key 'targets'; known: .*to",
     'rows = "4"': "rows must be a whole number, not '4'",
     "rows = true": "rows must be a whole number, not True",
+    "imatrix = true": "imatrix must be a string, not True",
     "rows = 4.5": "rows must be a whole number, not 4.5",
     'damp = "low"': "damp must be a number, not 'low'",
     'overwrite = "yes"': "overwrite must be true or false, not 'yes'",
@@ -83,6 +84,15 @@ def test_a_missing_or_undecodable_plan_file_is_one_sentence(tmp_path: Path) -> N
         Plan.from_flags(path, flags())
 
 
+def test_with_an_imatrix_the_method_is_rtn_unless_another_is_named(tmp_path: Path) -> None:
+    assert Plan.from_flags(None, flags(imatrix="a.gguf")).method == "rtn"
+    path = toml(tmp_path, 'imatrix = "a.gguf"\nto = ["onnx:int4"]\n')
+    plan = Plan.from_flags(path, {})
+    assert (plan.method, plan.imatrix) == ("rtn", Path("a.gguf"))
+    with pytest.raises(EdgequantError, match="gptq needs the whole Hessian; use --method rtn, or"):
+        Plan.from_flags(path, {"method": "gptq"})
+
+
 WRONG_FLAGS: list[tuple[dict[str, Any], str]] = [
     ({"to": []}, "give at least one --to, like --to gguf:Q4_K_M"),
     ({"to": ["onnx:int4", "onnx:INT4"]}, "the same --to is given twice"),
@@ -90,6 +100,8 @@ WRONG_FLAGS: list[tuple[dict[str, Any], str]] = [
     ({"to": ["onnx"]}, "unknown preset '' in --to onnx; known for onnx: int4, "),
     ({"to": ["gguf:Q4_K_X"]}, "unknown preset 'Q4_K_X' .*Q4_K_M"),
     ({"method": "magic"}, "unknown method 'magic'; known: .*gptq"),
+    ({"method": "awq", "imatrix": "a.gguf"}, "only the mean squared inputs, and awq needs the"),
+    ({"calibration": "a.txt", "imatrix": "a.gguf"}, "give it or --calibration, not both"),
     ({"rules": ["attn_v"]}, r"has no '='; write REGEX=TYPE"),
     ({"rules": ["attn_(=INT8_32"]}, "is no regular expression: .*unterminated"),
     ({"rules": ["attn_v=INT3_7"]}, "unknown block type 'INT3_7'; known: .*INT4_32"),
@@ -202,3 +214,15 @@ def test_the_key_follows_the_content_of_the_users_text(tmp_path: Path) -> None:
     text.write_text("two")
     assert made.key("model", "code") != key
     assert made.recipe()["calibration"] == "notes.txt"  # a file says nothing about the machine
+
+
+def test_the_key_follows_the_content_of_the_imatrix(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"one")
+    made = Plan.from_flags(None, flags(imatrix=str(path), method="rtn"))
+    key = made.key("model", "code")
+    assert key != Plan.from_flags(None, flags(method="rtn")).key("model", "code")
+    path.write_bytes(b"two")
+    assert made.key("model", "code") != key
+    assert made.recipe()["imatrix"] == "a.gguf"
+    assert not made.recipe().keys() & {"calibration", "rows", "length", "seed"}  # no text is read

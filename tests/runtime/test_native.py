@@ -27,7 +27,7 @@ _native: Any = pytest.importorskip(
 
 GGML = (
     *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"),
-    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"),
 )
 ONNX = tuple(name for name in BLOCKS if name.startswith("INT"))
 ULP = float(np.finfo(np.float32).eps)

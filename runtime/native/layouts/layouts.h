@@ -21,6 +21,7 @@ void decode_q3_k(const uint8_t* row, int cols, float* out);
 void decode_q4_k(const uint8_t* row, int cols, float* out);
 void decode_q5_k(const uint8_t* row, int cols, float* out);
 void decode_q6_k(const uint8_t* row, int cols, float* out);
+void decode_iq4_xs(const uint8_t* row, int cols, float* out);
 
 // Blocks of `size` weights, a multiple of 32; `symmetric`: without a stored zero point.
 void decode_int4(const uint8_t* row, int cols, int size, bool symmetric, float* out);

@@ -1,10 +1,11 @@
-"""The K layouts decoded weight by weight, straight from the drawings in their files."""
+"""Layouts of 256 weights decoded weight by weight, straight from the drawings in their files."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 F32 = np.float32
+IQ4_POINTS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
 def half(block: np.ndarray, at: int) -> np.float32:
@@ -86,11 +87,24 @@ def q6_k(block: np.ndarray) -> list[np.float32]:
     return out
 
 
+def iq4_xs(block: np.ndarray) -> list[np.float32]:
+    d = half(block, 0)
+    out = []
+    for i in range(256):
+        sub, inside = divmod(i, 32)
+        scale = bits(block[4 + sub // 2], 4 * (sub % 2), 4)
+        scale += 16 * bits(block[2 + sub // 4], 2 * (sub % 4), 2) - 32
+        code = bits(block[8 + 16 * sub + inside % 16], 4 * (inside // 16), 4)
+        out.append(d * F32(scale) * F32(IQ4_POINTS[code]))
+    return out
+
+
 DECODE: dict[str, Callable[[np.ndarray], list[np.float32]]] = {
     "Q2_K": q2_k,
     "Q3_K": q3_k,
     "Q4_K": q4_k,
     "Q5_K": q5_k,
     "Q6_K": q6_k,
+    "IQ4_XS": iq4_xs,
 }
 """Layout -> function from the bytes of one block to its 256 weights."""

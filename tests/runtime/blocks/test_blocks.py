@@ -291,7 +291,7 @@ def test_scales_come_near_the_best_of_a_fine_sweep(name):
     assert ours.sum() < 1.06 * least.sum()
 
 
-@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"])
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"])
 def test_no_step_of_an_integer_is_much_better(name):
     layout, w, weight = BLOCKS[name], weights(8, seed=11), importance()
     params = layout.fit(w, weight)
