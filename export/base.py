@@ -56,6 +56,8 @@ class Container:
     """The tensors as they are stored. Raises EdgequantError for a damaged artifact."""
     provenance: Callable[[Path], dict[str, Any]]
     """What the tool that made an artifact wrote into it, as JSON values."""
+    maker: Callable[[Path], str | None]
+    """The tool that quantized an artifact, as its metadata tells; None where it does not."""
     engine: str
     """Backend that runs it unless another is named."""
     usage: str

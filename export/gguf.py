@@ -20,13 +20,14 @@ from gguf import GGUFValueType, GGUFWriter
 
 from export.base import Container
 from export.files import new_file
-from export.gguf_general import general, provenance
+from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
 from export.gguf_vocab import vocabulary
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
-from runtime.gguf_file import ALIGNMENT, ROPE_FACTORS, is_gguf, open_gguf, read
+from runtime.gguf_file import ROPE_FACTORS, is_gguf, open_gguf, read
+from runtime.gguf_header import ALIGNMENT
 from runtime.tensor import Tensor
 
 USAGE = """```sh
@@ -193,7 +194,7 @@ class _Data:
 
 
 def _entry(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
-    """One line of the tensor table; see runtime/gguf_file.py."""
+    """One line of the tensor table; see runtime/gguf_header.py."""
     text = name.encode()
     head = struct.pack("<Q", len(text)) + text
     sides = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
@@ -245,6 +246,7 @@ Container(
     recognises=is_gguf,
     open=open_gguf,
     provenance=provenance,
+    maker=maker,
     engine="native",
     usage=USAGE,
 )

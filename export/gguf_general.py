@@ -10,7 +10,7 @@ from gguf import GGML_QUANT_VERSION, LlamaFileType
 from gguf.utility import size_label
 
 from runtime.archs import FAMILIES, Arch
-from runtime.gguf_file import read
+from runtime.gguf_header import read_header
 from runtime.tokenizer import read_json
 
 PROVENANCE = "edgequant."
@@ -65,8 +65,25 @@ def _license(source: Path) -> str | None:
 def provenance(path: Path) -> dict[str, Any]:
     """What the tool that made a file wrote into it: its own keys and the general ones."""
     ours = (PROVENANCE, LLAMACPP, "general.")
-    metadata = read(path).metadata
+    metadata = read_header(path).metadata
     return {key: _plain(value) for key, value in metadata.items() if key.startswith(ours)}
+
+
+def maker(path: Path) -> str | None:
+    """The tool that wrote a file's types: ours, the one the file names, or llama.cpp.
+
+    llama.cpp's quantizer keeps every key of the file it reads, ours too, and puts its own file type
+    in: so a file is ours only while the file type is that of our preset.
+    """
+    metadata = read_header(path).metadata
+    ours = any(key.startswith(PROVENANCE) for key in metadata)
+    preset = str(metadata.get(f"{PROVENANCE}preset"))
+    if ours and metadata.get("general.file_type") == FILE_TYPES.get(preset):
+        return "edgequant"
+    if named := metadata.get("general.quantized_by"):
+        return str(named)
+    # both llama.cpp's converter and its quantizer write the version of its block layouts
+    return "llama.cpp" if "general.quantization_version" in metadata else None
 
 
 def _plain(value: Any) -> Any:

@@ -30,7 +30,7 @@ from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.blocks.onnx_int import OnnxInt
 from runtime.errors import EdgequantError
-from runtime.onnx_file import is_onnx, metadata, open_onnx
+from runtime.onnx_file import is_onnx, maker, metadata, open_onnx
 from runtime.tensor import Tensor
 
 ALIGNMENT = 4096
@@ -266,6 +266,7 @@ Container(
     recognises=is_onnx,
     open=open_onnx,
     provenance=metadata,
+    maker=maker,
     engine="onnxruntime",
     usage=USAGE,
 )

@@ -276,15 +276,19 @@ def compare(
     report: Annotated[
         Path | None, typer.Option("--report", help="Folder for report.html and report.json.")
     ] = None,
+    chart: Annotated[
+        Path | None,
+        typer.Option("--chart", help="File for the chart of bytes against KL: .svg or .png."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Several artifacts side by side on the same text: bytes against KL."""
-    from quantize.report import judge
+    """Several artifacts on the same text: bytes against KL, and which of them beats which."""
+    from quantize.report import comparison
 
     flags = plan_flags(eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length)
     with Bar(errors) as bar:
-        result = judge.check_files(files, against, report, backend, flags, bar.update)
-    finish_report(result, as_json)
+        result = comparison.compare_files(files, against, report, chart, backend, flags, bar.update)
+    finish_report(result, as_json, comparison.table)
 
 
 @app.command()
@@ -363,11 +367,11 @@ def show_result(result: Any, shown: Any, as_json: bool) -> None:
         console.print(shown, soft_wrap=isinstance(shown, str))  # a path is not broken
 
 
-def finish_report(report: Any, as_json: bool) -> None:
-    """Print a report and exit with 1 when a gate failed."""
+def finish_report(report: Any, as_json: bool, table: Callable[[Any], Any] | None = None) -> None:
+    """Print a report, as the usual table unless another is given; exit with 1 on a failed gate."""
     from quantize.report import render
 
-    show_result(report.to_json(), render.table(report), as_json)
+    show_result(report.to_json(), (table or render.table)(report), as_json)
     failures = report.failures
     for line in failures:
         errors.print(Text.assemble(("gate failed", "red"), " ", line), soft_wrap=True)

@@ -1,17 +1,4 @@
-"""Read a GGUF file, ours or foreign: metadata, tensor table, and tensors mapped from disk.
-
-    bytes 0..3    "GGUF"
-    bytes 4..7    version: 2 or 3, uint32; every number is little-endian
-    bytes 8..15   number of tensors, uint64
-    bytes 16..23  number of metadata pairs, uint64
-    pairs         key (string), value type (uint32), value
-    tensor table  name (string), dimensions (uint32), their sizes with the shortest stride first
-                  (uint64 each), type (uint32), offset from the start of the data (uint64)
-    data          starts at a multiple of `general.alignment` (32 bytes unless it is given)
-
-A string is its length (uint64) and UTF-8 bytes; an array is an element type (uint32), a count
-(uint64) and the elements. Every length is compared with the file before anything is read or made.
-"""
+"""Open a GGUF file, ours or foreign, as a model: its tensors stay mapped on disk."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -24,29 +11,14 @@ import numpy as np
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
-from runtime.gguf_cursor import Cursor
+from runtime.gguf_header import MAGIC, Header, Line, read_header
 from runtime.model import Model
 from runtime.tensor import Tensor
 from runtime.tokenizer import Tokenizer
 
-MAGIC = b"GGUF"
-ALIGNMENT = 32
-"""Bytes; where the file does not give another."""
-
-NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1"} | {
-    10: "<u8",
-    11: "<i8",
-    12: "<f8",
-}
-"""Metadata value type -> numpy type."""
-
-FLOAT32, BOOL, STRING, ARRAY = 6, 7, 8, 9
-
-SMALLEST_PAIR = 8 + 4 + 1
-SMALLEST_INFO = 8 + 4 + 8 + 4 + 8
-"""Bytes of the shortest metadata pair and of the shortest line of the tensor table."""
-
-MOST_DIMENSIONS = 4
+OTHER_TYPES = {16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S"}
+OTHER_TYPES |= {29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"}
+"""Types of llama.cpp that have no block here, by number: a refusal names them."""
 
 ROPE_FACTORS = "rope_freqs.weight"
 """Tensor by which frequencies are divided (Llama 3.1's scaling): a table, not a weight."""
@@ -100,117 +72,45 @@ def is_gguf(path: Path) -> bool:
 
 
 def read(path: str | Path) -> GgufFile:
-    """Read the header of a file. Raises EdgequantError for one that is no GGUF, cut or damaged."""
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        data = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
-    except OSError as error:
-        raise EdgequantError(f"{path} cannot be read: {error.strerror}.") from error
-    cursor = Cursor(path, data.data)
-    version = _check_start(cursor)
-    tensor_count, pair_count = cursor.number("<u8"), cursor.number("<u8")
-    cursor.need(tensor_count * SMALLEST_INFO + pair_count * SMALLEST_PAIR)
-    metadata = _metadata(cursor, pair_count)
-    alignment = _alignment(cursor, metadata)
-    infos = [_tensor_info(cursor) for _ in range(tensor_count)]
-    start = -(-cursor.at // alignment) * alignment
-    tensors = _place(cursor, infos, start, alignment)
-    return GgufFile(path, version, metadata, tensors, data)
+    """Open a file, data mapped.
+
+    Raises EdgequantError for one that is no GGUF, is cut or damaged, or has a type without a block.
+    """
+    return _with_blocks(read_header(path))
 
 
-def _check_start(cursor: Cursor) -> int:
-    """The version, after the magic. Raises EdgequantError for another kind of file."""
-    if bytes(cursor.view[:4]) != MAGIC:
-        raise EdgequantError(f"{cursor.path} is not a GGUF file: it does not start with 'GGUF'.")
-    cursor.at = 4
-    version = int(cursor.number("<u4"))
-    if version not in (2, 3):
-        swapped = version in (2 << 24, 3 << 24)
-        what = "is big-endian" if swapped else f"has GGUF version {version}"
-        raise EdgequantError(
-            f"{cursor.path} {what}; only little-endian files of version 2 and 3 can be read: "
-            "convert the model again with a current tool."
-        )
-    return version
+def _with_blocks(header: Header) -> GgufFile:
+    tensors = _place(header, [_tensor_info(header, line) for line in header.table])
+    return GgufFile(header.path, header.version, header.metadata, tensors, header.bytes)
 
 
-def _metadata(cursor: Cursor, count: int) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    for _ in range(count):
-        key = cursor.string()
-        if key in metadata:
-            raise cursor.damaged(f"it has the key {key!r} twice")
-        metadata[key] = _value(cursor, key, cursor.number("<u4"))
-    return metadata
-
-
-def _value(cursor: Cursor, key: str, kind: int) -> Any:
-    """One metadata value of a type number."""
-    if kind == STRING:
-        return cursor.string()
-    if kind == ARRAY:
-        return _array(cursor, key)
-    if kind not in NUMBERS:
-        raise cursor.damaged(f"{key!r} has the unknown value type {kind}")
-    value = cursor.number(NUMBERS[kind])
-    if kind == BOOL:
-        return bool(value)
-    # the shortest decimal that float32 tells apart: 1e-06 and not 9.999999974752427e-07
-    return float(str(np.float32(value))) if kind == FLOAT32 else value
-
-
-def _array(cursor: Cursor, key: str) -> list[str] | np.ndarray:
-    kind, count = cursor.number("<u4"), cursor.number("<u8")
-    if kind == STRING:
-        cursor.need(8 * count)
-        return [cursor.string() for _ in range(count)]
-    if kind == ARRAY:
-        raise cursor.damaged(f"{key!r} holds arrays inside an array, which no GGUF tool writes")
-    if kind not in NUMBERS:
-        raise cursor.damaged(f"{key!r} holds the unknown value type {kind}")
-    numbers = cursor.numbers(NUMBERS[kind], count)
-    return numbers != 0 if kind == BOOL else numbers
-
-
-def _alignment(cursor: Cursor, metadata: dict[str, Any]) -> int:
-    alignment = metadata.get("general.alignment", ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-        raise cursor.damaged(f"general.alignment is {alignment!r}, not a power of two")
-    return alignment
-
-
-def _tensor_info(cursor: Cursor) -> TensorInfo:
-    """One line of the table; its offset is still the file's, from the start of the data."""
-    name, dimensions = cursor.string(), cursor.number("<u4")
-    if not 1 <= dimensions <= MOST_DIMENSIONS:
-        raise cursor.damaged(f"{name!r} has {dimensions} dimensions, not 1 to {MOST_DIMENSIONS}")
-    shape = tuple(int(side) for side in cursor.numbers("<u8", dimensions)[::-1])
-    kind, offset = cursor.number("<u4"), cursor.number("<u8")
-    block = next((b for b in BLOCKS.values() if b.ggml_type == kind), None)
+def _tensor_info(header: Header, line: Line) -> TensorInfo:
+    """A line of the table with its block, placed in the file."""
+    block = next((b for b in BLOCKS.values() if b.ggml_type == line.kind), None)
     if block is None:
-        known = ", ".join(b.name for b in BLOCKS.values() if b.ggml_type is not None)
+        kind = OTHER_TYPES.get(line.kind, f"GGUF type {line.kind}")
         raise EdgequantError(
-            f"{cursor.path} stores {name!r} as GGUF type {kind}, which cannot be read; "
-            f"use a file with these types: {known}."
+            f"{header.path} stores {line.name!r} as {kind}, which cannot be read here; run it with "
+            "--backend llamacpp, or use a file with types that `quantize list types` names."
         )
+    shape = line.shape
     if 0 in shape or not block.fits(shape[-1]):
-        raise cursor.damaged(f"{name!r} has shape {shape}, but {block.name} packs {block.size}")
-    return TensorInfo(name, shape, block, offset)
+        packs = f"{line.name!r} has shape {shape}, but {block.name} packs {block.size}"
+        raise header.cursor.damaged(packs)
+    return TensorInfo(line.name, shape, block, header.start + line.offset)
 
 
-def _place(
-    cursor: Cursor, infos: list[TensorInfo], start: int, alignment: int
-) -> dict[str, TensorInfo]:
-    """Table by name, with offsets from the start of the file; each tensor lies within it."""
+def _place(header: Header, infos: list[TensorInfo]) -> dict[str, TensorInfo]:
+    """Table by name; each tensor lies within the file."""
+    cursor, alignment = header.cursor, header.alignment
     tensors: dict[str, TensorInfo] = {}
     for info in infos:
         if info.name in tensors:
             raise cursor.damaged(f"it has the tensor {info.name!r} twice")
-        if info.offset % alignment:
-            raise cursor.damaged(f"{info.name!r} starts at {info.offset}, not at {alignment}s")
-        placed = TensorInfo(info.name, info.shape, info.block, start + info.offset)
-        tensors[info.name] = placed
+        at = info.offset - header.start
+        if at % alignment:
+            raise cursor.damaged(f"{info.name!r} starts at {at}, not at {alignment}s")
+        tensors[info.name] = info
     cursor.need_until(max((t.offset + t.nbytes for t in tensors.values()), default=0))
     return tensors
 
@@ -240,26 +140,48 @@ class GgufTensors(Mapping[str, Tensor]):
 
 def open_gguf(path: str | Path) -> Model:
     """Open a model. Raises EdgequantError for a damaged file or a model that cannot be computed."""
-    file = read(path)
-    if file.metadata.get("split.count", 1) != 1:
+    header = read_header(path)
+    file = _with_blocks(header)
+    arch, tokenizer = _arch_and_tokenizer(header)
+    return Model(arch, GgufTensors(file, arch, _check_tensors(file, arch)), tokenizer)
+
+
+def arch_and_tokenizer(path: str | Path) -> tuple[Arch, Tokenizer | None]:
+    """Sizes and tokenizer alone, which a file with tensors of any type tells.
+
+    Raises EdgequantError for a damaged header or a model that cannot be computed.
+    """
+    return _arch_and_tokenizer(read_header(path))
+
+
+def _arch_and_tokenizer(header: Header) -> tuple[Arch, Tokenizer | None]:
+    path = header.path
+    if header.metadata.get("split.count", 1) != 1:
         raise EdgequantError(f"{path} is one part of several; merge them with llama-gguf-split.")
-    if file.metadata.get("general.type") == "imatrix":
+    if header.metadata.get("general.type") == "imatrix":
         raise EdgequantError(
             f"{path} is an importance matrix and not a model; give it to `quantize run --imatrix`."
         )
-    name = str(file.metadata.get("general.architecture"))
+    name = str(header.metadata.get("general.architecture"))
     if name not in FAMILIES:
         raise EdgequantError(
             f"{path} has the architecture {name!r}; supported: {', '.join(FAMILIES)}."
         )
-    shapes = {info.name: info.shape for info in file.tensors.values()}
-    factors = None
-    if ROPE_FACTORS in shapes:
-        table = file.tensors[ROPE_FACTORS].block.decode(file.packed(ROPE_FACTORS))
-        factors = tuple(float(factor) for factor in table.reshape(-1))
-    arch = FAMILIES[name].gguf_arch(file.metadata, shapes, factors)
-    tokenizer = Tokenizer.from_gguf(file.metadata, arch.vocab)
-    return Model(arch, GgufTensors(file, arch, _check_tensors(file, arch)), tokenizer)
+    shapes = {line.name: line.shape for line in header.table}
+    arch = FAMILIES[name].gguf_arch(header.metadata, shapes, _rope_factors(header))
+    return arch, Tokenizer.from_gguf(header.metadata, arch.vocab)
+
+
+def _rope_factors(header: Header) -> tuple[float, ...] | None:
+    """What frequencies are divided by, where the file has such a table."""
+    line = next((line for line in header.table if line.name == ROPE_FACTORS), None)
+    if line is None:
+        return None
+    info = _tensor_info(header, line)
+    stop = info.offset + info.nbytes
+    header.cursor.need_until(stop)
+    table = info.block.decode(header.bytes[info.offset : stop].reshape(info.rows, -1))
+    return tuple(float(factor) for factor in table.reshape(-1))
 
 
 def _check_tensors(file: GgufFile, arch: Arch) -> dict[str, TensorInfo]:

@@ -50,6 +50,21 @@ def metadata(folder: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in _load(Path(folder)).metadata_props}
 
 
+def maker(folder: Path) -> str | None:
+    """The program that made the graph, "other" for a graph of ours that another one quantized.
+
+    None where the graph names nobody. Errors as in `open_onnx`.
+    """
+    model = _load(Path(folder))
+    name = str(model.producer_name) or None
+    foreign = any(
+        node.op_type in INT_OPERATORS and not any(n.endswith(".scale") for n in node.input)
+        for node in model.graph.node
+    )
+    # a quantizer that keeps the producer of the graph it was given names its scales otherwise
+    return "other" if name == "edgequant" and foreign else name
+
+
 class OnnxTensors(Mapping[str, Tensor]):
     """Runtime name -> Tensor; the data file is mapped, a record is put together when asked for."""
 
@@ -141,6 +156,7 @@ def _names(model: Any) -> Iterator[str]:
         yield proto.name
         for entry in proto.external_data:
             yield from (entry.key, entry.value)
+    yield model.producer_name
     for entry in model.metadata_props:
         yield from (entry.key, entry.value)
 

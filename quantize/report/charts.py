@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from quantize.report.report import Report, Result
+from quantize.report.report import Result
 from quantize.report.scan import TensorFact
 
 INK = "#010203"
@@ -50,13 +50,6 @@ STYLE: Any = {
 }
 
 
-def draw(report: Report) -> dict[str, str]:
-    """Charts over all artifacts; none for a single one."""
-    if len(report.results) < 2:
-        return {}
-    return {"size": svg(lambda axes: size_against_kl(axes, report), "size", HEIGHT)}
-
-
 def draw_result(result: Result, place: int) -> dict[str, str]:
     """Charts of one artifact, the `place`-th of its report; those without data are left out."""
     charts: dict[str, tuple[Callable[[Axes], None], float]] = {
@@ -73,11 +66,16 @@ def draw_result(result: Result, place: int) -> dict[str, str]:
 
 def svg(fill: Callable[[Axes], None], prefix: str, height: float) -> str:
     """The SVG element of one chart; `prefix` makes its ids its own in the page."""
-    out = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         fill(figure.subplots())
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        return inline(figure, prefix)
+
+
+def inline(figure: Figure, prefix: str) -> str:
+    """A figure drawn in our style as an SVG element; `prefix` as in `svg`."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
@@ -86,24 +84,6 @@ def svg(fill: Callable[[Axes], None], prefix: str, height: float) -> str:
     return re.sub(
         r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', text, count=1
     )
-
-
-def size_against_kl(axes: Axes, report: Report) -> None:
-    """Each artifact as a point: left is smaller, low is closer to the original."""
-    ordered = sorted(report.results, key=lambda result: result.bytes)
-    for result in ordered:
-        error = result.metrics.kl_se or 0.0
-        colour = ORANGE if result.rejected else BLUE
-        size = result.bytes / 2**20
-        axes.errorbar(size, result.metrics.kl, error, fmt="o", color=colour, capsize=3)
-        axes.annotate(
-            result.label, (size, result.metrics.kl), (6, 6), textcoords="offset points", fontsize=10
-        )
-    if min(result.metrics.kl for result in ordered) > 0:
-        axes.set_yscale("log")
-    axes.margins(x=0.18, y=0.2)
-    axes.set_xlabel("size, MiB")
-    axes.set_ylabel("mean KL, nats a token")
 
 
 def kl_histogram(axes: Axes, result: Result) -> None:

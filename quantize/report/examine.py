@@ -42,17 +42,23 @@ class Subject:
     model: Model | None
     """Its stored tensors; None when only a foreign engine can read them."""
     notes: tuple[str, ...] = ()
+    maker: str | None = None
 
     @property
     def bytes(self) -> int:
         """Size on disk, of all files when it is a folder."""
-        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
-        return sum(file.stat().st_size for file in files if file.is_file())
+        return bytes_on_disk(self.path)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer as stored."""
         return (self.model and self.model.tokenizer) or self.engine.tokenizer
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Of a file, or of all files of a folder; 0 where there is nothing."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
@@ -75,8 +81,11 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
         model = open_model(path)
     except EdgequantError as error:
         model = None
-        notes.append(f"its stored tensors were not looked at: {error}")
-    return Subject(label, path, kind(path), backend, engine, model, tuple(notes))
+        notes.append(
+            f"its stored tensors were not looked at, so bits count the whole file: {error}"
+        )
+    maker = container.maker(path) if container else None
+    return Subject(label, path, kind(path), backend, engine, model, tuple(notes), maker)
 
 
 def examine(
@@ -86,10 +95,16 @@ def examine(
     scores: TokenScores,
     windows: Windows,
     progress: Progress,
+    effects_too: bool = True,
 ) -> tuple[Result, tuple[str, ...]]:
-    """The artifact's result, before gates, and what is wrong with its tensors."""
+    """The artifact's result, before gates, and what is wrong with its tensors.
+
+    Without `effects_too` the effect of each part alone, which takes longest, is not measured.
+    """
     found = scan(source, subject.model) if subject.model else Scan((), (), False)
-    effects = measure_effects(original, subject, found, windows.ids, progress)
+    effects = Sensitivity("not measured; --report measures it.")
+    if effects_too:
+        effects = measure_effects(original, subject, found, windows.ids, progress)
     stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
     names = np.array(windows.domains)
     checked = None
@@ -115,6 +130,7 @@ def examine(
         speed=speed(subject.engine, [int(token) for token in windows.ids[0, :16]]),
         broken_tokens=int(scores.broken.sum()),
         failures=(),
+        maker=subject.maker,
         notes=subject.notes + found.notes + (checked.notes if checked else ()),
     )
     progress(f"speed of {subject.label}", 1, 1, f"{result.speed.tokens_per_second:.1f} tokens/s")

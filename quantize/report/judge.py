@@ -116,11 +116,13 @@ def check_files(
     flags: dict[str, Any],
     progress: Progress,
     reject: bool = False,
+    effects: bool = True,
 ) -> Report:
     """Measure files against a checkpoint (None = the bundled one), named by their file names.
 
     `backend` runs GGUF files; `flags` are fields of Settings. With `report_folder`, report.json and
     report.html are written there. With `reject`, a file that fails a gate becomes FILE.rejected.
+    Without `effects`, those of single layers and tensors are not measured.
     Raises EdgequantError for bad input, before any measurement.
     """
     labels = [file.resolve().name for file in files]
@@ -137,6 +139,7 @@ def check_files(
         [open_subject(label, file, backend) for label, file in zip(labels, files, strict=True)],
         settings.device,
         progress,
+        effects,
     )
     if reject:
         report = refuse(report, files)
@@ -223,6 +226,7 @@ def measure(
     subjects: list[Subject],
     device: str,
     progress: Progress,
+    effects: bool = True,
 ) -> Report:
     """Compare, examine and gate every artifact."""
     source = checkpoint.model()
@@ -232,7 +236,7 @@ def measure(
     results = []
     for subject in subjects:
         result, problems = examine(
-            original, source, subject, scores[subject.label], setup.windows, progress
+            original, source, subject, scores[subject.label], setup.windows, progress, effects
         )
         results.append(gated(result, problems, setup.gates))
     return Report(

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from export import CONTAINERS
-from quantize.report import charts
+from quantize.report import charts, frontier_chart
 from quantize.report.metrics import Metrics
 from quantize.report.report import Report, Result
 
@@ -62,7 +62,7 @@ def with_error(value: float, error: float | None) -> str:
 
 def html(report: Report) -> str:
     """One self-contained page: no script, no font, no other file. Equal reports, equal pages."""
-    drawn = {name: Markup(svg) for name, svg in charts.draw(report).items()}
+    drawn = {name: Markup(svg) for name, svg in frontier_chart.draw(report).items()}
     per_result = [
         {name: Markup(svg) for name, svg in charts.draw_result(result, place).items()}
         for place, result in enumerate(report.results)
@@ -70,6 +70,7 @@ def html(report: Report) -> str:
     return _template("report.html.jinja").render(
         report=report,
         charts=drawn,
+        beaten=[line for stands in report.standings if (line := stands.sentence())],
         pairs=list(zip(report.results, per_result, strict=True)),
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         stored=lambda result: sum(fact.bytes for fact in result.tensors),

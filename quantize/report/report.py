@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from quantize.report.frontier import Entry, Standing, standings
 from quantize.report.metrics import Histogram, Metrics
 from quantize.report.scan import TensorFact
 from quantize.report.sensitivity import PartEffect
@@ -127,6 +130,8 @@ class Result:
     """Tokens at which the artifact's logits held NaN or infinity."""
     failures: tuple[str, ...]
     notes: tuple[str, ...]
+    maker: str | None = None
+    """The tool that made it, from its metadata; None where they do not tell."""
 
     @property
     def rejected(self) -> bool:
@@ -152,6 +157,22 @@ class Report:
         """One sentence a failed gate, naming the artifact."""
         return [f"{r.label}: {line}" for r in self.results for line in r.failures]
 
+    @property
+    def standings(self) -> list[Standing]:
+        """Where each result stands on size against KL, in their order."""
+        return standings(
+            [
+                Entry(
+                    result.label,
+                    result.bytes,
+                    result.metrics.kl,
+                    np.array([window.kl for window in result.windows]),
+                    not result.rejected,
+                )
+                for result in self.results
+            ]
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values: what reading `text` gives."""
         out: dict[str, Any] = json.loads(self.text())
@@ -160,6 +181,9 @@ class Report:
     def text(self) -> str:
         """The JSON text of report.json; all numbers are finite."""
         values = dataclasses.asdict(self)
+        for result, stands in zip(values["results"], self.standings, strict=True):
+            # follows from the rest, so reading a report back does not need it
+            result |= {"frontier": stands.frontier, "beaten_by": stands.beaten_by}
         return json.dumps(values, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
     @staticmethod
@@ -212,6 +236,10 @@ def _build(kind: Any, value: Any) -> Any:
         return {key: _build(parts[1], item) for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        given = {name: _build(hints[name], value[name]) for name in hints}
+        # what an older version did not write has a default
+        fields = dataclasses.fields(kind)
+        late = {field.name for field in fields if field.default is not dataclasses.MISSING}
+        names = [name for name in hints if name in value or name not in late]
+        given = {name: _build(hints[name], value[name]) for name in names}
         return kind(**given)  # type: ignore[operator]
     return value

@@ -18,7 +18,7 @@ import numpy as np
 
 from runtime.archs import Arch
 from runtime.errors import EdgequantError
-from runtime.gguf_file import open_gguf
+from runtime.gguf_file import arch_and_tokenizer
 from runtime.tokenizer import Tokenizer
 
 READS_FILES = True
@@ -227,5 +227,5 @@ def open(path: Path | str, threads: int = 2) -> LlamaEngine:
     Raises EdgequantError when xllamacpp is not installed or the file does not load.
     """
     path = Path(path)
-    model = open_gguf(path)
-    return LlamaEngine(path, model.arch, model.tokenizer, threads)
+    arch, tokenizer = arch_and_tokenizer(path)  # tensors may be of types that only llama.cpp has
+    return LlamaEngine(path, arch, tokenizer, threads)

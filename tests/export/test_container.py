@@ -42,6 +42,7 @@ def test_an_artifact_opens_with_all_tensors_and_its_provenance(
     assert set(model.tensors) == set(tiny.tensors)
     assert model.arch == tiny.arch
     assert "rtn" in container.provenance(path).values()
+    assert container.maker(path) == "edgequant"
 
 
 @every

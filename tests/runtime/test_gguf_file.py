@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.gguf import write
 from quantize.checkpoint import open_checkpoint, random_checkpoint
+from runtime.blocks import BLOCKS
 from runtime.errors import EdgequantError
-from runtime.gguf_file import GgufFile, open_gguf, read
+from runtime.gguf_file import OTHER_TYPES, GgufFile, arch_and_tokenizer, open_gguf, read
+from runtime.gguf_header import Line, read_header
 from tests.conftest import config
 from tests.tokenizers_made import made
 
@@ -195,9 +198,26 @@ def test_content_that_cannot_be_right_is_refused(reading: Any, sentence: str) ->
         reading(DAMAGED[sentence])
 
 
-def test_a_type_that_no_block_reads_is_refused_with_the_known_ones(reading: Any) -> None:
-    with pytest.raises(EdgequantError, match="'w' as GGUF type 99, which .* types: F32.*BF16"):
-        reading(padded(header([], [entry("w", (4,), kind=99)])) + bytes(16))
+@pytest.mark.parametrize(("kind", "named"), [(21, "IQ3_S"), (99, "GGUF type 99")])
+def test_a_type_that_no_block_reads_is_refused_with_the_way_out(
+    reading: Any, kind: int, named: str
+) -> None:
+    with pytest.raises(EdgequantError, match=f"'w' as {named}, which .* with --backend llamacpp"):
+        reading(padded(header([], [entry("w", (4,), kind=kind)])) + bytes(16))
+
+
+def test_types_without_a_block_have_the_gguf_package_s_names() -> None:
+    assert all(GGMLQuantizationType(kind).name == name for kind, name in OTHER_TYPES.items())
+    assert not {block.ggml_type for block in BLOCKS.values()} & set(OTHER_TYPES)
+
+
+def test_the_header_of_a_file_with_any_type_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(padded(header(PAIRS, [entry("w", (4, 2), kind=99, offset=64)])))
+    found = read_header(path)
+    assert found.metadata["a.text"] == "gr\u00fc\u00df"
+    assert found.table == [Line("w", (2, 4), 99, 64)]
+    assert found.start == path.stat().st_size
 
 
 def test_a_larger_alignment_moves_the_data(reading: Any) -> None:
@@ -242,6 +262,21 @@ def survives(path: Path, data: bytes) -> None:
         model.arch.rope.tables(0, 4, model.arch.head_dim)
     except EdgequantError as error:
         assert "\n" not in str(error)
+
+
+def test_sizes_and_tokenizer_are_known_whatever_the_types(tiny_file: bytes, scratch: Path) -> None:
+    scratch.write_bytes(tiny_file)
+    expected = open_gguf(scratch)
+    line = entry("blk.0.ffn_up.weight", (16, 16), kind=30)[:-8]  # without its offset
+    assert line in tiny_file
+    scratch.write_bytes(tiny_file.replace(line, line[:-4] + struct.pack("<I", 21)))
+    with pytest.raises(EdgequantError, match=r"'blk.0.ffn_up.weight' as IQ3_S"):
+        open_gguf(scratch)
+    arch, tokenizer = arch_and_tokenizer(scratch)
+    assert arch == expected.arch
+    assert tokenizer is not None
+    assert expected.tokenizer is not None
+    assert tokenizer.encode("a b") == expected.tokenizer.encode("a b")
 
 
 @settings(max_examples=40, deadline=None)

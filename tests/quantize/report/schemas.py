@@ -10,6 +10,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "integer": int,
     "number": (int, float),
     "null": type(None),
+    "boolean": bool,
 }
 KNOWN = {
     "$schema", "title", "description", "type", "properties", "required", "additionalProperties",
@@ -30,7 +31,8 @@ def errors(value: Any, schema: dict[str, Any], root: dict[str, Any], at: str = "
         found.append(f"{at} fits no alternative")
     if "type" not in schema:
         return found
-    if not isinstance(value, KINDS[schema["type"]]) or isinstance(value, bool):
+    is_bool = isinstance(value, bool)  # which Python counts among the integers
+    if not isinstance(value, KINDS[schema["type"]]) or is_bool != (schema["type"] == "boolean"):
         return [*found, f"{at} is no {schema['type']}"]
     return found + inner_errors(value, schema, root, at)
 

@@ -1,6 +1,7 @@
 """The report's JSON: what its schema says, and the same report when read back."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,27 @@ def test_a_report_is_the_same_after_reading_it_back(report: Report, tmp_path: Pa
     path = tmp_path / "report.json"
     path.write_text(report.text(), encoding="utf-8")
     assert read_report(path) == report
+
+
+def test_the_json_says_who_is_on_the_frontier_and_what_beats_the_rest(report: Report) -> None:
+    (one,) = report.results
+    windows = tuple(replace(window, kl=window.kl + 1) for window in one.windows)
+    worse = replace(one, label="worse", windows=windows, metrics=replace(one.metrics, kl=9.0))
+    values = replace(report, results=(worse, one)).to_json()
+    assert errors(values, schema(), schema()) == []
+    told = [(r["label"], r["frontier"], r["beaten_by"]) for r in values["results"]]
+    assert told == [("worse", False, "small-int4"), ("small-int4", True, None)]
+
+
+def test_a_report_of_before_makers_and_frontiers_is_read(report: Report) -> None:
+    values = report.to_json()
+    for result in values["results"]:
+        for name in ("maker", "frontier", "beaten_by"):
+            del result[name]
+    assert errors(values, schema(), schema()) == []
+    old = Report.from_json(values)
+    assert old.results[0].maker is None
+    assert replace(old.results[0], maker="edgequant") == report.results[0]
 
 
 def test_a_missing_report_is_one_sentence(tmp_path: Path) -> None:

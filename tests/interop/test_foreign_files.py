@@ -1,0 +1,115 @@
+"""Files as llama.cpp makes them: their maker, and types that only llama.cpp itself can run."""
+
+import ctypes
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from export import CONTAINERS
+from quantize.checkpoint import Checkpoint
+from quantize.report.comparison import compare_files
+from runtime.errors import EdgequantError
+from runtime.tensor import Tensor
+from tests.quantize.report.conftest import Steps, rounded
+
+xllamacpp = pytest.importorskip(
+    "xllamacpp", reason="xllamacpp is not installed: pip install 'edgequant[interop]'"
+)
+
+FILE_TYPES = {"Q4_0": 2, "IQ3_S": 26}
+"""llama.cpp's file types by their numbers."""
+FLAGS = {"eval_rows": 4, "eval_length": 128}
+
+container = CONTAINERS["gguf"]
+
+
+def ggml_rows(weights: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+    """Rows (rows, cols) float32 as ggml packs them: uint8 (rows, row_bytes)."""
+    (library,) = Path(str(xllamacpp.__file__)).parent.glob("xllamacpp*.so")
+    chunk = ctypes.CDLL(str(library)).ggml_quantize_chunk
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    chunk.argtypes = [ctypes.c_int, pointer, pointer, number, number, number, pointer]
+    chunk.restype = ctypes.c_size_t
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    out = np.zeros((len(weights), weights.shape[1] // block * size), np.uint8)
+    rows, even = np.ascontiguousarray(weights), np.ones(weights.shape[1], np.float32)
+    sizes = (0, *weights.shape)
+    written = chunk(kind, rows.ctypes.data, out.ctypes.data, *sizes, even.ctypes.data)
+    assert written == out.nbytes
+    return out
+
+
+def requantized(base: Path, path: Path, name: str) -> Path:
+    """A file as llama.cpp's quantizer leaves it: its own types and file type, all other keys kept.
+
+    The package that runs llama.cpp here has ggml's rounding, but not the program around it.
+    """
+    kind, reader = gguf.GGMLQuantizationType[name], gguf.GGUFReader(base)
+    writer = gguf.GGUFWriter(path, str(reader.fields["general.architecture"].contents()))
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key not in ("general.architecture", "general.file_type"):
+            inner = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(key, field.contents(), field.types[0], inner)
+    writer.add_file_type(FILE_TYPES[name])
+    for tensor in reader.tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
+            writer.add_tensor(tensor.name, ggml_rows(tensor.data, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The bundled model in F32, our file in Q4_K, and F32 quantized again by ggml."""
+    folder = tmp_path_factory.mktemp("foreign")
+    paths = {kind: folder / f"{kind}.gguf" for kind in ("F32", "ours", *FILE_TYPES)}
+    plain = (Tensor.dense(name, tensor.decode()) for name, tensor in tiny.tensors.items())
+    container.write(paths["F32"], tiny.arch, plain, tiny.folder, {"preset": "F32"})
+    ours = rounded(tiny, "Q4_K")
+    container.write(paths["ours"], tiny.arch, ours, tiny.folder, {"preset": "Q4_K_M"})
+    for kind in FILE_TYPES:
+        requantized(paths["F32"], paths[kind], kind)
+    return paths
+
+
+def test_llama_cpp_is_the_maker_of_what_it_quantized_from_our_file(files: dict[str, Path]) -> None:
+    assert {kind: container.maker(path) for kind, path in files.items()} == {
+        "F32": "edgequant",
+        "ours": "edgequant",
+    } | dict.fromkeys(FILE_TYPES, "llama.cpp")
+
+
+@pytest.mark.slow
+def test_files_of_llama_cpp_and_ours_are_compared(files: dict[str, Path], tiny: Checkpoint) -> None:
+    chosen = [files["ours"], files["Q4_0"]]
+    report = compare_files(chosen, str(tiny.folder), None, None, "native", dict(FLAGS), Steps())
+    assert report.failures == []
+    assert {r.label: r.maker for r in report.results} == {
+        "ours.gguf": "edgequant",
+        "Q4_0.gguf": "llama.cpp",
+    }
+    assert all(r.tensors and 0 < r.metrics.kl < 0.1 for r in report.results)
+
+
+@pytest.mark.slow
+def test_a_type_of_llama_cpp_alone_is_refused_with_the_backend_that_runs_it(
+    files: dict[str, Path], tiny: Checkpoint
+) -> None:
+    chosen, folder = [files["IQ3_S"], files["Q4_0"]], str(tiny.folder)
+    with pytest.raises(EdgequantError, match=r"as IQ3_S, which cannot .* with --backend llamacpp"):
+        compare_files(chosen, folder, None, None, "native", dict(FLAGS), Steps())
+    report = compare_files(chosen, folder, None, None, "llamacpp", dict(FLAGS), Steps())
+    assert report.failures == []
+    odd, known = report.results
+    assert (odd.label, odd.backend, odd.maker) == ("IQ3_S.gguf", "llamacpp", "llama.cpp")
+    assert 0 < known.metrics.kl < odd.metrics.kl < 0.2
+    assert (odd.tensors, len(known.tensors)) == ((), len(tiny.tensors))
+    assert "bits count the whole file" in odd.notes[0]
+    assert odd.bits_per_weight == pytest.approx(8 * odd.bytes / report.original.weights)
