@@ -72,6 +72,10 @@ MethodName = Annotated[
     str | None,
     typer.Option("--method", help="gptq, awq, awq-gptq or rtn. Default: gptq; rtn with --imatrix."),
 ]
+EffortName = Annotated[
+    str | None,
+    typer.Option("--effort", help="low, medium or high: work spent on better values."),
+]
 Calibration = Annotated[
     str | None,
     typer.Option(help="builtin[:domains], a .txt/.jsonl/.parquet, hub:..., or self."),
@@ -131,6 +135,7 @@ def planned(
     to: To = None,
     output: Output = None,
     method: MethodName = None,
+    effort: EffortName = None,
     rule: Rules = None,
     plan: PlanFile = None,
     calibration: Calibration = None,
@@ -156,7 +161,7 @@ def planned(
     from quantize.plan import Plan
 
     flags = plan_flags(
-        model=model, to=to or None, output=output, method=method, rules=rule or None,
+        model=model, to=to or None, output=output, method=method, effort=effort, rules=rule or None,
         calibration=calibration, imatrix=imatrix, rows=calib_rows, length=calib_length, seed=seed,
         damp=damp, allow_fallback=allow_fallback, max_ram=max_ram, device=device,
         overwrite=overwrite, check=check_, max_kl=max_kl, min_top1=min_top1,

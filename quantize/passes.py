@@ -22,7 +22,7 @@ from quantize.calibrate import (
 from quantize.checkpoint import Checkpoint, check_finite
 from quantize.imatrix import for_model
 from quantize.methods import METHODS, Factor
-from quantize.plan import Assignment, Plan
+from quantize.plan import EFFORTS, Assignment, Plan
 from quantize.resume import Work
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, numpy_of
@@ -120,7 +120,8 @@ class Pass:
         self.plan, self.checkpoint, self.group, self.work = plan, checkpoint, members, work
         self.progress = progress
         self.ops = TorchOps(plan.device)
-        self.recipe = Recipe(METHODS[plan.method], plan.damp, plan.allow_fallback)
+        passes = EFFORTS[plan.effort].passes
+        self.recipe = Recipe(METHODS[plan.method], plan.damp, plan.allow_fallback, passes)
         self.plain = Recipe(METHODS["rtn"])
         self.imatrix = for_model(plan.imatrix, checkpoint.arch)
         self.own_prefix = members.calibrated and len(members.members) == 1

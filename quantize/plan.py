@@ -72,6 +72,17 @@ class Rule:
         return Rule(pattern, block(kind).name)
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much work is spent on better values."""
+
+    passes: int
+    """Coordinate descent after rounding (methods/descent.py)."""
+
+
+EFFORTS = {"low": Effort(0), "medium": Effort(1), "high": Effort(3)}
+"""By the words of --effort."""
+
 LIMITS = (
     ("rows", 1, inf),
     ("length", 16, inf),
@@ -95,6 +106,7 @@ class Plan:
     """Checkpoint folder or hub id; None = the bundled one."""
     output: Path = Path("dist")
     method: str = "gptq"
+    effort: str = "medium"
     rules: tuple[Rule, ...] = ()
     calibration: str = "builtin"
     imatrix: Path | None = None
@@ -125,6 +137,8 @@ class Plan:
             raise EdgequantError("the same --to is given twice; name each target once.")
         if self.method not in METHODS:
             raise EdgequantError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
+        if self.effort not in EFFORTS:
+            raise EdgequantError(f"unknown effort {self.effort!r}; known: {', '.join(EFFORTS)}.")
         if self.imatrix and METHODS[self.method].calibrated:
             raise EdgequantError(
                 f"--imatrix holds only the mean squared inputs, and {self.method} needs the whole "
@@ -138,7 +152,16 @@ class Plan:
 
     def recipe(self) -> dict[str, Any]:
         """What decides the bytes of an artifact besides the model: stored inside it."""
-        names = ("method", "calibration", "rows", "length", "seed", "damp", "allow_fallback")
+        names = (
+            "method",
+            "effort",
+            "calibration",
+            "rows",
+            "length",
+            "seed",
+            "damp",
+            "allow_fallback",
+        )
         recipe: dict[str, Any] = {name: getattr(self, name) for name in names}
         recipe["rules"] = [f"{rule.pattern}={rule.kind}" for rule in self.rules]
         recipe["targets"] = [target.label for target in self.targets]

@@ -18,6 +18,7 @@ from runtime.tensor import Tensor
 def small_plan(model: Path, *to: str, **changes: Any) -> Plan:
     """A plan with 4 windows of 64 tokens."""
     flags: dict[str, Any] = {"model": str(model), "to": list(to), "rows": 4, "length": 64}
+    flags |= {"effort": "low"}
     return Plan.from_flags(None, flags | changes)
 
 
