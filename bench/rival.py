@@ -135,9 +135,7 @@ def chunk(layout: Block, weight: np.ndarray, matrix: np.ndarray | None) -> np.nd
     weight = np.ascontiguousarray(weight, np.float32)
     pointer = None if matrix is None else matrix.ctypes.data_as(Floats)
     source = weight.ctypes.data_as(Floats)
-    ggml().ggml_quantize_chunk(
-        layout.ggml_type, source, out.ctypes.data, 0, *weight.shape, pointer
-    )
+    ggml().ggml_quantize_chunk(layout.ggml_type, source, out.ctypes.data, 0, *weight.shape, pointer)
     return out
 
 
