@@ -29,11 +29,11 @@ from quantize import pipeline
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.plan import Plan
 from runtime.backends.llamacpp import open as open_llamacpp
+from runtime.engine import Engine
 
 TABLES = ("methods", "llamacpp", "onnxruntime")
-DERIVED = {"outliers": derive.outliers, "narrow": derive.narrow}
-TINY = "tiny"
-"""What the bundled model is called here."""
+TINY, OUTLIERS, NARROW = "tiny", "outliers", "narrow"
+"""What the bundled model and those derived from it are called here."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,12 @@ class Settings:
         """A model by its name or folder; a derived one is made when it is not there yet."""
         if model == TINY:
             return open_checkpoint(bundled())
-        if model not in DERIVED:
+        if model not in (OUTLIERS, NARROW):
             return open_checkpoint(model)
         folder = self.derived / model
         if not (folder / "config.json").exists():
-            DERIVED[model](open_checkpoint(bundled()), folder)
+            make = derive.outliers if model == OUTLIERS else derive.narrow
+            make(open_checkpoint(bundled()), folder)
         return open_checkpoint(folder)
 
     def windows(self, checkpoint: Checkpoint) -> judge.Texts:
@@ -77,6 +78,11 @@ def ours(checkpoint: Checkpoint, target: str, folder: Path, **flags: Any) -> Pat
     plan = Plan.from_flags(None, given | flags)
     pipeline.run(plan)
     return Path(pipeline.artifacts(plan)[0]["path"])
+
+
+def ours_at(checkpoint: Checkpoint, budget: int, folder: Path) -> Path:
+    """Our best GGUF file of at most `budget` bytes."""
+    return ours(checkpoint, "gguf:auto", folder, target_size=budget, effort="high")
 
 
 def row(model: str, name: str, sizes: tuple[int, int], kl: tuple[float, float]) -> dict[str, Any]:
@@ -107,13 +113,14 @@ def against_llamacpp(model: str, settings: Settings, folder: Path) -> list[dict[
     theirs = rival.make(checkpoint, settings.presets, folder / "theirs")
     files: dict[str, Path] = {}
     for preset in settings.presets:
-        flags: dict[str, Any] = {"target_size": theirs[preset].stat().st_size, "effort": "high"}
-        target = "gguf:auto"
-        if settings.same_mixture:
-            target, flags = f"gguf:{preset}", {}
         files[f"rival {preset}"] = theirs[preset]
-        files[f"ours {preset}"] = ours(checkpoint, target, folder / preset, **flags)
-    engines = {label: open_llamacpp(file) for label, file in files.items()}
+        budget, place = theirs[preset].stat().st_size, folder / preset
+        files[f"ours {preset}"] = (
+            ours(checkpoint, f"gguf:{preset}", place)
+            if settings.same_mixture
+            else ours_at(checkpoint, budget, place)
+        )
+    engines: dict[str, Engine] = {label: open_llamacpp(file) for label, file in files.items()}
     texts = settings.windows(checkpoint)
     found = judge.judge(open_llamacpp(theirs["F32"]), engines, texts)
     rows: list[dict[str, Any]] = []
@@ -134,7 +141,9 @@ def against_onnxruntime(model: str, settings: Settings, folder: Path) -> list[di
     }
     flags = {} if settings.same_mixture else {"effort": "high"}
     folders["ours"] = ours(checkpoint, "onnx:int4", folder / "ours", **flags)
-    engines = {label: rival_onnx.open_engine(made) for label, made in folders.items()}
+    engines: dict[str, Engine] = {}
+    for label, made in folders.items():
+        engines[label] = rival_onnx.open_engine(made)
     texts = settings.windows(checkpoint)
     found = judge.judge(rival_onnx.open_engine(original), engines, texts)
     own = rival_onnx.weight_bytes(folders["ours"])
@@ -181,7 +190,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--models", nargs="+", default=[TINY, *DERIVED])
+    parser.add_argument("--models", nargs="+", default=[TINY, OUTLIERS, NARROW])
     parser.add_argument("--texts", nargs="+", type=Path, default=[])
     parser.add_argument("--chunks", type=int, default=12, help="windows of each text")
     parser.add_argument("--derived", type=Path, default=common.ROOT / "build" / "derived")

@@ -5,7 +5,6 @@ an empty cache, and the second half is scored, where every token has context. Th
 full-precision file in the same engine, so that what the engine itself rounds is no difference.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +66,7 @@ def read(checkpoint: Checkpoint, files: list[Path], chunks: int) -> Texts:
     return texts
 
 
-def judge(base: Engine, candidates: Mapping[str, Engine], texts: Texts) -> dict[str, Judged]:
+def judge(base: Engine, candidates: dict[str, Engine], texts: Texts) -> dict[str, Judged]:
     """Run every candidate beside the full-precision engine: label -> what is kept of it."""
     kept: dict[str, dict[str, np.ndarray]] = {label: {} for label in candidates}
     for text, windows in texts.items():

@@ -79,7 +79,7 @@ def measure(checkpoint: Checkpoint, made: list[Made], windows: int) -> common.Ro
     original = open_engine(checkpoint.model(), "torch")
     engines = {f"{item.kind} {item.method}": open_any(item.path) for item in made}
     scores = compare(original, engines, held_out.ids, silent)
-    rows = []
+    rows: common.Rows = []
     for item in made:
         found = summarize(scores[f"{item.kind} {item.method}"], np.ones(held_out.rows, bool))
         rows.append(

@@ -12,6 +12,7 @@ that llama.cpp would choose. The tensors of both are equal, byte for byte.
 
 import argparse
 import ctypes
+import importlib
 import importlib.metadata
 import importlib.util
 import sys
@@ -95,8 +96,7 @@ def quantize(
 
 def by_llamacpp(base: Path, output: Path, preset: str, matrix: Importance) -> None:
     """With `llama_model_quantize`. Raises EdgequantError when llama.cpp refuses."""
-    import llama_cpp
-
+    llama_cpp = importlib.import_module("llama_cpp")
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.nthread = FILE_TYPES[preset], 1
     rows = (llama_cpp.llama_model_imatrix_data * (len(matrix) + 1))()  # ends with an empty name
