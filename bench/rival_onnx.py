@@ -12,6 +12,7 @@ import io
 import logging
 import math
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def quantize(checkpoint: Checkpoint, source: Path, output: Path, algorithm: str)
     elif algorithm == "gptq":
         config = nbits.GPTQWeightOnlyQuantConfig(Reader(checkpoint, model))
     quantizer = nbits.MatMulNBitsQuantizer(model, **settings, algo_config=config)
-    with contextlib.redirect_stdout(io.StringIO()):  # a progress bar
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # a progress bar
+        # hqq hands arrays to torch that it only reads
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         quantizer.process()
     shutil.copytree(source, output, ignore=shutil.ignore_patterns(MODEL, DATA))
     onnx.save_model(

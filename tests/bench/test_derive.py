@@ -1,4 +1,4 @@
-"""Derived checkpoints: the same function with outliers, and a narrower model that other tools load."""
+"""Derived checkpoints: the same function with outliers, and a narrower model that learns it."""
 
 from pathlib import Path
 
@@ -67,13 +67,24 @@ def test_channels_that_carry_nothing_are_the_ones_cut(tiny: Checkpoint) -> None:
 
 
 @pytest.mark.slow
-def test_a_narrow_model_learns_from_the_original(
+def test_a_narrow_model_is_a_checkpoint_like_any_other(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(derive, "LENGTH", 64)
     monkeypatch.setattr(derive, "SAMPLED", 8)
-    first = derive.narrow(tiny, tmp_path / "first", steps=1)
-    later = derive.narrow(tiny, tmp_path / "later", steps=30)
-    made = open_checkpoint(tmp_path / "later")
+    derive.narrow(tiny, tmp_path / "made", steps=1)
+    made = open_checkpoint(tmp_path / "made")
     assert (made.arch.hidden, made.arch.head_dim, made.arch.tied) == (224, 56, True)
-    assert later < 0.5 * first
+    assert np.isfinite(logits(made)).all()
+
+
+@pytest.mark.slow
+def test_healing_brings_a_cut_model_back_to_the_original(tiny: Checkpoint) -> None:
+    teacher = derive.read(tiny)
+    arch = tiny.family.arch(tiny.config | {"hidden_size": 224, "head_dim": 64})
+    student = derive.cut_residual(teacher, np.arange(224))
+    rows = IDS.repeat(derive.BATCH, 0)
+    before, after = (
+        derive.heal(tiny.arch, teacher, arch, student, rows, steps, 0) for steps in (1, 40)
+    )
+    assert after < 0.5 * before

@@ -1,6 +1,7 @@
 """The rivals of bench/accuracy.py are what their makers' own tools would write."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,10 @@ def test_a_base_that_llamacpp_cannot_read_is_refused(
 ) -> None:
     with pytest.raises(EdgequantError, match="llama.cpp refused to make Q4_0"):
         rival.by_llamacpp(tmp_path / "none.gguf", tmp_path / "made.gguf", "Q4_0", matrix)
+
+
+def test_without_either_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    rival.ggml.cache_clear()
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(EdgequantError, match=r"needs xllamacpp or llama-cpp-python; pip install"):
+        rival.ggml()

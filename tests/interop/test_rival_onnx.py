@@ -1,5 +1,6 @@
 """onnxruntime's quantizers run on our export, and make files of the size that ours have."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,11 @@ from bench import judge, rival_onnx
 from quantize import pipeline
 from quantize.checkpoint import Checkpoint
 from quantize.plan import Plan
+from runtime.errors import EdgequantError
 
 pytest.importorskip("onnx_ir", reason="onnx-ir is not installed: pip install onnx-ir")
+
+QUANTIZER = "onnxruntime.quantization.matmul_nbits_quantizer"
 
 
 @pytest.mark.parametrize("algorithm", ["default", "k_quant", "hqq"])
@@ -28,3 +32,12 @@ def test_a_rival_runs_and_differs_from_ours_in_its_linears_alone(
     engines = {"theirs": rival_onnx.open_engine(theirs), "ours": rival_onnx.open_engine(ours)}
     found = judge.judge(rival_onnx.open_engine(original), engines, judge.read(tiny, [], 1))
     assert found["theirs"].mean == pytest.approx(found["ours"].mean, rel=0.5)
+
+
+def test_without_onnx_ir_it_says_what_to_install(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, QUANTIZER, raising=False)
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    with pytest.raises(EdgequantError, match=r"needs onnx_ir; pip install onnx-ir"):
+        rival_onnx.quantize(tiny, tmp_path, tmp_path / "made", "default")
