@@ -192,7 +192,7 @@ def heal(
         loss = (target.exp() * (target - found)).sum(-1).mean()
         adam.param_groups[0]["lr"] = RATE * schedule(step, steps)
         adam.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(student.values(), 1.0)
         adam.step()
         losses.append(loss.item())

@@ -59,7 +59,7 @@ def quantize(checkpoint: Checkpoint, source: Path, output: Path, algorithm: str)
     GPTQ takes minutes even on the bundled model. Raises EdgequantError where onnx-ir is missing.
     """
     try:
-        from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+        import onnxruntime.quantization.matmul_nbits_quantizer as nbits
     except ImportError as error:
         raise EdgequantError(
             f"onnxruntime's quantizer needs {error.name}; pip install onnx-ir."

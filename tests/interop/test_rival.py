@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import judge, rival
+from bench import accuracy, judge, rival
 from quantize.checkpoint import Checkpoint
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf
@@ -90,7 +90,24 @@ def test_a_base_that_llamacpp_cannot_read_is_refused(
 
 
 def test_without_either_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    rival.ggml.cache_clear()
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(EdgequantError, match=r"needs xllamacpp or llama-cpp-python; pip install"):
-        rival.ggml()
+        rival.ggml.__wrapped__()
+
+
+@pytest.mark.slow
+def test_the_table_shows_both_files_and_their_ratio(tmp_path: Path) -> None:
+    settings = accuracy.Settings(
+        models=("tiny",),
+        texts=(),
+        chunks=2,
+        derived=tmp_path,
+        presets=("Q4_0",),
+        algorithms=(),
+        same_mixture=True,
+    )
+    every, text = accuracy.against_llamacpp("tiny", settings, tmp_path)
+    assert (every["text"], text["text"]) == ("all", "builtin")
+    assert every["ours_bytes"] == pytest.approx(every["rival_bytes"], abs=4096)  # the provenance
+    assert every["ratio"] == every["ours_kl"] / every["rival_kl"]
+    assert 0 < every["ratio"] < 1
