@@ -25,6 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common, derive, judge, methods, rival, rival_onnx
+from export.onnx import HEAD_MULTIPLE
 from quantize import pipeline
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.plan import Plan
@@ -134,6 +135,9 @@ def against_llamacpp(model: str, settings: Settings, folder: Path) -> list[dict[
 def against_onnxruntime(model: str, settings: Settings, folder: Path) -> list[dict[str, Any]]:
     """Each of onnxruntime's quantizers at 4 bits in blocks of 32, and ours in the same layout."""
     checkpoint = settings.checkpoint(model)
+    if checkpoint.arch.head_dim % HEAD_MULTIPLE:
+        print(f"{model} is left out: onnxruntime rotates no heads of {checkpoint.arch.head_dim}")
+        return []
     original, source = rival_onnx.originals(checkpoint, folder / "originals")
     folders = {
         algorithm: rival_onnx.quantize(checkpoint, source, folder / algorithm, algorithm)
