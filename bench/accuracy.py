@@ -1,133 +1,235 @@
-"""How much closer to the original each method is, at the same bytes, on text it never saw.
+"""How much of the original is lost at the same bytes: by method, and against public quantizers.
 
-    python bench/accuracy.py [--windows 32] [--rows 64] [--types Q4_0 ...] [--methods rtn gptq ...]
+    python bench/accuracy.py [--tables methods llamacpp onnxruntime] [--models tiny outliers narrow]
+                             [--texts FILE ...] [--chunks 12] [--derived FOLDER]
 
-For each type all linears of the decoder have that one type, so that nothing differs but the method;
-embedding and head are the same in every row. Each file is written, opened again and run in a real
-engine (GGUF in our native one, ONNX in onnxruntime) on held-out windows of the built-in text, and
-compared with the full-precision model: KL divergence in nats a token. Prints a table and writes
-results/accuracy.json.
+`methods` compares our own methods (methods.py). `llamacpp` puts our files against those that
+llama.cpp's quantizer makes with an importance matrix from the same calibration rows (rival.py),
+`onnxruntime` our folders against onnxruntime's quantizers (rival_onnx.py), each judged in the
+rival's own engine (judge.py), ours at no more bytes than the rival. Models are the bundled one,
+the two that derive.py makes of it, or folders of any checkpoints. Texts are files that no
+calibration has seen; without any, the held-out part of the built-in text. Needs the extra
+`interop`. Prints tables and writes results/accuracy.json, accuracy_rival.json, accuracy_onnx.json.
 """
 
 import argparse
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import calib_data
-from bench import common
+from bench import common, derive, judge, methods, rival, rival_onnx
+from export.onnx import HEAD_MULTIPLE
 from quantize import pipeline
-from quantize.calibrate import silent
-from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.opening import open_any
+from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.plan import Plan
-from quantize.report.compare import compare
-from quantize.report.metrics import summarize
-from runtime.engine import open_engine
+from runtime.backends.llamacpp import open as open_llamacpp
+from runtime.engine import Engine
 
-TYPES = {
-    "Q4_0": "gguf:Q4_0",
-    "Q4_K": "gguf:Q4_K_M",
-    "Q3_K": "gguf:Q3_K_M",
-    "INT4_32": "onnx:int4",
-}
-"""Type of all linears -> the target whose embedding and head go with it."""
-METHODS = ("rtn", "gptq", "awq", "awq-gptq")
-LENGTH = 512
-"""Tokens a window, for calibration and for judging."""
+TABLES = ("methods", "llamacpp", "onnxruntime")
+TINY, OUTLIERS, NARROW = "tiny", "outliers", "narrow"
+"""What the bundled model and those derived from it are called here."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """One artifact of the comparison."""
+class Settings:
+    """What the comparisons with public quantizers need to know."""
 
-    kind: str
-    method: str
-    path: Path
-    seconds: float
+    models: tuple[str, ...]
+    texts: tuple[Path, ...]
+    chunks: int
+    derived: Path
+    presets: tuple[str, ...]
+    algorithms: tuple[str, ...]
+    same_mixture: bool
 
-    @property
-    def bytes(self) -> int:
-        """Bytes on disk; of an ONNX folder the weights alone, without the copied tokenizer."""
-        path = self.path / "model.onnx.data" if self.path.is_dir() else self.path
-        return path.stat().st_size
+    def checkpoint(self, model: str) -> Checkpoint:
+        """A model by its name or folder; a derived one is made when it is not there yet."""
+        if model == TINY:
+            return open_checkpoint(bundled())
+        if model not in (OUTLIERS, NARROW):
+            return open_checkpoint(model)
+        folder = self.derived / model
+        if not (folder / "config.json").exists():
+            make = derive.outliers if model == OUTLIERS else derive.narrow
+            make(open_checkpoint(bundled()), folder)
+        return open_checkpoint(folder)
+
+    def windows(self, checkpoint: Checkpoint) -> judge.Texts:
+        """What is judged on."""
+        return judge.read(checkpoint, list(self.texts), self.chunks)
 
 
-def make(kind: str, method: str, rows: int, folder: Path, model: str | None = None) -> Made:
-    """Quantize all linears to one type."""
-    flags = {
-        "model": model,
-        "to": [TYPES[kind]],
-        "rules": [rf"^blk\.={kind}"],
-        "method": method,
-        "rows": rows,
-        "length": LENGTH,
-        "output": str(folder / f"{kind}-{method}"),
+def ours(checkpoint: Checkpoint, target: str, folder: Path, **flags: Any) -> Path:
+    """Our artifact of a target, from the calibration rows that the rival had."""
+    given = {
+        "model": str(checkpoint.folder),
+        "to": [target],
+        "rows": rival.ROWS,
+        "length": rival.LENGTH,
+        "output": str(folder),
         "check": False,
     }
-    plan = Plan.from_flags(None, flags)
-    start = time.perf_counter()
+    plan = Plan.from_flags(None, given | flags)
     pipeline.run(plan)
-    seconds = time.perf_counter() - start
-    return Made(kind, method, Path(pipeline.artifacts(plan)[0]["path"]), seconds)
+    return Path(pipeline.artifacts(plan)[0]["path"])
 
 
-def measure(checkpoint: Checkpoint, made: list[Made], windows: int) -> common.Rows:
-    """KL of every artifact against the original, in one pass over the held-out windows."""
-    held_out = calib_data.load("builtin", checkpoint.tokenizer, windows, LENGTH, part="heldout")
-    original = open_engine(checkpoint.model(), "torch")
-    engines = {f"{item.kind} {item.method}": open_any(item.path) for item in made}
-    scores = compare(original, engines, held_out.ids, silent)
-    rows = []
-    for item in made:
-        found = summarize(scores[f"{item.kind} {item.method}"], np.ones(held_out.rows, bool))
-        rows.append(
-            {
-                "type": item.kind,
-                "method": item.method,
-                "bytes": item.bytes,
-                "kl": found.kl,
-                "kl_se": found.kl_se,
-                "top1": found.top1,
-                "ppl": found.ppl,
-                "seconds": round(item.seconds, 1),
-            }
+def ours_at(checkpoint: Checkpoint, budget: int, folder: Path) -> Path:
+    """Our best GGUF file of at most `budget` bytes."""
+    return ours(checkpoint, "gguf:auto", folder, target_size=budget, effort="high")
+
+
+def row(model: str, name: str, sizes: tuple[int, int], kl: tuple[float, float]) -> dict[str, Any]:
+    """A line of a table: sizes and KL are the rival's, then ours."""
+    return {
+        "model": model,
+        "rival": name,
+        "rival_bytes": sizes[0],
+        "rival_kl": kl[0],
+        "ours_bytes": sizes[1],
+        "ours_kl": kl[1],
+        "ratio": kl[1] / kl[0],
+    }
+
+
+def lines(
+    model: str, name: str, sizes: tuple[int, int], rivals: judge.Judged, own: judge.Judged
+) -> Iterator[dict[str, Any]]:
+    """The line of all windows, and one for each text."""
+    yield row(model, name, sizes, (rivals.mean, own.mean)) | {"text": "all"}
+    for text in rivals.kl:
+        yield row(model, name, sizes, (rivals.of(text), own.of(text))) | {"text": text}
+
+
+def against_llamacpp(model: str, settings: Settings, folder: Path) -> list[dict[str, Any]]:
+    """llama.cpp's file of each preset, and ours at no more bytes."""
+    checkpoint = settings.checkpoint(model)
+    theirs = rival.make(checkpoint, settings.presets, folder / "theirs")
+    files: dict[str, Path] = {}
+    for preset in settings.presets:
+        files[f"rival {preset}"] = theirs[preset]
+        budget, place = theirs[preset].stat().st_size, folder / preset
+        files[f"ours {preset}"] = (
+            ours(checkpoint, f"gguf:{preset}", place)
+            if settings.same_mixture
+            else ours_at(checkpoint, budget, place)
         )
-    plain = {row["type"]: row["kl"] for row in rows if row["method"] == "rtn"}
-    for row in rows:
-        row["of_rtn"] = row["kl"] / plain[row["type"]] if row["type"] in plain else None
+    engines: dict[str, Engine] = {label: open_llamacpp(file) for label, file in files.items()}
+    texts = settings.windows(checkpoint)
+    found = judge.judge(open_llamacpp(theirs["F32"]), engines, texts)
+    rows: list[dict[str, Any]] = []
+    for preset in settings.presets:
+        pair = f"rival {preset}", f"ours {preset}"
+        sizes = files[pair[0]].stat().st_size, files[pair[1]].stat().st_size
+        rows += lines(model, preset, sizes, found[pair[0]], found[pair[1]])
     return rows
 
 
-def main() -> None:
-    """Make, measure, print, keep."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--windows", type=int, default=32, help="held-out windows")
-    parser.add_argument("--rows", type=int, default=64, help="calibration windows")
-    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    flags = parser.parse_args()
-    checkpoint = open_checkpoint(None)
-    with tempfile.TemporaryDirectory() as folder:
-        made = [
-            make(kind, method, flags.rows, Path(folder))
-            for kind in flags.types
-            for method in flags.methods
-        ]
-        rows = measure(checkpoint, made, flags.windows)
-    print(common.table(rows))
-    facts = {
-        "model": checkpoint.name,
-        "calibration_tokens": flags.rows * LENGTH,
-        "heldout_tokens": flags.windows * LENGTH,
+def against_onnxruntime(model: str, settings: Settings, folder: Path) -> list[dict[str, Any]]:
+    """Each of onnxruntime's quantizers at 4 bits in blocks of 32, and ours in the same layout."""
+    checkpoint = settings.checkpoint(model)
+    if checkpoint.arch.head_dim % HEAD_MULTIPLE:
+        print(f"{model} is left out: onnxruntime rotates no heads of {checkpoint.arch.head_dim}")
+        return []
+    original, source = rival_onnx.originals(checkpoint, folder / "originals")
+    folders = {
+        algorithm: rival_onnx.quantize(checkpoint, source, folder / algorithm, algorithm)
+        for algorithm in settings.algorithms
     }
-    common.write("accuracy", rows, **facts)
+    flags = {} if settings.same_mixture else {"effort": "high"}
+    folders["ours"] = ours(checkpoint, "onnx:int4", folder / "ours", **flags)
+    engines: dict[str, Engine] = {}
+    for label, made in folders.items():
+        engines[label] = rival_onnx.open_engine(made)
+    texts = settings.windows(checkpoint)
+    found = judge.judge(rival_onnx.open_engine(original), engines, texts)
+    own = rival_onnx.weight_bytes(folders["ours"])
+    rows: list[dict[str, Any]] = []
+    for algorithm in settings.algorithms:
+        sizes = rival_onnx.weight_bytes(folders[algorithm]), own
+        rows += lines(model, algorithm, sizes, found[algorithm], found["ours"])
+    return rows
+
+
+COMPARISONS = {
+    "llamacpp": ("accuracy_rival", against_llamacpp),
+    "onnxruntime": ("accuracy_onnx", against_onnxruntime),
+}
+"""Table -> the file it is kept in, and what makes a model's rows."""
+
+
+def compare(table: str, settings: Settings) -> common.Rows:
+    """Make one of COMPARISONS for every model, print it, keep it; the lines of all windows."""
+    name, against = COMPARISONS[table]
+    every: common.Rows = []
+    for model in settings.models:
+        with tempfile.TemporaryDirectory() as folder:
+            every += against(model, settings, Path(folder))
+    rows = [
+        {k: v for k, v in line.items() if k != "text"} for line in every if line["text"] == "all"
+    ]
+    parts = [line for line in every if line["text"] != "all"]
+    print(common.table(rows), flush=True)
+    if len(parts) > len(rows):  # several texts
+        print(f"\n{common.table(parts)}", flush=True)
+    texts = settings.windows(settings.checkpoint(settings.models[0]))
+    facts = {
+        "rival": rival.version() if table == "llamacpp" else rival_onnx.version(),
+        "calibration_tokens": rival.ROWS * rival.LENGTH,
+        "windows": {text: len(ids) for text, ids in texts.items()},
+        "by_text": parts,
+    }
+    common.write(name, rows, **facts)
+    return rows
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--models", nargs="+", default=[TINY, OUTLIERS, NARROW])
+    parser.add_argument("--texts", nargs="+", type=Path, default=[])
+    parser.add_argument("--chunks", type=int, default=12, help="windows of each text")
+    parser.add_argument("--derived", type=Path, default=common.ROOT / "build" / "derived")
+    parser.add_argument("--presets", nargs="+", default=list(rival.PRESETS))
+    parser.add_argument(
+        "--algorithms", nargs="+", choices=rival_onnx.ALGORITHMS, default=rival_onnx.ALGORITHMS
+    )
+    parser.add_argument(
+        "--same-mixture", action="store_true", help="ours in the rival's types, plain effort"
+    )
+    parser.add_argument("--windows", type=int, default=32, help="of the table of methods")
+    parser.add_argument("--rows", type=int, default=64, help="calibration rows of that table")
+    parser.add_argument("--types", nargs="+", choices=methods.TYPES, default=list(methods.TYPES))
+    parser.add_argument("--methods", nargs="+", default=list(methods.METHODS))
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Make every table that is asked for."""
+    flags = parse()
+    torch.set_num_threads(len(common.cores()))
+    settings = Settings(
+        models=tuple(flags.models),
+        texts=tuple(flags.texts),
+        chunks=flags.chunks,
+        derived=flags.derived,
+        presets=tuple(flags.presets),
+        algorithms=tuple(flags.algorithms),
+        same_mixture=flags.same_mixture,
+    )
+    if "methods" in flags.tables:
+        methods.run(flags.types, flags.methods, flags.rows, flags.windows)
+    for table in COMPARISONS:
+        if table in flags.tables:
+            compare(table, settings)
 
 
 if __name__ == "__main__":

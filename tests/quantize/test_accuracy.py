@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.accuracy import TYPES, make, measure
+from bench.methods import TYPES, make, measure
 from quantize.checkpoint import Checkpoint
 
 
