@@ -34,6 +34,14 @@ class Write(Protocol):
     ) -> None: ...
 
 
+class Size(Protocol):
+    """Bytes on disk of the artifact that `write` makes from 2-D weights of these types, exactly."""
+
+    def __call__(
+        self, arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]
+    ) -> int: ...
+
+
 @dataclass(frozen=True)
 class Container:
     """One kind of artifact."""
@@ -50,6 +58,7 @@ class Container:
     presets: Mapping[str, Preset]
     """Mixtures by the name that --to gives them."""
     write: Write
+    size: Size
     recognises: Callable[[Path], bool]
     """Whether a path that exists is such an artifact, judged by its content."""
     open: Callable[[Path], Model]

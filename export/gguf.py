@@ -9,6 +9,7 @@ is left for it, and it is written when every tensor's type and place are known.
 
 import math
 import struct
+import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -55,8 +56,7 @@ def write(
     written file does not read back as it was meant.
     """
     path, source = Path(path), Path(source)
-    metadata = general(arch, source, extra) | FAMILIES[arch.family].gguf_keys(arch)
-    metadata |= vocabulary(source, arch.vocab)
+    metadata = all_metadata(arch, source, extra)
     shapes = tensor_shapes(arch)
     with new_file(path, overwrite, needed=least_bytes(arch)) as temp:
         table_at = _write_metadata(temp, arch.family, metadata, shapes)
@@ -68,6 +68,24 @@ def write(
                 data.add(_stored(arch, tensor))
             data.finish()
         check(temp, metadata, data.sums)
+
+
+def all_metadata(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
+    """Every key of the file; see `write`."""
+    sizes = general(arch, source, extra) | FAMILIES[arch.family].gguf_keys(arch)
+    return sizes | vocabulary(source, arch.vocab)
+
+
+def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]) -> int:
+    """Bytes of the file that `write` makes when its 2-D weights have these types.
+
+    Only the metadata is written, to a temporary file.
+    """
+    shapes = tensor_shapes(arch)
+    with tempfile.TemporaryDirectory() as folder:
+        metadata = all_metadata(arch, Path(source), extra)
+        table_at = _write_metadata(Path(folder) / "header", arch.family, metadata, shapes)
+    return _data_start(table_at, shapes) + expected_bytes(arch, types)
 
 
 def tensor_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
@@ -152,8 +170,7 @@ class _Data:
     """crc32 of each tensor's bytes."""
 
     def __post_init__(self) -> None:
-        room = sum(len(_entry(name, shape, 0, 0)) for name, shape in self.shapes.items())
-        self.start = _padded(self.table_at + room)
+        self.start = _data_start(self.table_at, self.shapes)
         self.file.seek(self.start)
 
     def add(self, tensor: Tensor) -> None:
@@ -201,6 +218,11 @@ def _entry(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
     return head + sides + struct.pack("<IQ", kind, offset)
 
 
+def _data_start(table_at: int, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Where the first tensor stands."""
+    return _padded(table_at + sum(len(_entry(n, shape, 0, 0)) for n, shape in shapes.items()))
+
+
 def _padded(size: int) -> int:
     """The next multiple of the alignment."""
     return -(-size // ALIGNMENT) * ALIGNMENT
@@ -243,6 +265,7 @@ Container(
     holds=lambda layout: layout.ggml_type is not None,
     presets=PRESETS,
     write=write,
+    size=size,
     recognises=is_gguf,
     open=open_gguf,
     provenance=provenance,

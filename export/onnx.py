@@ -12,8 +12,9 @@ A tied embedding that is quantized is stored once, and read by the embedding and
 
 import json
 import math
+import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -89,14 +90,79 @@ def write(
         with (temp / DATA).open("wb") as file:
             data = _Data(file)
             layouts = _store(data, arch, tensors)
-        graph = onnx_graph.Graph(arch, layouts, accuracy_level)
-        onnx_graph.decoder(graph)
-        model = onnx_graph.model(graph, data.protos)
-        helper.set_model_props(model, {key: _text(extra[key]) for key in sorted(extra)})
-        (temp / MODEL).write_bytes(model.SerializeToString(deterministic=True))
+        (temp / MODEL).write_bytes(_model(arch, layouts, data.protos, extra, accuracy_level))
         genai.copy_files(source, temp)
         (temp / "genai_config.json").write_text(genai.text(config), encoding="utf-8")
         check(temp, data.sums)
+
+
+def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]) -> int:
+    """Bytes of the folder that `write` makes when its 2-D weights have these types.
+
+    The graph is made as it will be; of the weights only places and lengths are counted.
+    """
+    layouts = {n: types.get(n, BLOCKS["F32"]) for n in FAMILIES[arch.family].shapes(arch)}
+    protos: list[onnx.TensorProto] = []
+    end = 0
+    for name, dims, kind in _arrays(arch, layouts):
+        offset = -(-end // ALIGNMENT) * ALIGNMENT
+        length = math.prod(dims) * kind.itemsize
+        protos.append(_proto(name, dims, kind, offset, length))
+        end = offset + length
+    if view := _tied_view(arch, layouts):
+        protos.append(_view(*view, protos, f"{onnx_graph.EMBEDDING}.q"))
+    model = _model(arch, layouts, protos, extra)
+    config = genai.text(genai.genai_config(arch, source)).encode("utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        genai.copy_files(source, Path(folder))
+        copied = sum(file.stat().st_size for file in Path(folder).iterdir())
+    return end + len(model) + len(config) + copied
+
+
+def _arrays(
+    arch: Arch, layouts: Mapping[str, Block]
+) -> Iterator[tuple[str, tuple[int, ...], np.dtype]]:
+    """Name, shape and type of every array of the data file, in order."""
+    single, byte = np.dtype("<f4"), np.dtype(np.uint8)
+    for name, shape in FAMILIES[arch.family].shapes(arch).items():
+        layout = layouts[name]
+        if len(shape) != 2 or not isinstance(layout, OnnxInt):
+            yield name, shape, single
+            continue
+        rows, blocks = shape[0], shape[1] // layout.size
+        codes: tuple[int, ...] = (rows, blocks, layout.code_bytes)
+        if name == onnx_graph.EMBEDDING:
+            codes = (rows, blocks * layout.code_bytes)
+        dims: list[tuple[tuple[int, ...], np.dtype]] = [(codes, byte), ((rows, blocks), single)]
+        if not layout.symmetric:
+            dims.append(((rows, -(-blocks * layout.code_bits // 8)), byte))
+        names = onnx_graph.stored_names(name, layout)
+        yield from ((n, d, kind) for n, (d, kind) in zip(names, dims, strict=True))
+    for name in ("rope.cos", "rope.sin"):
+        yield name, (genai.context_length(arch), arch.head_dim // 2), single
+
+
+def _model(
+    arch: Arch,
+    layouts: Mapping[str, Block],
+    protos: list[onnx.TensorProto],
+    extra: dict[str, Any],
+    accuracy_level: int = 4,
+) -> bytes:
+    """The graph with its metadata, as it stands in model.onnx."""
+    graph = onnx_graph.Graph(arch, dict(layouts), accuracy_level)
+    onnx_graph.decoder(graph)
+    model = onnx_graph.model(graph, protos)
+    helper.set_model_props(model, {key: _text(extra[key]) for key in sorted(extra)})
+    return model.SerializeToString(deterministic=True)
+
+
+def _tied_view(arch: Arch, layouts: Mapping[str, Block]) -> tuple[str, tuple[int, ...]] | None:
+    """Name and shape under which the head reads the codes of a tied embedding."""
+    layout = layouts[onnx_graph.EMBEDDING]
+    if not arch.tied or not isinstance(layout, OnnxInt):
+        return None
+    return onnx_graph.TIED_BLOCKS, (arch.vocab, arch.hidden // layout.size, layout.code_bytes)
 
 
 def least_bytes(arch: Arch) -> int:
@@ -131,28 +197,44 @@ class _Data:
         """Append an array, given in pieces along its first axis, as an initializer."""
         offset = -(-self.file.tell() // ALIGNMENT) * ALIGNMENT
         self.file.seek(offset)  # the gap reads as zeros
-        proto = TensorProto(name=name, dims=dims, data_location=TensorProto.EXTERNAL)
         checksum = 0
+        kind = np.dtype(np.uint8)
         for piece in pieces:
+            kind = piece.dtype
             raw = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
             self.file.write(raw)
             checksum = zlib.crc32(raw, checksum)
-            proto.data_type = helper.np_dtype_to_tensor_dtype(piece.dtype)
         length = self.file.tell() - offset
-        for key, value in {"location": DATA, "offset": offset, "length": length}.items():
-            proto.external_data.add(key=key, value=str(value))
-        self.protos.append(proto)
+        self.protos.append(_proto(name, dims, kind, offset, length))
         self.sums[name] = checksum
 
     def add_view(self, name: str, dims: tuple[int, ...], of: str) -> None:
         """Describe the bytes of an array that is there once more, under another name and shape."""
-        proto = TensorProto()
-        proto.CopyFrom(next(proto for proto in self.protos if proto.name == of))
-        proto.name = name
-        proto.ClearField("dims")
-        proto.dims.extend(dims)
-        self.protos.append(proto)
+        self.protos.append(_view(name, dims, self.protos, of))
         self.sums[name] = self.sums[of]
+
+
+def _proto(
+    name: str, dims: tuple[int, ...], kind: np.dtype, offset: int, length: int
+) -> onnx.TensorProto:
+    """An initializer that stands in the data file."""
+    proto = TensorProto(name=name, dims=dims, data_location=TensorProto.EXTERNAL)
+    proto.data_type = helper.np_dtype_to_tensor_dtype(kind)
+    for key, value in {"location": DATA, "offset": offset, "length": length}.items():
+        proto.external_data.add(key=key, value=str(value))
+    return proto
+
+
+def _view(
+    name: str, dims: tuple[int, ...], protos: list[onnx.TensorProto], of: str
+) -> onnx.TensorProto:
+    """The initializer `of` once more, under another name and shape."""
+    proto = TensorProto()
+    proto.CopyFrom(next(proto for proto in protos if proto.name == of))
+    proto.name = name
+    proto.ClearField("dims")
+    proto.dims.extend(dims)
+    return proto
 
 
 def _store(data: _Data, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Block]:
@@ -176,10 +258,8 @@ def _store(data: _Data, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Bloc
             f"{len(missing)} tensors are missing, the first is {missing[0]}; "
             "pass every tensor of the model."
         )
-    layout = layouts[onnx_graph.EMBEDDING]
-    if arch.tied and isinstance(layout, OnnxInt):
-        blocks = (arch.vocab, arch.hidden // layout.size, layout.code_bytes)
-        data.add_view(onnx_graph.TIED_BLOCKS, blocks, of=f"{onnx_graph.EMBEDDING}.q")
+    if view := _tied_view(arch, layouts):
+        data.add_view(*view, of=f"{onnx_graph.EMBEDDING}.q")
     dims = (genai.context_length(arch), arch.head_dim // 2)
     for side, name in enumerate(("rope.cos", "rope.sin")):
         data.add(name, dims, _rope_rows(arch, side))
@@ -263,6 +343,7 @@ Container(
     holds=lambda layout: isinstance(layout, OnnxInt) or layout.name == "F32",
     presets=PRESETS,
     write=write,
+    size=size,
     recognises=is_onnx,
     open=open_onnx,
     provenance=metadata,

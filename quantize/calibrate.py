@@ -3,6 +3,7 @@
 Peak memory is one decoder layer, its Hessians and the hidden states (on disk when they are large).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -34,12 +35,25 @@ class Watched(Layer):
 
     hessians: dict[str, torch.Tensor] = field(default_factory=dict)
     """First linear of a stage -> sum of x^T x, (in, in)."""
+    tokens: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """First linear of a stage -> weight of each token, (rows, T); all alike without one."""
+    seen: Counter[str] = field(default_factory=Counter)
+    """Rows that have passed."""
 
     def linear(self, ops: TorchOps, name: str, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         if name in self.hessians:
             flat = x.reshape(-1, x.shape[-1])
-            self.hessians[name].addmm_(flat.T, flat)
+            self.hessians[name].addmm_(self.weighed(name, x).T, flat)
         return super().linear(ops, name, x)
+
+    def weighed(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """x (b, T, in), the next rows, times the weights of their tokens: (b * T, in)."""
+        flat = x.reshape(-1, x.shape[-1])
+        if name not in self.tokens:
+            return flat
+        rows = self.tokens[name][self.seen[name] : self.seen[name] + len(x)]
+        self.seen[name] += len(x)
+        return flat * torch.from_numpy(rows).to(x.device).reshape(-1, 1)
 
 
 def statistics(
@@ -49,13 +63,16 @@ def statistics(
     stages: tuple[Stage, ...],
     hidden: np.ndarray,
     after: np.ndarray | None,
+    tokens: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Run hidden states (rows, T, D) through a layer and return each stage's Hessian.
+
+    `tokens`: first linear of a stage -> weight of each token, (rows, T), of mean 1; None = all 1.
 
     Keys are the first linear of each stage; values X^T X / tokens, (in, in) float32. The states
     after the layer are written to `after` (which may be `hidden` itself) unless it is None.
     """
-    watched = Watched(arch, weights)
+    watched = Watched(arch, weights, tokens=tokens or {})
     for stage in stages:
         cols = weights[f"{stage.linears[0]}.weight"].shape[1]
         watched.hessians[stage.linears[0]] = torch.zeros(cols, cols, device=ops.device)

@@ -76,6 +76,12 @@ EffortName = Annotated[
     str | None,
     typer.Option("--effort", help="low, medium or high: work spent on better values."),
 ]
+TargetSize = Annotated[
+    str | None, typer.Option(help="Most bytes of gguf:auto or onnx:auto, like 350MB or 300MiB.")
+]
+TargetBpw = Annotated[
+    float | None, typer.Option("--target-bpw", help="Most bits a weight of gguf:auto or onnx:auto.")
+]
 Calibration = Annotated[
     str | None,
     typer.Option(help="builtin[:domains], a .txt/.jsonl/.parquet, hub:..., or self."),
@@ -136,6 +142,8 @@ def planned(
     output: Output = None,
     method: MethodName = None,
     effort: EffortName = None,
+    target_size: TargetSize = None,
+    target_bpw: TargetBpw = None,
     rule: Rules = None,
     plan: PlanFile = None,
     calibration: Calibration = None,
@@ -161,11 +169,12 @@ def planned(
     from quantize.plan import Plan
 
     flags = plan_flags(
-        model=model, to=to or None, output=output, method=method, effort=effort, rules=rule or None,
-        calibration=calibration, imatrix=imatrix, rows=calib_rows, length=calib_length, seed=seed,
-        damp=damp, allow_fallback=allow_fallback, max_ram=max_ram, device=device,
-        overwrite=overwrite, check=check_, max_kl=max_kl, min_top1=min_top1,
-        max_ppl_ratio=max_ppl_ratio, baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
+        model=model, to=to or None, output=output, method=method, target_size=target_size,
+        target_bpw=target_bpw, effort=effort, rules=rule or None, calibration=calibration,
+        imatrix=imatrix, rows=calib_rows, length=calib_length, seed=seed, damp=damp,
+        allow_fallback=allow_fallback, max_ram=max_ram, device=device, overwrite=overwrite,
+        check=check_, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
+        baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
         eval_length=eval_length,
     )  # fmt: skip
     return Plan.from_flags(plan, flags)

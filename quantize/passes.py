@@ -21,6 +21,7 @@ from quantize.calibrate import (
 )
 from quantize.checkpoint import Checkpoint, check_finite
 from quantize.imatrix import for_model
+from quantize.measure import Measured, measure
 from quantize.methods import METHODS, Factor
 from quantize.plan import EFFORTS, Assignment, Plan
 from quantize.resume import Work
@@ -76,6 +77,8 @@ def quantize_model(
     if any(g.calibrated for g in groups):
         windows = calibration(plan, checkpoint, work, progress)
         ids, digest = windows, str(work.stages["calibration"]["sha256"])
+        if EFFORTS[plan.effort].windows:
+            measure(plan, checkpoint, windows, work, progress)
     for g in groups:
         Pass(plan, checkpoint, g, work, progress).run(ids if g.calibrated else None)
     return digest
@@ -123,6 +126,7 @@ class Pass:
         passes = EFFORTS[plan.effort].passes
         self.recipe = Recipe(METHODS[plan.method], plan.damp, plan.allow_fallback, passes)
         self.plain = Recipe(METHODS["rtn"])
+        self.measured = Measured(work)
         self.imatrix = for_model(plan.imatrix, checkpoint.arch)
         self.own_prefix = members.calibrated and len(members.members) == 1
         """Whether hidden states pass through the target's own rounded weights."""
@@ -132,7 +136,7 @@ class Pass:
         layers = self.checkpoint.arch.layers
         norm = self.checkpoint.tensors["output_norm.weight"]
         check_finite(norm, norm.decode())
-        self.globals("token_embd.weight", self.importance("token_embd.weight"))
+        self.embedding(ids)
         hidden = None
         for index in range(layers):
             stage = f"{self.group.name}/blk.{index}"
@@ -149,6 +153,15 @@ class Pass:
             self.progress(f"layers ({self.group.name})", index + 1, layers, f"loss {worst:.2e}")
         if not self.checkpoint.arch.tied:
             self.head(ids, hidden)
+
+    def embedding(self, ids: np.ndarray | None) -> None:
+        """The embedding, by what its rows do as inputs and, when tied, as output head."""
+        name, note = "token_embd.weight", None
+        factor = self.importance(name)
+        hessian = self.measured.table(name) if ids is not None else None
+        if hessian is not None:
+            factor, note = self.recipe.factor(hessian.to(self.ops.device), "token_embd")
+        self.globals(name, factor, note)
 
     def start(self, ids: np.ndarray, index: int) -> np.ndarray:
         """Hidden states before layer `index`: embedded rows, or what the last layer left."""
@@ -171,7 +184,8 @@ class Pass:
         hessians = {}
         if hidden is not None:
             after = None if self.own_prefix else hidden
-            hessians = statistics(self.ops, checkpoint.arch, weights, stages, hidden, after)
+            tokens = self.measured.tokens(index)
+            hessians = statistics(self.ops, checkpoint.arch, weights, stages, hidden, after, tokens)
         for first in (s.linears[0] for s in stages):
             if factor := self.importance(f"blk.{index}.{first}.weight"):
                 hessians[first] = factor.importance

@@ -14,12 +14,14 @@ import calib_data
 import export
 import quantize
 import runtime
+from quantize.automatic import Size, Types, allocate
 from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import for_model
+from quantize.measure import measure
 from quantize.methods import METHODS
-from quantize.passes import artifact_tensors, quantize_model
-from quantize.plan import Assignment, Plan, assign, check_rules
+from quantize.passes import artifact_tensors, calibration, quantize_model
+from quantize.plan import Assignment, Plan, Target, assign, check_rules
 from quantize.report.judge import REPORTS, check_settings, judge
 from quantize.report.report import Report
 from quantize.resume import Work, work_folder
@@ -40,12 +42,14 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     check_device(plan.device)
     if plan.check:
         check_settings(plan, checkpoint)
-    assignments = [assign(target, checkpoint.arch, plan.rules) for target in plan.targets]
     key = plan.key(checkpoint.fingerprint(), code_version())
     with work_folder(plan.output, key) as work:
         refuse_existing(plan, checkpoint, work)
+        for line in filter(None, [work.begin()]):
+            say(line)
+        assignments = assign_all(plan, checkpoint, work, progress)
         check_space(plan, checkpoint, assignments, work)
-        for line in filter(None, [work.begin(), *fallback_lines(assignments)]):
+        for line in [*fallback_lines(assignments), *allocation_lines(assignments)]:
             say(line)
         paths = [artifact_path(plan, checkpoint, assignment) for assignment in assignments]
         if not (work.done("written") and all(path.exists() for path in paths)):
@@ -60,6 +64,43 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
             return None
         work.finish("judging")  # from here on the reports are ours
         return judge(plan, checkpoint, assignments, notes, progress)
+
+
+def assign_all(
+    plan: Plan, checkpoint: Checkpoint, work: Work, progress: Progress
+) -> list[Assignment]:
+    """Types of every target; those of automatic ones after a look at the gradients."""
+    found = []
+    for target in plan.targets:
+        if not target.automatic:
+            found.append(assign(target, checkpoint.arch, plan.rules))
+            continue
+        ids = calibration(plan, checkpoint, work, progress)
+        predictions = measure(plan, checkpoint, ids, work, progress).predictions()
+        digest = str(work.stages["calibration"]["sha256"])
+        size = exact_size(plan, checkpoint, target, digest)
+        found.append(allocate(plan, target, checkpoint.arch, predictions, size))
+    return found
+
+
+def exact_size(plan: Plan, checkpoint: Checkpoint, target: Target, digest: str) -> Size:
+    """Types -> bytes of the artifact that this plan would write with them."""
+    container = export.CONTAINERS[target.container]
+
+    def size(types: Types) -> int:
+        extra = provenance(plan, checkpoint, Assignment(target, types), digest)
+        return container.size(checkpoint.arch, types, checkpoint.folder, extra)
+
+    return size
+
+
+def allocation_lines(assignments: list[Assignment]) -> list[str]:
+    """What is said aloud about automatic targets."""
+    return [
+        f"{a.target.label}: {a.allocation.bytes:,} bytes, predicted KL {a.allocation.kl:.5f}"
+        for a in assignments
+        if a.allocation
+    ]
 
 
 def fallback_lines(assignments: list[Assignment]) -> list[str]:

@@ -17,6 +17,9 @@ from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block, block
 from runtime.errors import EdgequantError
 
+AUTO = "auto"
+"""Stands for a preset where types are allocated by measured loss (allocate.py)."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -33,14 +36,21 @@ class Target:
             raise EdgequantError(
                 f"unknown container {container!r} in --to {text}; known: {', '.join(CONTAINERS)}."
             )
+        if preset in ("", AUTO):
+            return Target(container, AUTO)
         presets = CONTAINERS[container].presets
         for known in presets:
             if known.lower() == preset.lower():
                 return Target(container, known)
         raise EdgequantError(
             f"unknown preset {preset!r} in --to {text}; known for {container}: "
-            f"{', '.join(presets)}."
+            f"{', '.join(presets)}, or {AUTO} with --target-size, --target-bpw or --max-kl."
         )
+
+    @property
+    def automatic(self) -> bool:
+        """Whether types are chosen tensor by tensor to reach a size or a loss."""
+        return self.preset == AUTO
 
     @property
     def label(self) -> str:
@@ -78,10 +88,21 @@ class Effort:
 
     passes: int
     """Coordinate descent after rounding (methods/descent.py)."""
+    windows: int
+    """Calibration windows whose gradients are taken (curvature.py), for the embedding."""
+    weigh: bool
+    """Whether gradients of all windows are taken, and weigh the tokens in every Hessian."""
 
 
-EFFORTS = {"low": Effort(0), "medium": Effort(1), "high": Effort(3)}
+EFFORTS = {
+    "low": Effort(0, 0, False),
+    "medium": Effort(1, 16, False),
+    "high": Effort(3, 16, True),
+}
 """By the words of --effort."""
+
+LEAST_WINDOWS = 16
+"""Windows whose gradients are taken for an automatic target at any effort."""
 
 LIMITS = (
     ("rows", 1, inf),
@@ -90,6 +111,8 @@ LIMITS = (
     ("max_ram", 0, inf),
     ("eval_rows", 0, inf),
     ("eval_length", 16, inf),
+    ("target_size", 1, inf),
+    ("target_bpw", 0.1, 32),
     ("max_kl", 0, inf),
     ("min_top1", 0, 1),
     ("max_ppl_ratio", 0, inf),
@@ -108,6 +131,10 @@ class Plan:
     method: str = "gptq"
     effort: str = "medium"
     rules: tuple[Rule, ...] = ()
+    target_size: int | None = None
+    """Bytes that an automatic target may take."""
+    target_bpw: float | None = None
+    """Bits a weight that its tensors may take."""
     calibration: str = "builtin"
     imatrix: Path | None = None
     """File with the mean squared inputs, taken instead of calibration text."""
@@ -149,6 +176,28 @@ class Plan:
                 "--imatrix takes the place of calibration text; give it or --calibration, not both."
             )
         check_limits(self)
+        self._check_automatic()
+
+    def _check_automatic(self) -> None:
+        """Automatic targets need something to reach, and calibration to know the way."""
+        automatic = [target.label for target in self.targets if target.automatic]
+        flag = "--target-size" if self.target_size is not None else "--target-bpw"
+        if self.target_size is not None and self.target_bpw is not None:
+            raise EdgequantError("--target-size and --target-bpw say the same; give one of them.")
+        if not automatic and (self.target_size, self.target_bpw) != (None, None):
+            raise EdgequantError(
+                f"{flag} works with an automatic target; add --to gguf:{AUTO} or --to onnx:{AUTO}."
+            )
+        if automatic and (self.target_size, self.target_bpw, self.max_kl) == (None, None, None):
+            raise EdgequantError(
+                f"--to {automatic[0]} needs something to reach; add --target-size 350MB, "
+                "--target-bpw 4.5 or --max-kl 0.02."
+            )
+        if automatic and not METHODS[self.method].calibrated:
+            raise EdgequantError(
+                f"--to {automatic[0]} predicts the loss of methods that calibrate, and "
+                f"{self.method} does not; use --method gptq, or a preset."
+            )
 
     def recipe(self) -> dict[str, Any]:
         """What decides the bytes of an artifact besides the model: stored inside it."""
@@ -164,6 +213,10 @@ class Plan:
         )
         recipe: dict[str, Any] = {name: getattr(self, name) for name in names}
         recipe["rules"] = [f"{rule.pattern}={rule.kind}" for rule in self.rules]
+        if any(target.automatic for target in self.targets):
+            for name in ("target_size", "target_bpw", "max_kl"):
+                if getattr(self, name):
+                    recipe[name] = getattr(self, name)
         recipe["targets"] = [target.label for target in self.targets]
         if self.calibration_file:
             recipe["calibration"] = self.calibration_file.name
@@ -208,9 +261,23 @@ class Plan:
         for name in ("output", "baseline", "imatrix"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
+        if isinstance(values.get("target_size"), str):
+            values["target_size"] = parse_bytes(values["target_size"])
         if values.get("imatrix"):
             values.setdefault("method", "rtn")
         return Plan(**values)
+
+
+UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+"""Bytes of a unit, written in capitals."""
+
+
+def parse_bytes(text: str) -> int:
+    """From "350MB", "300 MiB", "1.5GB" or plain bytes. Raises EdgequantError for anything else."""
+    match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise EdgequantError(f"{text!r} is no size; write it like 350MB, 300MiB or 1.5GB.")
+    return int(float(match[1].replace("_", "")) * UNITS[match[2].upper()])
 
 
 def check_limits(settings: object) -> None:
@@ -229,7 +296,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise EdgequantError(f"plan {path} cannot be read: {error}.") from error
     kinds = typing.get_type_hints(Plan) | {"to": list, "rules": list}
-    kinds |= {"output": str, "baseline": str, "imatrix": str}
+    kinds |= {"output": str, "baseline": str, "imatrix": str, "target_size": str | int}
     del kinds["targets"]  # spelled `to`
     for name, value in values.items():
         if name not in kinds:
@@ -255,6 +322,18 @@ def _kind_name(kind: Any) -> str:
 
 
 @dataclass(frozen=True)
+class Allocation:
+    """What was known of an automatic target when its types were chosen."""
+
+    bytes: int
+    """Of the whole artifact."""
+    kl: float
+    """Predicted, nats a token."""
+    frontier: tuple[tuple[int, float], ...]
+    """Bytes of the artifact and least predicted KL, from the smallest to the largest."""
+
+
+@dataclass(frozen=True)
 class Assignment:
     """The types of one target's tensors."""
 
@@ -263,6 +342,8 @@ class Assignment:
     """Every 2-D weight, in file order. Norms and biases are always F32."""
     fallbacks: tuple[str, ...] = field(default=())
     """One sentence for each group of tensors that could not have the type that was asked for."""
+    allocation: Allocation | None = None
+    """For an automatic target."""
 
     @property
     def bits(self) -> float:

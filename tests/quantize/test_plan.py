@@ -97,7 +97,7 @@ WRONG_FLAGS: list[tuple[dict[str, Any], str]] = [
     ({"to": []}, "give at least one --to, like --to gguf:Q4_K_M"),
     ({"to": ["onnx:int4", "onnx:INT4"]}, "the same --to is given twice"),
     ({"to": ["exe:int4"]}, "unknown container 'exe' in --to exe:int4; known: gguf, onnx"),
-    ({"to": ["onnx"]}, "unknown preset '' in --to onnx; known for onnx: int4, "),
+    ({"to": ["onnx"]}, "--to onnx:auto needs something to reach; add --target-size 350MB, "),
     ({"to": ["gguf:Q4_K_X"]}, "unknown preset 'Q4_K_X' .*Q4_K_M"),
     ({"method": "magic"}, "unknown method 'magic'; known: .*gptq"),
     ({"method": "awq", "imatrix": "a.gguf"}, "only the mean squared inputs, and awq needs the"),

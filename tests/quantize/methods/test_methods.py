@@ -9,6 +9,7 @@ from quantize.methods.rtn import rtn
 from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
 from tests.quantize.methods.cases import LAYOUTS, case
 
+
 def slow_gptq(
     weight: np.ndarray, hessian: np.ndarray, block: Block, damp: float
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,172 @@
+"""Bits where they count: a type for every tensor, so that the whole file has a given size or loss.
+
+Every tensor has a few choices, each with its bytes and the KL it is predicted to add (see
+curvature.py). Choosing one for each in a budget is a multiple-choice knapsack. Its relaxation is
+solved by walking from the smallest file upwards, always taking the step that saves most KL a byte;
+what is left of the budget goes to single changes and swaps that still help. The walk is also the
+frontier: the least predicted KL at each size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from quantize.methods import Factor
+from quantize.methods.rtn import rtn
+from runtime.blocks import Block
+
+SAMPLE = 192
+"""Rows of a tensor that are rounded to know what a type costs it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One type that a tensor could have."""
+
+    kind: str
+    bytes: int
+    kl: float
+    """Predicted addition to the KL divergence, nats a token."""
+
+
+Choices = Mapping[str, list[Choice]]
+"""By tensor."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A point of the frontier."""
+
+    bytes: int
+    kl: float
+    kinds: Mapping[str, str]
+
+
+def predicted_kl(weight: torch.Tensor, block: Block, factor: Factor, rows: torch.Tensor) -> float:
+    """KL that storing sampled rows in a type adds, if they are rounded with error feedback.
+
+    weight (n, in) are the rows that `sample` names, `rows` (out,) all mean squared gradients.
+    GPTQ's loss is the sum of its rounding errors squared over diag(U)^2, which is `importance`, so
+    plain rounding with these weights tells it without doing the feedback.
+    """
+    error = rtn(weight, block, factor).value - weight
+    of_rows = (error.square() * factor.importance).sum(1)  # (n,)
+    return 0.5 * float(rows.sum() * of_rows.mean())
+
+
+def sample(rows: torch.Tensor) -> torch.Tensor:
+    """Indices of at most SAMPLE rows, each with a chance in proportion to rows (out,).
+
+    Rows at equal distances on the running sum: no luck is involved, and a mean over them stands for
+    the weighted mean over all.
+    """
+    count = min(SAMPLE, len(rows))
+    running = rows.double().clamp(min=1e-30).cumsum(0)
+    places = (torch.arange(count, device=rows.device) + 0.5) / count * running[-1]
+    return torch.searchsorted(running, places).clamp(max=len(rows) - 1)
+
+
+def useful(choices: list[Choice]) -> list[Choice]:
+    """The choices that no other beats in both bytes and KL, smallest first."""
+    kept: list[Choice] = []
+    for choice in sorted(choices, key=lambda c: (c.bytes, c.kl)):
+        if not kept or choice.kl < kept[-1].kl:
+            kept.append(choice)
+    return kept
+
+
+def hull(choices: list[Choice]) -> list[Choice]:
+    """Of useful choices those on the lower convex hull: each step saves less KL a byte."""
+    kept: list[Choice] = []
+    for choice in choices:
+        while len(kept) > 1 and rate(kept[-2], kept[-1]) <= rate(kept[-2], choice):
+            kept.pop()
+        kept.append(choice)
+    return kept
+
+
+def rate(one: Choice, other: Choice) -> float:
+    """KL saved a byte by going from one choice to a larger one."""
+    return (one.kl - other.kl) / (other.bytes - one.bytes)
+
+
+def frontier(choices: Choices) -> list[Step]:
+    """The best sets of types from the smallest to the largest, one step of one tensor apart."""
+    hulls = {name: hull(useful(of)) for name, of in choices.items()}
+    steps = [
+        (-rate(small, large), name, at)
+        for name, of in hulls.items()
+        for at, (small, large) in enumerate(zip(of, of[1:], strict=False))
+    ]
+    # sorting by name as well keeps a tensor's own steps in order and the result the same everywhere
+    chosen = {name: of[0] for name, of in hulls.items()}
+    path = [total(chosen)]
+    for _, name, at in sorted(steps, key=lambda step: (step[0], step[2], step[1])):
+        chosen[name] = hulls[name][at + 1]
+        path.append(total(chosen))
+    return path
+
+
+def total(chosen: Mapping[str, Choice]) -> Step:
+    """A set of choices as one point."""
+    return Step(
+        sum(c.bytes for c in chosen.values()),
+        sum(c.kl for c in chosen.values()),
+        {name: c.kind for name, c in chosen.items()},
+    )
+
+
+def within(choices: Choices, budget: int) -> Step:
+    """The set of types with least predicted KL in `budget` bytes, up to the last few of them.
+
+    Raises ValueError when even the smallest is larger.
+    """
+    best = None
+    for step in frontier(choices):
+        if step.bytes <= budget:
+            best = step
+    if best is None:
+        raise ValueError("the budget is below the smallest size")
+    by_kind = {name: {c.kind: c for c in of} for name, of in choices.items()}
+    chosen = {name: by_kind[name][kind] for name, kind in best.kinds.items()}
+    options = {name: useful(of) for name, of in choices.items()}
+    while better := improvement(chosen, options, budget - total(chosen).bytes):
+        chosen |= better
+    return total(chosen)
+
+
+def improvement(
+    chosen: Mapping[str, Choice], options: Choices, room: int
+) -> dict[str, Choice] | None:
+    """The change of one tensor, or of two, that fits the room and lowers the KL most."""
+    changes = [
+        (choice.bytes - now.bytes, now.kl - choice.kl, name, choice)
+        for name, now in chosen.items()
+        for choice in options[name]
+        if choice.kind != now.kind
+    ]
+    grow = sorted((c for c in changes if c[1] > 0), key=lambda c: -c[1])
+    shrink = [c for c in changes if c[0] < 0]
+    best, saved = None, 0.0
+    for size, gain, name, choice in grow:
+        if gain <= saved:
+            break
+        if size <= room:
+            best, saved = {name: choice}, gain
+            continue
+        for back, loss, other, smaller in shrink:
+            if other != name and size + back <= room and gain + loss > saved:
+                best, saved = {name: choice, other: smaller}, gain + loss
+    return best
+
+
+def at_most(choices: Choices, kl: float) -> Step:
+    """The smallest set of types with a predicted KL of at most `kl`.
+
+    Raises ValueError when even the largest has more.
+    """
+    for step in frontier(choices):
+        if step.kl <= kl:
+            return step
+    raise ValueError("the loss is below the least possible")

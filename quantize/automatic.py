@@ -1,0 +1,113 @@
+"""Types of an automatic target: what measure.py predicts, spent within the artifact's bytes."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+
+from export import CONTAINERS
+from quantize.allocate import Choice, Choices, Step, at_most, frontier, within
+from quantize.plan import Allocation, Assignment, Plan, Rule, Target, narrow
+from runtime.archs import FAMILIES, Arch
+from runtime.blocks import BLOCKS, Block
+from runtime.errors import EdgequantError
+
+TURNS = 8
+"""How often the budget of the tensors is corrected by what the rest of the artifact takes."""
+
+Types = dict[str, Block]
+Size = Callable[[Types], int]
+"""Types of the 2-D weights -> bytes of the artifact on disk, exactly."""
+Predictions = Mapping[str, Mapping[str, float]]
+"""Tensor -> type -> KL in nats a token."""
+
+
+def allocate(
+    plan: Plan, target: Target, arch: Arch, predictions: Predictions, size: Size
+) -> Assignment:
+    """The types with least predicted KL in plan.target_size or target_bpw, or else the smallest
+    with a predicted KL of plan.max_kl.
+
+    Raises EdgequantError with what is feasible when the target is out of reach.
+    """
+    choices = choices_of(target, arch, plan.rules, predictions)
+    path = frontier(choices)
+    if plan.target_size is not None:
+        step = _by_size(plan, target, choices, path, size)
+    elif plan.target_bpw is not None:
+        step = _by_bits(plan, target, choices, path, arch)
+    else:
+        step = _by_loss(plan, target, choices, path, size)
+    types, rest = types_of(step), size(types_of(path[0])) - path[0].bytes
+    points = tuple((point.bytes + rest, point.kl) for point in path)
+    return Assignment(target, types, (), Allocation(size(types), step.kl, points))
+
+
+def choices_of(
+    target: Target, arch: Arch, rules: tuple[Rule, ...], predictions: Predictions
+) -> Choices:
+    """What each tensor may become: all that the container holds, or what the last rule says."""
+    container = CONTAINERS[target.container]
+    out: dict[str, list[Choice]] = {}
+    for name, shape in FAMILIES[arch.family].shapes(arch).items():
+        if len(shape) != 2:
+            continue
+        kinds = [kind for kind in predictions[name] if container.holds(BLOCKS[kind])]
+        for rule in rules:
+            if re.search(rule.pattern, name) and container.holds(BLOCKS[rule.kind]):
+                kinds = [narrow(rule.kind, shape[1], container).name]
+        out[name] = [
+            Choice(kind, shape[0] * BLOCKS[kind].row_bytes(shape[1]), predictions[name][kind])
+            for kind in kinds
+        ]
+    return out
+
+
+def types_of(step: Step) -> Types:
+    """The types that a step names."""
+    return {name: BLOCKS[kind] for name, kind in step.kinds.items()}
+
+
+def _by_size(plan: Plan, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:
+    """The least loss whose artifact takes at most plan.target_size bytes."""
+    limit = plan.target_size or 0
+    least, most = (size(types_of(path[at])) for at in (0, -1))
+    if not least <= limit <= most:
+        raise EdgequantError(
+            f"--target-size {limit:,} bytes is out of reach: {target.label} of this model takes "
+            f"{least:,} to {most:,} bytes; choose a size from there."
+        )
+    budget = limit - (least - path[0].bytes)
+    for _ in range(TURNS):
+        step = within(choices, max(budget, path[0].bytes))
+        over = size(types_of(step)) - limit
+        if over <= 0:
+            return step
+        budget = step.bytes - over
+    return path[0]
+
+
+def _by_bits(plan: Plan, target: Target, choices: Choices, path: list[Step], arch: Arch) -> Step:
+    """The least loss whose 2-D weights take at most plan.target_bpw bits each on average."""
+    shapes = FAMILIES[arch.family].shapes(arch).values()
+    weights = sum(math.prod(shape) for shape in shapes if len(shape) == 2)
+    bits = plan.target_bpw or 0.0
+    least, most = (8 * path[at].bytes / weights for at in (0, -1))
+    if not least <= bits <= most:
+        raise EdgequantError(
+            f"--target-bpw {bits:g} is out of reach: {target.label} of this model takes "
+            f"{math.ceil(100 * least) / 100} to {math.floor(100 * most) / 100} bits a weight; "
+            "choose from there."
+        )
+    return within(choices, int(bits * weights / 8))
+
+
+def _by_loss(plan: Plan, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:
+    """The smallest types with a predicted KL of at most plan.max_kl."""
+    try:
+        return at_most(choices, plan.max_kl or 0.0)
+    except ValueError:
+        raise EdgequantError(
+            f"--max-kl {plan.max_kl:g} is out of reach: {target.label} of this model is predicted "
+            f"to lose at least {path[-1].kl:.2g} nats a token, at {size(types_of(path[-1])):,} "
+            "bytes; allow more."
+        ) from None
