@@ -13,6 +13,7 @@ import torch
 from quantize.checkpoint import Checkpoint, check_finite
 from quantize.methods import Factor, Method, SingularHessian, output_error
 from quantize.methods.descent import descend
+from quantize.rewrites import REWRITES, check_preserved, fold
 from runtime.archs import Arch, Stage
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
@@ -139,6 +140,8 @@ class Recipe:
     allow_fallback: bool = False
     passes: int = 0
     """Coordinate descent after rounding, where the method has factored a Hessian."""
+    rewrites: tuple[str, ...] = ()
+    """Function-preserving changes before rounding (quantize/rewrites), by name."""
 
     def factor(self, hessian: torch.Tensor | None, where: str) -> tuple[Factor | None, str | None]:
         """The stage's factor, and a note when damping grew or a fallback was taken.
@@ -164,6 +167,32 @@ class Recipe:
         return factor, f"{where}: damping grew to {factor.damp:g}" if grown else None
 
 
+def rewrite_layer(
+    arch: Arch,
+    weights: Weights,
+    stages: tuple[Stage, ...],
+    types: Mapping[str, Block],
+    hessians: dict[str, torch.Tensor],
+    recipe: Recipe,
+    where: str,
+) -> tuple[Weights, dict[str, torch.Tensor]]:
+    """The layer and its Hessians with the scales of the method and the rewrites of the recipe.
+
+    Arguments as in `quantize_layer`. Raises EdgequantError naming the layer when that changed what
+    it computes beyond rounding.
+    """
+    whole = bool(hessians) and all(hessian.ndim == 2 for hessian in hessians.values())
+    if not whole or not (recipe.method.scales or recipe.rewrites):
+        return weights, hessians
+    new, statistics_of = dict(weights), dict(hessians)
+    if recipe.method.scales:
+        fold_scales(new, stages, types, statistics_of, recipe.method)
+    for name in recipe.rewrites:
+        REWRITES[name].apply(new, stages, types, statistics_of, recipe.damp)
+    check_preserved(arch, weights, new, where)
+    return new, statistics_of
+
+
 def quantize_layer(
     weights: Mapping[str, torch.Tensor],
     stages: tuple[Stage, ...],
@@ -176,9 +205,6 @@ def quantize_layer(
 
     `types`: linear -> block; `hessians`: first linear of a stage -> H, (in, in), or its diagonal.
     """
-    weights, hessians = dict(weights), dict(hessians)
-    if recipe.method.scales and hessians:
-        fold_scales(weights, stages, types, hessians, recipe.method)
     packed: dict[str, np.ndarray] = {}
     values: Weights = {}
     losses: dict[str, float] = {}
@@ -246,12 +272,7 @@ def fold_scales(
             continue
         linears = [weights[f"{linear}.weight"] for linear in stage.linears]
         scale = method.scales(linears, [types[linear] for linear in stage.linears], hessians[first])
-        for linear in stage.linears:
-            weights[f"{linear}.weight"] = weights[f"{linear}.weight"] * scale
-        weights[f"{stage.before}.weight"] = before / scale.reshape(-1, *[1] * (before.ndim - 1))
-        if f"{stage.before}.bias" in weights:
-            weights[f"{stage.before}.bias"] = weights[f"{stage.before}.bias"] / scale
-        hessians[first] = hessians[first] / scale / scale[:, None]
+        fold(weights, stage, scale, hessians)
 
 
 def quantize_rows(

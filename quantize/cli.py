@@ -82,6 +82,10 @@ TargetSize = Annotated[
 TargetBpw = Annotated[
     float | None, typer.Option("--target-bpw", help="Most bits a weight of gguf:auto or onnx:auto.")
 ]
+RewriteNames = Annotated[
+    list[str] | None,
+    typer.Option("--rewrite", help="Function-preserving rewrite, repeatable; none for none."),
+]
 Calibration = Annotated[
     str | None,
     typer.Option(help="builtin[:domains], a .txt/.jsonl/.parquet, hub:..., or self."),
@@ -142,6 +146,7 @@ def planned(
     output: Output = None,
     method: MethodName = None,
     effort: EffortName = None,
+    rewrite: RewriteNames = None,
     target_size: TargetSize = None,
     target_bpw: TargetBpw = None,
     rule: Rules = None,
@@ -170,11 +175,11 @@ def planned(
 
     flags = plan_flags(
         model=model, to=to or None, output=output, method=method, target_size=target_size,
-        target_bpw=target_bpw, effort=effort, rules=rule or None, calibration=calibration,
-        imatrix=imatrix, rows=calib_rows, length=calib_length, seed=seed, damp=damp,
-        allow_fallback=allow_fallback, max_ram=max_ram, device=device, overwrite=overwrite,
-        check=check_, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
-        baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
+        target_bpw=target_bpw, effort=effort, rewrites=rewrite or None, rules=rule or None,
+        calibration=calibration, imatrix=imatrix, rows=calib_rows, length=calib_length, seed=seed,
+        damp=damp, allow_fallback=allow_fallback, max_ram=max_ram, device=device,
+        overwrite=overwrite, check=check_, max_kl=max_kl, min_top1=min_top1,
+        max_ppl_ratio=max_ppl_ratio, baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
         eval_length=eval_length,
     )  # fmt: skip
     return Plan.from_flags(plan, flags)
@@ -362,7 +367,7 @@ def show(
 @app.command("list")
 def list_(
     what: Annotated[
-        str, typer.Argument(help="methods, types, presets, archs or backends.")
+        str, typer.Argument(help="methods, rewrites, types, presets, archs or backends.")
     ] = "presets",
     as_json: Json = False,
 ) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from export import CONTAINERS, Container
 from quantize.checkpoint import open_checkpoint
 from quantize.methods import METHODS
+from quantize.rewrites import REWRITES
 from runtime.archs import FAMILIES
 from runtime.blocks import BLOCKS
 from runtime.engine import Engine, backend_names, open_engine, reads_files
@@ -132,6 +133,10 @@ def _methods() -> list[dict[str, Any]]:
     return [{"name": m.name, "what": m.summary} for m in METHODS.values()]
 
 
+def _rewrites() -> list[dict[str, Any]]:
+    return [{"name": r.name, "what": r.summary} for r in REWRITES.values()]
+
+
 def _types() -> list[dict[str, Any]]:
     return [
         {"name": b.name, "block": b.size, "bits": round(b.bits, 4), "in": _containers(b.name)}
@@ -160,6 +165,7 @@ def _backends() -> list[dict[str, Any]]:
 
 CATALOGUES = {
     "methods": _methods,
+    "rewrites": _rewrites,
     "types": _types,
     "presets": _presets,
     "archs": _archs,

@@ -16,6 +16,7 @@ from quantize.calibrate import (
     load_layer,
     quantize_layer,
     quantize_rows,
+    rewrite_layer,
     silent,
     statistics,
 )
@@ -123,8 +124,13 @@ class Pass:
         self.plan, self.checkpoint, self.group, self.work = plan, checkpoint, members, work
         self.progress = progress
         self.ops = TorchOps(plan.device)
-        passes = EFFORTS[plan.effort].passes
-        self.recipe = Recipe(METHODS[plan.method], plan.damp, plan.allow_fallback, passes)
+        self.recipe = Recipe(
+            METHODS[plan.method],
+            plan.damp,
+            plan.allow_fallback,
+            EFFORTS[plan.effort].passes,
+            plan.chosen_rewrites,
+        )
         self.plain = Recipe(METHODS["rtn"])
         self.measured = Measured(work)
         self.imatrix = for_model(plan.imatrix, checkpoint.arch)
@@ -198,8 +204,12 @@ class Pass:
                 for s in stages
                 for linear in s.linears
             }
+            where = f"blk.{index}"
+            rewritten = rewrite_layer(
+                checkpoint.arch, weights, stages, types, hessians, recipe, where
+            )
             result: LayerResult = quantize_layer(
-                weights, stages, types, hessians, recipe, f"blk.{index}."
+                rewritten[0], stages, types, rewritten[1], recipe, f"{where}."
             )
             self.work.save(f"{folder_name(member)}/blk.{index}", result.packed)
             losses |= {f"{member.target.label} {k}": v for k, v in result.losses.items()}

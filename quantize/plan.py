@@ -13,6 +13,7 @@ from typing import Any
 import calib_data
 from export import CONTAINERS, Container
 from quantize.methods import METHODS
+from quantize.rewrites import REWRITES
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block, block
 from runtime.errors import EdgequantError
@@ -92,12 +93,14 @@ class Effort:
     """Calibration windows whose gradients are taken (curvature.py), for the embedding."""
     weigh: bool
     """Whether gradients of all windows are taken, and weigh the tokens in every Hessian."""
+    rewrites: tuple[str, ...]
+    """Function-preserving changes before rounding (quantize/rewrites)."""
 
 
 EFFORTS = {
-    "low": Effort(0, 0, False),
-    "medium": Effort(1, 16, False),
-    "high": Effort(3, 16, True),
+    "low": Effort(0, 0, False, ()),
+    "medium": Effort(1, 16, False, ("scales",)),
+    "high": Effort(3, 16, True, ("scales",)),
 }
 """By the words of --effort."""
 
@@ -130,6 +133,8 @@ class Plan:
     output: Path = Path("dist")
     method: str = "gptq"
     effort: str = "medium"
+    rewrites: tuple[str, ...] | None = None
+    """Names of function-preserving changes; None = those of the effort."""
     rules: tuple[Rule, ...] = ()
     target_size: int | None = None
     """Bytes that an automatic target may take."""
@@ -166,6 +171,11 @@ class Plan:
             raise EdgequantError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
         if self.effort not in EFFORTS:
             raise EdgequantError(f"unknown effort {self.effort!r}; known: {', '.join(EFFORTS)}.")
+        for name in self.chosen_rewrites:
+            if name not in REWRITES:
+                raise EdgequantError(
+                    f"unknown rewrite {name!r}; known: {', '.join(REWRITES)}, or none."
+                )
         if self.imatrix and METHODS[self.method].calibrated:
             raise EdgequantError(
                 f"--imatrix holds only the mean squared inputs, and {self.method} needs the whole "
@@ -177,6 +187,13 @@ class Plan:
             )
         check_limits(self)
         self._check_automatic()
+
+    @property
+    def chosen_rewrites(self) -> tuple[str, ...]:
+        """Those that were named, or else those of the effort: none for a method with its own."""
+        if self.rewrites is not None:
+            return self.rewrites
+        return () if METHODS[self.method].scales else EFFORTS[self.effort].rewrites
 
     def _check_automatic(self) -> None:
         """Automatic targets need something to reach, and calibration to know the way."""
@@ -212,6 +229,7 @@ class Plan:
             "allow_fallback",
         )
         recipe: dict[str, Any] = {name: getattr(self, name) for name in names}
+        recipe["rewrites"] = list(self.chosen_rewrites)
         recipe["rules"] = [f"{rule.pattern}={rule.kind}" for rule in self.rules]
         if any(target.automatic for target in self.targets):
             for name in ("target_size", "target_bpw", "max_kl"):
@@ -261,6 +279,8 @@ class Plan:
         for name in ("output", "baseline", "imatrix"):
             if values.get(name) is not None:
                 values[name] = Path(values[name])
+        if values.get("rewrites") is not None:
+            values["rewrites"] = tuple(name for name in values["rewrites"] if name != "none")
         if isinstance(values.get("target_size"), str):
             values["target_size"] = parse_bytes(values["target_size"])
         if values.get("imatrix"):
@@ -295,7 +315,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EdgequantError(f"plan {path} cannot be read: {error}.") from error
-    kinds = typing.get_type_hints(Plan) | {"to": list, "rules": list}
+    kinds = typing.get_type_hints(Plan) | {"to": list, "rules": list, "rewrites": list}
     kinds |= {"output": str, "baseline": str, "imatrix": str, "target_size": str | int}
     del kinds["targets"]  # spelled `to`
     for name, value in values.items():
