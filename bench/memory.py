@@ -1,8 +1,8 @@
 """Peak memory of a run, on random checkpoints with the shapes of real models.
 
-    python bench/memory.py [--only 0.5B 1.5B-2 1.5B-4] [--keep FOLDER]
+    python bench/memory.py [--only 0.5B 0.5B-300MiB 1.5B-2 1.5B-4] [--keep FOLDER]
 
-Qwen2.5-0.5B's true shape, and 1.5B's with two and with four layers: memory must not grow with
+Qwen2.5-0.5B's true shape, as a preset and as an automatic target of 300 MiB, and 1.5B's with two and with four layers: memory must not grow with
 layers, because one layer is in memory at a time. Each run is a process of its own, as a user starts
 it, and the system says what it took at most. Writes results/memory.json.
 """
@@ -42,13 +42,20 @@ MODELS: dict[str, dict[str, Any]] = {
     "1.5B-4": QWEN | LARGE | {"num_hidden_layers": 4},
 }
 """config.json of each random model; "1.5B-2" has two of the 28 layers."""
-FLAGS = {"to": ["gguf:Q4_K_M"], "rows": 8, "length": 512, "check": False}
+FLAGS: dict[str, Any] = {"to": ["gguf:Q4_K_M"], "rows": 8, "length": 512, "check": False}
+SIZED = {"to": ["gguf:auto"], "target_size": "300MiB"}
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, FLAGS) for name in MODELS} | {
+    "0.5B-300MiB": ("0.5B", FLAGS | SIZED)
+}
+"""Name of a row -> its model, and the flags of the plan."""
 
 
-def quantize(model: Path, output: Path) -> tuple[int, float]:
+def quantize(model: Path, given: dict[str, Any], output: Path) -> tuple[int, float]:
     """Run the command line; peak resident bytes and seconds."""
-    arguments = ["run", str(model), "--to", *FLAGS["to"], "--no-check", "-o", str(output)]
-    arguments += ["--calib-rows", str(FLAGS["rows"]), "--calib-length", str(FLAGS["length"])]
+    arguments = ["run", str(model), "--to", *given["to"], "--no-check", "-o", str(output)]
+    arguments += ["--calib-rows", str(given["rows"]), "--calib-length", str(given["length"])]
+    if "target_size" in given:
+        arguments += ["--target-size", given["target_size"]]
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "quantize.cli", *arguments], cwd=common.ROOT)
     # wait4 tells of this one child; on Linux ru_maxrss is in KiB
@@ -61,20 +68,22 @@ def quantize(model: Path, output: Path) -> tuple[int, float]:
 
 def row(name: str, folder: Path) -> dict[str, Any]:
     """Make a random model when it is not there yet, quantize it, and compare with the forecast."""
-    model = folder / name
+    shape, given = RUNS[name]
+    model = folder / shape
     if not (model / "config.json").exists():
         # a process of its own: what it took must not be counted here
-        code = f"from bench.memory import make; make({name!r}, {str(model)!r})"
+        code = f"from bench.memory import make; make({shape!r}, {str(model)!r})"
         subprocess.run([sys.executable, "-c", code], cwd=common.ROOT, check=True)
     with tempfile.TemporaryDirectory(dir=folder) as output:
-        peak, seconds = quantize(model, Path(output))
+        peak, seconds = quantize(model, given, Path(output))
         artifact = next(Path(output).glob("*.gguf"))
         size = artifact.stat().st_size
     checkpoint = open_checkpoint(model)
-    plan = Plan.from_flags(None, {**FLAGS, "model": str(model)})
+    plan = Plan.from_flags(None, {**given, "model": str(model)})
     hidden = 4 * plan.rows * plan.length * checkpoint.arch.hidden
     return {
         "model": name,
+        "target": given["to"][0],
         "layers": checkpoint.arch.layers,
         "checkpoint_bytes": sum(f.stat().st_size for f in model.glob("*.safetensors")),
         "artifact_bytes": size,
@@ -92,7 +101,7 @@ def make(name: str, folder: str) -> None:
 def main() -> None:
     """Run, print, keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--keep", type=Path, help="folder for the random models, kept afterwards")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -100,7 +109,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         rows = [row(name, folder) for name in flags.only]
     print(common.table(rows))
-    common.write("memory", rows, target=FLAGS["to"][0], calibration_tokens=8 * 512)
+    common.write("memory", rows, calibration_tokens=8 * 512)
 
 
 if __name__ == "__main__":

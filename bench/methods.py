@@ -61,6 +61,7 @@ def make(kind: str, method: str, rows: int, folder: Path, model: str | None = No
         "to": [TYPES[kind]],
         "rules": [rf"^blk\.={kind}"],
         "method": method,
+        "effort": "low",  # nothing but the method itself
         "rows": rows,
         "length": LENGTH,
         "output": str(folder / f"{kind}-{method}"),

@@ -1,0 +1,114 @@
+"""What each part of the quantizer is worth: one part more in every row, judged on held-out text.
+
+    python bench/ablation.py [--models FOLDER ...] [--presets Q4_K_M Q2_K] [--windows 32]
+
+Every row is a whole run (calibration, gradients, rounding, writing) and a file that our native
+engine reads again; KL is against the original on held-out windows of the built-in text. `time` is
+the row's time over that of plain GPTQ, the runs of one preset one after the other in this process.
+The last row has the bytes of the preset, but types of its own. Writes results/ablation.json.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import calib_data
+from bench import common
+from quantize import pipeline
+from quantize.calibrate import silent
+from quantize.checkpoint import open_checkpoint
+from quantize.opening import open_any
+from quantize.plan import EFFORTS, Effort, Plan
+from quantize.report.compare import compare
+from quantize.report.metrics import summarize
+from runtime.engine import open_engine
+
+LENGTH = 512
+"""Tokens a window."""
+SCALES = ("scales",)
+STEPS: dict[str, Effort | str] = {
+    "GPTQ": "low",
+    "+ coordinate descent": Effort(1, 0, False, ()),
+    "+ statistics of the embedding": Effort(1, 16, False, ()),
+    "+ scales in norms (medium)": "medium",
+    "+ tokens weighed by gradients": Effort(1, 16, True, SCALES),
+    "+ three passes of descent (high)": "high",
+}
+"""What a row is called -> its effort, by name or in full."""
+LAST = "+ types by predicted loss (high, auto)"
+
+
+def make(model: str | None, flags: dict[str, Any], folder: Path) -> tuple[Path, float]:
+    """One artifact, and the seconds it took."""
+    plan = Plan.from_flags(None, {"model": model, "output": str(folder), "check": False} | flags)
+    start = time.perf_counter()
+    pipeline.run(plan)
+    seconds = time.perf_counter() - start
+    return Path(pipeline.artifacts(plan)[0]["path"]), seconds
+
+
+def make_all(model: str | None, preset: str, folder: Path) -> dict[str, tuple[Path, float]]:
+    """Every row of one preset."""
+    to, made = {"to": [f"gguf:{preset}"]}, {}
+    for step, (label, effort) in enumerate(STEPS.items()):
+        if isinstance(effort, Effort):
+            EFFORTS[label] = effort
+            effort = label
+        made[label] = make(model, to | {"effort": effort}, folder / f"{preset}-{step}")
+    size = made["GPTQ"][0].stat().st_size
+    auto = {"to": ["gguf:auto"], "effort": "high", "target_size": size}
+    return made | {LAST: make(model, auto, folder / f"{preset}-auto")}
+
+
+def measure(model: str | None, presets: list[str], windows: int) -> common.Rows:
+    """The rows of one model."""
+    checkpoint = open_checkpoint(model)
+    held_out = calib_data.load("builtin", checkpoint.tokenizer, windows, LENGTH, part="heldout")
+    original = open_engine(checkpoint.model(), "torch")
+    rows: common.Rows = []
+    for preset in presets:
+        with tempfile.TemporaryDirectory() as folder:
+            made = make_all(model, preset, Path(folder))
+            engines = {label: open_any(path) for label, (path, _) in made.items()}
+            scores = compare(original, engines, held_out.ids, silent)
+            sizes = {label: path.stat().st_size for label, (path, _) in made.items()}
+        first = None
+        for label, (_, seconds) in made.items():
+            found = summarize(scores[label], np.ones(held_out.rows, bool))
+            first = first or (found.kl, seconds)
+            rows.append(
+                {
+                    "model": checkpoint.name,
+                    "preset": preset,
+                    "parts": label,
+                    "bytes": sizes[label],
+                    "kl": found.kl,
+                    "kl_se": found.kl_se,
+                    "of_gptq": found.kl / first[0],
+                    "time": seconds / first[1],
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    """Make, measure, print, keep."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", nargs="+", default=[None], help="default: the bundled one")
+    parser.add_argument("--presets", nargs="+", default=["Q4_K_M", "Q2_K"])
+    parser.add_argument("--windows", type=int, default=32, help="held-out windows")
+    flags = parser.parse_args()
+    rows = [row for model in flags.models for row in measure(model, flags.presets, flags.windows)]
+    print(common.table(rows))
+    common.write("ablation", rows, heldout_tokens=flags.windows * LENGTH)
+
+
+if __name__ == "__main__":
+    main()
