@@ -2,10 +2,10 @@
 
     python bench/memory.py [--only 0.5B 0.5B-300MiB 1.5B-2 1.5B-4] [--keep FOLDER]
 
-Qwen2.5-0.5B's true shape, as a preset and as an automatic target of 300 MiB, and 1.5B's with two and
-with four layers: memory must not grow with layers, because one layer is in memory at a time. Each run
-is a process of its own, as a user starts it, and the system says what it took at most. Writes
-results/memory.json.
+Qwen2.5-0.5B's true shape, as a preset and as an automatic target of 300 MiB, and 1.5B's with two
+and with four layers: memory must not grow with layers, because one layer is in memory at a time.
+Each run is a process of its own, as a user starts it, and the system says what it took at most.
+Writes results/memory.json.
 """
 
 import argparse
