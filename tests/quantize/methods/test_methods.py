@@ -6,7 +6,7 @@ import torch
 
 from quantize.methods import METHODS, SingularHessian, awq, gptq
 from quantize.methods.rtn import rtn
-from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
+from runtime.blocks import Block, numpy_of, to_numpy
 from tests.quantize.methods.cases import LAYOUTS, case
 
 
