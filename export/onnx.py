@@ -99,8 +99,10 @@ def write(
 def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]) -> int:
     """Bytes of the folder that `write` makes when its 2-D weights have these types.
 
-    The graph is made as it will be; of the weights only places and lengths are counted.
+    The graph is made as it will be; of the weights only places and lengths are counted. Raises
+    EdgequantError for heads that onnxruntime cannot rotate, as `write` does.
     """
+    _check_heads(arch)
     layouts = {n: types.get(n, BLOCKS["F32"]) for n in FAMILIES[arch.family].shapes(arch)}
     protos: list[onnx.TensorProto] = []
     end = 0

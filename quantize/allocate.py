@@ -80,7 +80,7 @@ def hull(choices: list[Choice]) -> list[Choice]:
     """Of useful choices those on the lower convex hull: each step saves less KL a byte."""
     kept: list[Choice] = []
     for choice in choices:
-        while len(kept) > 1 and rate(kept[-2], kept[-1]) <= rate(kept[-2], choice):
+        while len(kept) > 1 and rate(kept[-2], kept[-1]) <= rate(kept[-1], choice):
             kept.pop()
         kept.append(choice)
     return kept
@@ -142,7 +142,7 @@ def improvement(
     """The change of one tensor, or of two, that fits the room and lowers the KL most."""
     changes = [
         (choice.bytes - now.bytes, now.kl - choice.kl, name, choice)
-        for name, now in chosen.items()
+        for name, now in sorted(chosen.items())  # so that ties are broken alike everywhere
         for choice in options[name]
         if choice.kind != now.kind
     ]
@@ -162,11 +162,22 @@ def improvement(
 
 
 def at_most(choices: Choices, kl: float) -> Step:
-    """The smallest set of types with a predicted KL of at most `kl`.
+    """The smallest set of types with a predicted KL of at most `kl`, up to the last few bytes.
 
-    Raises ValueError when even the largest has more.
+    The first step of the frontier that reaches it goes a whole tensor's step; between the one
+    before and that one, budgets are halved. Raises ValueError when even the largest has more.
     """
-    for step in frontier(choices):
-        if step.kl <= kl:
-            return step
-    raise ValueError("the loss is below the least possible")
+    path = frontier(choices)
+    at = next((at for at, step in enumerate(path) if step.kl <= kl), None)
+    if at is None:
+        raise ValueError("the loss is below the least possible")
+    best = path[at]
+    low, high = path[max(at - 1, 0)].bytes, best.bytes
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = within(choices, middle)
+        if found.kl <= kl:
+            best, high = found, found.bytes
+        else:
+            low = middle
+    return best

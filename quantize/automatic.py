@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-from export import CONTAINERS
+from export import CONTAINERS, Container
 from quantize.allocate import Choice, Choices, Step, at_most, frontier, within
-from quantize.plan import Allocation, Assignment, Plan, Rule, Target, narrow
+from quantize.plan import Allocation, Assignment, Plan, Rule, Target, fallback_sentences, narrow
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
@@ -27,7 +27,8 @@ def allocate(
     """The types with least predicted KL in plan.target_size or target_bpw, or else the smallest
     with a predicted KL of plan.max_kl.
 
-    Raises EdgequantError with what is feasible when the target is out of reach.
+    `size` counts the sentences of `rule_fallbacks`, which the artifact will hold. Raises
+    EdgequantError with what is feasible when the target is out of reach.
     """
     choices = choices_of(target, arch, plan.rules, predictions)
     path = frontier(choices)
@@ -39,7 +40,8 @@ def allocate(
         step = _by_loss(plan, target, choices, path, size)
     types, rest = types_of(step), size(types_of(path[0])) - path[0].bytes
     points = tuple((point.bytes + rest, point.kl) for point in path)
-    return Assignment(target, types, (), Allocation(size(types), step.kl, points))
+    told = rule_fallbacks(target, arch, plan.rules)
+    return Assignment(target, types, told, Allocation(size(types), step.kl, points))
 
 
 def choices_of(
@@ -52,14 +54,35 @@ def choices_of(
         if len(shape) != 2:
             continue
         kinds = [kind for kind in predictions[name] if container.holds(BLOCKS[kind])]
-        for rule in rules:
-            if re.search(rule.pattern, name) and container.holds(BLOCKS[rule.kind]):
-                kinds = [narrow(rule.kind, shape[1], container).name]
+        if wanted := ruled(name, rules, container):
+            kinds = [narrow(wanted, shape[1], container).name]
         out[name] = [
             Choice(kind, shape[0] * BLOCKS[kind].row_bytes(shape[1]), predictions[name][kind])
             for kind in kinds
         ]
     return out
+
+
+def ruled(name: str, rules: tuple[Rule, ...], container: Container) -> str | None:
+    """The type that the last rule for a tensor says, of those that the container can hold."""
+    kinds = [
+        rule.kind
+        for rule in rules
+        if re.search(rule.pattern, name) and container.holds(BLOCKS[rule.kind])
+    ]
+    return kinds[-1] if kinds else None
+
+
+def rule_fallbacks(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> tuple[str, ...]:
+    """One sentence for each group of tensors that could not have the type that a rule says."""
+    container = CONTAINERS[target.container]
+    narrowed: dict[tuple[str, str, int], list[str]] = {}
+    for name, shape in FAMILIES[arch.family].shapes(arch).items():
+        if len(shape) == 2 and (wanted := ruled(name, rules, container)):
+            got = narrow(wanted, shape[1], container).name
+            if got != wanted:
+                narrowed.setdefault((wanted, got, shape[1]), []).append(name)
+    return fallback_sentences(narrowed)
 
 
 def types_of(step: Step) -> Types:

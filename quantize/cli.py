@@ -221,7 +221,8 @@ def plan(made: "Plan", as_json: bool) -> None:
     """Say what a run with the same flags would make: types, bytes, memory, disk and time."""
     from quantize import forecast
 
-    result = forecast.forecast(made)
+    with Bar(errors) as bar:
+        result = forecast.forecast(made, bar.update)
     show_result(result.to_json(), forecast.render(result), as_json)
 
 

@@ -1,7 +1,14 @@
-"""What a run would make, before it starts: types, bytes, memory, disk, time, rounding error."""
+"""What a run would make, before it starts: types, bytes, memory, disk, time, rounding error.
 
+For an automatic target also the frontier: calibration text and gradients are taken as in the run,
+in a temporary folder.
+"""
+
+import math
+import tempfile
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +16,16 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import for_model
+from quantize.measure import windows
 from quantize.methods import METHODS
 from quantize.methods.rtn import rtn
-from quantize.pipeline import disk_bytes, weight_bytes
-from quantize.plan import Assignment, Plan, assign, check_rules
+from quantize.passes import group
+from quantize.pipeline import assign_all, check_device, disk_bytes, exact_size, weight_bytes
+from quantize.plan import Assignment, Plan, check_rules
+from quantize.resume import Work
 
 SAMPLE = 64
 """Rows of a tensor that are rounded to know its error."""
@@ -22,6 +33,10 @@ BASE_BYTES = 450 << 20
 """Resident bytes of Python with torch, before any weight."""
 COLUMN_SECONDS = 4e-4
 """Time of one column of GPTQ beside its products: most of it is starting small operations."""
+POINTS = 12
+"""Lines of a frontier on the screen."""
+LEAST_SHOWN = 1e-5
+"""Predicted KL below which the screen shows one more point of a frontier and no others."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +57,19 @@ class TargetForecast:
 
     target: str
     bytes: int
+    """Of the whole artifact, exactly."""
+    weight_bytes: int
+    """Of its tensors."""
     bits_per_weight: float
+    """Of its tensors."""
     error: float
     """Relative squared error over all linears, plain rounding; calibrated methods end below it."""
     fallbacks: tuple[str, ...]
     tensors: tuple[TensorForecast, ...]
+    predicted_kl: float | None
+    """Nats a token, of an automatic target."""
+    frontier: tuple[tuple[int, float], ...]
+    """Bytes and predicted KL of an automatic target's other sizes (see plan.Allocation)."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +93,41 @@ class Forecast:
         return asdict(self)
 
 
-def forecast(plan: Plan) -> Forecast:
-    """Open the checkpoint, assign types, measure a few rows of each tensor. Writes nothing."""
+def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
+    """Open the checkpoint, assign types, measure a few rows of each tensor.
+
+    Writes nothing in the output folder. Errors as in `pipeline.run`.
+    """
     checkpoint = open_checkpoint(plan.model)
     check_rules(plan, checkpoint.arch)
     for_model(plan.imatrix, checkpoint.arch)
-    assignments = [assign(target, checkpoint.arch, plan.rules) for target in plan.targets]
-    calibrated = METHODS[plan.method].calibrated
-    tokens = plan.rows * plan.length if calibrated else 0
-    hidden = 4 * tokens * checkpoint.arch.hidden
+    check_device(plan.device)
+    with tempfile.TemporaryDirectory() as folder:
+        assignments = assign_all(plan, checkpoint, Work(Path(folder), ""), progress)
+    tokens = plan.rows * plan.length if METHODS[plan.method].calibrated else 0
     return Forecast(
         model=checkpoint.name,
-        weights=sum(int(np.prod(shape)) for shape in checkpoint.tensors.shapes.values()),
+        weights=count(checkpoint),
         method=plan.method,
         calibration_tokens=tokens,
-        memory=memory(checkpoint, plan, hidden),
+        memory=memory(checkpoint, plan, hidden_bytes(plan, checkpoint)),
         disk=disk_bytes(plan, checkpoint, assignments),
         seconds=seconds(checkpoint, tokens, len(assignments)),
-        targets=tuple(target_forecast(checkpoint, a) for a in assignments),
+        targets=target_forecasts(plan, checkpoint, assignments),
     )
+
+
+def count(checkpoint: Checkpoint) -> int:
+    """Number of weights, norms and biases included."""
+    return sum(math.prod(shape) for shape in checkpoint.tensors.shapes.values())
+
+
+def hidden_bytes(plan: Plan, checkpoint: Checkpoint) -> int:
+    """Bytes of the hidden states of all calibration rows, or of some before and after every layer
+    while gradients are taken."""
+    rows = plan.rows if METHODS[plan.method].calibrated else 0
+    sets = max(rows, (checkpoint.arch.layers + 1) * windows(plan))
+    return 4 * sets * plan.length * checkpoint.arch.hidden
 
 
 def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
@@ -123,19 +162,36 @@ def seconds(checkpoint: Checkpoint, tokens: int, targets: int) -> float:
     return float(checkpoint.arch.layers * (work / rate + columns * COLUMN_SECONDS))
 
 
-def target_forecast(checkpoint: Checkpoint, assignment: Assignment) -> TargetForecast:
+def target_forecasts(
+    plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]
+) -> tuple[TargetForecast, ...]:
+    """What is known of each artifact."""
+    groups = group(assignments, METHODS[plan.method].calibrated)
+    automatic = any(target.automatic for target in plan.targets)
+    # the artifact names the sha256 of the text that was read, if any: only its length counts here
+    digest = "0" * 64 if automatic or any(g.calibrated for g in groups) else ""
+    return tuple(target_forecast(plan, checkpoint, member, digest) for member in assignments)
+
+
+def target_forecast(
+    plan: Plan, checkpoint: Checkpoint, assignment: Assignment, digest: str
+) -> TargetForecast:
     """Bytes and sampled rounding error of one artifact."""
     tensors = tuple(tensor_forecast(checkpoint, assignment, name) for name in assignment.types)
-    total = weight_bytes(checkpoint, assignment)
-    weights = sum(int(np.prod(shape)) for shape in checkpoint.tensors.shapes.values())
-    cells = [float(np.prod(t.shape)) for t in tensors]
+    size = exact_size(plan, checkpoint, assignment.target, digest, assignment.fallbacks)
+    weights = weight_bytes(checkpoint, assignment)
+    cells = [float(math.prod(t.shape)) for t in tensors]
+    known = assignment.allocation
     return TargetForecast(
         target=assignment.target.label,
-        bytes=total,
-        bits_per_weight=8 * total / weights,
+        bytes=size(assignment.types),
+        weight_bytes=weights,
+        bits_per_weight=8 * weights / count(checkpoint),
         error=float(np.average([t.error for t in tensors], weights=cells)),
         fallbacks=assignment.fallbacks,
         tensors=tensors,
+        predicted_kl=known.kl if known else None,
+        frontier=known.frontier if known else (),
     )
 
 
@@ -162,15 +218,45 @@ def render(result: Forecast) -> RenderableType:
     head.add_row("time", f"about {result.seconds:,.0f} s, judging not counted")
     parts: list[RenderableType] = [head]
     for target in result.targets:
-        bits = f"{target.bits_per_weight:.2f} bits a weight"
-        title = f"{target.target}: {target.bytes:,} bytes of weights, {bits}"
-        table = Table(
-            "tensors", "type", "bytes", "rounding error", title=title, title_justify="left"
-        )
-        for part, kind in dict.fromkeys((t.name.split(".")[-2], t.type) for t in target.tensors):
-            chosen = [t for t in target.tensors if (t.name.split(".")[-2], t.type) == (part, kind)]
-            size = sum(t.bytes for t in chosen)
-            error = float(np.mean([t.error for t in chosen]))
-            table.add_row(f"{len(chosen)} x {part}", kind, f"{size:,}", f"{error:.2e}")
-        parts += [table, *target.fallbacks]
+        parts += [types_table(target), *target.fallbacks]
+        if target.frontier:
+            parts.append(frontier_table(target))
     return Group(*parts)
+
+
+def types_table(target: TargetForecast) -> Table:
+    """Types and bytes of each group of tensors."""
+    title = f"{target.target}: {target.bytes:,} bytes, {target.bits_per_weight:.2f} bits a weight"
+    if target.predicted_kl is not None:
+        title += f", predicted KL {target.predicted_kl:.5f}"
+    table = Table("tensors", "type", "bytes", "rounding error", title=title, title_justify="left")
+    kinds = dict.fromkeys((t.name.split(".")[-2], t.type) for t in target.tensors)
+    parts = list(dict.fromkeys(part for part, _ in kinds))
+    for part, kind in sorted(kinds, key=lambda pair: parts.index(pair[0])):
+        chosen = [t for t in target.tensors if (t.name.split(".")[-2], t.type) == (part, kind)]
+        size = sum(t.bytes for t in chosen)
+        error = float(np.mean([t.error for t in chosen]))
+        table.add_row(f"{len(chosen)} x {part}", kind, f"{size:,}", f"{error:.2e}")
+    return table
+
+
+def frontier_table(target: TargetForecast) -> Table:
+    """Bytes against predicted KL, the chosen set of types marked."""
+    title = f"{target.target}: sizes and the least predicted KL"
+    table = Table("bytes", "predicted KL", "", title=title, title_justify="left")
+    here = (target.bytes, target.predicted_kl or 0.0)
+    others = [point for point in spread(target.frontier) if point[0] != here[0]]
+    for point in sorted([here, *others]):
+        mark = "<- chosen" if point == here else ""
+        table.add_row(f"{point[0]:,}", f"{point[1]:.2g}", mark)
+    return table
+
+
+def spread(points: tuple[tuple[int, float], ...]) -> list[tuple[int, float]]:
+    """About POINTS of a frontier, from the smallest size on, at even distances in log KL."""
+    least = max(LEAST_SHOWN, min((kl for _, kl in points if kl > 0), default=LEAST_SHOWN))
+    levels = np.geomspace(max(points[0][1], least), least, POINTS)
+    nearest = [
+        next((p for p in points if p[1] <= level * (1 + 1e-9)), points[-1]) for level in levels
+    ]
+    return list(dict.fromkeys(nearest))

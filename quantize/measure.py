@@ -16,7 +16,7 @@ from quantize.allocate import predicted_kl, sample
 from quantize.calibrate import Progress
 from quantize.checkpoint import Checkpoint
 from quantize.curvature import LayerCurvature, curvature
-from quantize.methods.base import Factor, SingularHessian
+from quantize.methods import METHODS, Factor, SingularHessian
 from quantize.methods.gptq import factor
 from quantize.plan import EFFORTS, LEAST_WINDOWS, Plan
 from quantize.resume import Work
@@ -56,13 +56,22 @@ class Measured:
 def measure(
     plan: Plan, checkpoint: Checkpoint, ids: np.ndarray, work: Work, progress: Progress
 ) -> Measured:
-    """Take gradients on calibration rows (rows, T), unless that was done before.
-
-    All rows at high effort, where tokens get weights; else a few.
-    """
+    """Take gradients on the first `windows` of calibration rows (rows, T), unless that is done."""
     if not work.done(STAGE):
         Measuring(plan, checkpoint, ids, work).run(progress)
     return Measured(work)
+
+
+def windows(plan: Plan) -> int:
+    """Calibration windows whose gradients are taken: all at high effort, where tokens get weights,
+    else a few, or none."""
+    effort = EFFORTS[plan.effort]
+    automatic = any(target.automatic for target in plan.targets)
+    if not METHODS[plan.method].calibrated:
+        return 0
+    if effort.weigh:
+        return plan.rows
+    return min(plan.rows, max(effort.windows, LEAST_WINDOWS if automatic else 0))
 
 
 def candidates(plan: Plan) -> list[Block]:
@@ -77,8 +86,7 @@ class Measuring:
     def __init__(self, plan: Plan, checkpoint: Checkpoint, ids: np.ndarray, work: Work) -> None:
         self.plan, self.checkpoint, self.work = plan, checkpoint, work
         self.weigh = EFFORTS[plan.effort].weigh
-        windows = len(ids) if self.weigh else max(LEAST_WINDOWS, EFFORTS[plan.effort].windows)
-        self.ids = ids[:windows]
+        self.ids = ids[: windows(plan)]
         self.blocks = candidates(plan)
         self.arrays: dict[str, np.ndarray] = {}
         self.predictions: dict[str, dict[str, float]] = {}

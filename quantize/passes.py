@@ -22,7 +22,7 @@ from quantize.calibrate import (
 )
 from quantize.checkpoint import Checkpoint, check_finite
 from quantize.imatrix import for_model
-from quantize.measure import Measured, measure
+from quantize.measure import Measured, measure, windows
 from quantize.methods import METHODS, Factor
 from quantize.plan import EFFORTS, Assignment, Plan
 from quantize.resume import Work
@@ -71,25 +71,26 @@ def quantize_model(
     work: Work,
     progress: Progress = silent,
 ) -> str:
-    """Round every weight for every target into the work folder; returns the text's sha256."""
+    """Round every weight for every target into the work folder; returns the sha256 of the text that
+    was read, or "" when none was."""
     method = METHODS[plan.method]
     groups = group(assignments, method.calibrated)
-    ids, digest = None, ""
+    ids = None
     if any(g.calibrated for g in groups):
-        windows = calibration(plan, checkpoint, work, progress)
-        ids, digest = windows, str(work.stages["calibration"]["sha256"])
-        if EFFORTS[plan.effort].windows:
-            measure(plan, checkpoint, windows, work, progress)
+        ids = calibration(plan, checkpoint, work, progress)
+        if windows(plan):
+            measure(plan, checkpoint, ids, work, progress)
     for g in groups:
         Pass(plan, checkpoint, g, work, progress).run(ids if g.calibrated else None)
-    return digest
+    # an automatic target of floats alone was chosen by the text as well
+    return str(work.stages.get("calibration", {}).get("sha256", ""))
 
 
 def calibration(plan: Plan, checkpoint: Checkpoint, work: Work, progress: Progress) -> np.ndarray:
     """Token windows (rows, length) int32, kept so that a continued run sees the same."""
     if not work.done("calibration"):
         progress("calibration text", 0, 1, plan.calibration)
-        windows = calib_data.load(
+        text = calib_data.load(
             plan.calibration,
             checkpoint.tokenizer,
             plan.rows,
@@ -97,8 +98,8 @@ def calibration(plan: Plan, checkpoint: Checkpoint, work: Work, progress: Progre
             plan.seed,
             generate=sampler(checkpoint) if plan.calibration == "self" else None,
         )
-        work.save("calibration", {"ids": windows.ids})
-        work.finish("calibration", sha256=windows.sha256, summary=windows.summary())
+        work.save("calibration", {"ids": text.ids})
+        work.finish("calibration", sha256=text.sha256, summary=text.summary())
     progress("calibration text", 1, 1, work.stages["calibration"]["summary"])
     return work.load("calibration", "ids")
 

@@ -14,11 +14,11 @@ import calib_data
 import export
 import quantize
 import runtime
-from quantize.automatic import Size, Types, allocate
+from quantize.automatic import Size, Types, allocate, rule_fallbacks
 from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import for_model
-from quantize.measure import measure
+from quantize.measure import measure, windows
 from quantize.methods import METHODS
 from quantize.passes import artifact_tensors, calibration, quantize_model
 from quantize.plan import Assignment, Plan, Target, assign, check_rules
@@ -78,17 +78,20 @@ def assign_all(
         ids = calibration(plan, checkpoint, work, progress)
         predictions = measure(plan, checkpoint, ids, work, progress).predictions()
         digest = str(work.stages["calibration"]["sha256"])
-        size = exact_size(plan, checkpoint, target, digest)
+        told = rule_fallbacks(target, checkpoint.arch, plan.rules)
+        size = exact_size(plan, checkpoint, target, digest, told)
         found.append(allocate(plan, target, checkpoint.arch, predictions, size))
     return found
 
 
-def exact_size(plan: Plan, checkpoint: Checkpoint, target: Target, digest: str) -> Size:
+def exact_size(
+    plan: Plan, checkpoint: Checkpoint, target: Target, digest: str, fallbacks: tuple[str, ...]
+) -> Size:
     """Types -> bytes of the artifact that this plan would write with them."""
     container = export.CONTAINERS[target.container]
 
     def size(types: Types) -> int:
-        extra = provenance(plan, checkpoint, Assignment(target, types), digest)
+        extra = provenance(plan, checkpoint, Assignment(target, types, fallbacks), digest)
         return container.size(checkpoint.arch, types, checkpoint.folder, extra)
 
     return size
@@ -214,10 +217,12 @@ def weight_bytes(checkpoint: Checkpoint, assignment: Assignment) -> int:
 
 
 def disk_bytes(plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]) -> int:
-    """Bytes on disk at most: the artifacts, their work copies, and three sets of hidden states."""
-    tokens = plan.rows * plan.length if METHODS[plan.method].calibrated else 0
+    """Bytes on disk at most: the artifacts, their work copies, and hidden states: three sets, or
+    one before and after every layer while gradients are taken."""
+    rows = plan.rows if METHODS[plan.method].calibrated else 0
+    sets = max(3 * rows, (checkpoint.arch.layers + 1) * windows(plan))
     made = sum(weight_bytes(checkpoint, assignment) for assignment in assignments)
-    return 2 * made + 3 * 4 * tokens * checkpoint.arch.hidden
+    return 2 * made + sets * 4 * plan.length * checkpoint.arch.hidden
 
 
 def check_space(

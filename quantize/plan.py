@@ -5,6 +5,7 @@ import json
 import re
 import tomllib
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -350,7 +351,8 @@ class Allocation:
     kl: float
     """Predicted, nats a token."""
     frontier: tuple[tuple[int, float], ...]
-    """Bytes of the artifact and least predicted KL, from the smallest to the largest."""
+    """Bytes of the artifact, up to the padding between its tensors, and least predicted KL, from
+    the smallest to the largest."""
 
 
 @dataclass(frozen=True)
@@ -390,12 +392,16 @@ def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
         types[name] = narrow(wanted, shape[1], container)
         if types[name].name != wanted:
             narrowed.setdefault((wanted, types[name].name, shape[1]), []).append(name)
-    fallbacks = tuple(
+    return Assignment(target, types, fallback_sentences(narrowed))
+
+
+def fallback_sentences(narrowed: Mapping[tuple[str, str, int], list[str]]) -> tuple[str, ...]:
+    """One for each (type wanted, type taken, columns) of the tensors named."""
+    return tuple(
         f"{len(names)} tensors with rows of {cols} cannot be {wanted} "
         f"(packs {BLOCKS[wanted].size} at a time) and became {got}: {_span(names)}"
         for (wanted, got, cols), names in narrowed.items()
     )
-    return Assignment(target, types, fallbacks)
 
 
 def narrow(kind: str, cols: int, container: Container) -> Block:

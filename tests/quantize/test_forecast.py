@@ -5,15 +5,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from rich.console import Console
 
 from quantize.checkpoint import open_checkpoint
-from quantize.forecast import Forecast, forecast, render
+from quantize.forecast import LEAST_SHOWN, POINTS, Forecast, forecast, hidden_bytes, render, spread
 from quantize.methods.rtn import rtn
-from quantize.pipeline import run
+from quantize.pipeline import artifacts, run
 from runtime.blocks import BLOCKS
 from tests.quantize.runs import small_plan, walk
 
@@ -26,31 +25,26 @@ def found(random_models: dict[str, Path]) -> Forecast:
     return forecast(plan)
 
 
-def test_bytes_are_those_of_the_written_file(
-    random_models: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+@pytest.mark.parametrize("target", ["onnx:int4-128", "onnx:fp32", "gguf:Q4_K_M", "gguf:F16"])
+def test_bytes_are_exactly_those_of_the_written_artifact(
+    target: str, method: str, random_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    plan = small_plan(random_models["qwen2-untied"], "onnx:int4", check=False, output=str(tmp_path))
+    plan = small_plan(
+        random_models["qwen2-untied"], target, method=method, check=False, output=str(tmp_path)
+    )
     run(plan)
-    folder = tmp_path / "qwen2-untied-int4-onnx"
-    graph = onnx.load(str(folder / "model.onnx"), load_external_data=False).graph
-    lengths = {
-        proto.name: int(entry.value)
-        for proto in graph.initializer
-        for entry in proto.external_data
-        if entry.key == "length"
-    }
-    weights = sum(size for name, size in lengths.items() if not name.startswith("rope."))
-    assert forecast(plan).targets[0].bytes == pytest.approx(weights, rel=0.01)
+    assert forecast(plan).targets[0].bytes == artifacts(plan)[0]["bytes"]
 
 
-def test_bytes_are_exactly_those_of_a_gguf_file(
+def test_bytes_of_weights_are_exactly_those_of_a_gguf_file(
     random_models: dict[str, Path], tmp_path: Path
 ) -> None:
     plan = small_plan(random_models["qwen2-untied"], "gguf:Q4_K_M", "gguf:Q8_0", method="rtn")
     made = walk(plan, tmp_path / "work")
     for target, expected in enumerate(forecast(plan).targets):
         tensors = made.tensors(target)
-        assert expected.bytes == sum(t.nbytes for t in tensors.values())
+        assert expected.weight_bytes == sum(t.nbytes for t in tensors.values())
         for part in expected.tensors:
             assert part.type == tensors[part.name].block.name
             assert part.bytes == tensors[part.name].nbytes
@@ -94,9 +88,87 @@ def test_the_screen_shows_types_totals_and_fallbacks(found: Forecast) -> None:
     for shown in ("2 x attn_q", "INT8_32", "256 calibration tokens", "cannot be INT4_128"):
         assert shown in text
     for target in found.targets:
-        assert f"{target.bytes:,} bytes of weights, {target.bits_per_weight:.2f} bits" in text
+        assert f"{target.bytes:,} bytes, {target.bits_per_weight:.2f} bits a weight" in text
+        assert "predicted KL" not in text
 
 
 def test_json_holds_every_tensor(found: Forecast) -> None:
     values = json.loads(json.dumps(found.to_json()))
     assert len(values["targets"][0]["tensors"]) == 2 * 7 + 2
+
+
+def test_gradients_need_hidden_states_around_every_layer(random_models: dict[str, Path]) -> None:
+    checkpoint = open_checkpoint(random_models["llama-tied"])
+    layers, row = checkpoint.arch.layers, 4 * 64 * 96
+    sizes = {
+        effort: hidden_bytes(
+            small_plan(checkpoint.folder, "onnx:int4", effort=effort, rows=20), checkpoint
+        )
+        for effort in ("low", "medium", "high")
+    }
+    assert sizes["low"] == 20 * row
+    assert sizes["medium"] == (layers + 1) * 16 * row
+    assert sizes["high"] == (layers + 1) * 20 * row
+
+
+@pytest.fixture(scope="module")
+def automatic(random_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Forecast:
+    output = tmp_path_factory.mktemp("unwritten") / "out"
+    plan = small_plan(
+        random_models["qwen2-tied"], "gguf:auto", target_size="600kB", output=str(output)
+    )
+    found = forecast(plan)
+    assert not output.exists()
+    return found
+
+
+def test_an_automatic_target_shows_its_frontier_and_what_was_chosen(automatic: Forecast) -> None:
+    target = automatic.targets[0]
+    assert target.predicted_kl is not None
+    out = io.StringIO()
+    Console(width=120, markup=False, file=out).print(render(automatic))
+    lines = out.getvalue().splitlines()
+    assert f"{target.bytes:,} bytes" in out.getvalue()
+    assert f"predicted KL {target.predicted_kl:.5f}" in out.getvalue()
+    marked = [line for line in lines if "<- chosen" in line]
+    assert len(marked) == 1
+    assert f"{target.bytes:,}" in marked[0]
+    sizes = [f"{size:,}" for size, _ in spread(target.frontier)]
+    shown = [size for size in sizes if any(f" {size} " in line for line in lines)]
+    assert len(shown) >= len(sizes) - 1  # the chosen one may stand for a point of its size
+
+
+def test_an_automatic_target_has_the_bytes_of_its_artifact(
+    automatic: Forecast, random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    plan = small_plan(
+        random_models["qwen2-tied"],
+        "gguf:auto",
+        target_size="600kB",
+        output=str(tmp_path),
+        check=False,
+    )
+    run(plan)
+    assert artifacts(plan)[0]["bytes"] == automatic.targets[0].bytes <= 600_000
+
+
+def test_json_holds_every_point_of_the_frontier(automatic: Forecast) -> None:
+    target = json.loads(json.dumps(automatic.to_json()))["targets"][0]
+    sizes, losses = zip(*target["frontier"], strict=True)
+    assert len(sizes) > POINTS
+    assert list(sizes) == sorted(set(sizes))
+    assert list(losses) == sorted(set(losses), reverse=True)
+    assert sizes[0] <= target["bytes"] <= sizes[-1]
+    assert losses[-1] <= target["predicted_kl"] <= losses[0]
+
+
+def test_points_on_the_screen_are_evenly_spread_in_log_kl() -> None:
+    points = tuple((1000 + at, 0.5 * 0.9**at) for at in range(200)) + ((2000, 0.0),)
+    shown = spread(points)
+    assert len(shown) == POINTS
+    assert shown[0] == points[0]
+    steps = np.diff(np.log([kl for _, kl in shown]))
+    np.testing.assert_allclose(steps, steps.mean(), atol=0.11)
+    assert 0.9 * LEAST_SHOWN <= shown[-1][1] <= LEAST_SHOWN
+    assert spread(((10, 0.0),)) == [(10, 0.0)]
+    assert spread(((10, 3.0), (20, 1.0))) == [(10, 3.0), (20, 1.0)]
