@@ -65,6 +65,8 @@ with tempfile.TemporaryDirectory() as folder:
     ids = np.arange(12).reshape(1, 12)
     expected = open_any(bundled(), "numpy").logits(ids)
     assert (open_any(path, "numpy").logits(ids) == expected).all()
+    arch, extra = open(path).arch, provenance(path)
+    assert size(arch, {}, bundled(), extra) == path.stat().st_size
 """
 TRIALS = {
     "Add a method": TRY_METHOD,
