@@ -124,8 +124,9 @@ def head_gradient(
     head = ops.load(checkpoint.tensors[arch.head])
     hessian = torch.zeros(arch.hidden, arch.hidden, device=ops.device)
     used = torch.zeros(arch.vocab, device=ops.device)
-    draw = torch.Generator(ops.device).manual_seed(seed)
     flat = states.reshape(-1, arch.hidden)
+    # drawn at once and on the CPU: neither LOGITS nor the device changes which tokens come
+    luck = torch.rand(len(flat), generator=torch.Generator().manual_seed(seed)).to(ops.device)
     for here in batches(len(flat), max(1, LOGITS // arch.vocab)):
         x = torch.from_numpy(np.array(flat[here])).to(ops.device).requires_grad_()
         normed = ops.rmsnorm(x, norm, arch.eps)
@@ -133,11 +134,17 @@ def head_gradient(
         chances = torch.softmax(read @ head.T, -1)  # (t, V)
         used += chances.sum(0)
         hessian.addmm_(read.T, read)
-        token = torch.multinomial(chances, 1, generator=draw)
         # d log p[token] / d logits = (1 at the token, 0 elsewhere) - p
-        change = head[token[:, 0]] - chances @ head
+        change = head[drawn(chances, luck[here])] - chances @ head
         flat[here] = torch.autograd.grad(normed, x, change)[0].cpu().numpy()
     return hessian / len(flat), used / len(flat)
+
+
+def drawn(chances: torch.Tensor, luck: torch.Tensor) -> torch.Tensor:
+    """A token of each row of chances (t, V), where luck (t,) of 0 to 1 falls on their sum: (t,)."""
+    running = chances.double().cumsum(-1)
+    places = luck.double()[:, None] * running[:, -1:]
+    return torch.searchsorted(running, places, right=True)[:, 0].clamp(max=chances.shape[1] - 1)
 
 
 def backward(
