@@ -11,9 +11,6 @@ from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
 
-TURNS = 8
-"""How often the budget of the tensors is corrected by what the rest of the artifact takes."""
-
 Types = dict[str, Block]
 Size = Callable[[Types], int]
 """Types of the 2-D weights -> bytes of the artifact on disk, exactly."""
@@ -99,14 +96,15 @@ def _by_size(plan: Plan, target: Target, choices: Choices, path: list[Step], siz
             f"--target-size {limit:,} bytes is out of reach: {target.label} of this model takes "
             f"{least:,} to {most:,} bytes; choose a size from there."
         )
-    budget = limit - (least - path[0].bytes)
-    for _ in range(TURNS):
+    best, budget, tried = path[0], limit - (least - path[0].bytes), set[int]()
+    while budget not in tried:  # the rest of the artifact, padding above all, depends on the types
+        tried.add(budget)
         step = within(choices, max(budget, path[0].bytes))
-        over = size(types_of(step)) - limit
-        if over <= 0:
-            return step
-        budget = step.bytes - over
-    return path[0]
+        spare = limit - size(types_of(step))
+        if spare >= 0 and step.kl < best.kl:
+            best = step
+        budget = step.bytes + spare
+    return best
 
 
 def _by_bits(plan: Plan, target: Target, choices: Choices, path: list[Step], arch: Arch) -> Step:
@@ -129,8 +127,9 @@ def _by_loss(plan: Plan, target: Target, choices: Choices, path: list[Step], siz
     try:
         return at_most(choices, plan.max_kl or 0.0)
     except ValueError:
+        # a little is added, so that the figure as it is rounded can be asked for
         raise EdgequantError(
             f"--max-kl {plan.max_kl:g} is out of reach: {target.label} of this model is predicted "
-            f"to lose at least {path[-1].kl:.2g} nats a token, at {size(types_of(path[-1])):,} "
-            "bytes; allow more."
+            f"to lose at least {1.005 * path[-1].kl:.3g} nats a token, at "
+            f"{size(types_of(path[-1])):,} bytes; allow more."
         ) from None

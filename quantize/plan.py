@@ -233,9 +233,7 @@ class Plan:
         recipe["rewrites"] = list(self.chosen_rewrites)
         recipe["rules"] = [f"{rule.pattern}={rule.kind}" for rule in self.rules]
         if any(target.automatic for target in self.targets):
-            for name in ("target_size", "target_bpw", "max_kl"):
-                if getattr(self, name):
-                    recipe[name] = getattr(self, name)
+            recipe |= self.aim()
         recipe["targets"] = [target.label for target in self.targets]
         if self.calibration_file:
             recipe["calibration"] = self.calibration_file.name
@@ -244,6 +242,12 @@ class Plan:
                 del recipe[name]  # no text is read
             recipe["imatrix"] = self.imatrix.name
         return recipe
+
+    def aim(self) -> dict[str, Any]:
+        """What automatic targets are to reach. Beside a size, max_kl is nothing but a gate."""
+        sizes = {"target_size": self.target_size, "target_bpw": self.target_bpw}
+        given = {name: value for name, value in sizes.items() if value is not None}
+        return given or {"max_kl": self.max_kl}
 
     @property
     def calibration_file(self) -> Path | None:

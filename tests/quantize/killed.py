@@ -1,9 +1,10 @@
 """Kill a run at many moments with SIGKILL, let it go on, and compare what it wrote; prints JSON.
 
-    python -m tests.quantize.killed MODEL FOLDER
+    python -m tests.quantize.killed MODEL FOLDER '{"to": ["onnx:int4"]}'
 
-Runs are forked from one process, before torch has started any thread. A moment is a call that makes
-something durable or visible: a sync, a rename or a removal.
+The last argument holds what the plan sets besides the model. Runs are forked from one process,
+before torch has started any thread. A moment is a call that makes something durable or visible: a
+sync, a rename or a removal.
 """
 
 import json
@@ -33,7 +34,7 @@ def counted(function: Callable[..., Any], before: Callable[[], None]) -> Callabl
     return call
 
 
-def child(model: Path, output: Path, kill_at: int | None) -> tuple[int, int]:
+def child(model: Path, output: Path, flags: dict[str, Any], kill_at: int | None) -> tuple[int, int]:
     """Run in a fork, killed before moment `kill_at`; returns its exit status and its moments."""
     reader, writer = os.pipe()
     process = os.fork()
@@ -49,7 +50,7 @@ def child(model: Path, output: Path, kill_at: int | None) -> tuple[int, int]:
         for name in MOMENTS:
             setattr(os, name, counted(getattr(os, name), before))
         torch.set_num_threads(1)
-        plan = small_plan(model, "onnx:int4", "onnx:int8", check=False, output=str(output))
+        plan = small_plan(model, check=False, output=str(output), **flags)
         pipeline.run(plan)
         os.write(writer, str(seen).encode())
         os._exit(0)
@@ -65,16 +66,16 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def main(model: Path, folder: Path) -> None:
+def main(model: Path, folder: Path, flags: dict[str, Any]) -> None:
     """One uninterrupted run, then one killed at every eleventh moment."""
-    status, moments = child(model, folder / "whole", None)
+    status, moments = child(model, folder / "whole", flags, None)
     assert status == 0
     expected = files(folder / "whole")
     rows = []
     for moment in range(1, moments + 1, 11):
         output = folder / str(moment)
-        killed, _ = child(model, output, moment)
-        finished, _ = child(model, output, None)
+        killed, _ = child(model, output, flags, moment)
+        finished, _ = child(model, output, flags, None)
         assert finished == 0
         found = files(output)
         rows.append(
@@ -89,4 +90,4 @@ def main(model: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

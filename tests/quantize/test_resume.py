@@ -84,6 +84,24 @@ def test_a_stopped_run_goes_on_and_writes_the_same_bytes(
     assert files(other.output) == expected
 
 
+def test_gradients_and_types_of_a_stopped_automatic_run_are_kept(
+    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_models["qwen2-tied"]
+    whole, other = (
+        small_plan(
+            model, "gguf:auto", target_bpw=5.5, effort="high", check=False, output=str(tmp_path / n)
+        )
+        for n in ("whole", "stopped")
+    )
+    run(whole)
+    with pytest.raises(Stop):
+        run(other, stop_before="layers")
+    monkeypatch.setattr("quantize.measure.curvature", None)  # nobody may call it
+    assert run(other)[0].startswith("continuing after ")
+    assert files(other.output) == files(whole.output)
+
+
 def test_work_of_finished_stages_is_not_done_again(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,11 +239,17 @@ def test_room_for_states_is_claimed_before_it_is_mapped(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [{"to": ["onnx:int4", "onnx:int8"]}, {"to": ["gguf:auto", "onnx:auto"], "target_bpw": 6}],
+    ids=["presets", "automatic"],
+)
 def test_killed_at_any_moment_a_run_goes_on_and_writes_the_same_bytes(
-    plan: Plan, tmp_path: Path
+    flags: dict[str, Any], plan: Plan, tmp_path: Path
 ) -> None:
     pytest.importorskip("fcntl", reason="this system cannot fork")
     command = [sys.executable, "-m", "tests.quantize.killed", str(plan.model), str(tmp_path / "k")]
+    command.append(json.dumps(flags))
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     moments = json.loads(done.stdout)

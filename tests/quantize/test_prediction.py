@@ -1,0 +1,143 @@
+"""Predicted losses of automatic targets rank files, and single tensors, as measured ones do."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import calib_data
+from quantize import pipeline
+from quantize.calibrate import Recipe, quantize_weight, silent, statistics
+from quantize.checkpoint import Checkpoint
+from quantize.measure import measure
+from quantize.methods import METHODS, Factor
+from quantize.passes import calibration, quantize_model
+from quantize.plan import EFFORTS, Plan
+from quantize.resume import Work
+from runtime.backends.torch import TorchOps
+from runtime.blocks import BLOCKS
+from runtime.engine import open_engine
+from runtime.forward import forward, layers
+from runtime.gguf_file import open_gguf
+from tests.quantize.runs import small_plan
+from tests.small_models import kl
+
+pytestmark = pytest.mark.slow
+
+SIZES = np.geomspace(2_060_000, 9_000_000, 10)
+"""Bytes: from hardly more than the smallest file to nearly the original."""
+ROWS, LENGTH = 16, 128
+
+
+def plan_of(checkpoint: Checkpoint, size: float = 3e6, output: str = "unused") -> Plan:
+    """An automatic plan, quick."""
+    return small_plan(
+        checkpoint.folder,
+        "gguf:auto",
+        target_size=int(size),
+        rows=ROWS,
+        length=LENGTH,
+        effort="medium",
+        output=output,
+        check=False,
+    )
+
+
+@dataclass(frozen=True)
+class Base:
+    """Calibration text and gradients, which are the same for all sizes."""
+
+    folder: Path
+    ids: np.ndarray
+    predictions: dict[str, dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def base(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("base")
+    work, plan = Work(folder, "key"), plan_of(tiny)
+    ids = calibration(plan, tiny, work, silent)
+    found = measure(plan, tiny, ids, work, silent).predictions()
+    return Base(folder, ids, {name: dict(kinds) for name, kinds in found.items()})
+
+
+@pytest.fixture(scope="module")
+def held_out(tiny: Checkpoint) -> np.ndarray:
+    """Windows (rows, LENGTH) that calibration never sees."""
+    return calib_data.load("builtin", tiny.tokenizer, ROWS, LENGTH, 0, part="heldout").ids
+
+
+def rank_correlation(left: list[float], right: list[float]) -> float:
+    """Spearman's."""
+    ranks = [np.argsort(np.argsort(values)) for values in (left, right)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def test_larger_files_lose_less_as_predicted(
+    base: Base, held_out: np.ndarray, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    original = open_engine(tiny.model(), "torch").logits(held_out)
+    predicted, measured = [], []
+    for at, size in enumerate(SIZES):
+        plan = plan_of(tiny, size, str(tmp_path / f"out-{at}"))
+        plan.output.mkdir()
+        work = Work(shutil.copytree(base.folder, tmp_path / f"work-{at}"), "key")
+        assignments = pipeline.assign_all(plan, tiny, work, silent)
+        digest = quantize_model(plan, tiny, assignments, work)
+        pipeline.write(plan, tiny, assignments[0], work, digest, silent)
+        path = pipeline.artifact_path(plan, tiny, assignments[0])
+        assert assignments[0].allocation is not None
+        predicted.append(assignments[0].allocation.kl)
+        measured.append(kl(original, open_engine(open_gguf(path), "torch").logits(held_out)))
+    print("predicted", predicted, "measured", measured)
+    assert rank_correlation(predicted, measured) >= 0.9
+    assert np.all(np.diff(predicted) < 0)
+    ratios = np.array(measured) / np.array(predicted)
+    assert ((ratios > 0.4) & (ratios < 2.5)).all(), ratios
+
+
+def rounded(
+    checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, kind: str
+) -> dict[str, torch.Tensor]:
+    """Every linear of the layers, rounded against the inputs of the original model."""
+    recipe = Recipe(METHODS["gptq"], passes=EFFORTS["medium"].passes)
+    weights = {name: ops.load(tensor) for name, tensor in checkpoint.tensors.items()}
+    hidden = weights["token_embd.weight"][torch.from_numpy(ids).long()].numpy()
+    out: dict[str, torch.Tensor] = {}
+    for layer in layers(checkpoint.arch, weights):
+        own = dict(layer.weights)
+        stages = checkpoint.family.stages
+        hessians = statistics(ops, checkpoint.arch, own, stages, hidden, hidden)
+        for stage in stages:
+            factor: Factor | None = recipe.factor(hessians[stage.linears[0]], "")[0]
+            for linear in stage.linears:
+                weight = own[f"{linear}.weight"]
+                value = quantize_weight(weight, BLOCKS[kind], recipe, factor)[1]
+                out[f"blk.{layer.index}.{linear}.weight"] = value
+    return out
+
+
+@pytest.mark.parametrize("kind", ["Q2_K", "Q4_K"])
+def test_tensors_alone_rank_as_predicted(
+    kind: str, base: Base, held_out: np.ndarray, tiny: Checkpoint
+) -> None:
+    ops = TorchOps()
+    weights = {name: ops.load(tensor) for name, tensor in tiny.tensors.items()}
+
+    def logits(changed: dict[str, torch.Tensor]) -> np.ndarray:
+        now = weights | changed
+        out = forward(ops, tiny.arch, now, layers(tiny.arch, now), held_out)
+        return np.asarray(out.numpy())
+
+    original = logits({})
+    values = rounded(tiny, base.ids, ops, kind)
+    predicted = [base.predictions[name][kind] for name in values]
+    measured = [kl(original, logits({name: value})) for name, value in values.items()]
+    found = rank_correlation(predicted, measured)
+    print(
+        kind, "rank correlation", found, "predicted over measured", sum(predicted) / sum(measured)
+    )
+    assert found >= 0.8
