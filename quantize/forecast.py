@@ -142,7 +142,7 @@ def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
     embedding = 4 * checkpoint.arch.vocab * checkpoint.arch.hidden  # bf16 source and packed rows
     states = min(hidden, int(plan.max_ram * 2**30))
     walk = 2 * layer + sum(hessians) + work + states
-    return BASE_BYTES + max(walk, embedding + 6 * (1 << 27))
+    return BASE_BYTES + max(walk, states + embedding + 6 * (1 << 27))
 
 
 def seconds(checkpoint: Checkpoint, tokens: int, targets: int) -> float:
