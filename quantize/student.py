@@ -117,7 +117,9 @@ def open_part(tensor: Tensor, device: torch.device) -> Part:
 def zeros(student: Student) -> Deltas:
     """A delta of 0 for everything that can move."""
     out: Deltas = {}
-    for part in [p for i in range(student.arch.layers) for p in student.layer(i)] + [student.norm()]:
+    for part in [p for i in range(student.arch.layers) for p in student.layer(i)] + [
+        student.norm()
+    ]:
         out |= {name: torch.zeros_like(part.params[key]) for name, key in part.free.items()}
     return out
 
@@ -161,7 +163,12 @@ def divergence(
 
 @torch.inference_mode()
 def kl(
-    student: Student, deltas: Deltas, ids: np.ndarray, teacher: Teacher, rows: np.ndarray, room: Room
+    student: Student,
+    deltas: Deltas,
+    ids: np.ndarray,
+    teacher: Teacher,
+    rows: np.ndarray,
+    room: Room,
 ) -> np.ndarray:
     """Mean KL of windows `rows` of ids (all, T), as the file would store the deltas: (rows,)."""
     arch, device = student.arch, student.ops.device
@@ -220,5 +227,5 @@ def head_gradient(
         mean = divergence(student, norm, piece, teacher, right[here]).sum() / len(x)
         gradient[here], by = torch.autograd.grad(mean, [piece, delta])
         by_norm += by
-        loss += float(mean)
+        loss += mean.item()
     return loss, gradient.reshape(states.shape), {NORM: by_norm}

@@ -1,213 +1,285 @@
-"""After-tuning: once the codes are fixed, train what is still free on the original's predictions.
+"""After-tuning: teach a rounded target the original's predictions, through its continuous numbers.
 
-A rounded model keeps continuous numbers: norms, biases and the scales of its blocks. They are
-trained so that the KL divergence from the original falls (knowledge distillation, Hinton et al.
-2015; only scales and norms, as in EfficientQAT, Chen et al. 2024). Codes and small integers stay.
-Every number changes by a share of itself, and the blocks of a row share one change: few numbers
-learn little by heart, and scales of one block each were seen to over-fit.
-
-Some windows of every domain are held back. The state that is best on them is kept, and only when
-the KL falls on every domain; else the target stays as it was rounded.
-
-Nothing here holds a whole model: weights of one layer are decoded at a time, forwards and again
-backwards, where its activations are computed a second time.
+Rounding settles each layer by itself; what its errors do together is seen only at the end. Here
+norms, biases and block scales (student.py) follow the gradient of KL(original || target) over the
+calibration windows for a few steps, while every code stays. One window of eight of each domain is
+held back: the best state on them is kept, and only when the KL of every domain fell. A target that
+does not get better keeps its bytes, and the user is told.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import cos, pi, sqrt
 
 import numpy as np
 import torch
 
-from quantize.calibrate import TOKENS, Weights, advance, batches, load_layer
+from quantize.calibrate import Progress
 from quantize.checkpoint import Checkpoint
-from quantize.curvature import LOGITS, Room
+from quantize.curvature import Room
+from quantize.methods import METHODS
+from quantize.passes import folder_name, stored
+from quantize.plan import EFFORTS, Assignment, Plan
+from quantize.resume import Work
+from quantize.student import (
+    NORM,
+    Deltas,
+    Student,
+    Teacher,
+    kl,
+    kl_gradient,
+    teach,
+    zeros,
+)
 from runtime.backends.torch import TorchOps
-from runtime.blocks import Params, numpy_of, to_numpy
-from runtime.forward import Layer, decoder_layer
-from runtime.tensor import Tensor
 
 WINDOWS = 2
 """Windows of one step."""
-HELD = 8
-"""One window in so many of each domain is held back."""
-
-Deltas = dict[str, torch.Tensor]
-"""Tensor -> relative change of its numbers: (n,), or (1, rows, 1) for a matrix of blocks."""
+HELD_BACK = 8
+"""One window of so many is held back."""
+EVERY = 8
+"""Steps between two looks at the windows held back, after which a killed run goes on."""
+WARM = 4
+"""Steps until the step size is reached."""
+STEP = 1 / 128
+"""Step size over the root of the KL at the start: that root grows like the rounding errors."""
+DECAYS = (0.9, 0.95)
+"""How much of the mean gradient and of its mean square stays at each step of Adam."""
 
 
 @dataclass(frozen=True)
-class Rounded:
-    """A rounded model that is read one tensor at a time."""
+class Lesson:
+    """What a target is taught with."""
 
-    checkpoint: Checkpoint
-    """The original."""
-    read: Callable[[str], Tensor]
-    """Name -> tensor as it was rounded."""
-    ops: TorchOps
+    student: Student
+    teacher: Teacher
+    ids: np.ndarray
+    """(rows, T)"""
+    domains: np.ndarray
+    """(rows,) names"""
+    room: Room
+    seed: int
 
-    def layer_names(self, index: int) -> list[str]:
-        """Every tensor of one layer."""
-        names = self.checkpoint.family.layer_shapes(self.checkpoint.arch)
-        return [f"blk.{index}.{name}" for name in names]
+    @property
+    def held_back(self) -> np.ndarray:
+        """Rows that judge: the last of each domain."""
+        rows = [np.flatnonzero(self.domains == domain) for domain in np.unique(self.domains)]
+        return np.concatenate([of[-max(1, len(of) // HELD_BACK) :] for of in rows])
 
-    def layer(self, index: int, deltas: Deltas, length: int) -> Layer:
-        """One layer for `length` tokens, differentiable in its deltas."""
-        arch = self.checkpoint.arch
-        weights: Weights = {}
-        for name in self.layer_names(index):
-            short = name.split(".", 2)[2]
-            weights[short] = tuned(self.read(name), deltas.get(name), self.ops)
-        return Layer(arch, weights, index, arch.rope.tables(0, length, arch.head_dim))
+    @property
+    def training(self) -> np.ndarray:
+        """All other rows."""
+        return np.setdiff1d(np.arange(len(self.ids)), self.held_back)
 
-    def stored(self, deltas: Deltas) -> "Rounded":
-        """The model as its file would hold it after these changes."""
+    def batch(self, step: int) -> np.ndarray:
+        """Rows of one step: all are seen, in random order, before any comes again."""
+        rows = self.training
+        size = min(WINDOWS, len(rows))
+        at = np.arange(step * size, (step + 1) * size)
+        rng = np.random.default_rng(self.seed)
+        rounds = [rng.permutation(rows) for _ in range(at[-1] // len(rows) + 1)]
+        return np.concatenate(rounds)[at]
 
-        def read(name: str) -> Tensor:
-            tensor = self.read(name)
-            return changed(tensor, deltas[name].cpu()) if name in deltas else tensor
-
-        return Rounded(self.checkpoint, read, self.ops)
-
-
-def start(model: Rounded) -> Deltas:
-    """A change of nothing for every norm, bias and matrix of blocks in the layers."""
-    deltas: Deltas = {}
-    for name, shape in model.checkpoint.tensors.shapes.items():
-        if len(shape) == 1:
-            deltas[name] = torch.zeros(shape, device=model.ops.device)
-        elif name.startswith("blk.") and model.read(name).block.linear:
-            deltas[name] = torch.zeros(1, shape[0], 1, device=model.ops.device)
-    return deltas
+    def judge(self, deltas: Deltas) -> dict[str, float]:
+        """Domain -> mean KL of its windows held back, as the file would store the deltas."""
+        rows = self.held_back
+        found = kl(self.student, deltas, self.ids, self.teacher, rows, self.room)
+        names = np.unique(self.domains)
+        return {str(name): float(found[self.domains[rows] == name].mean()) for name in names}
 
 
-def unit(tensor: Tensor, values: torch.Tensor) -> torch.Tensor:
-    """What a relative change of 1 adds to a norm or a bias; near-zero biases go by their mean."""
-    return values.abs().mean() if tensor.name.endswith(".bias") else values
+@dataclass(frozen=True)
+class State:
+    """Where the tuning of a target stands."""
+
+    step: int
+    deltas: Deltas
+    mean: Deltas
+    """Running mean of the gradients, and of their squares."""
+    square: Deltas
+    best: Deltas
+    """Best deltas so far on the windows held back."""
+    start: dict[str, float]
+    """Domain -> KL before the first step, and of `best`."""
+    reached: dict[str, float]
+
+    @property
+    def worse(self) -> list[str]:
+        """Domains whose KL did not fall."""
+        return [name for name, kl in self.start.items() if not self.reached[name] < kl]
 
 
-def linear(tensor: Tensor, params: Params) -> torch.Tensor:
-    """The params that may change, (keys, rows, blocks) float32."""
-    return torch.stack([torch.as_tensor(params[key]) for key in tensor.block.linear])
+def tune_targets(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    assignments: list[Assignment],
+    work: Work,
+    progress: Progress,
+) -> None:
+    """Tune every rounded target in the work folder that calibrates; see `passes.stored`."""
+    steps = EFFORTS[plan.effort].steps if METHODS[plan.method].calibrated else 0
+    left = [a for a in assignments if steps and not work.done(stage(a)) and not is_float(a)]
+    if not left:
+        return
+
+    def room(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return work.room(name, shape, plan.max_ram)
+
+    ops = TorchOps(plan.device)
+    ids = work.load("calibration", "ids")
+    domains = work.load("calibration", "domains")
+    teacher = teach(checkpoint, ids, ops, room)
+    for member in left:
+        student = open_student(checkpoint, member, work, ops)
+        lesson = Lesson(student, teacher, ids, domains, room, plan.seed)
+        tune(lesson, member, steps, work, progress)
+    for name in ("teacher-states", "student-states"):
+        work.drop(f"{name}.npy")
 
 
-def tuned(tensor: Tensor, delta: torch.Tensor | None, ops: TorchOps) -> torch.Tensor:
-    """The weights after a change, differentiable in it; scales not yet rounded for the file."""
-    if delta is None:
-        return ops.load(tensor)
-    if len(tensor.shape) == 1:
-        values = ops.load(tensor)
-        return values + unit(tensor, values) * delta
-    block = tensor.block
-    codes, params = block.unpack(tensor.data)
-    there = {key: torch.from_numpy(value).to(ops.device) for key, value in params.items()}
-    basis = torch.stack(block.basis(torch.from_numpy(codes).to(ops.device), there))
-    pieces = basis.reshape(*basis.shape[:2], -1, block.size)  # (keys, rows, blocks, size)
-    scales = linear(tensor, there) * (1 + delta)
-    return (pieces * scales[..., None]).sum(0).reshape(tensor.shape)
+def stage(member: Assignment) -> str:
+    """The stage that records a target's tuning; "accepted" says whether it was kept."""
+    return f"{folder_name(member)}/tuned"
 
 
-def changed(tensor: Tensor, delta: torch.Tensor) -> Tensor:
-    """The tensor as a file holds it after a change: codes and integers are the same."""
-    if len(tensor.shape) == 1:
-        values = torch.from_numpy(np.array(tensor.decode()))
-        return Tensor.dense(tensor.name, numpy_of(values + unit(tensor, values) * delta))
-    block = tensor.block
-    codes, params = block.unpack(tensor.data)
-    new = block.storable(linear(tensor, params) * (1 + delta))
-    params = params | dict(zip(block.linear, new, strict=True))
-    return Tensor(tensor.name, tensor.shape, block, block.pack(codes, to_numpy(params)))
+def is_float(member: Assignment) -> bool:
+    """Whether nothing of a target was rounded to codes."""
+    return all(block.is_float for block in member.types.values())
 
 
-def original_states(
-    checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, room: Room
-) -> np.ndarray:
-    """What the head of the original reads before its norm: (rows, T, D)."""
-    hidden = room("original-states", (*ids.shape, checkpoint.arch.hidden))
-    embedding = checkpoint.tensors["token_embd.weight"]
-    for row, tokens in enumerate(ids):
-        hidden[row] = embedding.block.decode(embedding.data[tokens])
-    for index in range(checkpoint.arch.layers):
-        layer = Layer(checkpoint.arch, load_layer(checkpoint, index, ops.device))
-        with torch.inference_mode():
-            advance(ops, layer, hidden, hidden)
-    return hidden
+def open_student(checkpoint: Checkpoint, member: Assignment, work: Work, ops: TorchOps) -> Student:
+    """A target as it was rounded."""
+    arch = checkpoint.arch
+    head = ops.load(stored(work, checkpoint, member, arch.head))
+    return Student(arch, ops, lambda name: stored(work, checkpoint, member, name), head)
 
 
-def embed(model: Rounded, ids: np.ndarray) -> torch.Tensor:
-    """Rows of the rounded embedding, (rows, T, D)."""
-    table = model.read("token_embd.weight")
-    rows = table.block.decode(table.data[ids.reshape(-1)])
-    return torch.from_numpy(np.array(rows)).reshape(*ids.shape, -1).to(model.ops.device)
+def tune(lesson: Lesson, member: Assignment, steps: int, work: Work, progress: Progress) -> None:
+    """Tune one target, from where a killed run left it, and store it when it got better."""
+    label, name = member.target.label, stage(member)
+    if not len(lesson.training):
+        rows = len(lesson.ids)
+        note = f"{label} tuning was left out: {rows} windows leave none to train on; give more rows"
+        work.finish(name, accepted=False, notes=[note])
+        return
+
+    def keep(state: State) -> None:
+        save_state(work, member, state)
+        note = f"KL {average(state.start):.5f} -> {average(state.reached):.5f}"
+        progress(f"tuning {label}", state.step, steps, note)
+
+    state = load_state(work, member, lesson) if work.done(f"{name}-state") else begin(lesson)
+    state = learn(lesson, state, steps, keep)
+    notes = []
+    if state.worse:
+        notes = [f"{label} tuning was dropped: KL on {', '.join(state.worse)} did not fall"]
+    else:
+        save_tuned(lesson.student, state.best, member, work)
+    figures = {"before": state.start, "after": state.reached}
+    work.finish(name, accepted=not state.worse, notes=notes, kl=figures)
+    work.drop(f"{name}-state.npz")
 
 
-def head_loss(
-    model: Rounded, delta: torch.Tensor, x: torch.Tensor, original: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """KL of every token (rows, T), and the gradients of their mean: in x (rows, T, D) and delta.
+def begin(lesson: Lesson) -> State:
+    """Nothing moved yet."""
+    start = lesson.judge(zeros(lesson.student))
+    nothing = zeros(lesson.student)
+    return State(0, nothing, nothing, nothing, nothing, start, start)
 
-    x and `original` are what the two heads read before their norms. Logits stand in memory for a
-    few tokens at a time.
+
+def learn(lesson: Lesson, state: State, steps: int, keep: Callable[[State], None]) -> State:
+    """Go on to the last step; `keep` is called at every look at the windows held back."""
+    size = STEP * sqrt(average(state.start))
+    while state.step < steps:
+        rows = lesson.batch(state.step)
+        _, gradient = kl_gradient(lesson.student, state.deltas, lesson.ids, lesson.teacher, rows)
+        state = adam(state, gradient, size * schedule(state.step, steps))
+        if state.step % EVERY == 0 or state.step == steps:
+            state = better(state, lesson.judge(state.deltas))
+            keep(state)
+    return state
+
+
+def schedule(step: int, steps: int) -> float:
+    """Part of the step size: a short rise, then half a cosine down to 0."""
+    return min(1, (step + 1) / WARM) * (1 + cos(pi * step / steps)) / 2
+
+
+def adam(state: State, gradient: Deltas, size: float) -> State:
+    """One step of Adam (Kingma and Ba, 2015)."""
+    keep_mean, keep_square = DECAYS
+    step = state.step + 1
+    mean, square, deltas = {}, {}, {}
+    for name, now in gradient.items():
+        mean[name] = keep_mean * state.mean[name] + (1 - keep_mean) * now
+        square[name] = keep_square * state.square[name] + (1 - keep_square) * now.square()
+        root = (square[name] / (1 - keep_square**step)).sqrt().clamp(min=1e-30)
+        deltas[name] = state.deltas[name] - size * mean[name] / (1 - keep_mean**step) / root
+    return replace(state, step=step, deltas=deltas, mean=mean, square=square)
+
+
+def better(state: State, judged: dict[str, float]) -> State:
+    """The state with its deltas as the best ones, when they are.
+
+    Fewer domains that did not fall come first, then the mean over domains.
     """
-    checkpoint, ops, arch = model.checkpoint, model.ops, model.checkpoint.arch
-    norm = ops.load(checkpoint.tensors["output_norm.weight"])
-    heads = [ops.load(source(arch.head)) for source in (checkpoint.tensors.__getitem__, model.read)]
-    flat, wanted = x.detach().flatten(0, 1), original.reshape(-1, arch.hidden)
-    losses, gradient = torch.empty(len(flat)), torch.empty_like(flat)
-    slope = torch.zeros_like(delta)
-    for here in batches(len(flat), max(1, LOGITS // arch.vocab)):
-        reached = ops.rmsnorm(torch.from_numpy(np.array(wanted[here])).to(ops.device), norm, arch.eps)
-        want = torch.log_softmax(reached @ heads[0].T, -1)  # (t, V)
-        last, free = flat[here].requires_grad_(), delta.detach().clone().requires_grad_()
-        normed = ops.rmsnorm(last, tuned(model.read("output_norm.weight"), free, ops), arch.eps)
-        have = torch.log_softmax(normed.detach() @ heads[1].T, -1)
-        losses[here] = (want.exp() * (want - have)).sum(-1).cpu()
-        change = (have.exp() - want.exp()) @ heads[1] / len(flat)
-        gradient[here], part = torch.autograd.grad(normed, [last, free], change)
-        slope += part
-    return losses.reshape(x.shape[:2]), gradient.reshape(x.shape), slope
+    new = replace(state, best=state.deltas, reached=judged)
+    if (len(new.worse), average(judged)) < (len(state.worse), average(state.reached)):
+        return new
+    return state
 
 
-def gradients(
-    model: Rounded, deltas: Deltas, ids: np.ndarray, original: np.ndarray
-) -> tuple[float, Deltas]:
-    """Mean KL of windows ids (rows, T), and its gradient in every delta, layer by layer."""
-    states = [embed(model, ids)]
-    layers = range(model.checkpoint.arch.layers)
-    for index in layers:
-        with torch.no_grad():
-            layer = model.layer(index, deltas, ids.shape[1])
-            states.append(decoder_layer(model.ops, layer, states[-1], None))
-    found: Deltas = {}
-    norm = "output_norm.weight"
-    losses, change, found[norm] = head_loss(model, deltas[norm], states.pop(), original)
-    for index in reversed(layers):
-        x = states.pop().requires_grad_()
-        names = [name for name in model.layer_names(index) if name in deltas]
-        free = {name: deltas[name].detach().clone().requires_grad_() for name in names}
-        after = decoder_layer(model.ops, model.layer(index, free, ids.shape[1]), x, None)
-        change, *parts = torch.autograd.grad(after, [x, *free.values()], change)
-        found |= dict(zip(names, parts, strict=True))
-    return float(losses.mean()), found
+def average(judged: dict[str, float]) -> float:
+    """Mean over domains."""
+    return sum(judged.values()) / len(judged)
 
 
-def divergence(model: Rounded, ids: np.ndarray, original: np.ndarray) -> np.ndarray:
-    """Mean KL of every window, (rows,)."""
-    arch = model.checkpoint.arch
-    states = embed(model, ids)
-    with torch.inference_mode():
-        hidden = numpy_of(states)
-        for index in range(arch.layers):
-            advance(model.ops, model.layer(index, {}, ids.shape[1]), hidden, hidden)
-    zero = torch.zeros(arch.hidden, device=model.ops.device)
-    losses = head_loss(model, zero, torch.from_numpy(hidden).to(model.ops.device), original)[0]
-    return numpy_of(losses.mean(1))
+KEPT = ("deltas", "mean", "square", "best")
+"""Fields of a State that are arrays."""
 
 
-def hold_back(domains: Sequence[str]) -> np.ndarray:
-    """Which windows are held back (rows,): the last of every HELD of a domain, or its last."""
-    held = np.zeros(len(domains), bool)
-    for domain in set(domains):
-        rows = [row for row, name in enumerate(domains) if name == domain]
-        held[rows[len(rows) - max(1, len(rows) // HELD) :]] = True
-    return held
+def save_state(work: Work, member: Assignment, state: State) -> None:
+    """Keep what a killed run needs to go on."""
+    arrays = {
+        f"{field}/{name}": array.cpu().numpy()
+        for field in KEPT
+        for name, array in getattr(state, field).items()
+    }
+    name = f"{stage(member)}-state"
+    figures = {key: list(getattr(state, key).values()) for key in ("start", "reached")}
+    arrays |= {key: np.array(value) for key, value in figures.items()}
+    work.save(name, arrays | {"step": np.array(state.step)})
+    work.finish(name)
+
+
+def load_state(work: Work, member: Assignment, lesson: Lesson) -> State:
+    """What `save_state` kept."""
+    name, device = f"{stage(member)}-state", lesson.student.ops.device
+    names = list(zeros(lesson.student))
+
+    def deltas(field: str) -> Deltas:
+        return {n: torch.from_numpy(work.load(name, f"{field}/{n}")).to(device) for n in names}
+
+    domains = [str(domain) for domain in np.unique(lesson.domains)]
+
+    def figures(field: str) -> dict[str, float]:
+        return dict(zip(domains, work.load(name, field).tolist(), strict=True))
+
+    return State(
+        int(work.load(name, "step")),
+        deltas("deltas"),
+        deltas("mean"),
+        deltas("square"),
+        deltas("best"),
+        figures("start"),
+        figures("reached"),
+    )
+
+
+def save_tuned(student: Student, deltas: Deltas, member: Assignment, work: Work) -> None:
+    """Store the tensors that changed beside the rounded ones, which stay as they are."""
+    for index in range(student.arch.layers):
+        parts = student.layer(index)
+        packed = {part.tensor.name.split(".", 2)[2]: part.packed(deltas) for part in parts}
+        work.save(f"{stage(member)}/blk.{index}", packed)
+    work.save(f"{stage(member)}/{NORM}", {"weight": student.norm().packed(deltas)})
