@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from quantize import pipeline, tune
-from quantize.passes import stored
 from quantize.plan import EFFORTS
-from quantize.student import Student, kl, kl_gradient, open_part, teach, zeros
+from quantize.student import Student, kl_gradient, open_part, teach, zeros
 from quantize.tune import Lesson, State, adam, better, open_student, tune_targets
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
@@ -62,8 +61,8 @@ def test_gradient_by_layers_is_that_of_the_whole_model(
     loss, gradient = kl_gradient(student, deltas, ids, teacher, rows)
 
     leaves = {n: d.clone().requires_grad_() for n, d in deltas.items()}
-    right = open_engine(found.checkpoint.model(), "torch").logits(ids[rows])
-    right = torch.log_softmax(torch.from_numpy(right), -1)
+    original = open_engine(found.checkpoint.model(), "torch").logits(ids[rows])
+    right = torch.log_softmax(torch.from_numpy(original), -1)
     ours = torch.log_softmax(whole_model(student, leaves, ids[rows]), -1)
     whole = (right.exp() * (right - ours)).sum(-1).mean()
     expected = dict(zip(leaves, torch.autograd.grad(whole, list(leaves.values())), strict=True))
