@@ -35,11 +35,12 @@ LENGTH = 512
 SCALES = ("scales",)
 STEPS: dict[str, Effort | str] = {
     "GPTQ": "low",
-    "+ coordinate descent": Effort(1, 0, False, ()),
-    "+ statistics of the embedding": Effort(1, 16, False, ()),
+    "+ coordinate descent": Effort(1, 0, False, (), 0),
+    "+ statistics of the embedding": Effort(1, 16, False, (), 0),
     "+ scales in norms (medium)": "medium",
-    "+ tokens weighed by gradients": Effort(1, 16, True, SCALES),
-    "+ three passes of descent (high)": "high",
+    "+ tokens weighed by gradients": Effort(1, 16, True, SCALES, 0),
+    "+ three passes of descent": Effort(3, 16, True, SCALES, 0),
+    "+ after-tuning (high)": "high",
 }
 """What a row is called -> its effort, by name or in full."""
 LAST = "+ types by predicted loss (high, auto)"

@@ -98,7 +98,8 @@ def calibration(plan: Plan, checkpoint: Checkpoint, work: Work, progress: Progre
             plan.seed,
             generate=sampler(checkpoint) if plan.calibration == "self" else None,
         )
-        work.save("calibration", {"ids": text.ids})
+        arrays = {"ids": text.ids, "domains": np.array(text.domains)}
+        work.save("calibration", arrays)
         work.finish("calibration", sha256=text.sha256, summary=text.summary())
     progress("calibration text", 1, 1, work.stages["calibration"]["summary"])
     return work.load("calibration", "ids")
@@ -253,15 +254,19 @@ class Pass:
 
 
 def stored(work: Work, checkpoint: Checkpoint, member: Assignment, name: str) -> Tensor:
-    """One finished tensor of a target, read from the work folder."""
+    """One finished tensor of a target, read from the work folder; tuned, where it was (tune.py)."""
     shape = checkpoint.tensors.shapes[name]
+    tuned = f"{folder_name(member)}/tuned"
+    accepted = work.stages.get(tuned, {}).get("accepted", False)
     if name.startswith("blk."):
         _, index, rest = name.split(".", 2)
-        data = work.load(f"{folder_name(member)}/blk.{index}", rest)
+        data = work.load(f"{tuned if accepted else folder_name(member)}/blk.{index}", rest)
         return Tensor(name, shape, member.types.get(name, BLOCKS["F32"]), data)
     if name in member.types:
         data = work.load(f"{folder_name(member)}/{name}", "weight")
         return Tensor(name, shape, member.types[name], data)
+    if accepted:
+        return Tensor(name, shape, BLOCKS["F32"], work.load(f"{tuned}/{name}", "weight"))
     return Tensor.dense(name, numpy_of(checkpoint.tensors[name].decode()))
 
 

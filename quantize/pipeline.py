@@ -21,10 +21,11 @@ from quantize.imatrix import for_model
 from quantize.measure import measure, windows
 from quantize.methods import METHODS
 from quantize.passes import artifact_tensors, calibration, quantize_model
-from quantize.plan import Assignment, Plan, Target, assign, check_rules
+from quantize.plan import EFFORTS, Assignment, Plan, Target, assign, check_rules
 from quantize.report.judge import REPORTS, check_settings, judge
 from quantize.report.report import Report
 from quantize.resume import Work, work_folder
+from quantize.tune import tune_targets
 from runtime.errors import EdgequantError
 
 Say = Callable[[str], None]
@@ -54,6 +55,7 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
         paths = [artifact_path(plan, checkpoint, assignment) for assignment in assignments]
         if not (work.done("written") and all(path.exists() for path in paths)):
             digest = quantize_model(plan, checkpoint, assignments, work, progress)
+            tune_targets(plan, checkpoint, assignments, work, progress)
             for assignment in assignments:
                 write(plan, checkpoint, assignment, work, digest, progress)
             work.finish("written")
@@ -218,11 +220,13 @@ def weight_bytes(checkpoint: Checkpoint, assignment: Assignment) -> int:
 
 def disk_bytes(plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]) -> int:
     """Bytes on disk at most: the artifacts, their work copies, and hidden states: three sets, or
-    one before and after every layer while gradients are taken."""
-    rows = plan.rows if METHODS[plan.method].calibrated else 0
-    sets = max(3 * rows, (checkpoint.arch.layers + 1) * windows(plan))
+    one before and after every layer while gradients are taken. Tuning adds a copy and a set."""
+    calibrated = METHODS[plan.method].calibrated
+    tuned = int(calibrated and EFFORTS[plan.effort].steps > 0)
+    rows = plan.rows if calibrated else 0
+    sets = max((3 + tuned) * rows, (checkpoint.arch.layers + 1) * windows(plan))
     made = sum(weight_bytes(checkpoint, assignment) for assignment in assignments)
-    return 2 * made + sets * 4 * plan.length * checkpoint.arch.hidden
+    return (2 + tuned) * made + sets * 4 * plan.length * checkpoint.arch.hidden
 
 
 def check_space(

@@ -96,12 +96,14 @@ class Effort:
     """Whether gradients of all windows are taken, and weigh the tokens in every Hessian."""
     rewrites: tuple[str, ...]
     """Function-preserving changes before rounding (quantize/rewrites)."""
+    steps: int
+    """Steps of gradient descent on norms, biases and block scales after rounding (tune.py)."""
 
 
 EFFORTS = {
-    "low": Effort(0, 0, False, ()),
-    "medium": Effort(1, 16, False, ("scales",)),
-    "high": Effort(3, 16, True, ("scales",)),
+    "low": Effort(0, 0, False, (), 0),
+    "medium": Effort(1, 16, False, ("scales",), 0),
+    "high": Effort(3, 16, True, ("scales",), 64),
 }
 """By the words of --effort."""
 

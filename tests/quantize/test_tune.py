@@ -1,0 +1,270 @@
+"""After-tuning: gradients against the whole model at once, and what reaches the stored bytes."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from quantize import pipeline, tune
+from quantize.plan import EFFORTS
+from quantize.student import Student, kl_gradient, open_part, teach, zeros
+from quantize.tune import Lesson, State, adam, better, open_student, tune_targets
+from runtime.backends.torch import TorchOps
+from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
+from runtime.engine import open_engine
+from runtime.forward import forward, layers
+from runtime.tensor import Tensor
+from tests.quantize.runs import Walk, same, small_plan, walk
+
+OPS = TorchOps()
+WHAT_MOVES = [block for block in BLOCKS.values() if block.linear]
+
+
+def room(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def small_deltas(student: Student) -> dict[str, torch.Tensor]:
+    """Random relative changes of about 2%."""
+    draw = torch.Generator().manual_seed(0)
+    return {n: 0.02 * torch.randn(d.shape, generator=draw) for n, d in zeros(student).items()}
+
+
+def rounded(folder: Path, model: Path, **changes: Any) -> Walk:
+    """A random model at 4 bits."""
+    return walk(small_plan(model, "onnx:int4", rows=16, **changes), folder)
+
+
+def whole_model(student: Student, deltas: dict[str, torch.Tensor], ids: np.ndarray) -> torch.Tensor:
+    """Logits (rows, T, V) of all tensors at once, differentiable in the deltas."""
+    parts = [p for i in range(student.arch.layers) for p in student.layer(i)] + [student.norm()]
+    weights = {part.tensor.name: part.value(deltas) for part in parts}
+    weights |= {student.arch.head: student.head}
+    weights["token_embd.weight"] = OPS.load(student.read("token_embd.weight"))
+    found: torch.Tensor = forward(OPS, student.arch, weights, layers(student.arch, weights), ids)
+    return found
+
+
+@pytest.mark.parametrize("name", ["qwen2-tied", "llama-untied"])
+def test_gradient_by_layers_is_that_of_the_whole_model(
+    name: str, random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    found = rounded(tmp_path / "work", random_models[name], effort="low")
+    ids = found.work.load("calibration", "ids")
+    student = open_student(found.checkpoint, found.assignments[0], found.work, OPS)
+    teacher = teach(found.checkpoint, ids, OPS, room)
+    deltas = small_deltas(student)
+    rows = np.array([3, 1])
+    loss, gradient = kl_gradient(student, deltas, ids, teacher, rows)
+
+    leaves = {n: d.clone().requires_grad_() for n, d in deltas.items()}
+    original = open_engine(found.checkpoint.model(), "torch").logits(ids[rows])
+    right = torch.log_softmax(torch.from_numpy(original), -1)
+    ours = torch.log_softmax(whole_model(student, leaves, ids[rows]), -1)
+    whole = (right.exp() * (right - ours)).sum(-1).mean()
+    expected = dict(zip(leaves, torch.autograd.grad(whole, list(leaves.values())), strict=True))
+    assert loss == pytest.approx(whole.item(), rel=1e-4)
+    assert gradient.keys() == deltas.keys()
+    for key, by in expected.items():
+        assert torch.allclose(gradient[key], by, rtol=1e-3, atol=1e-4 * float(by.abs().max()))
+
+
+def packed_tensor(block: Block) -> Tensor:
+    """Three random rows of two blocks."""
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 2 * block.size, generator=draw)
+    codes, params = block.quantize(weight)
+    packed = block.pack(numpy_of(codes), to_numpy(params))
+    return Tensor("blk.0.attn_q.weight", (3, 2 * block.size), block, packed)
+
+
+@pytest.mark.parametrize("block", WHAT_MOVES, ids=lambda block: block.name)
+def test_packed_bytes_hold_the_moved_scales_and_the_same_codes(block: Block) -> None:
+    tensor = packed_tensor(block)
+    part = open_part(tensor, OPS.device)
+    draw = torch.Generator().manual_seed(1)
+    deltas = {
+        name: 0.1 * torch.randn(part.params[key].shape, generator=draw)
+        for name, key in part.free.items()
+    }
+    before, params_before = block.unpack(tensor.data)
+    after, params = block.unpack(part.packed(deltas))
+    assert np.array_equal(before, after)
+    for key, values in params.items():
+        if key in block.linear:
+            wanted = params_before[key] * (1 + deltas[f"{tensor.name}:{key}"].numpy())
+            assert np.allclose(values, wanted, rtol=2e-3)
+            assert not np.array_equal(values, params_before[key])
+        else:
+            assert np.array_equal(values, params_before[key])
+    stored_values = block.decode(part.packed(deltas))
+    assert np.array_equal(stored_values, part.value(deltas, as_stored=True).numpy())
+
+
+@pytest.mark.parametrize("block", WHAT_MOVES, ids=lambda block: block.name)
+def test_packed_bytes_are_the_same_when_nothing_moves(block: Block) -> None:
+    tensor = packed_tensor(block)
+    part = open_part(tensor, OPS.device)
+    nothing = {name: torch.zeros_like(part.params[key]) for name, key in part.free.items()}
+    assert np.array_equal(part.packed(nothing), tensor.data)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("blk.0.attn_norm.weight", [0.0, 2.2, -4.4, 6.6]),
+        ("blk.0.attn_q.bias", [0.3, 2.3, -3.7, 6.3]),
+    ],
+)
+def test_norms_move_by_their_values_and_biases_by_their_mean_size(
+    name: str, expected: list[float]
+) -> None:
+    tensor = Tensor.dense(name, np.array([0, 2, -4, 6], np.float32))
+    part = open_part(tensor, OPS.device)
+    packed = part.packed({name: torch.full((4,), 0.1)})
+    assert np.allclose(BLOCKS["F32"].decode(packed)[0], expected, atol=1e-6)
+
+
+def test_a_float_matrix_does_not_move() -> None:
+    tensor = Tensor.dense("blk.0.attn_q.weight", np.ones((2, 4), np.float32), "F16")
+    part = open_part(tensor, OPS.device)
+    assert part.free == {}
+    assert np.array_equal(part.packed({}), tensor.data)
+
+
+def lesson(domains: list[str]) -> Lesson:
+    """Only what splits windows."""
+    ids = np.zeros((len(domains), 4), np.int32)
+    nothing: Any = None
+    return Lesson(nothing, nothing, ids, np.array(domains), room, seed=0)
+
+
+def test_one_window_of_eight_of_each_domain_is_held_back_and_at_least_one() -> None:
+    found = lesson(["prose"] * 17 + ["code"] * 3 + ["math"])
+    assert sorted(found.held_back) == [15, 16, 19, 20]
+    assert set(found.training) == set(range(21)) - {15, 16, 19, 20}
+
+
+def test_batches_see_every_training_window_before_any_again() -> None:
+    found = lesson(["prose"] * 8)
+    seen = np.concatenate([found.batch(step) for step in range(7)])
+    assert sorted(seen[:7]) == sorted(seen[7:]) == list(range(7))
+
+
+def test_a_state_in_which_every_domain_fell_is_better_than_a_lower_mean() -> None:
+    start = {"code": 1.0, "prose": 1.0}
+    state = State(0, {}, {}, {}, {}, start, start)
+    uneven = better(state, {"code": 1.1, "prose": 0.1})
+    assert uneven.worse == ["code"]
+    even = better(uneven, {"code": 0.9, "prose": 0.9})
+    assert even.worse == []
+    assert better(even, {"code": 1.1, "prose": 0.1}) is even
+    assert better(even, {"code": float("nan"), "prose": 0.1}) is even
+
+
+def test_adam_goes_against_the_gradient_by_the_step_size_at_first() -> None:
+    one = {"norm": torch.tensor([0.0, 0.0, 0.0])}
+    state = State(0, one, one, one, one, {}, {})
+    after = adam(state, {"norm": torch.tensor([2.0, -1e-6, 0.0])}, 0.01)
+    assert torch.allclose(after.deltas["norm"], torch.tensor([-0.01, 0.01, 0.0]))
+    assert after.step == 1
+
+
+class Stop(Exception):
+    """Stands for a crash inside the process."""
+
+
+def tuned(found: Walk, model: Path, steps: int = 16, stop_at: int | None = None) -> dict[str, Any]:
+    """Tune what a walk left, with so many steps; what the stage recorded."""
+    plan = small_plan(model, "onnx:int4", rows=16, effort="high")
+
+    def progress(stage: str, done: int, total: int, note: str) -> None:
+        if stage.startswith("tuning") and done == stop_at:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EFFORTS, "high", replace(EFFORTS["high"], steps=steps))
+        tune_targets(plan, found.checkpoint, found.assignments, found.work, progress)
+    return found.work.stages[tune.stage(found.assignments[0])]
+
+
+@pytest.mark.slow
+def test_tuning_lowers_the_kl_of_the_stored_tensors_on_windows_held_back(
+    random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    model = random_models["qwen2-untied"]
+    found = rounded(tmp_path / "work", model, effort="low")
+    before = found.tensors()
+    stage = tuned(found, model)
+    assert stage["accepted"]
+    after = found.tensors()
+    changed = {name for name in before if not np.array_equal(before[name].data, after[name].data)}
+    assert {"output_norm.weight", "blk.0.attn_q.bias", "blk.1.ffn_down.weight"} <= changed
+    assert not {"token_embd.weight", "output.weight"} & changed
+    ids, domains = (found.work.load("calibration", key) for key in ("ids", "domains"))
+    student = open_student(found.checkpoint, found.assignments[0], found.work, OPS)
+    whole = Lesson(student, teach(found.checkpoint, ids, OPS, room), ids, domains, room, 0)
+    again = whole.judge(zeros(student))
+    assert again == pytest.approx(stage["kl"]["after"], rel=1e-3)
+    assert all(again[domain] < kl for domain, kl in stage["kl"]["before"].items())
+
+
+@pytest.mark.slow
+def test_refused_tuning_leaves_the_bytes_as_they_were_and_says_why(
+    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_models["qwen2-tied"]
+    found = rounded(tmp_path / "work", model, effort="low")
+    before = found.tensors()
+    monkeypatch.setattr(tune, "STEP", 100.0)
+    stage = tuned(found, model, steps=8)
+    assert not stage["accepted"]
+    assert same(before, found.tensors())
+    assert found.notes() == [
+        f"onnx:int4 tuning was dropped: KL on {', '.join(stage['kl']['before'])} did not fall"
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_at", [8, 16])
+def test_a_killed_tuning_goes_on_and_gives_the_same_bytes(
+    stop_at: int, random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    model = random_models["qwen2-untied"]
+    whole = rounded(tmp_path / "whole", model, effort="low")
+    expected = tuned(whole, model)
+    killed = rounded(tmp_path / "killed", model, effort="low")
+    with pytest.raises(Stop):
+        tuned(killed, model, stop_at=stop_at)
+    assert tune.stage(killed.assignments[0]) not in killed.work.stages
+    assert tuned(killed, model) == expected
+    assert same(whole.tensors(), killed.tensors())
+
+
+@pytest.mark.slow
+def test_too_few_windows_leave_tuning_out_and_say_so(
+    random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    plan = small_plan(random_models["qwen2-tied"], "onnx:int4", rows=1, effort="low")
+    found = walk(plan, tmp_path / "work")
+    assert not tuned(found, random_models["qwen2-tied"])["accepted"]
+    assert found.notes() == [
+        "onnx:int4 tuning was left out: 1 windows leave none to train on; give more rows"
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_at_high_effort_writes_what_was_tuned(
+    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EFFORTS, "high", replace(EFFORTS["high"], steps=16))
+    model = random_models["qwen2-untied"]
+    plan = small_plan(model, "onnx:int4", rows=16, effort="high", output=str(tmp_path / "tuned"))
+    report = pipeline.run(plan)
+    monkeypatch.setitem(EFFORTS, "high", replace(EFFORTS["high"], steps=0))
+    plain = pipeline.run(replace(plan, output=tmp_path / "plain"))
+    assert report is not None and plain is not None
+    assert report.artifacts[0].metrics.kl < plain.artifacts[0].metrics.kl
