@@ -18,7 +18,7 @@ from quantize.automatic import Size, Types, allocate, rule_fallbacks
 from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import for_model
-from quantize.measure import measure, windows
+from quantize.measure import STAGE, Measured, measure, windows
 from quantize.methods import METHODS
 from quantize.passes import artifact_tensors, calibration, quantize_model
 from quantize.plan import EFFORTS, Assignment, Plan, Target, assign, check_rules
@@ -77,8 +77,11 @@ def assign_all(
         if not target.automatic:
             found.append(assign(target, checkpoint.arch, plan.rules))
             continue
-        ids = calibration(plan, checkpoint, work, progress)
-        predictions = measure(plan, checkpoint, ids, work, progress).predictions()
+        # files may be gone when a run was killed at its very end: the manifest goes last
+        if not work.done(STAGE):
+            ids = calibration(plan, checkpoint, work, progress)
+            measure(plan, checkpoint, ids, work, progress)
+        predictions = Measured(work).predictions()
         digest = str(work.stages["calibration"]["sha256"])
         told = rule_fallbacks(target, checkpoint.arch, plan.rules)
         size = exact_size(plan, checkpoint, target, digest, told)

@@ -74,7 +74,9 @@ def test_a_size_out_of_reach_is_refused_with_the_range(
         allocated(tiny, to, target_size=size)
     assert str(caught.value) == message
     ends = [allocated(tiny, to, target_size=size).allocation for size in (least, most)]
-    assert [end.bytes for end in ends if end] == [least, pytest.approx(most, rel=0.01)]
+    # at the upper end a step of one tensor to float32 is 2% of the ONNX folder
+    assert [end.bytes for end in ends if end] == [least, pytest.approx(most, rel=0.03)]
+    assert all(end.bytes <= most for end in ends if end)
 
 
 def test_bits_out_of_reach_are_refused_with_the_range(tiny: Checkpoint) -> None:

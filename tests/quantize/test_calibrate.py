@@ -98,6 +98,43 @@ def multi_head(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return open_checkpoint(folder)
 
 
+def test_weights_of_tokens_weigh_the_hessian_of_their_stage_alone(
+    random_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(random_models["qwen2-untied"])
+    draw = np.random.default_rng(3)
+    ids = draw.integers(0, 4096, (5, 40))
+    dense = dense_run(checkpoint.model(), ids)
+    monkeypatch.setattr(calibrate, "TOKENS", 80)  # two rows at a time, and one left over
+    tokens = {"ffn_down": draw.random((5, 40), np.float32)}
+    weights, stages = load_layer(checkpoint, 0, CPU), checkpoint.family.stages
+    hidden = embedded(checkpoint, ids)
+    found = statistics(TorchOps(), checkpoint.arch, weights, stages, hidden, None, tokens)
+    x = dense.inputs["blk.0.ffn_down.weight"]
+    weighed = (x.T * torch.from_numpy(tokens["ffn_down"].ravel())) @ x / len(x)
+    torch.testing.assert_close(found["ffn_down"], weighed, rtol=1e-4, atol=1e-6)
+    expected = dense.hessian("blk.0.ffn_gate.weight")
+    torch.testing.assert_close(found["ffn_gate"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_passes_after_rounding_lower_the_loss_each_time(
+    random_models: dict[str, Path],
+) -> None:
+    checkpoint = open_checkpoint(random_models["qwen2-untied"])
+    weights, stages = load_layer(checkpoint, 0, CPU), checkpoint.family.stages
+    hidden = embedded(checkpoint, np.random.default_rng(4).integers(0, 4096, (5, 40)))
+    hessians = statistics(TorchOps(), checkpoint.arch, weights, stages, hidden, None)
+    types = dict.fromkeys(LINEARS, BLOCKS["Q4_0"])
+    losses = [
+        quantize_layer(
+            weights, stages, types, hessians, Recipe(METHODS["gptq"], passes=passes)
+        ).losses
+        for passes in (0, 1, 3)
+    ]
+    for linear in LINEARS:
+        assert losses[0][linear] > losses[1][linear] >= losses[2][linear]
+
+
 @pytest.mark.parametrize("name", ["multi-head", "qwen2-tied"])
 def test_folded_scales_keep_what_the_layer_computes(
     name: str, multi_head: Checkpoint, random_models: dict[str, Path]

@@ -102,6 +102,29 @@ def test_gradients_and_types_of_a_stopped_automatic_run_are_kept(
     assert files(other.output) == files(whole.output)
 
 
+def test_an_automatic_run_killed_while_it_tidied_up_ends_well(
+    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = small_plan(
+        random_models["qwen2-tied"], "gguf:auto", target_bpw=6, check=False, output=str(tmp_path)
+    )
+
+    def stopped(work: Work) -> None:
+        if work.stages:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "clear", stopped)
+        with pytest.raises(Stop):
+            run(plan)
+    expected = (tmp_path / "qwen2-tied-auto.gguf").read_bytes()
+    # what `clear` had already removed
+    (tmp_path / ".edgequant" / "calibration.npz").unlink()
+    (tmp_path / ".edgequant" / "measured.npz").unlink()
+    assert run(plan)[0].startswith("continuing after ")
+    assert files(tmp_path) == {"qwen2-tied-auto.gguf": expected}
+
+
 def test_work_of_finished_stages_is_not_done_again(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
