@@ -11,6 +11,9 @@ from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
 
+CAUTION = 0.6
+"""Part of max_kl that may be predicted: of small types the measured loss is up to 1/0.6 of that."""
+
 Types = dict[str, Block]
 Size = Callable[[Types], int]
 """Types of the 2-D weights -> bytes of the artifact on disk, exactly."""
@@ -22,7 +25,7 @@ def allocate(
     plan: Plan, target: Target, arch: Arch, predictions: Predictions, size: Size
 ) -> Assignment:
     """The types with least predicted KL in plan.target_size or target_bpw, or else the smallest
-    with a predicted KL of plan.max_kl.
+    that are safely predicted to lose at most plan.max_kl.
 
     `size` counts the sentences of `rule_fallbacks`, which the artifact will hold. Raises
     EdgequantError with what is feasible when the target is out of reach.
@@ -123,13 +126,13 @@ def _by_bits(plan: Plan, target: Target, choices: Choices, path: list[Step], arc
 
 
 def _by_loss(plan: Plan, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:
-    """The smallest types with a predicted KL of at most plan.max_kl."""
+    """The smallest types that are safely predicted to lose at most plan.max_kl."""
     try:
-        return at_most(choices, plan.max_kl or 0.0)
+        return at_most(choices, CAUTION * (plan.max_kl or 0.0))
     except ValueError:
         # a little is added, so that the figure as it is rounded can be asked for
         raise EdgequantError(
             f"--max-kl {plan.max_kl:g} is out of reach: {target.label} of this model is predicted "
-            f"to lose at least {1.005 * path[-1].kl:.3g} nats a token, at "
+            f"to lose up to {1.005 * path[-1].kl / CAUTION:.3g} nats a token even at "
             f"{size(types_of(path[-1])):,} bytes; allow more."
         ) from None
