@@ -62,7 +62,14 @@ def command() -> str:
     """How this program was started, from the project's folder."""
     program = Path(sys.argv[0]).resolve()
     shown = program.relative_to(ROOT) if program.is_relative_to(ROOT) else program.name
-    return shlex.join(["python", str(shown), *sys.argv[1:]])
+    return shlex.join(["python", str(shown), *map(argument, sys.argv[1:])])
+
+
+def argument(given: str) -> str:
+    """An argument as it is kept: of a path outside of the project only the name."""
+    path = Path(given)
+    outside = path.exists() and not path.resolve().is_relative_to(ROOT)
+    return path.name if outside else given
 
 
 def write(name: str, rows: Rows, **facts: Any) -> Path:

@@ -43,8 +43,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "1.5B-4": QWEN | LARGE | {"num_hidden_layers": 4},
 }
 """config.json of each random model; "1.5B-2" has two of the 28 layers."""
-FLAGS: dict[str, Any] = {"to": ["gguf:Q4_K_M"], "rows": 8, "length": 512, "check": False}
-SIZED = {"to": ["gguf:auto"], "target_size": "300MiB"}
+FLAGS: dict[str, Any] = {
+    "to": ["gguf:Q4_K_M"],
+    "rows": 8,
+    "length": 512,
+    "check": False,
+    "effort": "low",
+}
+SIZED = {"to": ["gguf:auto"], "target_size": "300MiB", "effort": "medium"}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, FLAGS) for name in MODELS} | {
     "0.5B-300MiB": ("0.5B", FLAGS | SIZED)
 }
@@ -55,6 +61,7 @@ def quantize(model: Path, given: dict[str, Any], output: Path) -> tuple[int, flo
     """Run the command line; peak resident bytes and seconds."""
     arguments = ["run", str(model), "--to", *given["to"], "--no-check", "-o", str(output)]
     arguments += ["--calib-rows", str(given["rows"]), "--calib-length", str(given["length"])]
+    arguments += ["--effort", given["effort"]]
     if "target_size" in given:
         arguments += ["--target-size", given["target_size"]]
     start = time.perf_counter()
@@ -85,6 +92,7 @@ def row(name: str, folder: Path) -> dict[str, Any]:
     return {
         "model": name,
         "target": given["to"][0],
+        "effort": given["effort"],
         "layers": checkpoint.arch.layers,
         "checkpoint_bytes": sum(f.stat().st_size for f in model.glob("*.safetensors")),
         "artifact_bytes": size,
