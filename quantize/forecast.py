@@ -24,8 +24,9 @@ from quantize.methods import METHODS
 from quantize.methods.rtn import rtn
 from quantize.passes import group
 from quantize.pipeline import assign_all, check_device, disk_bytes, exact_size, weight_bytes
-from quantize.plan import Assignment, Plan, check_rules
+from quantize.plan import EFFORTS, Assignment, Plan, check_rules
 from quantize.resume import Work
+from quantize.tune import WINDOWS as TUNED
 
 SAMPLE = 64
 """Rows of a tensor that are rounded to know its error."""
@@ -112,7 +113,7 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
         calibration_tokens=tokens,
         memory=memory(checkpoint, plan, hidden_bytes(plan, checkpoint)),
         disk=disk_bytes(plan, checkpoint, assignments),
-        seconds=seconds(checkpoint, tokens, len(assignments)),
+        seconds=seconds(plan, checkpoint, tokens, len(assignments)),
         targets=target_forecasts(plan, checkpoint, assignments),
     )
 
@@ -145,8 +146,12 @@ def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
     return BASE_BYTES + max(walk, states + embedding + 6 * (1 << 27))
 
 
-def seconds(checkpoint: Checkpoint, tokens: int, targets: int) -> float:
-    """Time of the products, the factorings and the column loops at this machine's speed."""
+def seconds(plan: Plan, checkpoint: Checkpoint, tokens: int, targets: int) -> float:
+    """Time of the products, the factorings and the column loops at this machine's speed.
+
+    Gradients cost a token three times what running it costs, and so does a step of tuning.
+    """
+    effort, arch = EFFORTS[plan.effort], checkpoint.arch
     side = torch.rand(1024, 1024)
     start = time.perf_counter()
     for _ in range(4):
@@ -158,8 +163,14 @@ def seconds(checkpoint: Checkpoint, tokens: int, targets: int) -> float:
     work = 2 * 2 * tokens * sum(rows * cols for rows, cols in matrices)
     work += 2 * tokens * sum(width**2 for width in widths) + sum(2 * width**3 for width in widths)
     work += targets * sum(40 * 20 * rows * cols + rows * cols * cols for rows, cols in matrices)
-    columns = targets * sum(cols for _, cols in matrices) * (1 if tokens else 0)
-    return float(checkpoint.arch.layers * (work / rate + columns * COLUMN_SECONDS))
+    turns = 1 + effort.passes if tokens else 0
+    columns = turns * targets * sum(cols for _, cols in matrices)
+    work += effort.passes * targets * sum(rows * cols * cols for rows, cols in matrices)
+    back = windows(plan) + targets * effort.steps * TUNED if tokens else 0
+    a_token = 2 * (arch.layers * sum(rows * cols for rows, cols in matrices))
+    a_token += 2 * arch.vocab * arch.hidden
+    gradients = 3 * back * plan.length * a_token
+    return float(arch.layers * (work / rate + columns * COLUMN_SECONDS) + gradients / rate)
 
 
 def target_forecasts(
