@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common
 from quantize.checkpoint import bundled, open_checkpoint, random_checkpoint
-from quantize.forecast import memory
+from quantize.forecast import hidden_bytes, memory
 from quantize.plan import Plan
 
 QWEN: dict[str, Any] = {
@@ -88,7 +88,7 @@ def row(name: str, folder: Path) -> dict[str, Any]:
         size = artifact.stat().st_size
     checkpoint = open_checkpoint(model)
     plan = Plan.from_flags(None, {**given, "model": str(model)})
-    hidden = 4 * plan.rows * plan.length * checkpoint.arch.hidden
+    hidden = hidden_bytes(plan, checkpoint)
     return {
         "model": name,
         "target": given["to"][0],

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.curvature import LOGITS
 from quantize.imatrix import for_model
 from quantize.measure import windows
 from quantize.methods import METHODS
@@ -143,7 +144,9 @@ def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
     embedding = 4 * checkpoint.arch.vocab * checkpoint.arch.hidden  # bf16 source and packed rows
     states = min(hidden, int(plan.max_ram * 2**30))
     walk = 2 * layer + sum(hessians) + work + states
-    return BASE_BYTES + max(walk, states + embedding + 6 * (1 << 27))
+    # gradients: the head in float32 beside its source, and a few arrays of logits
+    back = states + 2 * embedding + 10 * 4 * LOGITS if windows(plan) else 0
+    return BASE_BYTES + max(walk, embedding + 6 * (1 << 27), back)
 
 
 def seconds(plan: Plan, checkpoint: Checkpoint, tokens: int, targets: int) -> float:
