@@ -87,7 +87,9 @@ def test_the_plan_of_the_readme_is_read(tmp_path: Path) -> None:
     assert [rule.kind for rule in plan.rules] == ["Q6_K", "Q5_K"]
 
 
-@pytest.mark.parametrize("name", ["accuracy", "accuracy_rival", "accuracy_onnx", "engines", "memory"])
+@pytest.mark.parametrize(
+    "name", ["accuracy", "accuracy_rival", "accuracy_onnx", "engines", "memory"]
+)
 def test_the_figures_of_the_readme_are_those_of_the_bench(name: str) -> None:
     result = json.loads((common.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     assert f"`{result['command']}`\n\n{common.table(result['rows'])}\n" in README
