@@ -142,3 +142,9 @@ def test_the_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
             for line in sample:
                 assert shape(line) in shown, f"$ {command}\n{done.stdout}\nlacks: {line}"
                 shown = shown[shown.index(shape(line)) + 1 :]  # the rest comes below it
+
+
+def test_the_ablation_table_is_that_of_the_bench() -> None:
+    result = json.loads((common.RESULTS / "ablation.json").read_text(encoding="utf-8"))
+    table = f"`{result['command']}`\n\n{common.table(result['rows'])}\n"
+    assert table in (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
