@@ -70,6 +70,7 @@ SMALL = [block for block in LAYOUTS if block.high - block.low < 32]
 """The twin tries every code, which takes too long for 8 bits."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", SMALL, ids=lambda b: b.name)
 def test_descent_gives_the_codes_of_the_slow_twin(block: Block) -> None:
     weight, x = case(block)
