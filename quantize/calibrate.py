@@ -106,6 +106,12 @@ def advance(ops: TorchOps, layer: Layer, hidden: np.ndarray, after: np.ndarray |
             after[here] = x.cpu().numpy()
 
 
+def embed(table: Tensor, ids: np.ndarray, hidden: np.ndarray) -> None:
+    """Write the embedding's rows of ids (rows, T) to hidden (rows, T, D), a window at a time."""
+    for row, tokens in enumerate(ids):
+        hidden[row] = table.block.decode(table.data[tokens])
+
+
 def load_layer(checkpoint: Checkpoint, index: int, device: torch.device) -> Weights:
     """The float32 weights of one decoder layer. Raises EdgequantError for NaN or infinity."""
     out: Weights = {}

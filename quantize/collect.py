@@ -13,7 +13,7 @@ import torch
 
 import calib_data
 from export.files import check_target
-from quantize.calibrate import Progress, advance, batches, load_layer, silent
+from quantize.calibrate import Progress, advance, batches, embed, load_layer, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import Imatrix, write
 from quantize.passes import sampler
@@ -107,9 +107,7 @@ def collect(
     for weights or inputs that are not finite.
     """
     arch, ops = checkpoint.arch, TorchOps(device)
-    embedding = checkpoint.tensors["token_embd.weight"]
-    for row, tokens in enumerate(ids):
-        hidden[row] = embedding.block.decode(embedding.data[tokens])
+    embed(checkpoint.tensors["token_embd.weight"], ids, hidden)
     for index in range(arch.layers):
         layer = Listening(arch, load_layer(checkpoint, index, ops.device))
         for stage in checkpoint.family.stages:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from quantize.calibrate import Progress, Weights, advance, batches, load_layer, silent
+from quantize.calibrate import Progress, Weights, advance, batches, embed, load_layer, silent
 from quantize.checkpoint import Checkpoint
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer, decoder_layer
@@ -94,9 +94,7 @@ def curvature(
     """
     arch = checkpoint.arch
     states = room("curvature-states", (arch.layers + 1, *ids.shape, arch.hidden))
-    embedding = checkpoint.tensors["token_embd.weight"]
-    for row, tokens in enumerate(ids):
-        states[0, row] = embedding.block.decode(embedding.data[tokens])
+    embed(checkpoint.tensors["token_embd.weight"], ids, states[0])
     steps = 2 * arch.layers
     for index in range(arch.layers):
         layer = Layer(arch, load_layer(checkpoint, index, ops.device))

@@ -12,6 +12,7 @@ from quantize.calibrate import (
     Progress,
     Recipe,
     advance,
+    embed,
     head_statistics,
     load_layer,
     quantize_layer,
@@ -181,8 +182,7 @@ class Pass:
         tensor = self.checkpoint.tensors["token_embd.weight"]
         if self.own_prefix:
             tensor = stored(self.work, self.checkpoint, self.group.members[0], "token_embd.weight")
-        for row, tokens in enumerate(ids):
-            hidden[row] = tensor.block.decode(tensor.data[tokens])
+        embed(tensor, ids, hidden)
         return hidden
 
     def layer(self, index: int, hidden: np.ndarray | None) -> tuple[dict[str, float], list[str]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quantize.calibrate import Weights, advance, batches, load_layer
+from quantize.calibrate import Weights, advance, batches, embed, load_layer
 from quantize.checkpoint import Checkpoint
 from quantize.curvature import LOGITS, Room
 from runtime.archs import FAMILIES, Arch
@@ -129,19 +129,12 @@ def layer_weights(parts: list[Part], deltas: Deltas, as_stored: bool = False) ->
     return {p.tensor.name.split(".", 2)[2]: p.value(deltas, as_stored) for p in parts}
 
 
-def embedded(tensor: Tensor, ids: np.ndarray) -> np.ndarray:
-    """Rows of the embedding: ids (rows, T) -> (rows, T, D) float32."""
-    rows = [tensor.block.decode(tensor.data[tokens]) for tokens in ids]
-    return np.stack(rows)
-
-
 @torch.inference_mode()
 def teach(checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, room: Room) -> Teacher:
     """Run the original on windows ids (rows, T)."""
     arch = checkpoint.arch
     states = room("teacher-states", (*ids.shape, arch.hidden))
-    for here in batches(len(ids), 1):
-        states[here] = embedded(checkpoint.tensors["token_embd.weight"], ids[here])
+    embed(checkpoint.tensors["token_embd.weight"], ids, states)
     for index in range(arch.layers):
         advance(ops, Layer(arch, load_layer(checkpoint, index, ops.device)), states, states)
     norm = ops.load(checkpoint.tensors[NORM])
@@ -173,8 +166,7 @@ def kl(
     """Mean KL of windows `rows` of ids (all, T), as the file would store the deltas: (rows,)."""
     arch, device = student.arch, student.ops.device
     states = room("student-states", (len(rows), ids.shape[1], arch.hidden))
-    for at, row in enumerate(rows):
-        states[at] = embedded(student.read("token_embd.weight"), ids[row][None])[0]
+    embed(student.read("token_embd.weight"), ids[rows], states)
     for index in range(arch.layers):
         weights = layer_weights(student.layer(index), deltas, as_stored=True)
         advance(student.ops, Layer(arch, weights), states, states)
@@ -195,7 +187,7 @@ def kl_gradient(
     """Mean KL of windows `rows` of ids (all, T), and its gradient by every delta."""
     arch = student.arch
     states = np.zeros((arch.layers + 1, len(rows), ids.shape[1], arch.hidden), np.float32)
-    states[0] = embedded(student.read("token_embd.weight"), ids[rows])
+    embed(student.read("token_embd.weight"), ids[rows], states[0])
     for index in range(arch.layers):
         with torch.inference_mode():
             layer = Layer(arch, layer_weights(student.layer(index), deltas))
