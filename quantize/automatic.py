@@ -1,12 +1,21 @@
 """Types of an automatic target: what measure.py predicts, spent within the artifact's bytes."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 
-from export import CONTAINERS, Container
+from export import CONTAINERS
 from quantize.allocate import Choice, Choices, Step, at_most, frontier, within
-from quantize.plan import Allocation, Assignment, Plan, Rule, Target, fallback_sentences, narrow
+from quantize.plan import (
+    Allocation,
+    Assignment,
+    Plan,
+    Rule,
+    Target,
+    fallback_sentences,
+    matrix_widths,
+    narrow,
+    ruled,
+)
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
@@ -63,26 +72,12 @@ def choices_of(
     return out
 
 
-def ruled(name: str, rules: tuple[Rule, ...], container: Container) -> str | None:
-    """The type that the last rule for a tensor says, of those that the container can hold."""
-    kinds = [
-        rule.kind
-        for rule in rules
-        if re.search(rule.pattern, name) and container.holds(BLOCKS[rule.kind])
-    ]
-    return kinds[-1] if kinds else None
-
-
 def rule_fallbacks(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> tuple[str, ...]:
     """One sentence for each group of tensors that could not have the type that a rule says."""
     container = CONTAINERS[target.container]
-    narrowed: dict[tuple[str, str, int], list[str]] = {}
-    for name, shape in FAMILIES[arch.family].shapes(arch).items():
-        if len(shape) == 2 and (wanted := ruled(name, rules, container)):
-            got = narrow(wanted, shape[1], container).name
-            if got != wanted:
-                narrowed.setdefault((wanted, got, shape[1]), []).append(name)
-    return fallback_sentences(narrowed)
+    said = {name: ruled(name, rules, container) for name in matrix_widths(arch)}
+    wanted = {name: kind for name, kind in said.items() if kind}
+    return fallback_sentences(arch, wanted, container)
 
 
 def types_of(step: Step) -> Types:

@@ -386,27 +386,42 @@ def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
     """
     container = CONTAINERS[target.container]
     preset = container.presets[target.preset]
-    types: dict[str, Block] = {}
+    widths = matrix_widths(arch)
+    wanted = {name: ruled(name, rules, container) or preset.choose(arch, name) for name in widths}
+    types = {name: narrow(kind, widths[name], container) for name, kind in wanted.items()}
+    return Assignment(target, types, fallback_sentences(arch, wanted, container))
+
+
+def matrix_widths(arch: Arch) -> dict[str, int]:
+    """Columns of every 2-D weight, in file order."""
+    shapes = FAMILIES[arch.family].shapes(arch).items()
+    return {name: shape[1] for name, shape in shapes if len(shape) == 2}
+
+
+def ruled(name: str, rules: tuple[Rule, ...], container: Container) -> str | None:
+    """The type that the last rule for a tensor says, of those that the container can hold."""
+    kinds = [
+        rule.kind
+        for rule in rules
+        if re.search(rule.pattern, name) and container.holds(BLOCKS[rule.kind])
+    ]
+    return kinds[-1] if kinds else None
+
+
+def fallback_sentences(
+    arch: Arch, wanted: Mapping[str, str], container: Container
+) -> tuple[str, ...]:
+    """One for each group of tensors whose rows do not fit the blocks of the type wanted."""
+    widths = matrix_widths(arch)
     narrowed: dict[tuple[str, str, int], list[str]] = {}
-    for name, shape in FAMILIES[arch.family].shapes(arch).items():
-        if len(shape) != 2:
-            continue
-        wanted = preset.choose(arch, name)
-        for rule in rules:
-            if re.search(rule.pattern, name) and container.holds(BLOCKS[rule.kind]):
-                wanted = rule.kind
-        types[name] = narrow(wanted, shape[1], container)
-        if types[name].name != wanted:
-            narrowed.setdefault((wanted, types[name].name, shape[1]), []).append(name)
-    return Assignment(target, types, fallback_sentences(narrowed))
-
-
-def fallback_sentences(narrowed: Mapping[tuple[str, str, int], list[str]]) -> tuple[str, ...]:
-    """One for each (type wanted, type taken, columns) of the tensors named."""
+    for name, kind in wanted.items():
+        got = narrow(kind, widths[name], container).name
+        if got != kind:
+            narrowed.setdefault((kind, got, widths[name]), []).append(name)
     return tuple(
-        f"{len(names)} tensors with rows of {cols} cannot be {wanted} "
-        f"(packs {BLOCKS[wanted].size} at a time) and became {got}: {_span(names)}"
-        for (wanted, got, cols), names in narrowed.items()
+        f"{len(names)} tensors with rows of {cols} cannot be {kind} "
+        f"(packs {BLOCKS[kind].size} at a time) and became {got}: {_span(names)}"
+        for (kind, got, cols), names in narrowed.items()
     )
 
 

@@ -41,6 +41,7 @@ def slow_gptq(
     return codes, values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", LAYOUTS, ids=lambda b: b.name)
 def test_gptq_gives_the_codes_of_the_slow_twin(block: Block) -> None:
     weight, x = case(block)
