@@ -44,8 +44,12 @@ class Watched(Layer):
     def linear(self, ops: TorchOps, name: str, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         if name in self.hessians:
             flat = x.reshape(-1, x.shape[-1])
-            self.hessians[name].addmm_(self.weighed(name, x).T, flat)
+            self.watch(name, flat, self.weighed(name, x))
         return super().linear(ops, name, x)
+
+    def watch(self, name: str, x: torch.Tensor, weighed: torch.Tensor) -> None:
+        """The next inputs of a stage, (tokens, in), also times the weights of their tokens."""
+        self.hessians[name].addmm_(weighed.T, x)
 
     def weighed(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """x (b, T, in), the next rows, times the weights of their tokens: (b * T, in)."""

@@ -26,6 +26,7 @@ from quantize.imatrix import for_model
 from quantize.measure import Measured, measure, windows
 from quantize.methods import METHODS, Factor
 from quantize.plan import EFFORTS, Assignment, Plan
+from quantize.prefix import aim, compare
 from quantize.resume import Work
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, numpy_of
@@ -34,6 +35,9 @@ from runtime.forward import Layer
 from runtime.generate import generate
 from runtime.sample import Sampler
 from runtime.tensor import Tensor
+
+EXACT = "exact"
+"""Name of the states of the original model."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,8 @@ class Pass:
         self.imatrix = for_model(plan.imatrix, checkpoint.arch)
         self.own_prefix = members.calibrated and len(members.members) == 1
         """Whether hidden states pass through the target's own rounded weights."""
+        self.aims = self.own_prefix and EFFORTS[plan.effort].aims
+        """Whether the original's states are kept beside them (prefix.py)."""
 
     def run(self, ids: np.ndarray | None) -> None:
         """Embedding, layers, head."""
@@ -146,18 +152,21 @@ class Pass:
         norm = self.checkpoint.tensors["output_norm.weight"]
         check_finite(norm, norm.decode())
         self.embedding(ids)
-        hidden = None
+        hidden = exact = None
         for index in range(layers):
             stage = f"{self.group.name}/blk.{index}"
             if self.work.done(stage):
                 continue
             if ids is not None and hidden is None:
                 hidden = self.start(ids, index)
-            losses, notes = self.layer(index, hidden)
-            if hidden is not None:
-                self.work.save_array(f"{self.group.name}/hidden-{index}", hidden)
+                exact = self.start(ids, index, EXACT) if self.aims else None
+            losses, notes = self.layer(index, hidden, exact)
+            for states, values in (("hidden", hidden), (EXACT, exact)):
+                if values is not None:
+                    self.work.save_array(f"{self.group.name}/{states}-{index}", values)
             self.work.finish(stage, losses=losses, notes=notes)
-            self.work.drop(f"{self.group.name}/hidden-{index - 1}.npy")
+            for states in ("hidden", EXACT):
+                self.work.drop(f"{self.group.name}/{states}-{index - 1}.npy")
             worst = max(losses.values())
             self.progress(f"layers ({self.group.name})", index + 1, layers, f"loss {worst:.2e}")
         if not self.checkpoint.arch.tied:
@@ -172,25 +181,39 @@ class Pass:
             factor, note = self.recipe.factor(hessian.to(self.ops.device), "token_embd")
         self.globals(name, factor, note)
 
-    def start(self, ids: np.ndarray, index: int) -> np.ndarray:
-        """Hidden states before layer `index`: embedded rows, or what the last layer left."""
+    def start(self, ids: np.ndarray, index: int, states: str = "hidden") -> np.ndarray:
+        """States before layer `index`, "hidden" or EXACT: embedded rows, or what the last left."""
         shape = (*ids.shape, self.checkpoint.arch.hidden)
-        hidden = self.work.room(f"{self.group.name}-hidden", shape, self.plan.max_ram)
+        room = self.plan.max_ram / (2 if self.aims else 1)
+        hidden = self.work.room(f"{self.group.name}-{states}", shape, room)
         if index:
-            hidden[:] = self.work.open_array(f"{self.group.name}/hidden-{index - 1}")
+            hidden[:] = self.work.open_array(f"{self.group.name}/{states}-{index - 1}")
             return hidden
         tensor = self.checkpoint.tensors["token_embd.weight"]
-        if self.own_prefix:
+        if self.own_prefix and states != EXACT:
             tensor = stored(self.work, self.checkpoint, self.group.members[0], "token_embd.weight")
         embed(tensor, ids, hidden)
         return hidden
 
-    def layer(self, index: int, hidden: np.ndarray | None) -> tuple[dict[str, float], list[str]]:
+    def layer(
+        self, index: int, hidden: np.ndarray | None, exact: np.ndarray | None
+    ) -> tuple[dict[str, float], list[str]]:
         """Statistics, rounding for each target, and the hidden states after the layer."""
         checkpoint, stages = self.checkpoint, self.checkpoint.family.stages
         weights = load_layer(checkpoint, index, self.ops.device)
-        hessians = {}
-        if hidden is not None:
+        hessians: dict[str, torch.Tensor] = {}
+        if hidden is not None and exact is not None:
+            hessians, drifts = compare(
+                self.ops,
+                checkpoint.arch,
+                weights,
+                stages,
+                hidden,
+                exact,
+                self.measured.tokens(index),
+            )
+            weights = aim(weights, stages, hessians, drifts, self.plan.damp)
+        elif hidden is not None:
             after = None if self.own_prefix else hidden
             tokens = self.measured.tokens(index)
             hessians = statistics(self.ops, checkpoint.arch, weights, stages, hidden, after, tokens)
