@@ -67,6 +67,7 @@ def make(request: Request, progress: Progress = silent) -> Imatrix:
     windows = load_text(
         checkpoint, request.calibration, request.rows, request.length, request.seed, progress
     )
+    progress("calibration text", 1, 1, windows.summary())
     rows, length = windows.ids.shape
     with tempfile.TemporaryDirectory(prefix=".imatrix-", dir=request.output.parent) as folder:
         shape = (rows, length, checkpoint.arch.hidden)

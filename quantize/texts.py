@@ -20,13 +20,12 @@ def load_text(
 ) -> calib_data.Windows:
     """Windows (rows, length) of a calibration spec; "self" is text that the model itself writes.
 
+    The caller tells `progress` of the end, when it has stored what it must keep.
     Raises CalibrationError for a spec that is unknown or has too little text.
     """
     progress("calibration text", 0, 1, spec)
     draw = writer(checkpoint) if spec == "self" else None
-    windows = calib_data.load(spec, checkpoint.tokenizer, rows, length, seed, generate=draw)
-    progress("calibration text", 1, 1, windows.summary())
-    return windows
+    return calib_data.load(spec, checkpoint.tokenizer, rows, length, seed, generate=draw)
 
 
 def writer(checkpoint: Checkpoint) -> Callable[[int, int, int], list[list[int]]]:
