@@ -12,7 +12,7 @@ A tied embedding that is quantized is stored once, and read by the embedding and
 
 import json
 import math
-import tempfile
+import shutil
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -95,7 +95,8 @@ def write(
             layouts = _store(data, arch, tensors)
         protos = data.places.protos
         (temp / MODEL).write_bytes(_model(arch, layouts, protos, extra, accuracy_level))
-        genai.copy_files(source, temp)
+        for own in genai.copied_files(source):
+            shutil.copyfile(own, temp / own.name)
         (temp / "genai_config.json").write_text(genai.text(config), encoding="utf-8")
         check(temp, data.sums)
 
@@ -118,9 +119,7 @@ def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, 
         places.add(array)
     model = _model(arch, layouts, places.protos, extra)
     config = genai.text(genai.genai_config(arch, source)).encode("utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        genai.copy_files(source, Path(folder))
-        copied = sum(file.stat().st_size for file in Path(folder).iterdir())
+    copied = sum(file.stat().st_size for file in genai.copied_files(source))
     return places.end + len(model) + len(config) + copied
 
 

@@ -86,13 +86,12 @@ def quantize_model(
 
 def calibration(plan: Plan, checkpoint: Checkpoint, work: Work, progress: Progress) -> np.ndarray:
     """Token windows (rows, length) int32, kept so that a continued run sees the same."""
-    if work.done("calibration"):
-        progress("calibration text", 1, 1, work.stages["calibration"]["summary"])
-    else:
+    if not work.done("calibration"):
         text = load_text(checkpoint, plan.calibration, plan.rows, plan.length, plan.seed, progress)
         arrays = {"ids": text.ids, "domains": np.array(text.domains)}
         work.save("calibration", arrays)
         work.finish("calibration", sha256=text.sha256, summary=text.summary())
+    progress("calibration text", 1, 1, work.stages["calibration"]["summary"])
     return work.load("calibration", "ids")
 
 
@@ -140,6 +139,8 @@ class Pass:
             self.progress(f"layers ({self.group.name})", index + 1, layers, f"loss {worst:.2e}")
         if not self.checkpoint.arch.tied:
             self.head(ids, hidden)
+        for file in (f"{self.group.name}-hidden", f"{self.group.name}/hidden-{layers - 1}"):
+            self.work.drop(f"{file}.npy")
 
     def embedding(self, ids: np.ndarray | None) -> None:
         """The embedding, by what its rows do as inputs and, when tied, as output head."""
