@@ -111,7 +111,8 @@ class Pass:
             EFFORTS[plan.effort].passes,
             plan.chosen_rewrites,
         )
-        self.plain = Recipe(METHODS["rtn"])
+        method = METHODS[plan.method]
+        self.plain = Recipe(METHODS["rtn"] if method.calibrated else method)
         self.measured = Measured(work)
         self.imatrix = for_model(plan.imatrix, checkpoint.arch)
         self.own_prefix = members.calibrated and len(members.members) == 1
