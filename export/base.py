@@ -35,7 +35,10 @@ class Write(Protocol):
 
 
 class Size(Protocol):
-    """Bytes on disk of the artifact that `write` makes from 2-D weights of these types, exactly."""
+    """Bytes on disk of the artifact that `write` makes from 2-D weights of these types, exactly.
+
+    The tensors come in file order, the order of `Family.shapes`.
+    """
 
     def __call__(
         self, arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]

@@ -12,6 +12,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +21,7 @@ import numpy as np
 from gguf import GGUFValueType, GGUFWriter
 
 from export.base import Container
-from export.files import new_file
+from export.files import disk_errors, new_file
 from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
 from export.gguf_vocab import vocabulary
@@ -79,12 +80,12 @@ def all_metadata(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, A
 def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]) -> int:
     """Bytes of the file that `write` makes when its 2-D weights have these types.
 
-    Only the metadata is written, to a temporary file.
+    Only the metadata is written, to a temporary file. Raises EdgequantError when its disk is full.
     """
     shapes = tensor_shapes(arch)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, disk_errors(header := Path(folder) / "header"):
         metadata = all_metadata(arch, Path(source), extra)
-        table_at = _write_metadata(Path(folder) / "header", arch.family, metadata, shapes)
+        table_at = _write_metadata(header, arch.family, metadata, shapes)
     return _data_start(table_at, shapes) + expected_bytes(arch, types)
 
 
@@ -119,15 +120,14 @@ def _write_metadata(
     path: Path, family: str, metadata: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> int:
     """Write the counts and the metadata pairs; returns where the tensor table starts."""
-    writer = GGUFWriter(path, family)
-    for key, value in metadata.items():
-        kind, inner = _kind(value)
-        writer.add_key_value(key, value, kind, inner)
-    for name, shape in shapes.items():  # the header holds their number
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), 0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
+    with closing(GGUFWriter(path, family)) as writer:
+        for key, value in metadata.items():
+            kind, inner = _kind(value)
+            writer.add_key_value(key, value, kind, inner)
+        for name, shape in shapes.items():  # the header holds their number
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), 0)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
     return path.stat().st_size
 
 

@@ -23,10 +23,10 @@ from quantize.imatrix import for_model
 from quantize.measure import windows
 from quantize.methods import METHODS
 from quantize.methods.rtn import rtn
-from quantize.passes import group
-from quantize.pipeline import assign_all, check_device, disk_bytes, exact_size, weight_bytes
+from quantize.pipeline import artifact_bytes, assign_all, check_device
 from quantize.plan import EFFORTS, Assignment, Plan, check_rules
 from quantize.resume import Work
+from quantize.space import disk_bytes, weight_bytes
 from quantize.tune import WINDOWS as TUNED
 
 SAMPLE = 64
@@ -106,6 +106,7 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
     check_device(plan.device)
     with tempfile.TemporaryDirectory() as folder:
         assignments = assign_all(plan, checkpoint, Work(Path(folder), ""), progress)
+    sizes = artifact_bytes(plan, checkpoint, assignments)
     tokens = plan.rows * plan.length if METHODS[plan.method].calibrated else 0
     return Forecast(
         model=checkpoint.name,
@@ -113,9 +114,12 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
         method=plan.method,
         calibration_tokens=tokens,
         memory=memory(checkpoint, plan, hidden_bytes(plan, checkpoint)),
-        disk=disk_bytes(plan, checkpoint, assignments),
+        disk=disk_bytes(plan, checkpoint, assignments, sum(sizes)),
         seconds=seconds(plan, checkpoint, tokens, len(assignments)),
-        targets=target_forecasts(plan, checkpoint, assignments),
+        targets=tuple(
+            target_forecast(checkpoint, assignment, size)
+            for assignment, size in zip(assignments, sizes, strict=True)
+        ),
     )
 
 
@@ -176,29 +180,15 @@ def seconds(plan: Plan, checkpoint: Checkpoint, tokens: int, targets: int) -> fl
     return float(arch.layers * (work / rate + columns * COLUMN_SECONDS) + gradients / rate)
 
 
-def target_forecasts(
-    plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]
-) -> tuple[TargetForecast, ...]:
-    """What is known of each artifact."""
-    groups = group(assignments, METHODS[plan.method].calibrated)
-    automatic = any(target.automatic for target in plan.targets)
-    # the artifact names the sha256 of the text that was read, if any: only its length counts here
-    digest = "0" * 64 if automatic or any(g.calibrated for g in groups) else ""
-    return tuple(target_forecast(plan, checkpoint, member, digest) for member in assignments)
-
-
-def target_forecast(
-    plan: Plan, checkpoint: Checkpoint, assignment: Assignment, digest: str
-) -> TargetForecast:
-    """Bytes and sampled rounding error of one artifact."""
+def target_forecast(checkpoint: Checkpoint, assignment: Assignment, size: int) -> TargetForecast:
+    """What is known of an artifact of `size` bytes, and its sampled rounding error."""
     tensors = tuple(tensor_forecast(checkpoint, assignment, name) for name in assignment.types)
-    size = exact_size(plan, checkpoint, assignment.target, digest, assignment.fallbacks)
     weights = weight_bytes(checkpoint, assignment)
     cells = [float(math.prod(t.shape)) for t in tensors]
     known = assignment.allocation
     return TargetForecast(
         target=assignment.target.label,
-        bytes=size(assignment.types),
+        bytes=size,
         weight_bytes=weights,
         bits_per_weight=8 * weights / count(checkpoint),
         error=float(np.average([t.error for t in tensors], weights=cells)),

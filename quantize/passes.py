@@ -1,12 +1,11 @@
 """Walk over the layers once for all targets that can share it; a run resumes after each layer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-import calib_data
 from quantize.calibrate import (
     LayerResult,
     Progress,
@@ -28,12 +27,10 @@ from quantize.methods import METHODS, Factor
 from quantize.plan import EFFORTS, Assignment, Plan
 from quantize.prefix import aim, compare
 from quantize.resume import Work
+from quantize.texts import load_text
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, numpy_of
-from runtime.engine import open_engine
 from runtime.forward import Layer
-from runtime.generate import generate
-from runtime.sample import Sampler
 from runtime.tensor import Tensor
 
 EXACT = "exact"
@@ -94,32 +91,12 @@ def quantize_model(
 def calibration(plan: Plan, checkpoint: Checkpoint, work: Work, progress: Progress) -> np.ndarray:
     """Token windows (rows, length) int32, kept so that a continued run sees the same."""
     if not work.done("calibration"):
-        progress("calibration text", 0, 1, plan.calibration)
-        text = calib_data.load(
-            plan.calibration,
-            checkpoint.tokenizer,
-            plan.rows,
-            plan.length,
-            plan.seed,
-            generate=sampler(checkpoint) if plan.calibration == "self" else None,
-        )
+        text = load_text(checkpoint, plan.calibration, plan.rows, plan.length, plan.seed, progress)
         arrays = {"ids": text.ids, "domains": np.array(text.domains)}
         work.save("calibration", arrays)
         work.finish("calibration", sha256=text.sha256, summary=text.summary())
     progress("calibration text", 1, 1, work.stages["calibration"]["summary"])
     return work.load("calibration", "ids")
-
-
-def sampler(checkpoint: Checkpoint) -> Callable[[int, int, int], list[list[int]]]:
-    """Documents drawn from the full-precision model itself, for `--calibration self`."""
-    engine = open_engine(checkpoint.model(), "torch")
-    start = checkpoint.tokenizer.separator or 0
-
-    def draw(count: int, length: int, seed: int) -> list[list[int]]:
-        draws = (Sampler(1.0, top_p=0.95, seed=seed + row) for row in range(count))
-        return [list(generate(engine, [start], length, draw)) for draw in draws]
-
-    return draw
 
 
 class Pass:
@@ -138,7 +115,8 @@ class Pass:
             EFFORTS[plan.effort].passes,
             plan.chosen_rewrites,
         )
-        self.plain = Recipe(METHODS["rtn"])
+        method = METHODS[plan.method]
+        self.plain = Recipe(METHODS["rtn"] if method.calibrated else method)
         self.measured = Measured(work)
         self.imatrix = for_model(plan.imatrix, checkpoint.arch)
         self.own_prefix = members.calibrated and len(members.members) == 1
@@ -171,6 +149,8 @@ class Pass:
             self.progress(f"layers ({self.group.name})", index + 1, layers, f"loss {worst:.2e}")
         if not self.checkpoint.arch.tied:
             self.head(ids, hidden)
+        for file in (f"{self.group.name}-hidden", f"{self.group.name}/hidden-{layers - 1}"):
+            self.work.drop(f"{file}.npy")
 
     def embedding(self, ids: np.ndarray | None) -> None:
         """The embedding, by what its rows do as inputs and, when tied, as output head."""

@@ -9,6 +9,7 @@ does not get better keeps its bytes, and the user is told.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import cos, pi, sqrt
 
 import numpy as np
@@ -121,11 +122,7 @@ def tune_targets(
     left = [a for a in assignments if steps and not work.done(stage(a)) and not is_float(a)]
     if not left:
         return
-
-    def room(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        return work.room(name, shape, plan.max_ram)
-
-    ops = TorchOps(plan.device)
+    ops, room = TorchOps(plan.device), partial(work.room, max_ram=plan.max_ram)
     ids = work.load("calibration", "ids")
     domains = work.load("calibration", "domains")
     teacher = teach(checkpoint, ids, ops, room)

@@ -75,7 +75,8 @@ def test_an_uncalibrated_method_needs_no_tokens_and_less_disk(
         for method in ("rtn", "gptq")
     )
     assert (calibrated.calibration_tokens, plain.calibration_tokens) == (200_000 * 64, 0)
-    assert calibrated.disk - plain.disk == 3 * 4 * 200_000 * 64 * 96
+    # ids, and the states after a layer and after the one before; 8 GiB of memory hold the others
+    assert calibrated.disk > plain.disk + 4 * 200_000 * 64 * (1 + 2 * 96 - 1)
     assert plain.memory < calibrated.memory
     assert 0 < plain.seconds < calibrated.seconds
 
