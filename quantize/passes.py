@@ -10,6 +10,7 @@ from quantize.calibrate import (
     LayerResult,
     Progress,
     Recipe,
+    Weights,
     advance,
     embed,
     head_statistics,
@@ -45,6 +46,11 @@ class Group:
     members: tuple[Assignment, ...]
     calibrated: bool
 
+    @property
+    def own_prefix(self) -> bool:
+        """Whether hidden states pass through the only target's own rounded weights."""
+        return self.calibrated and len(self.members) == 1
+
 
 def group(assignments: list[Assignment], calibrated: bool) -> list[Group]:
     """Targets of 4 bits and more share one pass; below that each sees its own rounded prefix.
@@ -59,6 +65,12 @@ def group(assignments: list[Assignment], calibrated: bool) -> list[Group]:
     groups = [Group("shared", tuple(shared), True)] if shared else []
     groups += [Group(folder_name(a), (a,), True) for a in rest if a.bits < 4]
     return groups + ([Group("plain", tuple(floats), False)] if floats else [])
+
+
+def state_sets(plan: Plan, assignments: list[Assignment]) -> int:
+    """Sets of hidden states in a walk: the target's, and the original's where linears aim at it."""
+    alone = any(g.own_prefix for g in group(assignments, METHODS[plan.method].calibrated))
+    return 2 if alone and EFFORTS[plan.effort].aims else 1
 
 
 def folder_name(assignment: Assignment) -> str:
@@ -119,10 +131,9 @@ class Pass:
         self.plain = Recipe(METHODS["rtn"] if method.calibrated else method)
         self.measured = Measured(work)
         self.imatrix = for_model(plan.imatrix, checkpoint.arch)
-        self.own_prefix = members.calibrated and len(members.members) == 1
-        """Whether hidden states pass through the target's own rounded weights."""
+        self.own_prefix = members.own_prefix
         self.aims = self.own_prefix and EFFORTS[plan.effort].aims
-        """Whether the original's states are kept beside them (prefix.py)."""
+        """Whether the original's states are kept beside the target's (prefix.py)."""
 
     def run(self, ids: np.ndarray | None) -> None:
         """Embedding, layers, head."""
@@ -181,22 +192,7 @@ class Pass:
         """Statistics, rounding for each target, and the hidden states after the layer."""
         checkpoint, stages = self.checkpoint, self.checkpoint.family.stages
         weights = load_layer(checkpoint, index, self.ops.device)
-        hessians: dict[str, torch.Tensor] = {}
-        if hidden is not None and exact is not None:
-            hessians, drifts = compare(
-                self.ops,
-                checkpoint.arch,
-                weights,
-                stages,
-                hidden,
-                exact,
-                self.measured.tokens(index),
-            )
-            weights = aim(weights, stages, hessians, drifts, self.plan.damp)
-        elif hidden is not None:
-            after = None if self.own_prefix else hidden
-            tokens = self.measured.tokens(index)
-            hessians = statistics(self.ops, checkpoint.arch, weights, stages, hidden, after, tokens)
+        weights, hessians = self.look(index, weights, hidden, exact)
         for first in (s.linears[0] for s in stages):
             if factor := self.importance(f"blk.{index}.{first}.weight"):
                 hessians[first] = factor.importance
@@ -222,6 +218,20 @@ class Pass:
         if hidden is not None and self.own_prefix:
             advance(self.ops, Layer(checkpoint.arch, result.values), hidden, hidden)
         return losses, notes
+
+    def look(
+        self, index: int, weights: Weights, hidden: np.ndarray | None, exact: np.ndarray | None
+    ) -> tuple[Weights, dict[str, torch.Tensor]]:
+        """The weights to be rounded, and the Hessian of each stage, of a layer's hidden states."""
+        if hidden is None:
+            return weights, {}
+        arch, stages = self.checkpoint.arch, self.checkpoint.family.stages
+        tokens = self.measured.tokens(index)
+        if exact is None:
+            after = None if self.own_prefix else hidden
+            return weights, statistics(self.ops, arch, weights, stages, hidden, after, tokens)
+        hessians, drifts = compare(self.ops, arch, weights, stages, hidden, exact, tokens)
+        return aim(weights, stages, hessians, drifts, self.plan.damp), hessians
 
     def importance(self, name: str) -> Factor | None:
         """What the plan's imatrix says of a weight. Linears of a stage have equal inputs."""

@@ -6,6 +6,7 @@ import shutil
 from quantize.checkpoint import Checkpoint
 from quantize.measure import windows
 from quantize.methods import METHODS
+from quantize.passes import state_sets
 from quantize.plan import EFFORTS, Assignment, Plan
 from quantize.resume import Work
 from runtime.errors import EdgequantError
@@ -40,7 +41,8 @@ def disk_bytes(
     tuned = copies if EFFORTS[plan.effort].steps else 0
     states = 4 * plan.rows * plan.length * checkpoint.arch.hidden
     kept = 4 * plan.rows * plan.length + measured_bytes(plan, checkpoint)
-    walking = copies + 2 * states + spilled(plan, states)
+    sets = state_sets(plan, assignments)
+    walking = copies + sets * 2 * states + spilled(plan, sets * states)
     tuning = copies + tuned + 2 * spilled(plan, states)
     return kept + max(gradient_bytes(plan, checkpoint), walking, tuning, artifacts + copies + tuned)
 
