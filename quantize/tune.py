@@ -18,6 +18,7 @@ import torch
 from quantize.calibrate import Progress
 from quantize.checkpoint import Checkpoint
 from quantize.curvature import Room
+from quantize.divergence import Head
 from quantize.methods import METHODS
 from quantize.passes import folder_name, stored
 from quantize.plan import EFFORTS, Assignment, Plan
@@ -147,7 +148,7 @@ def is_float(member: Assignment) -> bool:
 def open_student(checkpoint: Checkpoint, member: Assignment, work: Work, ops: TorchOps) -> Student:
     """A target as it was rounded."""
     arch = checkpoint.arch
-    head = ops.load(stored(work, checkpoint, member, arch.head))
+    head = Head(stored(work, checkpoint, member, arch.head), ops.device)
     return Student(arch, ops, lambda name: stored(work, checkpoint, member, name), head)
 
 

@@ -45,7 +45,7 @@ def whole_model(student: Student, deltas: dict[str, torch.Tensor], ids: np.ndarr
     """Logits (rows, T, V) of all tensors at once, differentiable in the deltas."""
     parts = [p for i in range(student.arch.layers) for p in student.layer(i)] + [student.norm()]
     weights = {part.tensor.name: part.value(deltas) for part in parts}
-    weights |= {student.arch.head: student.head}
+    weights |= {student.arch.head: OPS.load(student.head.tensor)}
     weights["token_embd.weight"] = OPS.load(student.read("token_embd.weight"))
     found: torch.Tensor = forward(OPS, student.arch, weights, layers(student.arch, weights), ids)
     return found
