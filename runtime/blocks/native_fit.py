@@ -1,0 +1,48 @@
+"""The scale searches in C++ (runtime/native/fit): the same params as the definitions, bit for bit.
+
+Without the compiled module, and for arrays that are not on the CPU, the definitions do the work.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from runtime.blocks.base import Array, Block, Params, numpy_of
+
+try:
+    from runtime import _native
+except ImportError:
+    _native = None
+
+
+@dataclass(frozen=True)
+class NativeSearch:
+    """A layout's search in C++, and how its numbers are called."""
+
+    rounder: Any
+    """runtime._native.Rounder"""
+    names: tuple[str, ...]
+    """Params with one number a block, in the order of the numbers."""
+    group_names: tuple[str, ...] = ()
+    """Params with one number a sub-block, after the others."""
+
+    def params(self, numbers: np.ndarray) -> Params:
+        """Numbers (rows, blocks, count) float32 -> params: views of them."""
+        groups = (numbers.shape[2] - len(self.names)) // max(1, len(self.group_names))
+        starts = (len(self.names) + i * groups for i in range(len(self.group_names)))
+        return {name: numbers[..., i] for i, name in enumerate(self.names)} | {
+            name: numbers[..., start : start + groups]
+            for name, start in zip(self.group_names, starts, strict=True)
+        }
+
+
+def native_search(
+    names: tuple[str, ...], group_names: tuple[str, ...] = (), **facts: Any
+) -> NativeSearch | None:
+    """The search of a layout with these facts (see `_native.Rounder`); None where not compiled."""
+    if _native is None:
+        return None
+    return NativeSearch(_native.Rounder(**facts), names, group_names)

@@ -1,0 +1,162 @@
+#include "rounder.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "pool.h"
+
+namespace nb = nanobind;
+
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
+using Fitted = nb::ndarray<nb::numpy, float, nb::ndim<3>>;
+
+// Weights worth waking a thread for: about 30 microseconds of work.
+constexpr int LEAST_WEIGHTS = 1 << 13;
+
+static const char* const FAMILIES[] = {"scaled",     "line",      "scaled super",
+                                       "line super", "symmetric", "affine"};
+
+// A layout's Spec, and the tables it points to.
+struct Rounder {
+    Spec spec = {};
+    std::vector<int32_t> nearest;
+    std::vector<float> snapped, points;
+};
+
+static Family family_of(const std::string& name) {
+    for (int i = 0; i < 6; i++) {
+        if (name == FAMILIES[i]) return (Family)i;
+    }
+    refuse("there is no native scale search called " + name + "; use one of runtime.blocks.");
+}
+
+static void check_sizes(const Spec& spec, size_t tries, size_t parts) {
+    const bool fits = spec.group >= 16 && (spec.group & (spec.group - 1)) == 0 &&
+                      spec.group <= 128 && spec.size % spec.group == 0 && spec.size <= MOST_SIZE &&
+                      tries >= 1 && tries <= MOST_TRIES && parts <= 4 &&
+                      spec.params <= MOST_PARAMS;
+    if (!fits) {
+        refuse("the native scale search takes groups of 16, 32, 64 or 128 in blocks of at most " +
+               std::to_string(MOST_SIZE) + " weights, " + std::to_string(MOST_TRIES) +
+               " candidates and 4 parts; leave such a layout to its definition.");
+    }
+}
+
+static int params_of(const Spec& spec) {
+    switch (spec.family) {
+        case SCALED: case SYMMETRIC: return 1;
+        case LINE: case AFFINE: return 2;
+        case SCALED_SUPER: return 1 + spec.groups;
+        default: return 2 + 2 * spec.groups;
+    }
+}
+
+static void make_rounder(Rounder* rounder, const std::string& family, int size, int group,
+                         std::pair<int, int> codes, const std::vector<double>& first,
+                         const std::vector<double>& second, std::pair<int, int> span, int rounds,
+                         const std::vector<double>& parts, int middle) {
+    new (rounder) Rounder;
+    Spec& spec = rounder->spec;
+    spec.family = family_of(family);
+    spec.size = size;
+    spec.group = group;
+    spec.groups = group > 0 ? size / group : 0;
+    spec.params = params_of(spec);
+    spec.low = codes.first;
+    spec.high = codes.second;
+    check_sizes(spec, first.size(), parts.size());
+    spec.tries = (int)first.size();
+    for (size_t i = 0; i < first.size(); i++) spec.first[i] = (float)first[i];
+    for (size_t i = 0; i < second.size() && i < MOST_TRIES; i++) spec.second[i] = (float)second[i];
+    spec.least = span.first;
+    spec.most = span.second;
+    spec.rounds = rounds;
+    spec.parts = (int)parts.size();
+    for (size_t i = 0; i < parts.size(); i++) spec.part[i] = (float)parts[i];
+    spec.middle = middle;
+}
+
+// Codes that name points: `nearest` has a code for each half step from points[0] on.
+static void set_points(Rounder& rounder, const std::vector<double>& points,
+                       const std::vector<int>& nearest) {
+    rounder.points.assign(points.begin(), points.end());
+    rounder.nearest.assign(nearest.begin(), nearest.end());
+    rounder.snapped.clear();
+    for (int code : nearest) rounder.snapped.push_back(rounder.points.at(code));
+    rounder.spec.nearest = rounder.nearest.data();
+    rounder.spec.snapped = rounder.snapped.data();
+    rounder.spec.points = rounder.points.data();
+    rounder.spec.lowest = 2 * rounder.points.front();
+    rounder.spec.highest = 2 * rounder.points.back();
+}
+
+static Strided<const float> strided(const Matrix& matrix) {
+    return {matrix.data(), matrix.stride(0), matrix.stride(1)};
+}
+
+// Rows first.. of a matrix.
+template <typename Number>
+static Strided<Number> from_row(Strided<Number> matrix, int first) {
+    return {matrix.data + first * matrix.stride, matrix.stride, matrix.step};
+}
+
+static void check_weight(const Spec& spec, const Matrix& w, const Vector& weight) {
+    if (w.shape(1) % spec.size != 0 || weight.shape(0) != w.shape(1)) {
+        refuse(std::to_string(w.shape(1)) + " columns with " + std::to_string(weight.shape(0)) +
+               " importances do not fill blocks of " + std::to_string(spec.size) +
+               "; give whole blocks and an importance for each column.");
+    }
+}
+
+static Fitted new_params(const Spec& spec, const Matrix& w) {
+    const size_t rows = w.shape(0), blocks = w.shape(1) / spec.size, count = spec.params;
+    float* values = new float[rows * blocks * count];
+    nb::capsule owner(values, [](void* p) noexcept { delete[] (float*)p; });
+    return Fitted(values, {rows, blocks, count}, owner);
+}
+
+// Run job(first row, rows) over tiles of up to ROWS rows, in parallel.
+template <typename Job>
+static void run_tiles(size_t rows, size_t cols, Job job) {
+    const int tiles = (int)((rows + ROWS - 1) / ROWS);
+    const int least = std::max<int>(1, LEAST_WEIGHTS / (int)std::max<size_t>(1, ROWS * cols));
+    run_parallel(tiles, least, [&](int start, int stop) {
+        for (int tile = start; tile < stop; tile++) {
+            job(tile * ROWS, (int)std::min<size_t>(ROWS, rows - (size_t)tile * ROWS));
+        }
+    });
+}
+
+static Fitted fit(const Rounder& rounder, const Matrix& w, const Vector& weight) {
+    const Spec& spec = rounder.spec;
+    check_weight(spec, w, weight);
+    Fitted out = new_params(spec, w);
+    const size_t row_params = out.shape(1) * out.shape(2);
+    nb::gil_scoped_release unlocked;
+    run_tiles(w.shape(0), w.shape(1), [&](int row, int rows) {
+        chosen_kernels().rounders->fit(spec, from_row(strided(w), row), weight.data(), rows,
+                                       (int)w.shape(1), out.data() + row * row_params);
+    });
+    return out;
+}
+
+void bind_rounder(nb::module_& m) {
+    nb::class_<Rounder>(m, "Rounder", "The scale search of one layout; see runtime.blocks.")
+        .def("__init__", &make_rounder, nb::arg("family"), nb::arg("size"), nb::arg("group"),
+             nb::arg("codes"), nb::arg("first"), nb::arg("second") = std::vector<double>(),
+             nb::arg("span") = std::pair<int, int>(0, 0), nb::arg("rounds") = 1,
+             nb::arg("parts") = std::vector<double>(), nb::arg("middle") = 0,
+             "Raises EdgequantError for a family or for sizes that it does not know.")
+        .def("set_points", &set_points, nb::arg("points"), nb::arg("nearest"),
+             "Let codes name points; `nearest` is the code of every half step from the first on.")
+        .def("fit", &fit, nb::arg("w").noconvert(), nb::arg("weight").noconvert(),
+             "float32 w (rows, cols), importance (cols,) beside its block -> the stored numbers of\n"
+             "each block, float32 (rows, blocks, numbers).");
+}
