@@ -3,14 +3,10 @@
 Without the compiled module, and for arrays that are not on the CPU, the definitions do the work.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
-
-from runtime.blocks.base import Array, Block, Params, numpy_of
 
 try:
     from runtime import _native
@@ -29,7 +25,11 @@ class NativeSearch:
     group_names: tuple[str, ...] = ()
     """Params with one number a sub-block, after the others."""
 
-    def params(self, numbers: np.ndarray) -> Params:
+    def fit(self, w: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
+        """Params of float32 w (rows, cols), with the importance (cols,) of `base.shares`."""
+        return self.params(self.rounder.fit(w, weight))
+
+    def params(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Numbers (rows, blocks, count) float32 -> params: views of them."""
         groups = (numbers.shape[2] - len(self.names)) // max(1, len(self.group_names))
         starts = (len(self.names) + i * groups for i in range(len(self.group_names)))
@@ -40,9 +40,16 @@ class NativeSearch:
 
 
 def native_search(
-    names: tuple[str, ...], group_names: tuple[str, ...] = (), **facts: Any
+    layout: Any,
+    family: str,
+    names: tuple[str, ...],
+    group_names: tuple[str, ...] = (),
+    /,
+    **facts: Any,
 ) -> NativeSearch | None:
-    """The search of a layout with these facts (see `_native.Rounder`); None where not compiled."""
+    """The search of a Block with these facts (see `_native.Rounder`); None where not compiled."""
     if _native is None:
         return None
-    return NativeSearch(_native.Rounder(**facts), names, group_names)
+    codes = (layout.low, layout.high)
+    rounder = _native.Rounder(family, layout.size, layout.group, codes, **facts)
+    return NativeSearch(rounder, names, group_names)

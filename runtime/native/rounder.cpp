@@ -14,6 +14,7 @@
 namespace nb = nanobind;
 
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Codes = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
 using Fitted = nb::ndarray<nb::numpy, float, nb::ndim<3>>;
 
@@ -84,12 +85,11 @@ static void make_rounder(Rounder* rounder, const std::string& family, int size, 
 }
 
 // Codes that name points: `nearest` has a code for each half step from points[0] on.
-static void set_points(Rounder& rounder, const std::vector<double>& points,
-                       const std::vector<int>& nearest) {
-    rounder.points.assign(points.begin(), points.end());
-    rounder.nearest.assign(nearest.begin(), nearest.end());
+static void set_points(Rounder& rounder, const Vector& points, const Codes& nearest) {
+    rounder.points.assign(points.data(), points.data() + points.size());
+    rounder.nearest.assign(nearest.data(), nearest.data() + nearest.size());
     rounder.snapped.clear();
-    for (int code : nearest) rounder.snapped.push_back(rounder.points.at(code));
+    for (int code : rounder.nearest) rounder.snapped.push_back(rounder.points.at(code));
     rounder.spec.nearest = rounder.nearest.data();
     rounder.spec.snapped = rounder.snapped.data();
     rounder.spec.points = rounder.points.data();
@@ -148,6 +148,7 @@ static Fitted fit(const Rounder& rounder, const Matrix& w, const Vector& weight)
 }
 
 void bind_rounder(nb::module_& m) {
+    nb::set_leak_warnings(false);  // block layouts keep their Rounder until the process ends
     nb::class_<Rounder>(m, "Rounder", "The scale search of one layout; see runtime.blocks.")
         .def("__init__", &make_rounder, nb::arg("family"), nb::arg("size"), nb::arg("group"),
              nb::arg("codes"), nb::arg("first"), nb::arg("second") = std::vector<double>(),

@@ -38,27 +38,4 @@ Grid grid_of(const Spec& spec, const float* params, int sub) {
     return {d * load(integers), -minimum};
 }
 
-Lanes code_of(const Spec& spec, Lanes w, Grid grid) {
-    const Bits dead = grid.scale == 0.0f;
-    if (spec.nearest) {
-        const Lanes x = (dead ? all(0.0f) : w) / guarded(grid.scale);
-        const Lanes steps = clip(floored(x + x), all(spec.lowest), all(spec.highest)) - spec.lowest;
-        return numbers_of((Bits)look_up((const float*)spec.nearest, integers_of(steps)));
-    }
-    const bool onnx = spec.family == SYMMETRIC || spec.family == AFFINE;
-    const Lanes over = onnx ? w : w - grid.offset;
-    Lanes code = nearest(over / (dead ? all(1.0f) : grid.scale));
-    code = dead ? all(0.0f) : code;
-    if (onnx) code += grid.offset;
-    return clip(code, all((float)spec.low), all((float)spec.high)) + 0.0f;
-}
-
-Lanes value_of(const Spec& spec, Lanes code, Grid grid) {
-    if (spec.points) return grid.scale * look_up(spec.points, integers_of(code));
-    if (spec.family == SYMMETRIC || spec.family == AFFINE) {
-        return (code - grid.offset) * grid.scale;
-    }
-    return code * grid.scale + grid.offset;
-}
-
 }  // namespace KERNELS

@@ -47,7 +47,7 @@ void fit_onnx(const Spec& spec, float* x, const float* weight, float* params) {
         low = at_most(low, all(0.0f));
         start = (high - low) / (float)spec.high;
         start = start == 0.0f ? all(1.0f) : start;
-        zero = clip(nearest(-low / start), all(0.0f), all((float)spec.high));
+        zero = clip(nearest(-low / start), all(0.0f), all((float)spec.high)) + 0.0f;
     }
     Refit best = {};
     for (int at = 0; at < spec.tries; at++) {
