@@ -29,6 +29,10 @@ class NativeSearch:
         """Params of float32 w (rows, cols), with the importance (cols,) of `base.shares`."""
         return self.params(self.rounder.fit(w, weight))
 
+    def gptq(self, w: np.ndarray, weight: np.ndarray, *arrays: np.ndarray) -> dict[str, np.ndarray]:
+        """Params of a window of GPTQ; see `_native.Rounder.gptq`."""
+        return self.params(self.rounder.gptq(w, weight, *arrays))
+
     def params(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """Numbers (rows, blocks, count) float32 -> params: views of them."""
         groups = (numbers.shape[2] - len(self.names)) // max(1, len(self.group_names))
@@ -51,5 +55,5 @@ def native_search(
     if _native is None:
         return None
     codes = (layout.low, layout.high)
-    rounder = _native.Rounder(family, layout.size, layout.group, codes, **facts)
+    rounder = _native.Rounder(layout.name, family, layout.size, layout.group, codes, **facts)
     return NativeSearch(rounder, names, group_names)

@@ -53,7 +53,7 @@ static const Layout& find_layout(const std::string& name) {
 }
 
 // The layout called `name`, after checking that `data` holds rows of `cols` weights of it.
-static const Layout& check_rows(const std::string& name, const Packed& data, int cols) {
+const Layout& check_rows(const std::string& name, const Packed& data, int cols) {
     const Layout& layout = find_layout(name);
     if (cols < 1 || cols % layout.block != 0) {
         refuse(name + " packs " + std::to_string(layout.block) + " weights at a time, which " +

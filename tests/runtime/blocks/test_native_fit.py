@@ -130,7 +130,7 @@ def test_a_layout_without_a_native_search_is_fitted_by_its_definition() -> None:
 )
 def test_a_search_that_the_kernels_do_not_know_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(EdgequantError, match=message):
-        _native.Rounder(*arguments)
+        _native.Rounder("made up", *arguments)
 
 
 def test_columns_that_fill_no_blocks_are_refused() -> None:
