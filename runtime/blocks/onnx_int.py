@@ -69,8 +69,9 @@ class OnnxInt(Block):
         top = xp.max(xp.abs(blocks), axis=-1)  # (rows, blocks)
         top = xp.where(top == 0, xp.ones_like(top), top)
         unit = blocks / top[..., None]  # squares of a huge or tiny block stay finite
-        weight = shares(xp, importance, cols, self.size, self.floor)
-        weight = xp.reshape(weight, (1, -1, self.size))
+        weight = xp.ones_like(unit[:1])
+        if importance is not None:
+            weight = xp.reshape(shares(xp, importance, cols, self.size, self.floor), weight.shape)
         tries = self._symmetric_tries(xp, unit) if self.symmetric else self._affine_tries(xp, unit)
         best_scale, best_zero, best_error = None, None, None
         for start, zero in tries:

@@ -33,8 +33,7 @@ static const char* const FAMILIES[] = {"scaled",     "line",      "scaled super"
 struct Rounder {
     std::string name;
     Spec spec = {};
-    std::vector<int32_t> nearest;
-    std::vector<float> snapped, points;
+    std::vector<float> nearest, snapped, points;
 };
 
 static Family family_of(const std::string& name) {
@@ -97,7 +96,7 @@ static void set_points(Rounder& rounder, const Vector& points, const Codes& near
     rounder.points.assign(points.data(), points.data() + points.size());
     rounder.nearest.assign(nearest.data(), nearest.data() + nearest.size());
     rounder.snapped.clear();
-    for (int code : rounder.nearest) rounder.snapped.push_back(rounder.points.at(code));
+    for (float code : rounder.nearest) rounder.snapped.push_back(rounder.points.at((int)code));
     rounder.spec.nearest = rounder.nearest.data();
     rounder.spec.snapped = rounder.snapped.data();
     rounder.spec.points = rounder.points.data();

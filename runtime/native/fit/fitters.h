@@ -35,8 +35,7 @@ INLINE Lanes code_of(const Spec& spec, Lanes w, Grid grid) {
     const Bits dead = grid.scale == 0.0f;
     if (spec.nearest) {
         const Lanes x = (dead ? all(0.0f) : w) / guarded(grid.scale);
-        const Lanes steps = clip(floored(x + x), all(spec.lowest), all(spec.highest)) - spec.lowest;
-        return numbers_of((Bits)look_up((const float*)spec.nearest, integers_of(steps)));
+        return look_up(spec.nearest, half_steps(x, spec.lowest, spec.highest));
     }
     const bool onnx = spec.family == SYMMETRIC || spec.family == AFFINE;
     const Lanes over = onnx ? w : w - grid.offset;

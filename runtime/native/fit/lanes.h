@@ -87,9 +87,15 @@ INLINE Lanes ceiled(Lanes x) {
     return whole < x ? whole + 1.0f : whole;
 }
 
-INLINE Bits integers_of(Lanes x) { return __builtin_convertvector(x, Bits); }
+// Half steps from `lowest` to the floor of 2 x, no further than `highest`; 0 for NaN, so that what
+// is damaged never reads past a table.
+INLINE Bits half_steps(Lanes x, float lowest, float highest) {
+    Lanes steps = floored(x + x);
+    steps = steps > lowest ? steps : all(lowest);
+    return __builtin_convertvector(at_most(steps, all(highest)) - lowest, Bits);
+}
 
-INLINE Lanes numbers_of(Bits x) { return __builtin_convertvector(x, Lanes); }
+INLINE Bits integers_of(Lanes x) { return __builtin_convertvector(x, Bits); }
 
 // table[index] of each lane.
 INLINE Lanes look_up(const float* table, Bits index) {

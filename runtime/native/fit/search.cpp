@@ -43,8 +43,7 @@ Lanes least(const float* x, int size) {
 
 // Points of a table: every half step of the grid of scale 1 has its nearest one.
 static INLINE Lanes snap_to_table(const Spec& spec, Lanes x) {
-    const Lanes steps = clip(floored(x + x), all(spec.lowest), all(spec.highest)) - spec.lowest;
-    return look_up(spec.snapped, integers_of(steps));
+    return look_up(spec.snapped, half_steps(x, spec.lowest, spec.highest));
 }
 
 // The sums of a group whose points `snap` finds; each quarter of the group in one step.

@@ -26,7 +26,7 @@ struct Spec {
     float part[4];  // shares of the largest sub-block's scale that are tried as `most`
     // Codes that name points of a table, else null: nearest code and its point for each half step
     // from `lowest` to `highest`, and the points.
-    const int32_t* nearest;
+    const float* nearest;
     const float* snapped;
     const float* points;
     float lowest, highest;

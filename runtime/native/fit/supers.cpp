@@ -157,50 +157,66 @@ void fit_line_super(const Spec& spec, const float* x, const float* weighted, con
     }
 }
 
+struct Scales {
+    Lanes d, scales[MOST_GROUPS];
+};
+
+// d from the sub-block whose scale is greatest, and the integers nearest to the scales.
+static Scales start_scales(const Spec& spec, const SuperGroups& groups) {
+    Lanes found[MOST_GROUPS];
+    for (int sub = 0; sub < groups.count; sub++) found[sub] = search_scale(spec, groups.at[sub]);
+    Lanes top = found[0], bottom = found[0];
+    for (int sub = 1; sub < groups.count; sub++) {
+        top = at_least(found[sub], top);
+        bottom = at_most(found[sub], bottom);
+    }
+    Scales state;
+    state.d = float16((top >= -bottom ? top : bottom) * (float)(1.0 / spec.least));
+    for (int sub = 0; sub < groups.count; sub++) {
+        state.scales[sub] = whole(found[sub] / guarded(state.d), spec.least, spec.most);
+    }
+    return state;
+}
+
+// The best d for the integers and points, then the best integers for it.
+static void improve_scales(const Spec& spec, const Sums* sums, Scales& state) {
+    Lanes pushes[MOST_GROUPS], pulls[MOST_GROUPS];
+    for (int sub = 0; sub < spec.groups; sub++) {
+        pushes[sub] = state.scales[sub] * state.scales[sub] * sums[sub].energy;
+        pulls[sub] = state.scales[sub] * sums[sub].cross;
+    }
+    const Lanes push = total(pushes, spec.groups), pull = total(pulls, spec.groups);
+    state.d = push == 0.0f ? state.d : float16(pull / guarded(push));
+    for (int sub = 0; sub < spec.groups; sub++) {
+        const Lanes scale = sums[sub].cross / guarded(sums[sub].energy) / guarded(state.d);
+        state.scales[sub] = whole(scale, spec.least, spec.most);
+    }
+}
+
 void fit_scaled_super(const Spec& spec, const float* x, const float* weighted, const float* weight,
                       float* params) {
     const SuperGroups groups = split(spec, x, weighted, weight);
-    Lanes scales[MOST_GROUPS], best[MOST_GROUPS] = {}, costs[MOST_GROUPS];
-    for (int sub = 0; sub < groups.count; sub++) scales[sub] = search_scale(spec, groups.at[sub]);
-    Lanes top = scales[0], bottom = scales[0];
-    for (int sub = 1; sub < groups.count; sub++) {
-        top = at_least(scales[sub], top);
-        bottom = at_most(scales[sub], bottom);
-    }
-    Lanes d = float16((top >= -bottom ? top : bottom) * (float)(1.0 / spec.least)), best_d = d;
-    for (int sub = 0; sub < groups.count; sub++) {
-        scales[sub] = whole(scales[sub] / guarded(d), spec.least, spec.most);
-    }
+    Scales state = start_scales(spec, groups), best = state;
     Lanes lowest = {};
     for (int turn = 0; turn < spec.rounds; turn++) {
         Sums sums[MOST_GROUPS];
+        Lanes costs[MOST_GROUPS];
         for (int sub = 0; sub < groups.count; sub++) {
-            const Lanes scale = d * scales[sub];
+            const Lanes scale = state.d * state.scales[sub];
             sums[sub] = scale_sums(spec, groups.at[sub], 1.0f / guarded(scale));
             costs[sub] = scale * (scale * sums[sub].energy - 2.0f * sums[sub].cross);
         }
         const Lanes cost = total(costs, groups.count);
         const Bits better = turn == 0 ? ~(Bits){} : cost < lowest;
         lowest = better ? cost : lowest;
-        best_d = better ? d : best_d;
+        best.d = better ? state.d : best.d;
         for (int sub = 0; sub < groups.count; sub++) {
-            best[sub] = better ? scales[sub] : best[sub];
+            best.scales[sub] = better ? state.scales[sub] : best.scales[sub];
         }
-        if (turn + 1 == spec.rounds) break;
-        Lanes pushes[MOST_GROUPS], pulls[MOST_GROUPS];
-        for (int sub = 0; sub < groups.count; sub++) {
-            pushes[sub] = scales[sub] * scales[sub] * sums[sub].energy;
-            pulls[sub] = scales[sub] * sums[sub].cross;
-        }
-        const Lanes push = total(pushes, groups.count), pull = total(pulls, groups.count);
-        d = push == 0.0f ? d : float16(pull / guarded(push));
-        for (int sub = 0; sub < groups.count; sub++) {
-            const Lanes scale = sums[sub].cross / guarded(sums[sub].energy) / guarded(d);
-            scales[sub] = whole(scale, spec.least, spec.most);
-        }
+        if (turn + 1 < spec.rounds) improve_scales(spec, sums, state);
     }
-    store(params, best_d);
-    for (int sub = 0; sub < groups.count; sub++) store(params + (1 + sub) * ROWS, best[sub]);
+    store(params, best.d);
+    for (int sub = 0; sub < groups.count; sub++) store(params + (1 + sub) * ROWS, best.scales[sub]);
 }
 
 }  // namespace KERNELS
