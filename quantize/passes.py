@@ -25,6 +25,7 @@ from quantize.checkpoint import Checkpoint, check_finite
 from quantize.imatrix import for_model
 from quantize.measure import Measured, measure, windows
 from quantize.methods import METHODS, Factor
+from quantize.plain import round_layer, round_tensor
 from quantize.plan import EFFORTS, Assignment, Plan
 from quantize.prefix import aim, compare
 from quantize.resume import Work
@@ -190,6 +191,8 @@ class Pass:
         self, index: int, hidden: np.ndarray | None, exact: np.ndarray | None
     ) -> tuple[dict[str, float], list[str]]:
         """Statistics, rounding for each target, and the hidden states after the layer."""
+        if hidden is None:
+            return self.plain_layer(index), []
         checkpoint, stages = self.checkpoint, self.checkpoint.family.stages
         weights = load_layer(checkpoint, index, self.ops.device)
         weights, hessians = self.look(index, weights, hidden, exact)
@@ -198,7 +201,6 @@ class Pass:
                 hessians[first] = factor.importance
         losses: dict[str, float] = {}
         notes: list[str] = []
-        recipe = self.recipe if hidden is not None else self.plain
         for member in self.group.members:
             types = {
                 linear: member.types[f"blk.{index}.{linear}.weight"]
@@ -207,24 +209,22 @@ class Pass:
             }
             where = f"blk.{index}"
             rewritten = rewrite_layer(
-                checkpoint.arch, weights, stages, types, hessians, recipe, where
+                checkpoint.arch, weights, stages, types, hessians, self.recipe, where
             )
             result: LayerResult = quantize_layer(
-                rewritten[0], stages, types, rewritten[1], recipe, f"{where}."
+                rewritten[0], stages, types, rewritten[1], self.recipe, f"{where}."
             )
             self.work.save(f"{folder_name(member)}/blk.{index}", result.packed)
             losses |= {f"{member.target.label} {k}": v for k, v in result.losses.items()}
             notes += [f"{member.target.label} {note}" for note in result.notes]
-        if hidden is not None and self.own_prefix:
+        if self.own_prefix:
             advance(self.ops, Layer(checkpoint.arch, result.values), hidden, hidden)
         return losses, notes
 
     def look(
-        self, index: int, weights: Weights, hidden: np.ndarray | None, exact: np.ndarray | None
+        self, index: int, weights: Weights, hidden: np.ndarray, exact: np.ndarray | None
     ) -> tuple[Weights, dict[str, torch.Tensor]]:
         """The weights to be rounded, and the Hessian of each stage, of a layer's hidden states."""
-        if hidden is None:
-            return weights, {}
         arch, stages = self.checkpoint.arch, self.checkpoint.family.stages
         tokens = self.measured.tokens(index)
         if exact is None:
@@ -232,6 +232,21 @@ class Pass:
             return weights, statistics(self.ops, arch, weights, stages, hidden, after, tokens)
         hessians, drifts = compare(self.ops, arch, weights, stages, hidden, exact, tokens)
         return aim(weights, stages, hessians, drifts, self.plan.damp), hessians
+
+    def plain_layer(self, index: int) -> dict[str, float]:
+        """Rounding to nearest for each target."""
+        checkpoint, where = self.checkpoint, f"blk.{index}."
+        names = checkpoint.family.layer_shapes(checkpoint.arch)
+        tensors = {name: checkpoint.tensors[where + name] for name in names}
+        firsts = {linear: s.linears[0] for s in checkpoint.family.stages for linear in s.linears}
+        factors = {name: self.importance(f"{where}{firsts[name]}.weight") for name in firsts}
+        losses: dict[str, float] = {}
+        for member in self.group.members:
+            types = {name: member.types[f"{where}{name}.weight"] for name in firsts}
+            packed, found = round_layer(tensors, types, self.plain, factors, self.ops.device)
+            self.work.save(f"{folder_name(member)}/blk.{index}", packed)
+            losses |= {f"{member.target.label} {k}": loss for k, loss in found.items()}
+        return losses
 
     def importance(self, name: str) -> Factor | None:
         """What the plan's imatrix says of a weight. Linears of a stage have equal inputs."""
@@ -241,13 +256,16 @@ class Pass:
 
     def globals(self, name: str, factor: Factor | None, note: str | None = None) -> None:
         """Round the embedding or the head for every target."""
-        recipe = self.recipe if factor else self.plain
         for member in self.group.members:
             stage = f"{folder_name(member)}/{name}"
             if not self.work.done(stage):
                 self.progress(name, 0, 1, member.target.label)
                 tensor = self.checkpoint.tensors[name]
-                rows = quantize_rows(tensor, member.types[name], recipe, factor, self.ops.device)
+                block, device = member.types[name], self.ops.device
+                if factor is None:
+                    rows = round_tensor(tensor, block, self.plain, None, device)[0]
+                else:
+                    rows = quantize_rows(tensor, block, self.recipe, factor, device)
                 self.work.save(stage, {"weight": rows})
                 notes = [f"{member.target.label} {note}"] if note else []
                 self.work.finish(stage, notes=notes)

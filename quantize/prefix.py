@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from quantize.calibrate import Watched, Weights
+from quantize.gram import mirror
 from runtime.archs import Arch, Stage
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer, decoder_layer
@@ -114,7 +115,7 @@ def compare(
     drifts = layer.drifts | {last: drift}
     for one in drifts.values():
         one.moment /= max(1, rows - len(held)) * length
-    return {n: h / (rows * length) for n, h in layer.hessians.items()}, drifts
+    return {n: mirror(h).div_(rows * length) for n, h in layer.hessians.items()}, drifts
 
 
 def states(hidden: np.ndarray, row: int, device: torch.device) -> torch.Tensor:

@@ -45,7 +45,7 @@ static const Layout LAYOUTS[] = {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    NAME_OF(KERNELS), LAYOUTS, (int)(sizeof LAYOUTS / sizeof LAYOUTS[0]), FASTEST_X, dot_tile,
+    NAME_OF(KERNELS), LAYOUTS, (int)(sizeof LAYOUTS / sizeof LAYOUTS[0]), FASTEST_X, dot_tile, &rounders,
 };
 
 }  // namespace KERNELS

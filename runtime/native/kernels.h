@@ -1,12 +1,14 @@
-// What one instruction set offers: decoders of every block layout, and the dot products.
+// What one instruction set offers: decoders of every block layout, the dot products, and rounding.
 //
-// kernels.cpp, dot.cpp and layouts/ are compiled once for each instruction set, into a namespace of
+// kernels.cpp, dot.cpp, layouts/ and fit/ are compiled once for each instruction set, into a namespace of
 // that name (the macro KERNELS). They include only <cstddef>, <cstdint> and <cstring>: of an inline
 // library function the linker keeps one copy for everyone, and it could be one compiled for AVX2.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "fit/rounders.h"
 
 // A block layout. A row is `cols / block` blocks of `bytes` bytes.
 struct Layout {
@@ -29,6 +31,7 @@ struct Kernels {
     // out[i * TILE_ROWS + r] = x[i] . w[r]. The strides are from row to row, in floats.
     void (*dot_tile)(const float* w, ptrdiff_t w_stride, const float* x, ptrdiff_t x_stride, int n,
                      int cols, float* out);
+    const Rounders* rounders;  // scale search and rounding
 };
 
 namespace baseline {

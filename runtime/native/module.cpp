@@ -9,6 +9,7 @@
 
 #include "matvec.h"
 #include "pool.h"
+#include "rounder.h"
 
 namespace nb = nanobind;
 
@@ -34,7 +35,9 @@ static std::vector<const Kernels*> available_kernels() {
 
 static const Kernels* chosen = available_kernels().back();
 
-[[noreturn]] static void refuse(const std::string& sentence) {
+const Kernels& chosen_kernels() { return *chosen; }
+
+[[noreturn]] void refuse(const std::string& sentence) {
     nb::object error = nb::module_::import_("runtime.errors").attr("EdgequantError");
     PyErr_SetString(error.ptr(), sentence.c_str());
     throw nb::python_error();
@@ -50,7 +53,7 @@ static const Layout& find_layout(const std::string& name) {
 }
 
 // The layout called `name`, after checking that `data` holds rows of `cols` weights of it.
-static const Layout& check_rows(const std::string& name, const Packed& data, int cols) {
+const Layout& check_rows(const std::string& name, const Packed& data, int cols) {
     const Layout& layout = find_layout(name);
     if (cols < 1 || cols % layout.block != 0) {
         refuse(name + " packs " + std::to_string(layout.block) + " weights at a time, which " +
@@ -143,4 +146,5 @@ NB_MODULE(_native, m) {
     m.def("instruction_set", [] { return std::string(chosen->name); }, "The one in use.");
     m.def("set_instruction_set", &set_instruction_set, nb::arg("name"),
           "Use another one of instruction_sets() (to test or time it).");
+    bind_rounder(m);
 }
