@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from gguf import GGUFValueType, GGUFWriter
 
-from export.base import Container
+from export.base import Container, check_complete, check_tensor
 from export.files import disk_errors, new_file
 from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
@@ -183,28 +183,17 @@ class _Data:
         self.file.write(bytes(_padded(raw.nbytes) - raw.nbytes))
 
     def _check(self, tensor: Tensor) -> None:
-        name = tensor.name
-        if name not in self.shapes or name in self.entries:
-            what = "came twice" if name in self.entries else "is no tensor of this model"
-            raise EdgequantError(f"{name} {what}; pass each tensor of the model once.")
-        if tensor.shape != self.shapes[name]:
-            raise EdgequantError(
-                f"{name} has shape {tensor.shape}, but its config.json says {self.shapes[name]}; "
-                "take the config.json that came with the weights."
-            )
+        check_tensor(tensor, self.shapes, self.entries)
         if tensor.block.ggml_type is None:
             known = ", ".join(b.name for b in BLOCKS.values() if b.ggml_type is not None)
             raise EdgequantError(
-                f"{name} is {tensor.block.name}, which GGUF cannot hold; choose one of {known}."
+                f"{tensor.name} is {tensor.block.name}, which GGUF cannot hold; "
+                f"choose one of {known}."
             )
 
     def finish(self) -> None:
         """Write the table. Raises EdgequantError when a tensor never came."""
-        if missing := [name for name in self.shapes if name not in self.entries]:
-            raise EdgequantError(
-                f"{len(missing)} tensors are missing, the first is {missing[0]}; "
-                "pass every tensor of the model."
-            )
+        check_complete(self.shapes, self.entries)
         self.file.seek(self.table_at)
         for name, (block, offset) in self.entries.items():
             self.file.write(_entry(name, self.shapes[name], block.ggml_type or 0, offset))

@@ -22,7 +22,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export import genai, onnx_graph
-from export.base import Container
+from export.base import Container, check_complete, check_tensor
 from export.files import new_folder
 from export.onnx_data import (
     DATA,
@@ -163,23 +163,12 @@ def _store(data: DataFile, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, B
     shapes = FAMILIES[arch.family].shapes(arch)
     layouts: dict[str, Block] = {}
     for tensor in tensors:
-        if tensor.name not in shapes or tensor.name in layouts:
-            what = "came twice" if tensor.name in layouts else f"is no tensor of {arch.family}"
-            raise EdgequantError(f"{tensor.name} {what}; pass each tensor of the model once.")
-        if tensor.shape != shapes[tensor.name]:
-            raise EdgequantError(
-                f"{tensor.name} has shape {tensor.shape}, but its config.json says "
-                f"{shapes[tensor.name]}; take the config.json that came with the weights."
-            )
+        check_tensor(tensor, shapes, layouts)
         layouts[tensor.name] = tensor.block
         arrays = weight_arrays(tensor.name, tensor.shape, tensor.block)
         for array, pieces in zip(arrays, weight_values(tensor), strict=True):
             data.add(array, pieces)
-    if missing := [name for name in shapes if name not in layouts]:
-        raise EdgequantError(
-            f"{len(missing)} tensors are missing, the first is {missing[0]}; "
-            "pass every tensor of the model."
-        )
+    check_complete(shapes, layouts)
     if data.places.add_view(arch, layouts[onnx_graph.EMBEDDING]):
         data.sums[onnx_graph.TIED_BLOCKS] = data.sums[f"{onnx_graph.EMBEDDING}.q"]
     for side, array in enumerate(rope_arrays(arch)):
