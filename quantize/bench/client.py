@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,8 +37,9 @@ class Worker:
     def ask(self, job: str, *arguments: int) -> Any:
         """Have one job of `worker.Bench` done."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([job, *arguments]) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # of a process that died: it gives no answer, either
+            self.process.stdin.write(json.dumps([job, *arguments]) + "\n")
+            self.process.stdin.flush()
         return self.answer()
 
     def answer(self) -> Any:
@@ -61,7 +63,8 @@ class Worker:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
-            stream.close()
+            with suppress(BrokenPipeError):  # what was never read
+                stream.close()
 
     def __enter__(self) -> "Worker":
         return self
