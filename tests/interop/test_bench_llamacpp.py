@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--threads", "1", "--prompt", "32", "--generate", "4", "--context", "9", "--repeat", "3"]
 
 
+@pytest.mark.slow
 def test_both_engines_are_measured_and_compared_round_by_round(
     tiny: Checkpoint, tmp_path: Path
 ) -> None:
