@@ -1,8 +1,8 @@
-"""GPTQModel's GPTQ on the layer of `block.py`, in a Python of its own: `quantize_speed.py` starts it.
+"""GPTQModel's GPTQ on the layer of `block.py`; `quantize_speed.py` starts it in its own Python.
 
-For every line of its input it quantizes the layer once and answers with a line of JSON: seconds for
-the Hessians and for the rounding. Linears that share an input share a Hessian and its factor, as in
-GPTQModel's own pipeline. Groups of 32 with a zero point: what Q4_K has.
+For every line of its input it quantizes the layer once and answers with a line of JSON: seconds
+for the Hessians and for the rounding. Linears that share an input share a Hessian and its factor,
+as in GPTQModel's own pipeline. Groups of 32 with a zero point: what Q4_K has.
 """
 
 import contextlib
