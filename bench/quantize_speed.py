@@ -11,7 +11,8 @@ gptq   the seven linears of one layer (`block.py`) to Q4_K with 32,768 tokens, H
        against GPTQModel with groups of 32, in turn. PYTHON is an interpreter that has it:
        `python -m venv gptqm && gptqm/bin/pip install gptqmodel`. Without it ours is timed alone.
 
-Needs the extra `interop` for `plain`. Prints two tables and writes results/quantize_speed.json.
+Needs the extra `interop` for `plain`. Prints a table of each and writes results/quantize_speed.json
+and results/gptq_speed.json.
 """
 
 import argparse
@@ -233,16 +234,16 @@ def main() -> None:
     parser.add_argument("--gptqmodel", metavar="PYTHON", help="an interpreter that has gptqmodel")
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
-    layer: common.Rows = []
-    rows: common.Rows = []
+    facts = {"threads": flags.threads, "repeat": flags.repeat}
     if "plain" in flags.only:
         rows = plain(flags.threads, flags.repeat)
         print(common.table(rows))
+        common.write("quantize_speed", rows, **facts)
     if "gptq" in flags.only:
         rival = GptqModel(flags.gptqmodel, flags.threads) if flags.gptqmodel else None
-        layer = gptq(rival, flags.repeat)
-        print(common.table(layer))
-    common.write("quantize_speed", rows, layer=layer, threads=flags.threads, repeat=flags.repeat)
+        rows = gptq(rival, flags.repeat)
+        print(common.table(rows))
+        common.write("gptq_speed", rows, **facts, tokens=block.TOKENS)
 
 
 if __name__ == "__main__":
