@@ -52,9 +52,9 @@ class TritonOps(TorchOps):
 
 
 def readable(decoder: Decoder, shape: tuple[int, ...]) -> bool:
-    """Whether the kernels can read a weight: two dimensions, whole chunks, and no more than they count.
+    """Whether the kernels can read a weight: two dimensions, whole chunks, not too many.
 
-    Norms and biases are one row and decoded; only a float's row can have a broken chunk.
+    Norms and biases are one row, and decoded; only a row of floats can have a broken chunk.
     """
     if len(shape) != 2 or 0 in shape:
         return False
