@@ -36,8 +36,8 @@ def weights(
 ):  # fmt: skip
     """One field of some chunks of each row: weights, their columns, and whether they exist.
 
-    `first` (rows, 1, 1) is the first block of each row, `chunk` (1, n, 1) counts in the row. Weights
-    are (rows, n, LANES), columns (1, n, LANES), and existence (1, n, 1).
+    `first` (rows, 1, 1) is the first block of each row, `chunk` (1, n, 1) counts in the row.
+    Weights are (rows, n, LANES), columns (1, n, LANES), and existence (1, n, 1).
     """
     inside = chunk < chunks
     chunk = tl.minimum(chunk, chunks - 1)
