@@ -25,7 +25,7 @@ FEW = 4
 CHUNKS_A_PROGRAM = 128
 """Chunks that a program of `few_tokens` or `copy_rows` decodes at a time: one a thread."""
 
-MOST_TOKENS, ROWS, CHUNKS = 128, 64, 2
+MOST_TOKENS, ROWS, CHUNKS = 64, 64, 2
 """Tile of `many_tokens`: tokens, rows of the weight, and chunks a step."""
 
 
@@ -61,7 +61,7 @@ def copy_rows(
         tl.store(row + column, weight, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def few_tokens(
     out, x, planes, tokens, rows, chunks, decode: tl.constexpr, FIELDS: tl.constexpr,
     PER: tl.constexpr, ROWS: tl.constexpr, CHUNKS: tl.constexpr,
@@ -86,7 +86,7 @@ def few_tokens(
     tl.store(out + token.to(tl.int64) * rows + row, result, mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def many_tokens(
     out, x, planes, tokens, rows, chunks, decode: tl.constexpr, FIELDS: tl.constexpr,
     PER: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, CHUNKS: tl.constexpr,
@@ -155,7 +155,9 @@ def few_tiles(rows: int, chunks: int) -> dict[str, int]:
 
 def many_tiles(tokens: int) -> dict[str, int]:
     """The tile of `many_tokens`; 16 tokens are the fewest that tensor cores multiply."""
-    return {"TOKENS": max(16, tile(tokens, MOST_TOKENS)), "ROWS": ROWS, "CHUNKS": CHUNKS}
+    tokens = max(16, tile(tokens, MOST_TOKENS))
+    # a third stage of the pipeline, or more tokens, would not leave room for registers
+    return {"TOKENS": tokens, "ROWS": ROWS, "CHUNKS": CHUNKS, "num_stages": 2}
 
 
 def tile(needed: int, most: int) -> int:
