@@ -1,5 +1,6 @@
 """Shared fixtures: the bundled checkpoint, and tiny random ones of every family and shape."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ import torch
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
+
+if not torch.cuda.is_available():
+    # Triton asks on import: without a card its kernels are interpreted, on numpy
+    os.environ["TRITON_INTERPRET"] = "1"
 
 SIZES = {
     "vocab_size": 4096,

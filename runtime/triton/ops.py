@@ -1,0 +1,72 @@
+"""Ops of the torch backend on a card: weights stay packed, as the native engine keeps them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from runtime.backends.torch import TorchOps
+from runtime.tensor import Tensor
+from runtime.triton.decoders import DECODERS, Decoder
+from runtime.triton.kernels import decoded, product
+
+MOST_WEIGHTS = 2**31 - 1
+"""The kernels count weights and codes with 32 bits."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A weight (rows, cols) as the kernels read it: the planes of its layout's decoder."""
+
+    decoder: Decoder
+    planes: tuple[torch.Tensor, ...]
+    shape: tuple[int, int]
+
+
+class TritonOps(TorchOps):
+    """TorchOps whose weights stay packed where their layout has a decoder."""
+
+    def load(self, tensor: Tensor) -> torch.Tensor | Packed:  # type: ignore[override]
+        decoder = DECODERS.get(tensor.block.name)
+        if decoder is None or not readable(decoder, tensor.shape):
+            return super().load(tensor)
+        rows, cols = tensor.shape
+        return Packed(decoder, cut(decoder, tensor.data, self.device), (rows, cols))
+
+    def embed(self, weight: torch.Tensor | Packed, ids: np.ndarray) -> torch.Tensor:
+        if isinstance(weight, torch.Tensor):
+            return super().embed(weight, ids)
+        flat = torch.from_numpy(np.asarray(ids, np.int64).reshape(-1)).to(self.device)
+        rows = decoded(weight.decoder, weight.planes, flat, weight.shape[1])
+        return rows.reshape(*ids.shape, weight.shape[1])
+
+    def matmul(
+        self, x: torch.Tensor, weight: torch.Tensor | Packed, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        if isinstance(weight, torch.Tensor):
+            return super().matmul(x, weight, bias)
+        rows, cols = weight.shape
+        flat = x.reshape(-1, cols).contiguous()
+        out = product(weight.decoder, weight.planes, flat, rows).reshape(*x.shape[:-1], rows)
+        return out if bias is None else out + bias
+
+
+def readable(decoder: Decoder, shape: tuple[int, ...]) -> bool:
+    """Whether the kernels can read a weight: two dimensions, whole chunks, not too many.
+
+    Norms and biases are one row, and decoded; only a row of floats can have a broken chunk.
+    """
+    if len(shape) != 2 or 0 in shape:
+        return False
+    return shape[1] % decoder.chunk == 0 and shape[0] * shape[1] <= MOST_WEIGHTS
+
+
+def cut(decoder: Decoder, data: np.ndarray, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Packed rows, uint8 (rows, row_bytes) -> the planes, each flat and aligned, on a device."""
+    blocks = torch.from_numpy(np.array(data)).to(device)
+    blocks = blocks.reshape(-1, sum(plane.width for plane in decoder.planes))
+    pieces = blocks.split([plane.width for plane in decoder.planes], dim=1)
+    kinds = [getattr(torch, plane.kind) for plane in decoder.planes]
+    return tuple(
+        piece.contiguous().reshape(-1).view(kind) for piece, kind in zip(pieces, kinds, strict=True)
+    )
