@@ -82,12 +82,22 @@ INLINE Floats8 fused(Floats8 a, Floats8 b, Floats8 c) {
 INLINE Floats8 repeat_two(const float* first, const float* second) {
     return (Floats8)_mm256_blend_ps(_mm256_broadcast_ss(first), _mm256_broadcast_ss(second), 0xf0);
 }
+// Each of four floats twice.
+INLINE Floats8 repeat_pairs(const float* four) {
+    const __m256 both = _mm256_broadcast_ps((const __m128*)four);
+    return (Floats8)_mm256_permutevar_ps(both, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+}
 INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+INLINE float first_of(Floats8 v) { return _mm256_cvtss_f32((__m256)v); }
 INLINE float total(Floats8 v) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)v),
                                    _mm256_extractf128_ps((__m256)v, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+// A float16 in all lanes.
+INLINE Floats8 half8(const uint8_t* bytes) {
+    return (Floats8)_mm256_cvtph_ps(_mm_set1_epi16((short)load_u16(bytes)));
 }
 INLINE Floats8 floats_of_bytes(const uint8_t* bytes) {
     return (Floats8)_mm256_cvtepi32_ps(
@@ -204,10 +214,16 @@ INLINE Floats8 repeat_two(const float* first, const float* second) {
     const Floats4 high = {*second, *second, *second, *second};
     return {low, high};
 }
+INLINE Floats8 repeat_pairs(const float* four) {
+    return {Floats4{four[0], four[0], four[1], four[1]},
+            Floats4{four[2], four[2], four[3], four[3]}};
+}
+INLINE float first_of(Floats8 v) { return v.low[0]; }
 INLINE float total(Floats8 v) {
     const Floats4 four = v.low + v.high;
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
+INLINE Floats8 half8(const uint8_t* bytes) { return repeat8(load_half(bytes)); }
 template <class Byte>
 INLINE Floats8 floats_of_bytes(const Byte* b) {
     return {Floats4{(float)b[0], (float)b[1], (float)b[2], (float)b[3]},
