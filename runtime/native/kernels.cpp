@@ -3,6 +3,7 @@
 
 #include "dot.h"
 #include "layouts/layouts.h"
+#include "ops/ops.h"
 
 namespace KERNELS {
 
@@ -46,6 +47,7 @@ static const Layout LAYOUTS[] = {
 extern const Kernels kernels;
 const Kernels kernels = {
     NAME_OF(KERNELS), LAYOUTS, (int)(sizeof LAYOUTS / sizeof LAYOUTS[0]), FASTEST_X, dot_tile,
+    {add, rmsnorm, silu_mul, rotate, narrow, widen, times_panel_f16, times_panel_f32, softmax_step},
 };
 
 }  // namespace KERNELS

@@ -1,10 +1,9 @@
 // The Python module runtime._native: checks what it is given, lets go of the GIL, calls a kernel.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+#include "module.h"
+
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <string>
 #include <vector>
 
 #include "matvec.h"
@@ -12,7 +11,6 @@
 
 namespace nb = nanobind;
 
-using Packed = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Result = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
@@ -34,7 +32,9 @@ static std::vector<const Kernels*> available_kernels() {
 
 static const Kernels* chosen = available_kernels().back();
 
-[[noreturn]] static void refuse(const std::string& sentence) {
+const Kernels& chosen_kernels() { return *chosen; }
+
+void refuse(const std::string& sentence) {
     nb::object error = nb::module_::import_("runtime.errors").attr("EdgequantError");
     PyErr_SetString(error.ptr(), sentence.c_str());
     throw nb::python_error();
@@ -49,8 +49,7 @@ static const Layout& find_layout(const std::string& name) {
     refuse("there is no native kernel for " + name + "; known: " + known + ".");
 }
 
-// The layout called `name`, after checking that `data` holds rows of `cols` weights of it.
-static const Layout& check_rows(const std::string& name, const Packed& data, int cols) {
+const Layout& check_rows(const std::string& name, const Packed& data, int cols) {
     const Layout& layout = find_layout(name);
     if (cols < 1 || cols % layout.block != 0) {
         refuse(name + " packs " + std::to_string(layout.block) + " weights at a time, which " +
@@ -143,4 +142,5 @@ NB_MODULE(_native, m) {
     m.def("instruction_set", [] { return std::string(chosen->name); }, "The one in use.");
     m.def("set_instruction_set", &set_instruction_set, nb::arg("name"),
           "Use another one of instruction_sets() (to test or time it).");
+    bind_decoder(m);
 }
