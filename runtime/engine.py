@@ -36,10 +36,10 @@ class OpsEngine:
         self.weights = {name: ops.load(tensor) for name, tensor in model.tensors.items()}
         self.layers = layers(model.arch, self.weights)
 
-    def new_cache(self, batch: int, capacity: int) -> Cache:
+    def new_cache(self, batch: int, capacity: int) -> Any:
         return Cache.empty(self.ops, self.arch, batch, capacity)
 
-    def logits(self, ids: np.ndarray, cache: Cache | None = None, last: bool = False) -> np.ndarray:
+    def logits(self, ids: np.ndarray, cache: Any = None, last: bool = False) -> np.ndarray:
         out = forward(self.ops, self.arch, self.weights, self.layers, ids, cache, last)
         return self.ops.numpy(out)
 

@@ -1,6 +1,7 @@
 """The fast engine on a CPU: C++ kernels (runtime/native) multiply with weights that stay packed."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Packed:
 
 
 class NativeOps(NumpyOps):
-    """Ops on numpy arrays, with the kernels where the time goes."""
+    """Ops on numpy arrays with native products: for who runs one layer, with weights of his own."""
 
     def load(self, tensor: Tensor) -> np.ndarray | Packed:  # type: ignore[override]
         if len(tensor.shape) == 1:
@@ -56,11 +57,49 @@ class NativeOps(NumpyOps):
         return np.asarray(out if bias is None else out + bias)
 
 
-def open(model: Model, threads: int | None = None) -> OpsEngine:
+class NativeEngine(OpsEngine):
+    """A model whose forward is one call of C++."""
+
+    def __init__(self, model: Model, kv: str) -> None:
+        super().__init__(model, NativeOps())
+        arch = model.arch
+        self.halves = kv == "f16"
+        self.decoder = _native.Decoder(
+            self.weights,
+            head=arch.head.removesuffix(".weight"),
+            vocab=arch.vocab,
+            hidden=arch.hidden,
+            ffn=arch.ffn,
+            layers=arch.layers,
+            heads=arch.heads,
+            kv_heads=arch.kv_heads,
+            head_dim=arch.head_dim,
+            eps=arch.eps,
+            frequencies=arch.rope.frequencies(arch.head_dim).tolist(),
+            magnitude=arch.rope.magnitude,
+        )
+
+    def new_cache(self, batch: int, capacity: int) -> Any:
+        """An empty cache. Raises EdgequantError when it is too large for the memory left."""
+        return self.decoder.new_cache(batch, capacity, self.halves)
+
+    def logits(self, ids: np.ndarray, cache: Any = None, last: bool = False) -> np.ndarray:
+        """ids (B, T) -> float32 (B, T, V); with `last` (B, 1, V). A cache is advanced by T.
+
+        Raises EdgequantError for ids outside the vocabulary, and when the cache is full.
+        """
+        ids = np.ascontiguousarray(ids, np.int64)
+        return np.asarray(self.decoder.logits(ids, cache, self.halves, last))
+
+
+def open(model: Model, threads: int | None = None, kv: str = "f16") -> NativeEngine:
     """Run a model on the kernels, with `threads` threads for the whole process (None = as before).
 
-    Raises EdgequantError for less than one thread.
+    `kv` is how keys and values are kept: "f16", or "f32" for twice the memory.
+    Raises EdgequantError for less than one thread, or another kind of cache.
     """
+    if kv not in ("f16", "f32"):
+        raise EdgequantError(f"unknown kind of cache {kv!r}; known: f16, f32.")
     if threads is not None:
         _native.set_threads(threads)
-    return OpsEngine(model, NativeOps())
+    return NativeEngine(model, kv)

@@ -4,6 +4,7 @@
 #include "activations.h"
 #include "dot.h"
 #include "layouts/layouts.h"
+#include "ops/ops.h"
 #include "tiles.h"
 
 namespace KERNELS {
@@ -28,7 +29,8 @@ const Kernels kernels = {
 #else
     nullptr,          nullptr,
 #endif
-    &FIT::rounders,
+    &::FIT::rounders,
+    {add, rmsnorm, silu_mul, rotate, narrow, widen, times_panel_f16, times_panel_f32, softmax_step},
 };
 
 }  // namespace KERNELS

@@ -1,6 +1,7 @@
-// What one instruction set offers: decoders of every block layout, and the products, and rounding.
+// What one instruction set offers: decoders of every block layout, the products, the rest of a token,
+// and rounding.
 //
-// kernels.cpp, dot.cpp, activations.cpp, tiles.cpp, layouts/ and fit/ are compiled once for each
+// kernels.cpp, dot.cpp, activations.cpp, tiles.cpp, layouts/, ops/ and fit/ are compiled once for each
 // instruction set, into a namespace of that name (the macro KERNELS). They include only <cstddef>,
 // <cstdint>, <cstring> and intrinsics: of an inline library function the linker keeps one copy for
 // everyone, and it could be one compiled for AVX2.
@@ -41,6 +42,34 @@ struct Layout {
     void (*decode_bfloat)(const uint8_t* row, int cols, ptrdiff_t stride, uint16_t* out);
 };
 
+constexpr int PANEL = 32;  // columns of a panel of the KV cache, see cache.h
+
+// The rest of a token. Arrays of float32 may lie at any address.
+struct Ops {
+    // x += y.
+    void (*add)(float* x, const float* y, int count);
+    // out = x / sqrt(mean(x^2) + eps) * weight.
+    void (*rmsnorm)(const float* x, const float* weight, int count, float eps, float* out);
+    // gate = silu(gate) * up.
+    void (*silu_mul)(float* gate, const float* up, int count);
+    // Turn the pairs (head[i], head[half + i]) by the angles whose cosines and sines are given.
+    void (*rotate)(float* head, const float* cosines, const float* sines, int half);
+    // float32 -> float16, to the nearest.
+    void (*narrow)(const float* values, int count, uint16_t* out);
+    // float16 -> float32; `count` is a multiple of PANEL.
+    void (*widen)(const uint16_t* values, int count, float* out);
+    // out (rows, PANEL) = keep * out + a (rows, count) times panel (count, PANEL), by the panel's
+    // type. `keep` has one factor a row; without it out = the product. Strides are in floats.
+    void (*times_panel_f16)(const float* a, ptrdiff_t a_stride, int rows, const void* panel,
+                            int count, const float* keep, float* out, ptrdiff_t out_stride);
+    void (*times_panel_f32)(const float* a, ptrdiff_t a_stride, int rows, const void* panel,
+                            int count, const float* keep, float* out, ptrdiff_t out_stride);
+    // One more stretch of an online softmax: scores (keys,), a multiple of PANEL, of which the
+    // first `seen` count, become exp(score - largest), and 0 from there on. `largest` and `sum` are
+    // those of the row so far; returns the factor on everything added up before.
+    float (*softmax_step)(float* scores, int keys, int seen, float* largest, float* sum);
+};
+
 struct Kernels {
     const char* name;
     const Layout* const* layouts;
@@ -57,6 +86,7 @@ struct Kernels {
     void (*multiply_tiles)(const Layout& layout, const uint8_t* data, int rows, int cols, int start,
                            int stop, const uint16_t* packed, int n, float* scratch, float* out);
     const Rounders* rounders;  // scale search and rounding
+    Ops ops;
 };
 namespace baseline {
 extern const Kernels kernels;

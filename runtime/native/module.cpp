@@ -1,10 +1,9 @@
 // The Python module runtime._native: checks what it is given, lets go of the GIL, calls a kernel.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+#include "module.h"
+
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <string>
 #include <vector>
 
 #include "levels.h"
@@ -14,7 +13,6 @@
 
 namespace nb = nanobind;
 
-using Packed = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Result = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
 
@@ -22,7 +20,7 @@ static const Kernels* chosen = available_kernels().back();
 
 const Kernels& chosen_kernels() { return *chosen; }
 
-[[noreturn]] void refuse(const std::string& sentence) {
+void refuse(const std::string& sentence) {
     nb::object error = nb::module_::import_("runtime.errors").attr("EdgequantError");
     PyErr_SetString(error.ptr(), sentence.c_str());
     throw nb::python_error();
@@ -37,7 +35,6 @@ static const Layout& find_layout(const std::string& name) {
     refuse("there is no native kernel for " + name + "; known: " + known + ".");
 }
 
-// The layout called `name`, after checking that `data` holds rows of `cols` weights of it.
 const Layout& check_rows(const std::string& name, const Packed& data, int cols) {
     const Layout& layout = find_layout(name);
     if (cols < 1 || cols % layout.block != 0) {
@@ -136,4 +133,5 @@ NB_MODULE(_native, m) {
     m.def("set_exact", &set_exact, nb::arg("exact"),
           "Products in float32 throughout (True), or with rounded activations (False, faster).");
     bind_rounder(m);
+    bind_decoder(m);
 }

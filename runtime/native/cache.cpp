@@ -1,0 +1,90 @@
+#include "cache.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace {
+
+size_t element_bytes(const CacheSizes& sizes) { return sizes.halves ? 2 : 4; }
+
+// Tokens that a head has room for, in whole panels.
+size_t slots(const CacheSizes& sizes) { return (size_t)whole_panels(sizes.capacity) * PANEL; }
+
+size_t head_key_bytes(const CacheSizes& sizes) {
+    return slots(sizes) * sizes.head_dim * element_bytes(sizes);
+}
+
+size_t head_value_bytes(const CacheSizes& sizes) {
+    return slots(sizes) * whole_panels(sizes.head_dim) * PANEL * element_bytes(sizes);
+}
+
+size_t heads(const CacheSizes& sizes) {
+    return (size_t)sizes.layers * sizes.batch * sizes.kv_heads;
+}
+
+uint8_t* zeros(size_t count) {
+    void* memory = calloc(std::max<size_t>(1, count), 1);
+    if (memory == nullptr) throw std::bad_alloc();
+    return (uint8_t*)memory;
+}
+
+// Channel after channel of one token into its column of a panel of keys.
+template <typename Element>
+void scatter(const Element* key, int channels, Element* column) {
+    for (int channel = 0; channel < channels; channel++) {
+        column[(size_t)channel * PANEL] = key[channel];
+    }
+}
+
+}  // namespace
+
+void Cache::Free::operator()(uint8_t* memory) const { free(memory); }
+
+Cache::Cache(const CacheSizes& wanted)
+    : sizes(wanted),
+      all_keys(zeros(heads(wanted) * head_key_bytes(wanted))),
+      all_values(zeros(heads(wanted) * head_value_bytes(wanted))) {}
+
+size_t Cache::bytes(const CacheSizes& sizes) {
+    return heads(sizes) * (head_key_bytes(sizes) + head_value_bytes(sizes));
+}
+
+size_t Cache::head_index(int layer, int sequence, int head) const {
+    return ((size_t)layer * sizes.batch + sequence) * sizes.kv_heads + head;
+}
+
+const uint8_t* Cache::keys(int layer, int sequence, int head, int position) const {
+    return all_keys.get() + head_index(layer, sequence, head) * head_key_bytes(sizes) +
+           (size_t)position * sizes.head_dim * element_bytes(sizes);
+}
+
+const uint8_t* Cache::values(int layer, int sequence, int head, int panel, int position) const {
+    const size_t row = panel * slots(sizes) + position;
+    return all_values.get() + head_index(layer, sequence, head) * head_value_bytes(sizes) +
+           row * PANEL * element_bytes(sizes);
+}
+
+void Cache::store(const Ops& ops, int layer, int sequence, int position, const float* key,
+                  const float* value) {
+    const int slot = position % PANEL, width = sizes.head_dim;
+    for (int head = 0; head < sizes.kv_heads; head++) {
+        uint8_t* panel = const_cast<uint8_t*>(keys(layer, sequence, head, position - slot));
+        for (int first = 0; first < width; first += PANEL) {
+            const int count = std::min(PANEL, width - first);
+            const size_t from = (size_t)head * width + first;
+            uint8_t* row =
+                const_cast<uint8_t*>(values(layer, sequence, head, first / PANEL, position));
+            if (sizes.halves) {
+                uint16_t narrow[PANEL];
+                ops.narrow(key + from, count, narrow);
+                scatter(narrow, count, (uint16_t*)panel + (size_t)first * PANEL + slot);
+                ops.narrow(value + from, count, (uint16_t*)row);
+            } else {
+                scatter(key + from, count, (float*)panel + (size_t)first * PANEL + slot);
+                memcpy(row, value + from, count * sizeof(float));
+            }
+        }
+    }
+}

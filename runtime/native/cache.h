@@ -1,0 +1,55 @@
+// Keys and values of the tokens so far.
+//
+// Both lie in panels PANEL wide, one after the other for each layer, sequence and key-value head,
+// so that attention reads memory in order and multiplies both with the same code (ops/panels.cpp):
+//
+//   keys    [tokens / PANEL][channels][PANEL tokens]
+//   values  [channels / PANEL][tokens][PANEL channels]
+//
+// Elements are float16 or float32; tokens and the channels of values are padded with zeros to whole
+// panels. Memory comes from the system when it is written for the first time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "kernels.h"
+
+struct CacheSizes {
+    int layers, batch, kv_heads, head_dim;
+    int capacity;  // tokens of each sequence
+    bool halves;   // float16, else float32
+};
+
+class Cache {
+  public:
+    // Throws std::bad_alloc when there is no room.
+    explicit Cache(const CacheSizes& wanted);
+
+    // Bytes that a cache of these sizes takes when it is full.
+    static size_t bytes(const CacheSizes& sizes);
+
+    // Keep the key and the value, each (kv_heads, head_dim), of one token.
+    void store(const Ops& ops, int layer, int sequence, int position, const float* key,
+               const float* value);
+
+    // Tokens position.. of a head's keys; `position` is a multiple of PANEL.
+    const uint8_t* keys(int layer, int sequence, int head, int position) const;
+
+    // Tokens position.. of a head's channels panel * PANEL...
+    const uint8_t* values(int layer, int sequence, int head, int panel, int position) const;
+
+    const CacheSizes sizes;
+    int length = 0;
+
+  private:
+    size_t head_index(int layer, int sequence, int head) const;
+
+    struct Free {
+        void operator()(uint8_t* memory) const;
+    };
+    std::unique_ptr<uint8_t, Free> all_keys, all_values;
+};
+
+inline int whole_panels(int count) { return (count + PANEL - 1) / PANEL; }

@@ -1,0 +1,146 @@
+// The arithmetic of attention: rows times a panel of the cache, and the running softmax.
+//
+// A panel is PANEL columns wide, so that keys (columns of q k) and channels (columns of p v) are
+// multiplied by the same code, without a sum across a register. Ladder: 1 baseline, 2 avx2 (6 rows
+// by 2 registers), 3 avx512 (8 rows by 2 registers). float16 becomes float32 on its way into a
+// register; that costs a sixth of the time with 8 rows, so attention.cpp widens a panel first when
+// more rows than TILE read it.
+#include "kernels.h"
+#include "lanes.h"
+#include "ops.h"
+
+namespace KERNELS {
+
+#if defined(__AVX512F__)
+constexpr int TILE = 8;  // rows whose sums stay in registers: 16 of 32
+#else
+constexpr int TILE = 6;  // 12 of 16
+#endif
+constexpr int SIDE = 2;  // registers side by side
+
+// ROWS is a constant of the template: the loops over it unroll into registers.
+template <int ROWS, typename Element>
+static void tile(const float* a, ptrdiff_t a_stride, const Element* panel, int count,
+                 const float* keep, float* out, ptrdiff_t out_stride) {
+    for (int column = 0; column < PANEL; column += SIDE * LANES) {
+        Lane sums[ROWS][SIDE];
+        for (int r = 0; r < ROWS; r++) {
+            for (int s = 0; s < SIDE; s++) {
+                const float* old = out + r * out_stride + column + s * LANES;
+                sums[r][s] = keep ? load_lane(old) * keep[r] : (Lane){};
+            }
+        }
+        for (int i = 0; i < count; i++) {
+            Lane values[SIDE];
+            for (int s = 0; s < SIDE; s++) {
+                values[s] = load_lane(panel + (size_t)i * PANEL + column + s * LANES);
+            }
+            for (int r = 0; r < ROWS; r++) {
+                for (int s = 0; s < SIDE; s++) sums[r][s] += a[r * a_stride + i] * values[s];
+            }
+        }
+        for (int r = 0; r < ROWS; r++) {
+            for (int s = 0; s < SIDE; s++) {
+                store_lane(out + r * out_stride + column + s * LANES, sums[r][s]);
+            }
+        }
+    }
+}
+
+template <typename Element>
+static void tile_of(int rows, const float* a, ptrdiff_t a_stride, const Element* panel, int count,
+                    const float* keep, float* out, ptrdiff_t out_stride) {
+    switch (rows) {
+        case 1: return tile<1>(a, a_stride, panel, count, keep, out, out_stride);
+        case 2: return tile<2>(a, a_stride, panel, count, keep, out, out_stride);
+        case 3: return tile<3>(a, a_stride, panel, count, keep, out, out_stride);
+        case 4: return tile<4>(a, a_stride, panel, count, keep, out, out_stride);
+        case 5: return tile<5>(a, a_stride, panel, count, keep, out, out_stride);
+        case 6: return tile<6>(a, a_stride, panel, count, keep, out, out_stride);
+        case 7: return tile<7>(a, a_stride, panel, count, keep, out, out_stride);
+        default: return tile<8>(a, a_stride, panel, count, keep, out, out_stride);
+    }
+}
+
+template <typename Element>
+static void times_panel(const float* a, ptrdiff_t a_stride, int rows, const Element* panel,
+                        int count, const float* keep, float* out, ptrdiff_t out_stride) {
+    // tiles of nearly equal height: 7 rows are 4 and 3, because 1 alone would wait for each addition
+    const int tiles = (rows + TILE - 1) / TILE;
+    for (int t = 0; t < tiles; t++) {
+        const int start = rows * t / tiles, stop = rows * (t + 1) / tiles;
+        tile_of(stop - start, a + start * a_stride, a_stride, panel, count,
+                keep ? keep + start : nullptr, out + start * out_stride, out_stride);
+    }
+}
+
+void times_panel_f16(const float* a, ptrdiff_t a_stride, int rows, const void* panel, int count,
+                     const float* keep, float* out, ptrdiff_t out_stride) {
+    times_panel(a, a_stride, rows, (const uint16_t*)panel, count, keep, out, out_stride);
+}
+
+void times_panel_f32(const float* a, ptrdiff_t a_stride, int rows, const void* panel, int count,
+                     const float* keep, float* out, ptrdiff_t out_stride) {
+    times_panel(a, a_stride, rows, (const float*)panel, count, keep, out, out_stride);
+}
+
+float softmax_step(float* scores, int keys, int seen, float* largest, float* sum) {
+    if (seen <= 0) {
+        memset(scores, 0, (size_t)keys * sizeof(float));
+        return 1.0f;
+    }
+    const float hidden = -__builtin_inff();
+    for (int key = seen; key < keys; key++) scores[key] = hidden;
+    Lane highest = load_lane(scores);
+    for (int key = LANES; key < keys; key += LANES) {
+        highest = larger(highest, load_lane(scores + key));
+    }
+    const float old = *largest, found = lane_largest(highest);
+    const float now = old > found ? old : found;
+    Lane total = {};
+    for (int key = 0; key < keys; key += LANES) {
+        const Lane weight = lane_exp(load_lane(scores + key) - now);
+        store_lane(scores + key, weight);
+        total += weight;
+    }
+    float change[LANES] = {};
+    change[0] = old - now;
+    store_lane(change, lane_exp(load_lane(change)));
+    *sum = *sum * change[0] + lane_total(total);
+    *largest = now;
+    return change[0];
+}
+
+// Round to nearest, ties to even, as numpy does; what is too large becomes infinity.
+static inline uint16_t half_of_float(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);   // NaN
+    if (magnitude >= 0x47800000) return (uint16_t)(sign | 0x7c00);  // 2^16 and above
+    if (magnitude < 0x38800000) {                                   // below 2^-14: subnormal
+        const float shifted = float_of_bits(magnitude) + 0.5f;      // its last bit is worth 2^-24
+        uint32_t rounded;
+        memcpy(&rounded, &shifted, sizeof rounded);
+        return (uint16_t)(sign | (rounded - 0x3f000000));
+    }
+    const uint32_t even = magnitude >> 13 & 1;
+    return (uint16_t)(sign | ((magnitude + 0xfff + even - (112u << 23)) >> 13));
+}
+
+void narrow(const float* values, int count, uint16_t* out) {
+    int at = 0;
+#if defined(__F16C__)
+    for (; at + 8 <= count; at += 8) {
+        const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(values + at), 0);
+        _mm_storeu_si128((__m128i*)(out + at), halves);
+    }
+#endif
+    for (; at < count; at++) out[at] = half_of_float(values[at]);
+}
+
+void widen(const uint16_t* values, int count, float* out) {
+    for (int at = 0; at < count; at += LANES) store_lane(out + at, load_lane(values + at));
+}
+
+}  // namespace KERNELS
