@@ -17,7 +17,7 @@ constexpr int X_FLOATS = 1 << 18;
 constexpr int64_t LEAST_WORK = 1 << 17;
 
 // Activations from which on bfloat16 tiles are faster than int8 codes.
-constexpr int LEAST_TOKENS = 8;
+constexpr int LEAST_TOKENS = 6;
 
 // Bytes of `cols` packed weights.
 static size_t row_bytes(const Layout& layout, int cols) {
