@@ -176,12 +176,14 @@ static void multiply_group(const Job& job, int row, int stop) {
             multiply_panel(job, at, stop, step, sums);
         }
     }
-    for (int at = row; at < stop; at += TILE) {
-        const int height = stop - at < TILE ? stop - at : TILE;
-        const float* sums = job.sums + (size_t)((at - row) / TILE) * x_tiles * 256;
-        for (int first = 0; first < job.n; first += TILE, sums += 256) {
-            const int count = job.n - first < TILE ? job.n - first : TILE;
-            write_tile(sums, height, count, job.rows, job.out + (size_t)first * job.rows + at);
+    // activation after activation: each writes one run of memory
+    for (int first = 0; first < job.n; first += TILE) {
+        const int count = job.n - first < TILE ? job.n - first : TILE;
+        for (int at = row; at < stop; at += TILE) {
+            const int height = stop - at < TILE ? stop - at : TILE;
+            const int tile = (at - row) / TILE * x_tiles + first / TILE;
+            write_tile(job.sums + (size_t)tile * 256, height, count, job.rows,
+                       job.out + (size_t)first * job.rows + at);
         }
     }
 }

@@ -17,12 +17,6 @@ struct BlockQ3_K {
 };
 static_assert(sizeof(BlockQ3_K) == 110);
 
-static int scale_of(const uint8_t* scales, int sub) {
-    const int low = sub < 8 ? scales[sub] & 15 : scales[sub - 8] >> 4;
-    const int high = scales[8 + sub % 4] >> (sub / 4 * 2) & 3;
-    return (low | high << 4) - 32;
-}
-
 struct Q3_K {
     static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ3_K), SUB = 16, CENTER = 4;
     static constexpr bool SIGNED = false;
@@ -30,9 +24,16 @@ struct Q3_K {
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
         const BlockQ3_K* block = (const BlockQ3_K*)bytes;
-        const float d = load_half(block->d);
-        for (int sub = 0; sub < 16; sub++) {
-            scale[sub] = d * (float)scale_of(block->scales, sub);
+        uint32_t words[3], stored[4];  // four scales in each number
+        memcpy(words, block->scales, sizeof words);
+        for (int i = 0; i < 4; i++) {
+            const uint32_t low = (i < 2 ? words[i] : words[i - 2] >> 4) & 0x0f0f0f0f;
+            stored[i] = low | (words[2] >> (2 * i) & 0x03030303) << 4;
+        }
+        const Floats8 d = half8(block->d), center = repeat8(-32.0f), one = repeat8(1.0f);
+        for (int sub = 0; sub < 16; sub += 8) {
+            const Floats8 scales = floats_of_bytes((const uint8_t*)stored + sub);
+            store8(scale + sub, d * fused(scales, one, center));
         }
     }
 
