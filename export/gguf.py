@@ -9,7 +9,6 @@ is left for it, and it is written when every tensor's type and place are known.
 
 import math
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -21,7 +20,7 @@ import numpy as np
 from gguf import GGUFValueType, GGUFWriter
 
 from export.base import Container, check_complete, check_tensor
-from export.files import disk_errors, new_file
+from export.files import new_file
 from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
 from export.gguf_vocab import vocabulary
@@ -31,6 +30,9 @@ from runtime.errors import EdgequantError
 from runtime.gguf_file import ROPE_FACTORS, is_gguf, open_gguf, read
 from runtime.gguf_header import ALIGNMENT
 from runtime.tensor import Tensor
+
+COUNTS = 24
+"""Bytes before the metadata: magic, version, number of tensors, number of pairs."""
 
 USAGE = """```sh
 llama-cli -m {file} -p "Once upon a time"
@@ -78,15 +80,20 @@ def all_metadata(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, A
 
 
 def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]) -> int:
-    """Bytes of the file that `write` makes when its 2-D weights have these types.
-
-    Only the metadata is written, to a temporary file. Raises EdgequantError when its disk is full.
-    """
+    """Bytes of the file that `write` makes when its 2-D weights have these types."""
     shapes = tensor_shapes(arch)
-    with tempfile.TemporaryDirectory() as folder, disk_errors(header := Path(folder) / "header"):
-        metadata = all_metadata(arch, Path(source), extra)
-        table_at = _write_metadata(header, arch.family, metadata, shapes)
+    metadata = {"general.architecture": arch.family} | all_metadata(arch, Path(source), extra)
+    table_at = COUNTS + sum(_bytes(key) + 4 + _bytes(value) for key, value in metadata.items())
     return _data_start(table_at, shapes) + expected_bytes(arch, types)
+
+
+def _bytes(value: Any) -> int:
+    """Bytes of a metadata value in the file, without its type: see runtime/gguf_header.py."""
+    if isinstance(value, str):
+        return 8 + len(value.encode())
+    if isinstance(value, list):
+        return 12 + sum(map(_bytes, value))
+    return 1 if isinstance(value, bool) else 4
 
 
 def tensor_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:

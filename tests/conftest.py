@@ -1,6 +1,7 @@
 """Shared fixtures: the bundled checkpoint, and tiny random ones of every family and shape."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ def config(name: str, **changes: Any) -> dict[str, Any]:
     """A complete config.json of one of CONFIGS."""
     facts = SIZES | CONFIGS[name] | changes
     return facts | {"architectures": [CLASSES[facts["model_type"]]], "torch_dtype": "bfloat16"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """What fsync promises, a cut of the power, is in no test of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def found(random_models: dict[str, Path]) -> Forecast:
     return forecast(plan)
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq"])
+@pytest.mark.parametrize("method", ["rtn", pytest.param("gptq", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("target", ["onnx:int4-128", "onnx:fp32", "gguf:Q4_K_M", "gguf:F16"])
 def test_bytes_are_exactly_those_of_the_written_artifact(
     target: str, method: str, random_models: dict[str, Path], tmp_path: Path
@@ -143,6 +143,7 @@ def test_an_automatic_target_shows_its_frontier_and_what_was_chosen(automatic: F
     assert len(shown) >= len(sizes) - 1  # the chosen one may stand for a point of its size
 
 
+@pytest.mark.slow
 def test_an_automatic_target_has_the_bytes_of_its_artifact(
     automatic: Forecast, random_models: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -32,15 +32,20 @@ def most_bytes(folder: Path, plan: Any, monkeypatch: pytest.MonkeyPatch) -> int:
     return max(seen)
 
 
+def case(name: str, *targets: str, **flags: Any) -> Any:
+    """What decides the most bytes, and a plan in which it does; calibration takes its time."""
+    marks = () if name == "plain" else (pytest.mark.slow,)
+    return pytest.param(targets, flags, id=name, marks=marks)
+
+
 @pytest.mark.parametrize(
     ("targets", "flags"),
     [
-        (("gguf:Q4_K_M", "onnx:int4"), {"method": "rtn"}),
-        (("onnx:int8", "gguf:Q4_0"), {"rows": 2}),
-        (("gguf:Q4_0", "gguf:Q2_K"), {"rows": 100, "max_ram": 0}),
-        (("gguf:Q4_0",), {"rows": 64, "max_ram": 0, "effort": "medium"}),
+        case("plain", "gguf:Q4_K_M", "onnx:int4", method="rtn"),
+        case("artifacts", "onnx:int8", "gguf:Q4_0", rows=2),
+        case("states", "gguf:Q4_0", "gguf:Q2_K", rows=100, max_ram=0),
+        case("gradients", "gguf:Q4_0", rows=64, max_ram=0, effort="medium"),
     ],
-    ids=["plain", "artifacts", "states", "gradients"],
 )
 def test_a_run_takes_at_most_the_disk_forecast_and_nearly_that(
     targets: tuple[str, ...],

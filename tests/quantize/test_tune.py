@@ -51,7 +51,9 @@ def whole_model(student: Student, deltas: dict[str, torch.Tensor], ids: np.ndarr
     return found
 
 
-@pytest.mark.parametrize("name", ["qwen2-tied", "llama-untied"])
+@pytest.mark.parametrize(
+    "name", ["qwen2-tied", pytest.param("llama-untied", marks=pytest.mark.slow)]
+)
 def test_gradient_by_layers_is_that_of_the_whole_model(
     name: str, random_models: dict[str, Path], tmp_path: Path
 ) -> None:
