@@ -38,7 +38,8 @@ def table(speed: Speed) -> RenderableType:
         f"{speed.weight_bytes:,} bytes of weights a token; memory is read at {read / 1e9:.1f} "
         f"GB/s, which allows {read / speed.weight_bytes:.1f} tokens/s."
     )
-    rounds = f"Medians of {asked.repeat} rounds, engines taking turns."
+    turns = ", engines taking turns" if len(speed.engines) > 1 else ""
+    rounds = f"Medians of {asked.repeat} rounds{turns}."
     return Group(shown, "\n".join([limit, rounds, *speed.notes]))
 
 
