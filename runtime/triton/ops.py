@@ -65,7 +65,7 @@ def cut(decoder: Decoder, data: np.ndarray, device: torch.device) -> tuple[torch
     """Packed rows, uint8 (rows, row_bytes) -> the planes, each flat and aligned, on a device."""
     blocks = torch.from_numpy(np.array(data)).to(device)
     blocks = blocks.reshape(-1, sum(plane.width for plane in decoder.planes))
-    pieces = blocks.split([plane.width for plane in decoder.planes], dim=1)
+    pieces = blocks.split_with_sizes([plane.width for plane in decoder.planes], dim=1)
     kinds = [getattr(torch, plane.kind) for plane in decoder.planes]
     return tuple(
         piece.contiguous().reshape(-1).view(kind) for piece, kind in zip(pieces, kinds, strict=True)
