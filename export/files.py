@@ -25,7 +25,7 @@ def new_file(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[P
     os.close(handle)
     temp = Path(name)
     try:
-        with _disk_errors(path, needed):
+        with disk_errors(path, needed):
             yield temp
             temp.chmod(0o666 & ~_umask())  # mkstemp made it private
             _sync(temp)
@@ -45,7 +45,7 @@ def new_folder(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator
     temp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     old = temp.with_suffix(".old")
     try:
-        with _disk_errors(path, needed):
+        with disk_errors(path, needed):
             yield temp
             temp.chmod(0o777 & ~_umask())
             for file in sorted(temp.rglob("*")):
@@ -106,7 +106,7 @@ def _full(path: Path, needed: int, free: int) -> EdgequantError:
 
 
 @contextmanager
-def _disk_errors(path: Path, needed: int) -> Iterator[None]:
+def disk_errors(path: Path, needed: int = 0) -> Iterator[None]:
     """ENOSPC as one sentence; other system errors pass through."""
     try:
         yield

@@ -1,6 +1,8 @@
 """GGUF files: what is written, what llama.cpp's own Python reader sees, and what is refused."""
 
+import errno
 import json
+import os
 import re
 import weakref
 from collections.abc import Iterator
@@ -350,3 +352,14 @@ def test_the_container_is_registered() -> None:
     assert (container.suffix, container.widest) == (".gguf", "F16")
     for block in BLOCKS.values():
         assert container.holds(block) == (block.ggml_type is not None)
+
+
+def test_a_size_that_finds_no_room_for_its_header_says_so(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(export.gguf.GGUFWriter, "write_kv_data_to_file", full)
+    with pytest.raises(EdgequantError, match="no room for .*header: .* free some space"):
+        CONTAINERS["gguf"].size(tiny.arch, {}, tiny.folder, {})
