@@ -42,8 +42,8 @@ class TritonOps(TorchOps):
         if ids.size and not 0 <= ids.min() <= ids.max() < rows:
             # a kernel would read past the weight
             raise EdgequantError(
-                f"a token number is outside of 0..{rows - 1}, the rows of the embedding; encode the "
-                "text with the tokenizer of this model."
+                f"a token number is outside of 0..{rows - 1}, the rows of the embedding; "
+                "encode the text with the tokenizer of this model."
             )
         flat = torch.from_numpy(np.asarray(ids, np.int64).reshape(-1)).to(self.device)
         return decoded(weight.decoder, weight.planes, flat, cols).reshape(*ids.shape, cols)
