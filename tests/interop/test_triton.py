@@ -171,6 +171,7 @@ def test_a_weight_that_the_kernels_cannot_count_is_decoded_on_loading(
     assert np.array_equal(ops.numpy(loaded), tensor.decode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["INT4_32"])
 def test_an_engine_of_packed_weights_computes_what_the_decoded_one_does(
     random_models: dict[str, Path], kind: str
