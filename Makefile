@@ -33,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not slow" -x --ignore=tests/interop && wait $$types
 
 interop: $(STAMP)
-	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop]'
+	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop,gpu]'
 	$(BIN)/python -m pytest -q tests/interop
 
 bench: interop

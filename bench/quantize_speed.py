@@ -138,25 +138,33 @@ def in_turn(
 
 
 @torch.inference_mode()
-def our_stage(stage: int) -> tuple[float, float]:
+def our_stage(stage: int, device: str = "cpu") -> tuple[float, float]:
     """Seconds for the Hessian of a stage, and for rounding its linears with GPTQ to Q4_K."""
     width, linears = block.STAGES[stage]
     first = next(iter(linears))
-    weights = {name: torch.from_numpy(values) for name, values in block.weights(stage).items()}
+    weights = [torch.from_numpy(values).to(device) for values in block.weights(stage).values()]
     # a row of weights stands for the linear, whose product is no part of the work
-    watched = Watched(shapes.arch_of("1.5B"), {f"{first}.weight": torch.zeros(1, width)})
-    watched.hessians[first] = torch.zeros(width, width)
-    batches = [torch.from_numpy(batch) for batch in block.inputs(stage)]
-    ops, recipe = TorchOps(), Recipe(METHODS["gptq"])
-    start = time.perf_counter()
+    row = torch.zeros(1, width, device=device)
+    watched = Watched(shapes.arch_of("1.5B"), {f"{first}.weight": row})
+    watched.hessians[first] = torch.zeros(width, width, device=device)
+    batches = [torch.from_numpy(batch).to(device) for batch in block.inputs(stage)]
+    ops, recipe = TorchOps(device), Recipe(METHODS["gptq"])
+    start = now(device)
     for batch in batches:
         watched.linear(ops, first, batch)
     hessian = watched.hessians[first] / block.TOKENS
-    middle = time.perf_counter()
+    middle = now(device)
     factor, _ = recipe.factor(hessian, "")
-    for weight in weights.values():
+    for weight in weights:
         quantize_weight(weight, BLOCKS["Q4_K"], recipe, factor)
-    return middle - start, time.perf_counter() - middle
+    return middle - start, now(device) - middle
+
+
+def now(device: str) -> float:
+    """Seconds of a clock, when all that a device was given is done."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class GptqModel:
@@ -188,9 +196,9 @@ class GptqModel:
         return self.answer()
 
 
-def our_layer() -> dict[str, float]:
+def our_layer(device: str = "cpu") -> dict[str, float]:
     """Seconds for Hessians and for rounding of the whole layer."""
-    seconds = [our_stage(stage) for stage in block.STAGES]
+    seconds = [our_stage(stage, device) for stage in block.STAGES]
     return {"hessians": sum(s[0] for s in seconds), "rounding": sum(s[1] for s in seconds)}
 
 

@@ -58,7 +58,10 @@ class Decoder:
 
 
 DECODERS: dict[str, Decoder] = {}
-"""Decoder by the name of its layout; a layout without one is decoded on loading."""
+"""Decoder by the name of its layout; a layout without one is decoded on loading.
+
+The floats have none on purpose: an original that others are judged by is multiplied in float32.
+"""
 
 LANES = tl.constexpr(16)
 """A thread reads 16 bytes at once. With more lanes in a chunk than one thread holds, the compiler
@@ -80,8 +83,7 @@ def decodes(*names: str, planes: tuple[Plane, ...], fields: int = 1) -> Callable
             block = BLOCKS[name]
             rest = block.bytes - sum(plane.width for plane in planes)
             whole = (*planes[:-1], Plane(planes[-1].width or rest, planes[-1].kind))
-            # a float's block is one weight: any run of them is a chunk
-            per = max(1, block.size // (LANES.value * fields))
+            per = block.size // (LANES.value * fields)
             DECODERS[name] = Decoder(function, whole, fields, per)
         return function
 
@@ -98,13 +100,6 @@ def number(plane, index):
 def bits(plane, index, shift, count: tl.constexpr):
     """`count` bits of one byte or word from bit `shift` on, int32."""
     return (tl.load(plane + index).to(tl.int32) >> shift) & ((1 << count) - 1)
-
-
-@decodes("F16", planes=(Plane(2, "float16"),))
-@decodes("BF16", planes=(Plane(2, "bfloat16"),))
-@triton.jit
-def half_float(planes, block, part, lane, field: tl.constexpr, PER: tl.constexpr):
-    return number(planes[0], block * 16 + lane), lane
 
 
 @decodes("Q4_0", planes=(HALF, Plane(16)), fields=2)

@@ -156,7 +156,7 @@ def few_tiles(rows: int, chunks: int) -> dict[str, int]:
 def many_tiles(tokens: int) -> dict[str, int]:
     """The tile of `many_tokens`; 16 tokens are the fewest that tensor cores multiply."""
     tokens = max(16, tile(tokens, MOST_TOKENS))
-    # a third stage of the pipeline, or more tokens, would not leave room for registers
+    # with a third stage of the pipeline shared memory has room for half as many programs
     return {"TOKENS": tokens, "ROWS": ROWS, "CHUNKS": CHUNKS, "num_stages": 2}
 
 

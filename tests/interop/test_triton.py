@@ -1,4 +1,4 @@
-"""The kernels for a card: their numbers in Triton's interpreter, and that they compile for cards."""
+"""Kernels for a card: their numbers in Triton's interpreter, and that they compile for cards."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ import torch
 from quantize.checkpoint import open_checkpoint
 from runtime.backends.torch import TorchEngine, TorchOps, ops_on
 from runtime.blocks import BLOCKS
+from runtime.errors import EdgequantError
 from runtime.model import Model
 from runtime.tensor import Tensor
 from tests.small_models import rounded
@@ -19,6 +20,7 @@ from tests.small_models import rounded
 pytest.importorskip("triton", reason="triton is not installed: pip install 'edgequant[gpu]'")
 
 from runtime.triton import kernels  # noqa: E402
+from runtime.triton import ops as ops_module  # noqa: E402
 from runtime.triton.decoders import DECODERS  # noqa: E402
 from runtime.triton.ops import Packed, TritonOps  # noqa: E402
 
@@ -31,9 +33,9 @@ RANDOM = np.random.default_rng(0)
 
 
 def weight(kind: str, rows: int, blocks: int) -> Tensor:
-    """Random weights in one layout, `blocks` blocks (floats: 32 weights) a row."""
+    """Random weights in one layout, `blocks` blocks a row."""
     layout = BLOCKS[kind]
-    cols = blocks * max(layout.size, 32)
+    cols = blocks * layout.size
     values = RANDOM.normal(size=(rows, cols)).astype(np.float32)
     data = layout.pack(*layout.quantize(values))
     return Tensor("w", (rows, cols), layout, data)
@@ -48,26 +50,27 @@ def packed(tensor: Tensor) -> tuple[TritonOps, Packed]:
 
 
 def check_product(tensor: Tensor, tokens: int) -> None:
-    """The kernels' product against numpy's with the decoded weight, in units of the result."""
+    """The kernels' product against that with the decoded weight, in units of what is added up."""
     ops, loaded = packed(tensor)
     x = RANDOM.normal(size=(tokens, tensor.shape[1])).astype(np.float32)
-    expected = x.astype(np.float64) @ tensor.decode().astype(np.float64).T
+    exact, decoded = x.astype(np.float64), tensor.decode().astype(np.float64).T
     found = ops.numpy(ops.matmul(torch.from_numpy(x).to(ops.device), loaded, None))
-    assert found.shape == expected.shape
+    assert found.shape == (tokens, tensor.shape[0])
     # on a card many tokens are multiplied in TF32, with 10 bits of each factor
-    tolerance = 2e-3 if ON_A_CARD and tokens > kernels.FEW else 2e-6
-    assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()
+    tolerance = 1e-3 if ON_A_CARD and tokens > kernels.FEW else 1e-6
+    added_up = np.abs(exact) @ np.abs(decoded)
+    assert (np.abs(found - exact @ decoded) <= tolerance * added_up).all()
 
 
-def test_every_layout_but_float32_has_a_decoder() -> None:
-    assert set(BLOCKS) - set(DECODERS) == {"F32"}
+def test_every_layout_that_rounds_has_a_decoder_and_floats_have_none() -> None:
+    assert set(DECODERS) == {name for name, layout in BLOCKS.items() if not layout.is_float}
 
 
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_decoder_reads_every_byte_of_a_block_once(kind: str) -> None:
     decoder, layout = DECODERS[kind], BLOCKS[kind]
     assert sum(plane.width for plane in decoder.planes) == layout.bytes
-    assert decoder.per * decoder.chunk == max(layout.size, decoder.chunk)
+    assert decoder.per * decoder.chunk == layout.size
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -83,25 +86,24 @@ def test_rows_are_decoded_as_the_layout_says(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DECODERS)
-def test_any_bytes_that_hold_finite_scales_are_decoded_as_the_layout_says(kind: str) -> None:
+def test_any_bytes_that_mean_finite_weights_are_decoded_as_the_layout_says(kind: str) -> None:
     layout = BLOCKS[kind]
-    blocks = 2 if layout.size > 1 else 64
-    data = RANDOM.integers(0, 256, (64, blocks * layout.bytes), np.uint8)
+    data = RANDOM.integers(0, 256, (12, layout.bytes), np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
-        sound = np.isfinite(layout.decode(data)).all(axis=1)
-    data = data[sound]
-    if not layout.is_float:
-        assert len(data) > 20
-    tensor = Tensor("w", (len(data), blocks * layout.size), layout, data)
+        data = data[np.isfinite(layout.decode(data)).all(axis=1)]
+    assert len(data) > 2
+    tensor = Tensor("w", (len(data), layout.size), layout, data)
     ops, loaded = packed(tensor)
     found = ops.numpy(ops.embed(loaded, np.arange(len(data))))
-    np.testing.assert_allclose(found, tensor.decode(), rtol=1e-6 * ON_A_CARD)
+    # a card may contract, and take numbers below float32's normal ones for 0
+    least = float(np.finfo(np.float32).tiny)
+    np.testing.assert_allclose(found, tensor.decode(), rtol=1e-5 * ON_A_CARD, atol=least)
 
 
-@pytest.mark.parametrize("tokens", [1, kernels.FEW, kernels.FEW + 1])
+@pytest.mark.parametrize("tokens", [2, kernels.FEW + 1])
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_product_is_that_with_the_decoded_weight(kind: str, tokens: int) -> None:
-    check_product(weight(kind, rows=7, blocks=3), tokens)
+    check_product(weight(kind, rows=7, blocks=1 + (BLOCKS[kind].size < 256)), tokens)
 
 
 @pytest.mark.parametrize("tokens", [2, kernels.MOST_TOKENS + 3])
@@ -134,16 +136,21 @@ def test_a_bias_and_leading_dimensions_and_strides_are_kept() -> None:
     np.testing.assert_allclose(ops.numpy(found), expected, atol=1e-1 if ON_A_CARD else 1e-4)
 
 
+@pytest.mark.parametrize("wrong", [-1, 6])
+def test_a_token_without_a_row_is_refused_before_memory_is_read(wrong: int) -> None:
+    ops, loaded = packed(weight("Q4_0", rows=6, blocks=1))
+    with pytest.raises(EdgequantError, match=r"outside of 0\.\.5.*tokenizer of this model"):
+        ops.embed(loaded, np.array([[0, wrong]]))
+
+
 def test_no_tokens_give_no_results() -> None:
     ops, loaded = packed(weight("Q4_0", rows=6, blocks=1))
     assert ops.matmul(torch.zeros(0, 32, device=ops.device), loaded, None).shape == (0, 6)
     assert ops.embed(loaded, np.zeros((1, 0), np.int32)).shape == (1, 0, 32)
 
 
-@pytest.mark.parametrize("kind, shape", [("F32", (4, 32)), ("F16", (4, 31)), ("BF16", (32,))])
-def test_what_the_kernels_cannot_read_is_decoded_on_loading(
-    kind: str, shape: tuple[int, ...]
-) -> None:
+@pytest.mark.parametrize("kind, shape", [("F32", (4, 32)), ("BF16", (4, 31)), ("F16", (32,))])
+def test_floats_are_decoded_to_float32_on_loading(kind: str, shape: tuple[int, ...]) -> None:
     tensor = Tensor.dense("w", RANDOM.normal(size=shape).astype(np.float32), kind)
     ops = TritonOps(DEVICE)
     loaded = ops.load(tensor)
@@ -151,7 +158,21 @@ def test_what_the_kernels_cannot_read_is_decoded_on_loading(
     assert np.array_equal(ops.numpy(loaded), tensor.decode())
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "INT4_32"])
+def test_a_weight_that_the_kernels_cannot_count_is_decoded_on_loading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tensor = weight("Q4_0", rows=3, blocks=2)
+    monkeypatch.setattr(ops_module, "MOST_WEIGHTS", 3 * 64)
+    assert isinstance(TritonOps(DEVICE).load(tensor), Packed)
+    monkeypatch.setattr(ops_module, "MOST_WEIGHTS", 3 * 64 - 1)
+    ops = TritonOps(DEVICE)
+    loaded = ops.load(tensor)
+    assert isinstance(loaded, torch.Tensor)
+    assert np.array_equal(ops.numpy(loaded), tensor.decode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["INT4_32"])
 def test_an_engine_of_packed_weights_computes_what_the_decoded_one_does(
     random_models: dict[str, Path], kind: str
 ) -> None:
@@ -162,7 +183,7 @@ def test_an_engine_of_packed_weights_computes_what_the_decoded_one_does(
     caches = [engine.new_cache(1, 8) for engine in engines]
     for ids in ([[1, 2, 3, 4, 5, 6]], [[7]]):  # a prompt, then one token
         found, expected = (
-            engine.logits(np.array(ids), cache)
+            engine.logits(np.array(ids), cache, last=True)
             for engine, cache in zip(engines, caches, strict=True)
         )
         # TF32 is for prompts on a card only
