@@ -106,3 +106,6 @@ extern const Kernels kernels;
 namespace amx {
 extern const Kernels kernels;
 }
+namespace dotprod {
+extern const Kernels kernels;
+}

@@ -37,10 +37,22 @@ static void add_x86_kernels(std::vector<const Kernels*>& sets) {
 }
 #endif
 
+#if defined(HAS_ARM_KERNELS)
+#if defined(__linux__)
+#include <sys/auxv.h>
+static bool has_dotprod() { return getauxval(AT_HWCAP) >> 20 & 1; }
+#else
+static bool has_dotprod() { return true; }  // every Mac with an ARM processor
+#endif
+#endif
+
 std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> sets = {&baseline::kernels};
 #if defined(HAS_X86_KERNELS)
     add_x86_kernels(sets);
+#endif
+#if defined(HAS_ARM_KERNELS)
+    if (has_dotprod()) sets.push_back(&dotprod::kernels);
 #endif
     return sets;
 }
