@@ -4,13 +4,14 @@
 # make bench  the figures of the README
 # make speed  the figures of docs/performance.md, on a machine with nothing else to do
 # make native rebuild the C++ kernels
+# make kernels  test them without Python: sanitizers, and 64-bit ARM in an emulator
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMP := .venv/.installed
 
-.PHONY: demo test check bench speed native interop clean
+.PHONY: demo test check bench speed native interop kernels clean
 
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/* runtime/native/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -35,6 +36,11 @@ check: $(STAMP)
 interop: $(STAMP)
 	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop,gpu]'
 	$(BIN)/python -m pytest -q tests/interop
+
+# the C++ kernels without Python: sanitizers, and 64-bit ARM in an emulator
+kernels: $(STAMP)
+	$(INSTALL) cmake
+	CMAKE=$(abspath $(BIN))/cmake tests/native/run.sh
 
 bench: interop
 	$(BIN)/python bench/accuracy.py
