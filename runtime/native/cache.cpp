@@ -83,9 +83,9 @@ void Cache::store(const Ops& ops, int layer, int sequence, int position, const f
                 const_cast<uint8_t*>(values(layer, sequence, head, first / PANEL, position));
             if (sizes.halves) {
                 uint16_t narrow[PANEL];
-                ops.narrow(key + from, count, narrow);
+                ops.to_f16(key + from, count, narrow);
                 scatter(narrow, count, (uint16_t*)panel + (size_t)first * PANEL + slot);
-                ops.narrow(value + from, count, (uint16_t*)row);
+                ops.to_f16(value + from, count, (uint16_t*)row);
             } else {
                 scatter(key + from, count, (float*)panel + (size_t)first * PANEL + slot);
                 memcpy(row, value + from, count * sizeof(float));

@@ -46,7 +46,7 @@ struct Decoder::Pass {
          const int64_t* ids, int stride);
 
     void product(const Linear& linear, const float* in, float* out) const {
-        matvec(kernels, kernels.layouts[linear.layout], linear.data, linear.rows, linear.cols, in,
+        matvec(kernels, *kernels.layouts[linear.layout], linear.data, linear.rows, linear.cols, in,
                step.rows(), out);
     }
 
@@ -82,7 +82,7 @@ Decoder::Pass::Pass(Decoder& decoder, const Kernels& kernels, Cache& cache, cons
 
 void Decoder::Pass::embed() {
     const Linear& embedding = decoder.weights.embedding;
-    const Layout& layout = kernels.layouts[embedding.layout];
+    const Layout& layout = *kernels.layouts[embedding.layout];
     const size_t row_bytes = (size_t)(embedding.cols / layout.block) * layout.bytes;
     for_rows(step.rows(), embedding.cols, [&](int row) {
         const int64_t id = ids[(size_t)(row / step.tokens) * stride + row % step.tokens];

@@ -1,13 +1,27 @@
-// What one instruction set offers: decoders of every block layout, the dot products, and the rest of
-// a token.
+// What one instruction set offers: decoders of every block layout, the products, and the rest of a
+// token.
 //
-// kernels.cpp, dot.cpp, layouts/ and ops/ are compiled once for each instruction set, into a namespace of
-// that name (the macro KERNELS). They include only <cstddef>, <cstdint> and <cstring>: of an inline
-// library function the linker keeps one copy for everyone, and it could be one compiled for AVX2.
+// kernels.cpp, dot.cpp, activations.cpp, tiles.cpp, layouts/ and ops/ are compiled once for each
+// instruction set, into a namespace of that name (the macro KERNELS). They include only <cstddef>,
+// <cstdint>, <cstring> and intrinsics: of an inline library function the linker keeps one copy for
+// everyone, and it could be one compiled for AVX2.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+constexpr int TILE_ROWS = 4;  // rows of a weight that dot_tile and dot_rows multiply at once
+constexpr int MOST_X = 4;     // activations that dot_tile and dot_rows can multiply at once
+
+// Activations (n, cols) as int8 codes with a float32 scale for each 32 columns, and with the sums
+// that weights with an offset need.
+struct Quantized {
+    int n, cols;
+    int8_t* codes;  // (n, cols), -127..127
+    float* scales;  // (n, cols / 32): activation = scale * code
+    float* sums32;  // (n, cols / 32): scale * sum of 32 codes
+    float* sums16;  // (n, cols / 16): scale * sum of 16 codes
+};
 
 // A block layout. A row is `cols / block` blocks of `bytes` bytes.
 struct Layout {
@@ -16,10 +30,15 @@ struct Layout {
     int bytes;         // bytes of one block
     // Decode `cols` weights (a multiple of `block`) to float32, bit for bit as runtime.blocks does.
     void (*decode_row)(const uint8_t* row, int cols, float* out);
+    // Products of TILE_ROWS packed rows with activations first..first + n - 1, n = 1, 2 or 4:
+    // out[i * TILE_ROWS + r]. Bytes `ahead` of the rows are fetched into the cache. Null for the
+    // float layouts, whose activations stay float.
+    void (*dot_rows)(const uint8_t* const rows[TILE_ROWS], const Quantized& x, int first, int n,
+                     ptrdiff_t ahead, float* out);
+    // Decode `cols` weights to bfloat16: 32 columns at out, the next 32 `stride` numbers further.
+    // A last part is filled with zeros. Null without bfloat16 products.
+    void (*decode_bfloat)(const uint8_t* row, int cols, ptrdiff_t stride, uint16_t* out);
 };
-
-constexpr int TILE_ROWS = 4;  // rows of a weight that dot_tile multiplies at once
-constexpr int MOST_X = 4;     // activations that dot_tile can multiply at once
 
 constexpr int PANEL = 32;  // columns of a panel of the KV cache, see cache.h
 
@@ -34,9 +53,9 @@ struct Ops {
     // Turn the pairs (head[i], head[half + i]) by the angles whose cosines and sines are given.
     void (*rotate)(float* head, const float* cosines, const float* sines, int half);
     // float32 -> float16, to the nearest.
-    void (*narrow)(const float* values, int count, uint16_t* out);
+    void (*to_f16)(const float* values, int count, uint16_t* out);
     // float16 -> float32; `count` is a multiple of PANEL.
-    void (*widen)(const uint16_t* values, int count, float* out);
+    void (*to_f32)(const uint16_t* values, int count, float* out);
     // out (rows, PANEL) = keep * out + a (rows, count) times panel (count, PANEL), by the panel's
     // type. `keep` has one factor a row; without it out = the product. Strides are in floats.
     void (*times_panel_f16)(const float* a, ptrdiff_t a_stride, int rows, const void* panel,
@@ -51,13 +70,19 @@ struct Ops {
 
 struct Kernels {
     const char* name;
-    const Layout* layouts;
+    const Layout* const* layouts;
     int layout_count;
     int tile_x;  // activations that dot_tile multiplies fastest: as many as the registers hold
     // Dot products of TILE_ROWS rows w with n = 1..MOST_X rows x, over cols columns:
     // out[i * TILE_ROWS + r] = x[i] . w[r]. The strides are from row to row, in floats.
     void (*dot_tile)(const float* w, ptrdiff_t w_stride, const float* x, ptrdiff_t x_stride, int n,
                      int cols, float* out);
+    // Activations x (n, cols) of one row to its codes; cols is a multiple of 32.
+    void (*quantize)(const float* x, int row, const Quantized& out);
+    // Activations and products of many tokens in bfloat16, see tiles.h; null without them.
+    void (*pack_activations)(const float* x, int n, int cols, int tile, uint16_t* packed);
+    void (*multiply_tiles)(const Layout& layout, const uint8_t* data, int rows, int cols, int start,
+                           int stop, const uint16_t* packed, int n, float* scratch, float* out);
     Ops ops;
 };
 
@@ -67,6 +92,18 @@ extern const Kernels kernels;
 namespace avx2 {
 extern const Kernels kernels;
 }
+namespace avx_vnni {
+extern const Kernels kernels;
+}
 namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx512_vnni {
+extern const Kernels kernels;
+}
+namespace amx {
+extern const Kernels kernels;
+}
+namespace dotprod {
 extern const Kernels kernels;
 }

@@ -1,8 +1,11 @@
 #include "matvec.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "pool.h"
+#include "scratch.h"
+#include "tiles.h"
 
 // Columns decoded at a time, a multiple of every layout's block: TILE_ROWS such rows (16 KiB) stay
 // in the first-level cache.
@@ -12,6 +15,9 @@ constexpr int CHUNK = 1024;
 constexpr int X_FLOATS = 1 << 18;
 // Weights (times activations) worth waking a thread for: about 30 microseconds of work.
 constexpr int64_t LEAST_WORK = 1 << 17;
+
+// Activations from which on bfloat16 tiles are faster than int8 codes.
+constexpr int LEAST_TOKENS = 6;
 
 // Bytes of `cols` packed weights.
 static size_t row_bytes(const Layout& layout, int cols) {
@@ -84,11 +90,92 @@ void multiply_rows(const Product& p, int start, int stop) {
 
 }  // namespace
 
+// float32 throughout.
+static void multiply_exactly(const Product& p) {
+    const int tiles = (p.rows + TILE_ROWS - 1) / TILE_ROWS;
+    run_parallel(tiles, least_items((int64_t)TILE_ROWS * p.cols * p.n), [&](int start, int stop) {
+        multiply_rows(p, start * TILE_ROWS, std::min(stop * TILE_ROWS, p.rows));
+    });
+}
+
+// The codes of all activations, in memory that the calling thread keeps.
+static Quantized quantize(const Product& p) {
+    static thread_local Scratch scratch;
+    const size_t count = (size_t)p.n * p.cols, parts = count / 32;
+    float* scales = (float*)scratch.take(count + 4 * parts * sizeof(float));
+    float* sums = scales + parts;
+    Quantized x = {p.n, p.cols, (int8_t*)(sums + 3 * parts), scales, sums, sums + parts};
+    run_parallel(p.n, least_items(p.cols), [&](int start, int stop) {
+        for (int row = start; row < stop; row++) p.kernels.quantize(p.x, row, x);
+    });
+    return x;
+}
+
+// Four packed rows with int8 activations.
+static void multiply_four(const Product& p, const Quantized& x, int row, int height) {
+    const size_t stride = row_bytes(p.layout, p.cols);
+    const uint8_t* rows[TILE_ROWS];
+    // A short tile repeats its last row: the sums it does not need are thrown away.
+    for (int r = 0; r < TILE_ROWS; r++) rows[r] = p.data + (row + std::min(r, height - 1)) * stride;
+    float sums[MOST_X * TILE_ROWS];
+    for (int i = 0; i < p.n;) {
+        const int count = p.n - i >= 4 ? 4 : p.n - i >= 2 ? 2 : 1;
+        p.layout.dot_rows(rows, x, i, count, (ptrdiff_t)(TILE_ROWS * stride), sums);
+        for (int k = 0; k < count; k++, i++) {
+            float* out = p.out + (size_t)i * p.rows + row;
+            for (int r = 0; r < height; r++) out[r] = sums[k * TILE_ROWS + r];
+        }
+    }
+}
+
+static void multiply_codes(const Product& p) {
+    const Quantized x = quantize(p);
+    const int tiles = (p.rows + TILE_ROWS - 1) / TILE_ROWS;
+    run_parallel(tiles, least_items((int64_t)TILE_ROWS * p.cols * p.n), [&](int start, int stop) {
+        for (int tile = start; tile < stop; tile++) {
+            const int row = tile * TILE_ROWS;
+            multiply_four(p, x, row, std::min(TILE_ROWS, p.rows - row));
+        }
+    });
+}
+
+// At most TOKENS activations, in bfloat16.
+static void multiply_bfloats(const Product& p) {
+    static thread_local Scratch packed_scratch;
+    const int x_tiles = (p.n + TILE - 1) / TILE, steps = (p.cols + TILE_COLS - 1) / TILE_COLS;
+    const size_t bytes = (size_t)x_tiles * steps * TILE_SIZE * sizeof(uint16_t);
+    uint16_t* packed = (uint16_t*)packed_scratch.take(bytes);
+    run_parallel(x_tiles, least_items(TILE * p.cols), [&](int start, int stop) {
+        for (int tile = start; tile < stop; tile++) {
+            p.kernels.pack_activations(p.x, p.n, p.cols, tile, packed);
+        }
+    });
+    const int row_tiles = (p.rows + 2 * TILE - 1) / (2 * TILE);
+    run_parallel(row_tiles, 1, [&](int start, int stop) {
+        static thread_local Scratch scratch;
+        p.kernels.multiply_tiles(p.layout, p.data, p.rows, p.cols, start * 2 * TILE,
+                                 std::min(stop * 2 * TILE, p.rows), packed, p.n,
+                                 (float*)scratch.take(SCRATCH_FLOATS * sizeof(float)), p.out);
+    });
+}
+
+static std::atomic<bool> exact_products{false};
+
+void set_exact(bool exact) { exact_products = exact; }
+bool is_exact() { return exact_products; }
+
 void matvec(const Kernels& kernels, const Layout& layout, const uint8_t* data, int rows, int cols,
             const float* x, int n, float* out) {
     const Product p = {kernels, layout, data, rows, cols, x, n, out};
-    const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    run_parallel(tiles, least_items((int64_t)TILE_ROWS * cols * n), [&](int start, int stop) {
-        multiply_rows(p, start * TILE_ROWS, std::min(stop * TILE_ROWS, rows));
-    });
+    if (is_exact() || n == 0) return multiply_exactly(p);
+    if (n >= LEAST_TOKENS && kernels.multiply_tiles && layout.decode_bfloat) {
+        for (int first = 0; first < n; first += TOKENS) {
+            const int count = std::min(TOKENS, n - first);
+            multiply_bfloats({kernels, layout, data, rows, cols, x + (size_t)first * cols, count,
+                              out + (size_t)first * rows});
+        }
+        return;
+    }
+    if (layout.dot_rows) return multiply_codes(p);
+    multiply_exactly(p);
 }

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "levels.h"
 #include "matvec.h"
 #include "pool.h"
 
@@ -13,22 +14,6 @@ namespace nb = nanobind;
 
 using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Result = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
-
-// The instruction sets that this processor has, simplest first.
-static std::vector<const Kernels*> available_kernels() {
-    std::vector<const Kernels*> sets = {&baseline::kernels};
-#if defined(HAS_X86_KERNELS)
-    __builtin_cpu_init();
-    // every processor with AVX2 has F16C, which older compilers cannot ask for
-    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (has_avx2) sets.push_back(&avx2::kernels);
-    const bool has_avx512 =
-        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (has_avx2 && has_avx512) sets.push_back(&avx512::kernels);
-#endif
-    return sets;
-}
 
 static const Kernels* chosen = available_kernels().back();
 
@@ -43,8 +28,8 @@ void refuse(const std::string& sentence) {
 static const Layout& find_layout(const std::string& name) {
     std::string known;
     for (int i = 0; i < chosen->layout_count; i++) {
-        if (name == chosen->layouts[i].name) return chosen->layouts[i];
-        known += (i ? ", " : "") + std::string(chosen->layouts[i].name);
+        if (name == chosen->layouts[i]->name) return *chosen->layouts[i];
+        known += (i ? ", " : "") + std::string(chosen->layouts[i]->name);
     }
     refuse("there is no native kernel for " + name + "; known: " + known + ".");
 }
@@ -94,7 +79,7 @@ static Result multiply(const std::string& name, const Packed& data, int cols, co
 
 static std::vector<std::string> types() {
     std::vector<std::string> names;
-    for (int i = 0; i < chosen->layout_count; i++) names.push_back(chosen->layouts[i].name);
+    for (int i = 0; i < chosen->layout_count; i++) names.push_back(chosen->layouts[i]->name);
     return names;
 }
 
@@ -133,7 +118,8 @@ NB_MODULE(_native, m) {
     m.def("matvec", &multiply, nb::arg("name"), nb::arg("data").noconvert(), nb::arg("cols"),
           nb::arg("x").noconvert(),
           "float32 x (n, cols) times packed rows (rows, cols), transposed -> float32 (n, rows).\n\n"
-          "Equal on any number of threads. Raises EdgequantError for sizes that do not fit.");
+          "Activations are rounded to int8 or bfloat16 unless exact(). Equal on any number of\n"
+          "threads. Raises EdgequantError for sizes that do not fit.");
     m.def("threads", &pool_threads, "Threads that a kernel uses at most.");
     m.def("set_threads", &set_threads, nb::arg("count"),
           "Use `count` threads from now on. Raises EdgequantError for less than 1.");
@@ -142,5 +128,8 @@ NB_MODULE(_native, m) {
     m.def("instruction_set", [] { return std::string(chosen->name); }, "The one in use.");
     m.def("set_instruction_set", &set_instruction_set, nb::arg("name"),
           "Use another one of instruction_sets() (to test or time it).");
+    m.def("exact", &is_exact, "Whether products are float32 throughout.");
+    m.def("set_exact", &set_exact, nb::arg("exact"),
+          "Products in float32 throughout (True), or with rounded activations (False, faster).");
     bind_decoder(m);
 }

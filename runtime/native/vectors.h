@@ -72,7 +72,8 @@ inline __attribute__((always_inline)) void write_affine(Bytes codes, float scale
 }
 
 // Sixteen weights (code - zero) * scale.
-inline __attribute__((always_inline)) void write_from_zero(Bytes codes, float zero, float scale,
+template <class Sixteen>
+inline __attribute__((always_inline)) void write_from_zero(Sixteen codes, float zero, float scale,
                                                            float* out) {
     for (int part = 0; part < PARTS; part++) store(out, part, (widen(codes, part) - zero) * scale);
 }

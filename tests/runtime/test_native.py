@@ -35,11 +35,19 @@ ULP = float(np.finfo(np.float32).eps)
 
 @pytest.fixture(autouse=True)
 def restore_settings() -> Iterator[None]:
-    """Threads and instruction set are the process's: put them back."""
+    """Threads, instruction set and exactness are the process's: put them back."""
     threads, instructions = _native.threads(), _native.instruction_set()
+    exact = _native.exact()
     yield
     _native.set_threads(threads)
     _native.set_instruction_set(instructions)
+    _native.set_exact(exact)
+
+
+@pytest.fixture
+def exact() -> None:
+    """Products without rounded activations."""
+    _native.set_exact(True)
 
 
 def row_bytes(name: str, cols: int) -> int:
@@ -106,7 +114,7 @@ def test_float_rows_of_any_length_decode(name: str, cols: int, instructions: str
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
 @pytest.mark.parametrize("name", GGML + ONNX)
-def test_products_agree_with_float64(name: str, instructions: str) -> None:
+def test_exact_products_agree_with_float64(name: str, instructions: str, exact: None) -> None:
     _native.set_instruction_set(instructions)
     for rows, cols in [(1, 256), (7, 1280), (46, 2304)]:  # around the tile of 4 rows, 1024 columns
         data = tame_rows(name, rows, cols)
@@ -123,14 +131,16 @@ def test_products_agree_with_float64(name: str, instructions: str) -> None:
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
 @pytest.mark.parametrize("cols", [1, 7, 17, 1033])
-def test_columns_that_fill_no_register_are_multiplied(cols: int, instructions: str) -> None:
+def test_columns_that_fill_no_register_are_multiplied(
+    cols: int, instructions: str, exact: None
+) -> None:
     _native.set_instruction_set(instructions)
     weight, x = activations(5, cols), activations(3, cols)[::-1].copy()
     actual = _native.matvec("F32", weight.view(np.uint8), cols, x)
     np.testing.assert_allclose(actual, x @ weight.T, rtol=1e-5, atol=1e-5)
 
 
-def test_more_activations_than_one_pass_takes_are_multiplied() -> None:
+def test_more_activations_than_one_pass_takes_are_multiplied(exact: None) -> None:
     cols = 1 << 16  # 4 activations a pass
     weight, x = activations(5, cols), activations(9, cols)
     actual = _native.matvec("F32", weight.view(np.uint8), cols, x)
@@ -144,10 +154,12 @@ def test_no_activations_give_no_rows() -> None:
 
 
 @pytest.mark.parametrize("name", ["F32", "Q4_K", "INT4_32"])
-def test_results_do_not_depend_on_the_threads(name: str) -> None:
+@pytest.mark.parametrize("exact", [False, True])
+def test_results_do_not_depend_on_the_threads(name: str, exact: bool) -> None:
+    _native.set_exact(exact)
     rows, cols = 1003, 1024
     data = tame_rows(name, rows, cols)
-    for count in (1, 3):
+    for count in (1, 3, 19):
         x = activations(count, cols)
         results = []
         for threads in (1, 2, 3):
@@ -165,7 +177,7 @@ def block_decode(name: str, data: np.ndarray) -> np.ndarray:
     return block(name).decode(data)
 
 
-def test_a_row_of_a_batch_equals_the_row_alone() -> None:
+def test_a_row_of_an_exact_batch_equals_the_row_alone(exact: None) -> None:
     data, x = tame_rows("Q6_K", 45, 1280), activations(41, 1280)
     together = _native.matvec("Q6_K", data, 1280, x)
     for index in (0, 1, 40):
@@ -277,7 +289,7 @@ PROMPTS = np.random.default_rng(3).integers(0, 4096, (3, 21))
 
 @pytest.fixture(scope="module", params=["F32", "BF16", "INT4_32"])
 def engines(request: pytest.FixtureRequest, tiny: Checkpoint) -> tuple[OpsEngine, OpsEngine]:
-    """The bundled model on the kernels and on numpy."""
+    """The bundled model on the kernels, exactly, and on numpy."""
     model = rounded(tiny.model(), request.param)
     native, plain = open_engine(model, "native"), open_engine(model, "numpy")
     assert isinstance(native, OpsEngine)
@@ -291,13 +303,13 @@ def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_logits_agree_with_numpy(engines: tuple[OpsEngine, OpsEngine]) -> None:
+def test_logits_agree_with_numpy(engines: tuple[OpsEngine, OpsEngine], exact: None) -> None:
     native, plain = engines
     assert_close(native.logits(PROMPTS), plain.logits(PROMPTS))
 
 
 def test_steps_with_a_cache_agree_with_the_whole_prompt(
-    engines: tuple[OpsEngine, OpsEngine],
+    engines: tuple[OpsEngine, OpsEngine], exact: None
 ) -> None:
     native, _ = engines
     whole = native.logits(PROMPTS)
@@ -307,7 +319,7 @@ def test_steps_with_a_cache_agree_with_the_whole_prompt(
     assert_close(np.concatenate(parts, axis=1), whole)
 
 
-def test_greedy_tokens_agree_with_numpy(tiny: Checkpoint) -> None:
+def test_greedy_tokens_agree_with_numpy(tiny: Checkpoint, exact: None) -> None:
     prompt = PROMPTS[0].tolist()
     native, plain = (
         list(generate(open_engine(tiny.model(), backend), prompt, 8))
@@ -316,7 +328,9 @@ def test_greedy_tokens_agree_with_numpy(tiny: Checkpoint) -> None:
     assert native == plain
 
 
-def test_a_layout_without_a_kernel_is_decoded_by_its_definition(tiny: Checkpoint) -> None:
+def test_a_layout_without_a_kernel_is_decoded_by_its_definition(
+    tiny: Checkpoint, exact: None
+) -> None:
     model = rounded(tiny.model(), "INT4_64")
     layout = type(block("INT4_64"))()
     layout.name = "UNHEARD_OF"  # type: ignore[misc]

@@ -3,9 +3,7 @@
 //   bytes 0..1   d  float16
 //   bytes 2..17  q  low nibbles: weights 0..15, high nibbles: weights 16..31
 #include "iq4_points.h"
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -15,14 +13,23 @@ struct BlockIQ4_NL {
 };
 static_assert(sizeof(BlockIQ4_NL) == 18);
 
-void decode_iq4_nl(const uint8_t* row, int cols, float* out) {
-    const BlockIQ4_NL* block = (const BlockIQ4_NL*)row;
-    for (int start = 0; start < cols; start += 32, block++) {
-        const float d = load_half(block->d);
-        const Bytes q = load_bytes(block->q);
-        write_scaled(look_up(IQ4_POINTS, q & 15), d, out + start);
-        write_scaled(look_up(IQ4_POINTS, q >> 4), d, out + start + 16);
+struct IQ4_NL {
+    static constexpr int BLOCK = 32, BYTES = sizeof(BlockIQ4_NL), SUB = 32, CENTER = 0;
+    static constexpr bool SIGNED = true;
+    static constexpr Form FORM = CENTERED;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
+        const BlockIQ4_NL* block = (const BlockIQ4_NL*)bytes;
+        store8(scale, half8(block->d));
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+        const BlockIQ4_NL* block = (const BlockIQ4_NL*)bytes;
+        return look_up32(IQ4_POINTS, split_nibbles(block->q));
+    }
+};
+
+extern const Layout iq4_nl;
+const Layout iq4_nl = layout_of<IQ4_NL>("IQ4_NL");
 
 }  // namespace KERNELS

@@ -5,9 +5,7 @@
 //   bytes 4..7    low   low nibble of byte j: bits 0..3 of scale 2j, high nibble: of scale 2j+1
 //   bytes 8..135  q     byte 16 s + j: low nibble weight 32 s + j, high one weight 32 s + 16 + j
 #include "iq4_points.h"
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -25,17 +23,24 @@ static int scale_of(const BlockIQ4_XS* block, int sub) {
     return (low | high << 4) - 32;
 }
 
-void decode_iq4_xs(const uint8_t* row, int cols, float* out) {
-    const BlockIQ4_XS* block = (const BlockIQ4_XS*)row;
-    for (int start = 0; start < cols; start += 256, block++) {
+struct IQ4_XS {
+    static constexpr int BLOCK = 256, BYTES = sizeof(BlockIQ4_XS), SUB = 32, CENTER = 0;
+    static constexpr bool SIGNED = true;
+    static constexpr Form FORM = CENTERED;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
+        const BlockIQ4_XS* block = (const BlockIQ4_XS*)bytes;
         const float d = load_half(block->d);
-        for (int sub = 0; sub < 8; sub++) {
-            const float scale = d * (float)scale_of(block, sub);
-            const Bytes q = load_bytes(block->q + 16 * sub);
-            write_scaled(look_up(IQ4_POINTS, q & 15), scale, out + start + 32 * sub);
-            write_scaled(look_up(IQ4_POINTS, q >> 4), scale, out + start + 32 * sub + 16);
-        }
+        for (int sub = 0; sub < 8; sub++) scale[sub] = d * (float)scale_of(block, sub);
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+        const BlockIQ4_XS* block = (const BlockIQ4_XS*)bytes;
+        return look_up32(IQ4_POINTS, split_nibbles(block->q + 16 * index));
+    }
+};
+
+extern const Layout iq4_xs;
+const Layout iq4_xs = layout_of<IQ4_XS>("IQ4_XS");
 
 }  // namespace KERNELS

@@ -5,20 +5,19 @@
 //   bytes 8..11  low nibble: bits 0..3 of scale i + 4, high nibble: bits 0..3 of min i + 4
 #pragma once
 
-#include <cstdint>
+#include "../wide.h"
 
 namespace KERNELS {
 
-struct ScaleMin {
-    float scale, min;
-};
-
-inline ScaleMin scale_min_of(const uint8_t* bytes, int sub) {
-    if (sub < 4) return {(float)(bytes[sub] & 63), (float)(bytes[sub + 4] & 63)};
-    const int i = sub - 4;
-    const int scale = (bytes[8 + i] & 15) | (bytes[i] >> 6) << 4;
-    const int min = (bytes[8 + i] >> 4) | (bytes[4 + i] >> 6) << 4;
-    return {(float)scale, (float)min};
+// Four of them at a time, in one 32-bit number.
+INLINE void load_k_scales(const uint8_t* bytes, float* scale, float* min) {
+    uint32_t words[3];
+    memcpy(words, bytes, sizeof words);
+    const uint32_t six = 0x3f3f3f3f, four = 0x0f0f0f0f, two = 0x30303030;
+    const uint32_t scales[2] = {words[0] & six, (words[2] & four) | (words[0] >> 2 & two)};
+    const uint32_t mins[2] = {words[1] & six, (words[2] >> 4 & four) | (words[1] >> 2 & two)};
+    store8(scale, floats_of_bytes((const uint8_t*)scales));
+    store8(min, floats_of_bytes((const uint8_t*)mins));
 }
 
 }  // namespace KERNELS

@@ -1,44 +1,49 @@
-// INT4_* and INT8_*: records of `size` weights, weight = (q - zero) * scale, as
-// runtime/blocks/onnx_int.py writes them.
-//
-//   bytes 0..3  scale  float32
-//   byte  4     zero   uint8; _SYM layouts have no such byte, their zero is 8 or 128
-//   then        q      4 bits: byte j holds weight 2j in its low nibble, 2j + 1 in its high one
-//                      8 bits: a byte each
-//
-// The records have odd lengths, so no struct can lie over them.
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+
+#include "product.h"
 
 namespace KERNELS {
 
-void decode_int4(const uint8_t* row, int cols, int size, bool symmetric, float* out) {
-    const uint8_t* next = row;
-    for (int start = 0; start < cols; start += size) {
-        const float scale = load_float(next);
-        const float zero = symmetric ? 8.0f : (float)next[4];
-        next += symmetric ? 4 : 5;
-        for (int i = 0; i < size; i += 32, next += 16) {
-            const Bytes q = load_bytes(next);
-            const Bytes first = interleave_low(q & 15, q >> 4);
-            const Bytes second = interleave_high(q & 15, q >> 4);
-            write_from_zero(first, zero, scale, out + start + i);
-            write_from_zero(second, zero, scale, out + start + i + 16);
-        }
-    }
-}
+template <int SIZE, bool SYMMETRIC>
+struct Int4 {
+    static constexpr int BLOCK = SIZE, BYTES = SIZE / 2 + (SYMMETRIC ? 4 : 5), SUB = SIZE;
+    static constexpr int CENTER = 8;
+    static constexpr bool SIGNED = false;
+    static constexpr Form FORM = SYMMETRIC ? CENTERED : ZERO;
 
-void decode_int8(const uint8_t* row, int cols, int size, bool symmetric, float* out) {
-    const uint8_t* next = row;
-    for (int start = 0; start < cols; start += size) {
-        const float scale = load_float(next);
-        const float zero = symmetric ? 128.0f : (float)next[4];
-        next += symmetric ? 4 : 5;
-        for (int i = 0; i < size; i += 16, next += 16) {
-            write_from_zero(load_bytes(next), zero, scale, out + start + i);
-        }
+    static INLINE void scales(const uint8_t* bytes, float* scale, float* zero) {
+        store8(scale, repeat8(load_float(bytes)));
+        if (!SYMMETRIC) store8(zero, repeat8((float)bytes[4]));
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+        return pair_nibbles(bytes + (SYMMETRIC ? 4 : 5) + 16 * index);
+    }
+};
+
+// Codes and zeros less 128: products are of signed bytes.
+template <int SIZE, bool SYMMETRIC>
+struct Int8 {
+    static constexpr int BLOCK = SIZE, BYTES = SIZE + (SYMMETRIC ? 4 : 5), SUB = SIZE;
+    static constexpr int CENTER = 0;
+    static constexpr bool SIGNED = true;
+    static constexpr Form FORM = SYMMETRIC ? CENTERED : ZERO;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float* zero) {
+        store8(scale, repeat8(load_float(bytes)));
+        if (!SYMMETRIC) store8(zero, repeat8((float)bytes[4] - 128.0f));
+    }
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+        return load32(bytes + (SYMMETRIC ? 4 : 5) + 32 * index) ^ repeat32(128);
+    }
+};
+
+#define ONNX_INT(bits, size)                                                                \
+    layout_of<Int##bits<size, false>>("INT" #bits "_" #size),                               \
+        layout_of<Int##bits<size, true>>("INT" #bits "_" #size "_SYM")
+
+extern const Layout onnx_int[12];
+const Layout onnx_int[12] = {ONNX_INT(4, 32), ONNX_INT(4, 64), ONNX_INT(4, 128),
+                             ONNX_INT(8, 32), ONNX_INT(8, 64), ONNX_INT(8, 128)};
 
 }  // namespace KERNELS

@@ -4,9 +4,7 @@
 //   bytes 16..79  q       2 bits; weight 128 h + 32 s + j is bits 2s, 2s+1 of byte 32 h + j
 //   bytes 80..81  d       float16
 //   bytes 82..83  dmin    float16
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -18,18 +16,32 @@ struct BlockQ2_K {
 };
 static_assert(sizeof(BlockQ2_K) == 84);
 
-void decode_q2_k(const uint8_t* row, int cols, float* out) {
-    const BlockQ2_K* block = (const BlockQ2_K*)row;
-    for (int start = 0; start < cols; start += 256, block++) {
-        const float d = load_half(block->d), dmin = load_half(block->dmin);
-        for (int sub = 0; sub < 16; sub++) {
-            const float scale = d * (float)(block->scales[sub] & 15);
-            const float min = dmin * (float)(block->scales[sub] >> 4);
-            const Bytes q = load_bytes(block->q + sub / 8 * 32 + sub % 2 * 16);
-            const int shift = sub / 2 % 4 * 2;
-            write_affine((q >> shift) & 3, scale, -min, out + start + 16 * sub);
+struct Q2_K {
+    static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ2_K), SUB = 16, CENTER = 0;
+    static constexpr bool SIGNED = false;
+    static constexpr Form FORM = AFFINE;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {
+        const BlockQ2_K* block = (const BlockQ2_K*)bytes;
+        const Floats8 d = half8(block->d), dmin = half8(block->dmin);
+        const Bytes both = load_bytes(block->scales);
+        uint8_t stored[16], mins[16];
+        const Bytes low = both & 15, high = both >> 4;
+        memcpy(stored, &low, sizeof low);
+        memcpy(mins, &high, sizeof high);
+        for (int sub = 0; sub < 16; sub += 8) {
+            store8(scale + sub, d * floats_of_bytes(stored + sub));
+            store8(offset + sub, -(dmin * floats_of_bytes(mins + sub)));
         }
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+        const BlockQ2_K* block = (const BlockQ2_K*)bytes;
+        return shift_right(load32(block->q + index / 4 * 32), index % 4 * 2) & 3;
+    }
+};
+
+extern const Layout q2_k;
+const Layout q2_k = layout_of<Q2_K>("Q2_K");
 
 }  // namespace KERNELS

@@ -5,9 +5,7 @@
 //   bytes 96..107  scales  bits 0..3: low nibble of byte i (i < 8), or high nibble of byte i - 8;
 //                          bits 4..5: bits 2 (i / 4), 2 (i / 4) + 1 of byte 8 + i % 4
 //   bytes 108..109 d       float16
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -19,25 +17,36 @@ struct BlockQ3_K {
 };
 static_assert(sizeof(BlockQ3_K) == 110);
 
-static int scale_of(const uint8_t* scales, int sub) {
-    const int low = sub < 8 ? scales[sub] & 15 : scales[sub - 8] >> 4;
-    const int high = scales[8 + sub % 4] >> (sub / 4 * 2) & 3;
-    return (low | high << 4) - 32;
-}
+struct Q3_K {
+    static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ3_K), SUB = 16, CENTER = 4;
+    static constexpr bool SIGNED = false;
+    static constexpr Form FORM = CENTERED;
 
-void decode_q3_k(const uint8_t* row, int cols, float* out) {
-    const BlockQ3_K* block = (const BlockQ3_K*)row;
-    for (int start = 0; start < cols; start += 256, block++) {
-        const float d = load_half(block->d);
-        for (int sub = 0; sub < 16; sub++) {
-            const float scale = d * (float)scale_of(block->scales, sub);
-            const Bytes ql = load_bytes(block->ql + sub / 8 * 32 + sub % 2 * 16);
-            const Bytes qh = load_bytes(block->qh + sub % 2 * 16);
-            const Bytes low = ql >> (sub / 2 % 4 * 2) & 3;
-            const Bytes high = (qh >> (sub / 2) & 1) << 2;
-            write_scaled((Codes)(low | high) - 4, scale, out + start + 16 * sub);
+    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
+        const BlockQ3_K* block = (const BlockQ3_K*)bytes;
+        uint32_t words[3], stored[4];  // four scales in each number
+        memcpy(words, block->scales, sizeof words);
+        for (int i = 0; i < 4; i++) {
+            const uint32_t low = (i < 2 ? words[i] : words[i - 2] >> 4) & 0x0f0f0f0f;
+            stored[i] = low | (words[2] >> (2 * i) & 0x03030303) << 4;
+        }
+        const Floats8 d = half8(block->d), center = repeat8(-32.0f), one = repeat8(1.0f);
+        for (int sub = 0; sub < 16; sub += 8) {
+            const Floats8 scales = floats_of_bytes((const uint8_t*)stored + sub);
+            store8(scale + sub, d * fused(scales, one, center));
         }
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+        const BlockQ3_K* block = (const BlockQ3_K*)bytes;
+        const Bytes32 low = shift_right(load32(block->ql + index / 4 * 32), index % 4 * 2) & 3;
+        const Bytes32 qh = load32(block->qh);
+        const Bytes32 high = index < 2 ? shift_left(qh, 2 - index) : shift_right(qh, index - 2);
+        return low | (high & 4);
+    }
+};
+
+extern const Layout q3_k;
+const Layout q3_k = layout_of<Q3_K>("Q3_K");
 
 }  // namespace KERNELS

@@ -2,9 +2,7 @@
 //
 //   bytes 0..1   d  float16
 //   bytes 2..17  q  low nibbles: weights 0..15, high nibbles: weights 16..31
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -14,14 +12,23 @@ struct BlockQ4_0 {
 };
 static_assert(sizeof(BlockQ4_0) == 18);
 
-void decode_q4_0(const uint8_t* row, int cols, float* out) {
-    const BlockQ4_0* block = (const BlockQ4_0*)row;
-    for (int start = 0; start < cols; start += 32, block++) {
-        const float d = load_half(block->d);
-        const Bytes q = load_bytes(block->q);
-        write_scaled((Codes)(q & 15) - 8, d, out + start);
-        write_scaled((Codes)(q >> 4) - 8, d, out + start + 16);
+struct Q4_0 {
+    static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ4_0), SUB = 32, CENTER = 8;
+    static constexpr bool SIGNED = false;
+    static constexpr Form FORM = CENTERED;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
+        const BlockQ4_0* block = (const BlockQ4_0*)bytes;
+        store8(scale, half8(block->d));
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+        const BlockQ4_0* block = (const BlockQ4_0*)bytes;
+        return split_nibbles(block->q);
+    }
+};
+
+extern const Layout q4_0;
+const Layout q4_0 = layout_of<Q4_0>("Q4_0");
 
 }  // namespace KERNELS

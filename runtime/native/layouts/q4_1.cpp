@@ -3,9 +3,7 @@
 //   bytes 0..1   d  float16
 //   bytes 2..3   m  float16
 //   bytes 4..19  q  low nibbles: weights 0..15, high nibbles: weights 16..31
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -16,14 +14,24 @@ struct BlockQ4_1 {
 };
 static_assert(sizeof(BlockQ4_1) == 20);
 
-void decode_q4_1(const uint8_t* row, int cols, float* out) {
-    const BlockQ4_1* block = (const BlockQ4_1*)row;
-    for (int start = 0; start < cols; start += 32, block++) {
-        const float d = load_half(block->d), m = load_half(block->m);
-        const Bytes q = load_bytes(block->q);
-        write_affine(q & 15, d, m, out + start);
-        write_affine(q >> 4, d, m, out + start + 16);
+struct Q4_1 {
+    static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ4_1), SUB = 32, CENTER = 0;
+    static constexpr bool SIGNED = false;
+    static constexpr Form FORM = AFFINE;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {
+        const BlockQ4_1* block = (const BlockQ4_1*)bytes;
+        store8(scale, half8(block->d));
+        store8(offset, half8(block->m));
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+        const BlockQ4_1* block = (const BlockQ4_1*)bytes;
+        return split_nibbles(block->q);
+    }
+};
+
+extern const Layout q4_1;
+const Layout q4_1 = layout_of<Q4_1>("Q4_1");
 
 }  // namespace KERNELS

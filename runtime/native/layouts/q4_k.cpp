@@ -5,9 +5,7 @@
 //   bytes 4..15    scales  see k_scales.h
 //   bytes 16..143  q       byte 32 c + j: low nibble weight 64 c + j, high one weight 64 c + 32 + j
 #include "k_scales.h"
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -19,20 +17,27 @@ struct BlockQ4_K {
 };
 static_assert(sizeof(BlockQ4_K) == 144);
 
-void decode_q4_k(const uint8_t* row, int cols, float* out) {
-    const BlockQ4_K* block = (const BlockQ4_K*)row;
-    for (int start = 0; start < cols; start += 256, block++) {
-        const float d = load_half(block->d), dmin = load_half(block->dmin);
-        for (int sub = 0; sub < 8; sub++) {
-            const ScaleMin stored = scale_min_of(block->scales, sub);
-            const float scale = d * stored.scale, min = dmin * stored.min;
-            for (int half = 0; half < 32; half += 16) {
-                const Bytes both = load_bytes(block->q + sub / 2 * 32 + half);
-                const Bytes q = sub % 2 ? both >> 4 : both & 15;
-                write_affine(q, scale, -min, out + start + 32 * sub + half);
-            }
-        }
+struct Q4_K {
+    static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ4_K), SUB = 32, CENTER = 0;
+    static constexpr bool SIGNED = false;
+    static constexpr Form FORM = AFFINE;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {
+        const BlockQ4_K* block = (const BlockQ4_K*)bytes;
+        float min[8];
+        load_k_scales(block->scales, scale, min);
+        store8(scale, half8(block->d) * load8(scale));
+        store8(offset, -(half8(block->dmin) * load8(min)));
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+        const BlockQ4_K* block = (const BlockQ4_K*)bytes;
+        const Bytes32 both = load32(block->q + index / 2 * 32);
+        return (index % 2 ? shift_right(both, 4) : both) & 15;
+    }
+};
+
+extern const Layout q4_k;
+const Layout q4_k = layout_of<Q4_K>("Q4_K");
 
 }  // namespace KERNELS

@@ -3,9 +3,7 @@
 //   bytes 0..1   d   float16
 //   bytes 2..5   qh  bit i: fifth bit of weight i, lowest bit first
 //   bytes 6..21  ql  low nibbles: weights 0..15, high nibbles: weights 16..31
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -16,16 +14,23 @@ struct BlockQ5_0 {
 };
 static_assert(sizeof(BlockQ5_0) == 22);
 
-void decode_q5_0(const uint8_t* row, int cols, float* out) {
-    const BlockQ5_0* block = (const BlockQ5_0*)row;
-    for (int start = 0; start < cols; start += 32, block++) {
-        const float d = load_half(block->d);
-        const Bytes ql = load_bytes(block->ql);
-        const Bytes first = (ql & 15) | spread_bits(block->qh) << 4;
-        const Bytes second = (ql >> 4) | spread_bits(block->qh + 2) << 4;
-        write_scaled((Codes)first - 16, d, out + start);
-        write_scaled((Codes)second - 16, d, out + start + 16);
+struct Q5_0 {
+    static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ5_0), SUB = 32, CENTER = 16;
+    static constexpr bool SIGNED = false;
+    static constexpr Form FORM = CENTERED;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
+        const BlockQ5_0* block = (const BlockQ5_0*)bytes;
+        store8(scale, half8(block->d));
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+        const BlockQ5_0* block = (const BlockQ5_0*)bytes;
+        return split_nibbles(block->ql) | (spread_bits32(block->qh) & 16);
+    }
+};
+
+extern const Layout q5_0;
+const Layout q5_0 = layout_of<Q5_0>("Q5_0");
 
 }  // namespace KERNELS

@@ -4,9 +4,7 @@
 //   bytes 2..3   m   float16
 //   bytes 4..7   qh  bit i: fifth bit of weight i, lowest bit first
 //   bytes 8..23  ql  low nibbles: weights 0..15, high nibbles: weights 16..31
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -18,16 +16,24 @@ struct BlockQ5_1 {
 };
 static_assert(sizeof(BlockQ5_1) == 24);
 
-void decode_q5_1(const uint8_t* row, int cols, float* out) {
-    const BlockQ5_1* block = (const BlockQ5_1*)row;
-    for (int start = 0; start < cols; start += 32, block++) {
-        const float d = load_half(block->d), m = load_half(block->m);
-        const Bytes ql = load_bytes(block->ql);
-        const Bytes first = (ql & 15) | spread_bits(block->qh) << 4;
-        const Bytes second = (ql >> 4) | spread_bits(block->qh + 2) << 4;
-        write_affine(first, d, m, out + start);
-        write_affine(second, d, m, out + start + 16);
+struct Q5_1 {
+    static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ5_1), SUB = 32, CENTER = 0;
+    static constexpr bool SIGNED = false;
+    static constexpr Form FORM = AFFINE;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {
+        const BlockQ5_1* block = (const BlockQ5_1*)bytes;
+        store8(scale, half8(block->d));
+        store8(offset, half8(block->m));
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+        const BlockQ5_1* block = (const BlockQ5_1*)bytes;
+        return split_nibbles(block->ql) | (spread_bits32(block->qh) & 16);
+    }
+};
+
+extern const Layout q5_1;
+const Layout q5_1 = layout_of<Q5_1>("Q5_1");
 
 }  // namespace KERNELS

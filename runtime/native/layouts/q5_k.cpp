@@ -6,9 +6,7 @@
 //   bytes 16..47   qh      fifth bit of the codes; weight 32 k + j is bit k of byte j
 //   bytes 48..175  ql      byte 32 c + j: low nibble weight 64 c + j, high one weight 64 c + 32 + j
 #include "k_scales.h"
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -21,21 +19,30 @@ struct BlockQ5_K {
 };
 static_assert(sizeof(BlockQ5_K) == 176);
 
-void decode_q5_k(const uint8_t* row, int cols, float* out) {
-    const BlockQ5_K* block = (const BlockQ5_K*)row;
-    for (int start = 0; start < cols; start += 256, block++) {
-        const float d = load_half(block->d), dmin = load_half(block->dmin);
-        for (int sub = 0; sub < 8; sub++) {
-            const ScaleMin stored = scale_min_of(block->scales, sub);
-            const float scale = d * stored.scale, min = dmin * stored.min;
-            for (int half = 0; half < 32; half += 16) {
-                const Bytes both = load_bytes(block->ql + sub / 2 * 32 + half);
-                const Bytes low = sub % 2 ? both >> 4 : both & 15;
-                const Bytes high = (load_bytes(block->qh + half) >> sub & 1) << 4;
-                write_affine(low | high, scale, -min, out + start + 32 * sub + half);
-            }
-        }
+struct Q5_K {
+    static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ5_K), SUB = 32, CENTER = 0;
+    static constexpr bool SIGNED = false;
+    static constexpr Form FORM = AFFINE;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {
+        const BlockQ5_K* block = (const BlockQ5_K*)bytes;
+        float min[8];
+        load_k_scales(block->scales, scale, min);
+        store8(scale, half8(block->d) * load8(scale));
+        store8(offset, -(half8(block->dmin) * load8(min)));
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+        const BlockQ5_K* block = (const BlockQ5_K*)bytes;
+        const Bytes32 both = load32(block->ql + index / 2 * 32);
+        const Bytes32 low = (index % 2 ? shift_right(both, 4) : both) & 15;
+        const Bytes32 qh = load32(block->qh);
+        const Bytes32 high = index < 4 ? shift_left(qh, 4 - index) : shift_right(qh, index - 4);
+        return low | (high & 16);
+    }
+};
+
+extern const Layout q5_k;
+const Layout q5_k = layout_of<Q5_K>("Q5_K");
 
 }  // namespace KERNELS

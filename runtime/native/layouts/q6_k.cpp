@@ -6,9 +6,7 @@
 //   bytes 208..209  d       float16
 //
 // of weight 128 h + 32 k + j.
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -20,20 +18,29 @@ struct BlockQ6_K {
 };
 static_assert(sizeof(BlockQ6_K) == 210);
 
-void decode_q6_k(const uint8_t* row, int cols, float* out) {
-    const BlockQ6_K* block = (const BlockQ6_K*)row;
-    for (int start = 0; start < cols; start += 256, block++) {
-        const float d = load_half(block->d);
-        for (int sub = 0; sub < 16; sub++) {
-            const float scale = d * (float)block->scales[sub];
-            const int h = sub / 8, k = sub / 2 % 4, j = sub % 2 * 16;
-            const Bytes ql = load_bytes(block->ql + 64 * h + 32 * (k % 2) + j);
-            const Bytes qh = load_bytes(block->qh + 32 * h + j);
-            const Bytes low = k < 2 ? ql & 15 : ql >> 4;
-            const Bytes high = (qh >> (2 * k) & 3) << 4;
-            write_scaled((Codes)(low | high) - 32, scale, out + start + 16 * sub);
-        }
+struct Q6_K {
+    static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ6_K), SUB = 16, CENTER = 32;
+    static constexpr bool SIGNED = false;
+    static constexpr Form FORM = CENTERED;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
+        const BlockQ6_K* block = (const BlockQ6_K*)bytes;
+        const Floats8 d = half8(block->d);
+        store8(scale, d * floats_of_bytes(block->scales));
+        store8(scale + 8, d * floats_of_bytes(block->scales + 8));
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+        const BlockQ6_K* block = (const BlockQ6_K*)bytes;
+        const int h = index / 4, k = index % 4;
+        const Bytes32 ql = load32(block->ql + 64 * h + 32 * (k % 2));
+        const Bytes32 qh = load32(block->qh + 32 * h);
+        const Bytes32 high = k < 2 ? shift_left(qh, 4 - 2 * k) : shift_right(qh, 2 * k - 4);
+        return ((k < 2 ? ql : shift_right(ql, 4)) & 15) | (high & 48);
+    }
+};
+
+extern const Layout q6_k;
+const Layout q6_k = layout_of<Q6_K>("Q6_K");
 
 }  // namespace KERNELS

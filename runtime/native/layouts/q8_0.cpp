@@ -2,9 +2,7 @@
 //
 //   bytes 0..1   d  float16
 //   bytes 2..33  q  int8, weights 0..31
-#include "layouts.h"
-#include "numbers.h"
-#include "vectors.h"
+#include "product.h"
 
 namespace KERNELS {
 
@@ -14,13 +12,23 @@ struct BlockQ8_0 {
 };
 static_assert(sizeof(BlockQ8_0) == 34);
 
-void decode_q8_0(const uint8_t* row, int cols, float* out) {
-    const BlockQ8_0* block = (const BlockQ8_0*)row;
-    for (int start = 0; start < cols; start += 32, block++) {
-        const float d = load_half(block->d);
-        write_scaled((Codes)load_bytes(block->q), d, out + start);
-        write_scaled((Codes)load_bytes(block->q + 16), d, out + start + 16);
+struct Q8_0 {
+    static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ8_0), SUB = 32, CENTER = 0;
+    static constexpr bool SIGNED = true;
+    static constexpr Form FORM = CENTERED;
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
+        const BlockQ8_0* block = (const BlockQ8_0*)bytes;
+        store8(scale, half8(block->d));
     }
-}
+
+    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+        const BlockQ8_0* block = (const BlockQ8_0*)bytes;
+        return load32(block->q);
+    }
+};
+
+extern const Layout q8_0;
+const Layout q8_0 = layout_of<Q8_0>("Q8_0");
 
 }  // namespace KERNELS

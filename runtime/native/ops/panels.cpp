@@ -141,7 +141,7 @@ static inline uint16_t half_of_float(float value) {
     return (uint16_t)(sign | ((magnitude + 0xfff + even - (112u << 23)) >> 13));
 }
 
-void narrow(const float* values, int count, uint16_t* out) {
+void to_f16(const float* values, int count, uint16_t* out) {
     int at = 0;
 #if defined(__F16C__)
     for (; at + 8 <= count; at += 8) {
@@ -152,7 +152,7 @@ void narrow(const float* values, int count, uint16_t* out) {
     for (; at < count; at++) out[at] = half_of_float(values[at]);
 }
 
-void widen(const uint16_t* values, int count, float* out) {
+void to_f32(const uint16_t* values, int count, float* out) {
     for (int at = 0; at < count; at += LANES) store_lane(out + at, load_lane(values + at));
 }
 

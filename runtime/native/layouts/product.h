@@ -1,0 +1,201 @@
+// What a block layout says about itself, and the kernels that follow from it.
+//
+// A layout is a struct (see any file beside this one) with
+//   BLOCK, BYTES  weights and bytes of a block
+//   SUB           columns that share a scale: 16, 32 or the whole block
+//   SIGNED        whether codes are -128..127; otherwise they are 0..127
+//   FORM          how a weight is made of its code
+//   CENTER        of CENTERED: the code of weight zero
+//   scales()      writes the scale of each SUB columns of a block, and its offset or zero
+//   codes()       the codes of columns 32 * index .. 32 * index + 31 of a block
+#pragma once
+
+#include "../kernels.h"
+#include "../wide.h"
+
+namespace KERNELS {
+
+enum Form {
+    CENTERED,  // weight = (code - CENTER) * scale
+    AFFINE,    // weight = code * scale + offset
+    ZERO,      // weight = (code - zero) * scale
+};
+
+// Scales (and offsets or zeros) of a block; room for a vector also where there is one only.
+template <class Type>
+struct Scales {
+    static constexpr int COUNT = Type::BLOCK / Type::SUB;
+    alignas(32) float scale[COUNT < 8 ? 8 : COUNT];
+    alignas(32) float offset[COUNT < 8 ? 8 : COUNT];
+};
+
+template <class Type>
+void decode_row(const uint8_t* row, int cols, float* out) {
+    for (int start = 0; start < cols; start += Type::BLOCK, row += Type::BYTES) {
+        Scales<Type> of;
+        Type::scales(row, of.scale, of.offset);
+        for (int col = 0; col < Type::BLOCK; col += 32) {
+            const Bytes32 codes = Type::codes(row, col / 32);
+            for (int half = 0; half < 2; half++) {
+                const Bytes part = half_of(codes, half);
+                const int sub = (col + 16 * half) / Type::SUB;
+                float* to = out + start + col + 16 * half;
+                if (Type::FORM == AFFINE) write_affine(part, of.scale[sub], of.offset[sub], to);
+                if (Type::FORM == CENTERED) {
+                    write_scaled((Codes)part - (int8_t)Type::CENTER, of.scale[sub], to);
+                }
+                if (Type::FORM == ZERO) {
+                    write_from_zero((Codes)part, of.offset[sub], of.scale[sub], to);
+                }
+            }
+        }
+    }
+}
+
+#if defined(__AVX512BF16__)
+template <class Type>
+void decode_bfloat(const uint8_t* row, int cols, ptrdiff_t stride, uint16_t* out) {
+    for (int start = 0; start < cols; start += Type::BLOCK, row += Type::BYTES) {
+        Scales<Type> of;
+        Type::scales(row, of.scale, of.offset);
+        for (int part = 0; part < Type::BLOCK / 32; part++, out += stride) {
+            const Bytes32 codes = Type::codes(row, part);
+            __m512 weights[2];
+            for (int half = 0; half < 2; half++) {
+                const int sub = (32 * part + 16 * half) / Type::SUB;
+                const __m512 scale = _mm512_set1_ps(of.scale[sub]);
+                const __m512 code = (__m512)widen((Codes)half_of(codes, half), 0);
+                // with a power of two as the center no product is rounded before the difference
+                const float offset = Type::FORM == AFFINE ? of.offset[sub]
+                                     : Type::FORM == ZERO ? -of.offset[sub] * of.scale[sub]
+                                                          : -Type::CENTER * of.scale[sub];
+                weights[half] = _mm512_fmadd_ps(code, scale, _mm512_set1_ps(offset));
+            }
+            _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(weights[1], weights[0]));
+        }
+    }
+}
+template <class Type>
+constexpr auto DECODE_BFLOAT = decode_bfloat<Type>;
+#else
+template <class Type>
+constexpr void (*DECODE_BFLOAT)(const uint8_t*, int, ptrdiff_t, uint16_t*) = nullptr;
+#endif
+
+// The activations of one call of dot_rows, from one column on.
+struct Columns {
+    const int8_t* codes;
+    const float* scales;
+    const float* sums;  // of the columns that share a weight's scale: 16 or 32
+};
+
+// The running sums of one row with one activation: scale * code, and what the offsets add.
+struct Sums {
+    Floats8 main, rest;
+};
+
+template <class Type>
+constexpr bool HAS_REST = Type::FORM != CENTERED || Type::CENTER != 0;
+
+// The factor of the activations' sums: `rest` is made of the scales alone where all zeros are one.
+template <class Type>
+INLINE Floats8 rest_factor(const Scales<Type>& of, int i) {
+    if (Type::FORM == AFFINE) return load8(of.offset + i);
+    if (Type::FORM == ZERO) return -(load8(of.offset + i) * load8(of.scale + i));
+    return load8(of.scale + i);
+}
+
+// A block with eight or sixteen scales: what its 32-column parts are multiplied by.
+template <class Type>
+INLINE void multiply_scales(const Scales<Type>& of, const Columns& x, float* scales, Sums& sums) {
+    constexpr int COUNT = Scales<Type>::COUNT;
+    for (int i = 0; i < COUNT; i += 8) {
+        const Floats8 of_x = COUNT == 8 ? load8(x.scales) : repeat_pairs(x.scales + i / 2);
+        store8(scales + i, load8(of.scale + i) * of_x);
+        if (HAS_REST<Type>) sums.rest = fused(rest_factor(of, i), load8(x.sums + i), sums.rest);
+    }
+}
+
+// A block with one scale: all 32-column parts share it.
+template <class Type>
+INLINE void multiply_scale(const Scales<Type>& of, const Columns& x, float* scales, Sums& sums) {
+    for (int part = 0; part < Type::BLOCK / 32; part++) {
+        scales[part] = of.scale[0] * x.scales[part];
+        // one lane is enough, but a vector is as fast; `finish` takes the first
+        const Floats8 sum = repeat8(x.sums[part]);
+        if (HAS_REST<Type>) sums.rest = fused(rest_factor(of, 0), sum, sums.rest);
+    }
+}
+
+template <class Type, int N>
+INLINE void add_block(const uint8_t* block, const Columns x[N], Sums sums[N]) {
+    constexpr int COUNT = Scales<Type>::COUNT, PARTS_OF_32 = Type::BLOCK / 32;
+    Scales<Type> of;
+    Type::scales(block, of.scale, of.offset);
+    alignas(32) float scales[N][COUNT < 8 ? 8 : COUNT];
+    for (int i = 0; i < N; i++) {
+        if constexpr (COUNT > 1) multiply_scales<Type>(of, x[i], scales[i], sums[i]);
+        if constexpr (COUNT == 1) multiply_scale<Type>(of, x[i], scales[i], sums[i]);
+    }
+    for (int part = 0; part < PARTS_OF_32; part++) {
+        const Bytes32 codes = Type::codes(block, part);
+        for (int i = 0; i < N; i++) {
+            const Bytes32 xs = load32(x[i].codes + 32 * part);
+            const Floats8 dots = Type::SIGNED ? dot32_signed(codes, xs) : dot32(codes, xs);
+            const float* scale = scales[i] + (Type::SUB == 16 ? 2 * part : part);
+            const Floats8 factor = Type::SUB == 16 ? repeat_two(scale, scale + 1) : repeat8(*scale);
+            sums[i].main = fused(dots, factor, sums[i].main);
+        }
+    }
+}
+
+template <class Type>
+INLINE float finish(const Sums& sums) {
+    if (!HAS_REST<Type>) return total(sums.main);
+    const float rest = Scales<Type>::COUNT > 1 ? total(sums.rest) : first_of(sums.rest);
+    const float factor = Type::FORM == CENTERED ? (float)-Type::CENTER : 1.0f;
+    return fused(factor, rest, total(sums.main));
+}
+
+// A sum is made of the same steps whatever N and its neighbours are.
+template <class Type, int N>
+void dot_some(const uint8_t* const rows[TILE_ROWS], const Quantized& x, int first, ptrdiff_t ahead,
+              float* out) {
+    constexpr int WIDTH = Type::SUB == 16 ? 16 : 32;
+    const float* all_sums = WIDTH == 16 ? x.sums16 : x.sums32;
+    Sums sums[TILE_ROWS][N] = {};
+    for (int col = 0, at = 0; col < x.cols; col += Type::BLOCK, at += Type::BYTES) {
+        Columns columns[N];
+        for (int i = 0; i < N; i++) {
+            const size_t from = (size_t)(first + i) * x.cols + col;
+            columns[i] = {x.codes + from, x.scales + from / 32, all_sums + from / WIDTH};
+        }
+        for (int r = 0; r < TILE_ROWS; r++) {
+            const uint8_t* block = rows[r] + at;
+            for (int line = 0; line < Type::BYTES; line += 64) {
+                __builtin_prefetch(block + ahead + line);
+            }
+            add_block<Type, N>(block, columns, sums[r]);
+        }
+    }
+    for (int i = 0; i < N; i++) {
+        for (int r = 0; r < TILE_ROWS; r++) out[i * TILE_ROWS + r] = finish<Type>(sums[r][i]);
+    }
+}
+
+template <class Type>
+void dot_rows(const uint8_t* const rows[TILE_ROWS], const Quantized& x, int first, int n,
+              ptrdiff_t ahead, float* out) {
+    switch (n) {
+        case 1: return dot_some<Type, 1>(rows, x, first, ahead, out);
+        case 2: return dot_some<Type, 2>(rows, x, first, ahead, out);
+        default: return dot_some<Type, MOST_X>(rows, x, first, ahead, out);
+    }
+}
+
+template <class Type>
+constexpr Layout layout_of(const char* name) {
+    return {name, Type::BLOCK, Type::BYTES, decode_row<Type>, dot_rows<Type>, DECODE_BFLOAT<Type>};
+}
+
+}  // namespace KERNELS

@@ -1,0 +1,168 @@
+// Every kernel of every instruction set that runs here, against float64 sums of decoded weights.
+//
+// Weights and activations lie in memory of exactly their size, which ends before a page that may
+// not be touched: a read past a tensor ends the program, with or without a sanitizer. Prints a
+// checksum of each layout's decoded weights, which is the same on every architecture.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "levels.h"
+#include "matvec.h"
+#include "pool.h"
+
+namespace {
+
+int failures = 0;
+
+void fail(const Kernels& kernels, const Layout& layout, const char* what, int n) {
+    printf("FAILED %s %s: %s (%d tokens)\n", kernels.name, layout.name, what, n);
+    failures++;
+}
+
+// `bytes` bytes that end where a page without access begins.
+class Guarded {
+  public:
+    explicit Guarded(size_t bytes) {
+        const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+        const size_t used = (bytes + page - 1) / page * page;
+        size = used + page;
+        void* all = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (all == MAP_FAILED || mprotect((char*)all + used, page, PROT_NONE) != 0) abort();
+        start = (uint8_t*)all;
+        data = start + used - bytes;
+    }
+    Guarded(const Guarded&) = delete;
+    Guarded& operator=(const Guarded&) = delete;
+    ~Guarded() { munmap(start, size); }
+    uint8_t* data;
+
+  private:
+    uint8_t* start;
+    size_t size;
+};
+
+enum Fill { TAME, LEAST, GREATEST, ANYTHING };
+
+// TAME: random bytes without the bits that would make a scale large; LEAST and GREATEST: every code
+// and every whole scale at its end, the float16 and float32 ones at an ordinary value.
+void fill(const Layout& layout, Fill how, uint8_t* data, size_t bytes) {
+    std::mt19937 random(5);
+    for (size_t i = 0; i < bytes; i++) {
+        const uint8_t any = (uint8_t)random();
+        data[i] = how == TAME ? any & 0x3b : how == LEAST ? 0 : how == GREATEST ? 0xff : any;
+    }
+    if (how == ANYTHING || how == TAME) return;
+    const bool k_quant = layout.block == 256 && strcmp(layout.name, "IQ4_XS") != 0;
+    const bool scales_last = k_quant && layout.bytes != 144 && layout.bytes != 176;
+    for (size_t block = 0; block < bytes; block += layout.bytes) {
+        uint8_t* at = data + block;
+        if (strncmp(layout.name, "INT", 3) == 0) {
+            const float scale = 0.01f;
+            memcpy(at, &scale, sizeof scale);
+        } else if (layout.block > 1) {
+            const int halves = layout.bytes == 84 ? 4 : 2;  // Q2_K ends with two of them
+            uint8_t* half = scales_last ? at + layout.bytes - halves : at;
+            for (int i = 0; i < 4 && (i < halves || !scales_last); i += 2) {
+                if (half + i + 2 > at + layout.bytes) break;
+                half[i] = 0x00, half[i + 1] = 0x21;  // about 0.01
+            }
+        }
+    }
+}
+
+void fill_activations(float* x, size_t count) {
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    for (size_t i = 0; i < count; i++) x[i] = normal(random);
+    for (size_t i = 0; i < count; i += 61) x[i] *= 100;  // outliers
+}
+
+// Largest magnitude of out - x w over the norms of the rows that were multiplied.
+double largest_error(const float* w, const float* x, const float* out, int rows, int cols, int n) {
+    double largest = 0;
+    for (int i = 0; i < n; i++) {
+        for (int r = 0; r < rows; r++) {
+            double sum = 0, w_norm = 0, x_norm = 0;
+            for (int col = 0; col < cols; col++) {
+                const double weight = w[(size_t)r * cols + col], value = x[(size_t)i * cols + col];
+                sum += weight * value, w_norm += weight * weight, x_norm += value * value;
+            }
+            const double error = std::abs(out[(size_t)i * rows + r] - sum);
+            if (!(error <= 1e30)) return INFINITY;
+            if (w_norm > 0) largest = std::max(largest, error / std::sqrt(w_norm * x_norm));
+        }
+    }
+    return largest;
+}
+
+void check_products(const Kernels& kernels, const Layout& layout, Fill how, int rows, int cols) {
+    const size_t bytes = (size_t)rows * (cols / layout.block) * layout.bytes;
+    Guarded data(bytes);
+    fill(layout, how, data.data, bytes);
+    std::vector<float> w((size_t)rows * cols);
+    decode_rows(layout, data.data, rows, cols, w.data());
+    for (const int n : {1, 2, 3, 7, 35}) {
+        Guarded x((size_t)n * cols * sizeof(float)), out((size_t)n * rows * sizeof(float));
+        fill_activations((float*)x.data, (size_t)n * cols);
+        for (const bool exact : {false, true}) {
+            set_exact(exact);
+            matvec(kernels, layout, data.data, rows, cols, (float*)x.data, n, (float*)out.data);
+            const double error = largest_error(w.data(), (float*)x.data, (float*)out.data, rows,
+                                               cols, n);
+            // int8 activations: half a step of 1/127 of the largest; bfloat16: less
+            if (error > (exact ? 1e-5 : 0.02)) fail(kernels, layout, "is not the product", n);
+        }
+    }
+}
+
+// FNV-1a of the decoded weights, NaNs as one.
+uint32_t checksum(const std::vector<float>& values) {
+    uint32_t hash = 2166136261u;
+    for (const float value : values) {
+        uint32_t bits = 0x7fc00000;
+        if (!std::isnan(value)) memcpy(&bits, &value, sizeof bits);
+        for (int shift = 0; shift < 32; shift += 8) hash = (hash ^ (bits >> shift & 255)) * 16777619;
+    }
+    return hash;
+}
+
+uint32_t decode_anything(const Layout& layout) {
+    const int rows = 7, cols = 1024;
+    const size_t bytes = (size_t)rows * (cols / layout.block) * layout.bytes;
+    Guarded data(bytes);
+    fill(layout, ANYTHING, data.data, bytes);
+    std::vector<float> w((size_t)rows * cols);
+    decode_rows(layout, data.data, rows, cols, w.data());
+    return checksum(w);
+}
+
+}  // namespace
+
+int main() {
+    set_pool_threads(2);
+    const std::vector<const Kernels*> sets = available_kernels();
+    for (int index = 0; index < sets[0]->layout_count; index++) {
+        const uint32_t expected = decode_anything(*sets[0]->layouts[index]);
+        printf("%-12s %08x\n", sets[0]->layouts[index]->name, expected);
+        for (const Kernels* kernels : sets) {
+            const Layout& layout = *kernels->layouts[index];
+            if (decode_anything(layout) != expected) fail(*kernels, layout, "decodes otherwise", 0);
+            for (const Fill how : {TAME, LEAST, GREATEST}) {
+                if (layout.block == 1 && how != TAME) continue;
+                check_products(*kernels, layout, how, 1, 256);
+                check_products(*kernels, layout, how, 37, 768);
+            }
+        }
+    }
+    for (const Kernels* kernels : sets) fprintf(stderr, "ran %s\n", kernels->name);
+    printf(failures == 0 ? "all products are right\n" : "%d failures\n", failures);
+    return failures != 0;
+}

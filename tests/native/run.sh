@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Compile the kernels' test program with sanitizers and run it, then do the same for 64-bit ARM under
+# an emulator; both must decode the same weights. Says so when a compiler or emulator is missing.
+set -euo pipefail
+cd "$(dirname "$0")"
+CMAKE=${CMAKE:-cmake}
+BUILD=$PWD/../../build/kernel-tests
+
+build() { # folder, then cmake's options
+    "$CMAKE" -S . -B "$BUILD/$1" "${@:2}" >/dev/null
+    "$CMAKE" --build "$BUILD/$1" -j "$(nproc)" >/dev/null
+}
+
+build here -DSANITIZE=ON
+"$BUILD/here/kernel_tests" | tee "$BUILD/here.txt"
+
+if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then
+    echo "SKIPPED 64-bit ARM: install g++-aarch64-linux-gnu and qemu-user"
+    exit 0
+fi
+build arm -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+    -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+qemu-aarch64 -L /usr/aarch64-linux-gnu "$BUILD/arm/kernel_tests" > "$BUILD/arm.txt"
+diff "$BUILD/here.txt" "$BUILD/arm.txt"
+echo "64-bit ARM decodes the same weights and multiplies right"
