@@ -93,7 +93,7 @@ void times_panel(const Job& job, Room& room, const float* a, int a_stride, int r
     } else if (rows < WIDEN_FROM) {
         ops.times_panel_f16(a, a_stride, rows, panel, count, keep, out, out_stride);
     } else {
-        ops.widen((const uint16_t*)panel, count * PANEL, room.panel.data());
+        ops.to_f32((const uint16_t*)panel, count * PANEL, room.panel.data());
         ops.times_panel_f32(a, a_stride, rows, room.panel.data(), count, keep, out, out_stride);
     }
 }

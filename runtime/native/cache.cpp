@@ -1,7 +1,8 @@
 #include "cache.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -24,12 +25,6 @@ size_t heads(const CacheSizes& sizes) {
     return (size_t)sizes.layers * sizes.batch * sizes.kv_heads;
 }
 
-uint8_t* zeros(size_t count) {
-    void* memory = calloc(std::max<size_t>(1, count), 1);
-    if (memory == nullptr) throw std::bad_alloc();
-    return (uint8_t*)memory;
-}
-
 // Channel after channel of one token into its column of a panel of keys.
 template <typename Element>
 void scatter(const Element* key, int channels, Element* column) {
@@ -40,7 +35,17 @@ void scatter(const Element* key, int channels, Element* column) {
 
 }  // namespace
 
-void Cache::Free::operator()(uint8_t* memory) const { free(memory); }
+void Cache::Unmap::operator()(uint8_t* memory) const { munmap(memory, bytes); }
+
+Cache::Memory Cache::zeros(size_t bytes) {
+    void* memory =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    madvise(memory, bytes, MADV_HUGEPAGE);  // advice: a system without them goes on as before
+#endif
+    return Memory((uint8_t*)memory, Unmap{bytes});
+}
 
 Cache::Cache(const CacheSizes& wanted)
     : sizes(wanted),
@@ -78,9 +83,9 @@ void Cache::store(const Ops& ops, int layer, int sequence, int position, const f
                 const_cast<uint8_t*>(values(layer, sequence, head, first / PANEL, position));
             if (sizes.halves) {
                 uint16_t narrow[PANEL];
-                ops.narrow(key + from, count, narrow);
+                ops.to_f16(key + from, count, narrow);
                 scatter(narrow, count, (uint16_t*)panel + (size_t)first * PANEL + slot);
-                ops.narrow(value + from, count, (uint16_t*)row);
+                ops.to_f16(value + from, count, (uint16_t*)row);
             } else {
                 scatter(key + from, count, (float*)panel + (size_t)first * PANEL + slot);
                 memcpy(row, value + from, count * sizeof(float));

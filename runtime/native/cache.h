@@ -7,7 +7,8 @@
 //   values  [channels / PANEL][tokens][PANEL channels]
 //
 // Elements are float16 or float32; tokens and the channels of values are padded with zeros to whole
-// panels. Memory comes from the system when it is written for the first time.
+// panels. Memory comes from the system, in large pages where it has them, when it is written for the
+// first time.
 #pragma once
 
 #include <cstddef>
@@ -46,10 +47,14 @@ class Cache {
   private:
     size_t head_index(int layer, int sequence, int head) const;
 
-    struct Free {
+    struct Unmap {
+        size_t bytes;
         void operator()(uint8_t* memory) const;
     };
-    std::unique_ptr<uint8_t, Free> all_keys, all_values;
+    using Memory = std::unique_ptr<uint8_t, Unmap>;
+    static Memory zeros(size_t bytes);
+
+    const Memory all_keys, all_values;
 };
 
 inline int whole_panels(int count) { return (count + PANEL - 1) / PANEL; }

@@ -48,7 +48,7 @@ struct Weights {
         const std::string kind = nb::cast<std::string>(weight.attr("kind"));
         const Packed data = nb::cast<Packed>(weight.attr("data"), false);
         const int width = nb::cast<int>(weight.attr("cols"));
-        const Layout& layout = check_rows(kind, data, width);
+        check_rows(kind, data, width);
         if (width != cols || data.shape(0) != (size_t)rows) {
             refuse(name + ".weight is " + std::to_string(data.shape(0)) + " x " +
                    std::to_string(width) + ", but the model needs " + std::to_string(rows) + " x " +
@@ -56,8 +56,7 @@ struct Weights {
         }
         matrices.push_back(data);
         Linear out;
-        const Layout* const* layouts = chosen_kernels().layouts;
-        while (layouts[out.layout] != &layout) out.layout++;
+        while (kind != chosen_kernels().layouts[out.layout]->name) out.layout++;
         out.data = data.data();
         out.rows = rows;
         out.cols = cols;

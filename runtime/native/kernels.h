@@ -55,9 +55,9 @@ struct Ops {
     // Turn the pairs (head[i], head[half + i]) by the angles whose cosines and sines are given.
     void (*rotate)(float* head, const float* cosines, const float* sines, int half);
     // float32 -> float16, to the nearest.
-    void (*narrow)(const float* values, int count, uint16_t* out);
+    void (*to_f16)(const float* values, int count, uint16_t* out);
     // float16 -> float32; `count` is a multiple of PANEL.
-    void (*widen)(const uint16_t* values, int count, float* out);
+    void (*to_f32)(const uint16_t* values, int count, float* out);
     // out (rows, PANEL) = keep * out + a (rows, count) times panel (count, PANEL), by the panel's
     // type. `keep` has one factor a row; without it out = the product. Strides are in floats.
     void (*times_panel_f16)(const float* a, ptrdiff_t a_stride, int rows, const void* panel,
@@ -88,6 +88,7 @@ struct Kernels {
     const Rounders* rounders;  // scale search and rounding
     Ops ops;
 };
+
 namespace baseline {
 extern const Kernels kernels;
 }

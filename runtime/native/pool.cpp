@@ -16,7 +16,7 @@ namespace {
 
 constexpr int PIECES = 4;  // of a job for each thread: one that is held up leaves the rest to others
 constexpr int MOST_PIECES = 0xffff;
-constexpr std::chrono::microseconds SPIN(50);
+constexpr std::chrono::microseconds SPIN(20);
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)

@@ -14,8 +14,8 @@ void rmsnorm(const float* x, const float* weight, int count, float eps, float* o
 void silu_mul(float* gate, const float* up, int count);
 void rotate(float* head, const float* cosines, const float* sines, int half);
 
-void narrow(const float* values, int count, uint16_t* out);
-void widen(const uint16_t* values, int count, float* out);
+void to_f16(const float* values, int count, uint16_t* out);
+void to_f32(const uint16_t* values, int count, float* out);
 void times_panel_f16(const float* a, ptrdiff_t a_stride, int rows, const void* panel, int count,
                      const float* keep, float* out, ptrdiff_t out_stride);
 void times_panel_f32(const float* a, ptrdiff_t a_stride, int rows, const void* panel, int count,
