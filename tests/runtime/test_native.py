@@ -291,7 +291,7 @@ PROMPTS = np.random.default_rng(3).integers(0, 4096, (3, 21))
 def engines(request: pytest.FixtureRequest, tiny: Checkpoint) -> tuple[OpsEngine, OpsEngine]:
     """The bundled model on the kernels, exactly, and on numpy."""
     model = rounded(tiny.model(), request.param)
-    native, plain = open_engine(model, "native"), open_engine(model, "numpy")
+    native, plain = open_engine(model, "native", kv="f32"), open_engine(model, "numpy")
     assert isinstance(native, OpsEngine)
     assert isinstance(plain, OpsEngine)
     return native, plain
