@@ -138,7 +138,7 @@ def _array(cursor: Cursor, key: str) -> list[str] | np.ndarray:
     kind, count = cursor.number("<u4"), cursor.number("<u8")
     if kind == STRING:
         cursor.need(8 * count)
-        return [cursor.string() for _ in range(count)]
+        return cursor.strings(count)
     if kind == ARRAY:
         raise cursor.damaged(f"{key!r} holds arrays inside an array, which no GGUF tool writes")
     if kind not in NUMBERS:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+from tokenizers import AddedToken
+from tokenizers.models import BPE
 
 from runtime.errors import EdgequantError
 
@@ -84,11 +86,26 @@ def tokenizer_backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
             f"the GGUF has a tokenizer of kind {kind!r}; supported: 'gpt2' and 'llama'."
         )
     try:
-        return tokenizers.Tokenizer.from_str(json.dumps(settings))
+        return _build(settings)
     except Exception as error:  # the library raises bare Exception
         raise EdgequantError(
             f"the GGUF's tokenizer is inconsistent ({error}); convert the model again."
         ) from error
+
+
+def _build(settings: dict[str, Any]) -> tokenizers.Tokenizer:
+    """A tokenizer; its large tables do not pass through JSON, which would take twice as long."""
+    model = BPE(**settings["model"])
+    empty = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}
+    parts = tokenizers.Tokenizer.from_str(json.dumps(settings | empty))
+    backend = tokenizers.Tokenizer(model)
+    for name in ("normalizer", "pre_tokenizer", "decoder"):
+        if (part := getattr(parts, name)) is not None:
+            setattr(backend, name, part)
+    added = settings["added_tokens"]
+    backend.add_special_tokens([AddedToken(**token) for token in added if token["special"]])
+    backend.add_tokens([AddedToken(**token) for token in added if not token["special"]])
+    return backend
 
 
 def pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
@@ -122,10 +139,9 @@ def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _settings(tokens: list[str], types: list[int], **parts: Any) -> dict[str, Any]:
-    """A tokenizer.json; tokens that are matched whole become its added tokens."""
+    """As in a tokenizer.json; tokens that are matched whole become its added tokens."""
     added = [
         {
-            "id": index,
             "content": token,
             "special": kind != USER_DEFINED,
             "normalized": False,
@@ -133,16 +149,9 @@ def _settings(tokens: list[str], types: list[int], **parts: Any) -> dict[str, An
             "lstrip": False,
             "rstrip": False,
         }
-        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        for token, kind in zip(tokens, types, strict=True)
         if kind in (CONTROL, USER_DEFINED, UNKNOWN)
     ]
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-    }
-    parts["model"] = model | parts["model"]
     empty = {"version": "1.0", "truncation": None, "padding": None, "post_processor": None}
     return empty | {"added_tokens": added} | parts
 
@@ -161,7 +170,7 @@ def _bpe(metadata: Mapping[str, Any]) -> dict[str, Any]:
         cut = merge.find(" ", 1)
         if cut < 0:
             raise EdgequantError(f"the GGUF has a merge without a space, {merge!r}; convert again.")
-        merges.append([merge[:cut], merge[cut + 1 :]])
+        merges.append((merge[:cut], merge[cut + 1 :]))
     splits = [
         {"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False}
         for p in pre.patterns
@@ -215,12 +224,12 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def merges_of(tokens: list[str], types: list[int], scores: np.ndarray) -> list[list[str]]:
+def merges_of(tokens: list[str], types: list[int], scores: np.ndarray) -> list[tuple[str, str]]:
     """Every pair of tokens that makes a third one, in the order of the third one's score."""
     words = {token: scores[i] for i, token in enumerate(tokens) if types[i] == NORMAL}
     merges = []
     for word in sorted(words, key=lambda token: -words[token]):
         for cut in range(1, len(word)):
             if word[:cut] in words and word[cut:] in words:
-                merges.append([word[:cut], word[cut:]])
+                merges.append((word[:cut], word[cut:]))
     return merges

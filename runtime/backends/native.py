@@ -8,6 +8,7 @@ import numpy as np
 from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine
 from runtime.errors import EdgequantError
+from runtime.memory import is_mapped, need
 from runtime.model import Model
 from runtime.tensor import Tensor
 
@@ -64,6 +65,9 @@ class NativeEngine(OpsEngine):
         super().__init__(model, NativeOps())
         arch = model.arch
         self.halves = kv == "f16"
+        packed = [weight.data for weight in self.weights.values() if isinstance(weight, Packed)]
+        self.mapped = sum(data.nbytes for data in packed if is_mapped(data))
+        need(self.mapped)
         self.decoder = _native.Decoder(
             self.weights,
             head=arch.head.removesuffix(".weight"),
@@ -80,7 +84,11 @@ class NativeEngine(OpsEngine):
         )
 
     def new_cache(self, batch: int, capacity: int) -> Any:
-        """An empty cache. Raises EdgequantError when it is too large for the memory left."""
+        """An empty cache.
+
+        Raises EdgequantError when weights and cache do not fit in memory, or for sizes below 1.
+        """
+        need(self.mapped, self.decoder.cache_bytes(batch, capacity, self.halves), capacity)
         return self.decoder.new_cache(batch, capacity, self.halves)
 
     def logits(self, ids: np.ndarray, cache: Any = None, last: bool = False) -> np.ndarray:
