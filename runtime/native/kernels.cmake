@@ -1,8 +1,8 @@
 # The kernels of runtime/native, compiled once for each instruction set; the best one that the
 # processor has is chosen at run time. Sets KERNEL_OBJECTS and KERNEL_DEFINITIONS.
 file(GLOB KERNEL_SOURCES CONFIGURE_DEPENDS
-  "${NATIVE}/kernels.cpp" "${NATIVE}/dot.cpp" "${NATIVE}/activations.cpp" "${NATIVE}/tiles.cpp"
-  "${NATIVE}/layouts/*.cpp")
+  "${NATIVE}/kernels.cpp" "${NATIVE}/dot.cpp" "${NATIVE}/activations.cpp" "${NATIVE}/panel.cpp"
+  "${NATIVE}/tiles.cpp" "${NATIVE}/layouts/*.cpp")
 
 # A product and the sum after it may share one rounding in a dot product; elsewhere they may not,
 # because weights are decoded to the last bit.
