@@ -8,6 +8,15 @@
 //   CENTER        of CENTERED: the code of weight zero
 //   scales()      writes the scale of each SUB columns of a block, and its offset or zero
 //   codes()       the codes of columns 32 * index .. 32 * index + 31 of a block
+//
+// One token, packed GB/s of one thread of a Sapphire Rapids (512 x 1536 weights in the cache):
+//                    Q4_K  Q6_K
+//   1 baseline        4.7   5.6   SSE2 pmaddwd
+//   2 avx2           15.9  18.5   vpmaddubsw
+//   3 avx_vnni       17.5  20.0   vpdpbusd; avx512_vnni and amx use it too
+// From memory (200 MB) the same thread reads Q4_K at 9.2 GB/s, and at 12.4 when the next tile of
+// rows is fetched ahead; a loop of plain loads reads 12.4. Registers of 32 bytes are enough: three
+// ports take them, and two take those of 64.
 #pragma once
 
 #include "../kernels.h"
