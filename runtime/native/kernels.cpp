@@ -5,6 +5,7 @@
 #include "dot.h"
 #include "layouts/layouts.h"
 #include "ops/ops.h"
+#include "panel.h"
 #include "tiles.h"
 
 namespace KERNELS {
@@ -24,6 +25,11 @@ extern const Kernels kernels;
 const Kernels kernels = {
     NAME_OF(KERNELS), LAYOUTS,  (int)(sizeof LAYOUTS / sizeof LAYOUTS[0]),
     FASTEST_X,        dot_tile, quantize_activations,
+#if defined(HAS_PANELS)
+    multiply_panel,
+#else
+    nullptr,
+#endif
 #if defined(__AMX_BF16__)
     pack_activations, multiply_tiles,
 #else
