@@ -23,13 +23,16 @@ TABLE = re.compile(r"^<!-- table (\w+) -->\n(?:\n`[^`]+`\n\n(?:\|.*\n)+)?", re.M
 
 def filled(page: str) -> str:
     """The text of a page with every table as bench/results has it."""
-    return TABLE.sub(lambda found: f"<!-- table {found[1]} -->\n\n{table(found[1])}\n", page)
+    return TABLE.sub(lambda found: f"<!-- table {found[1]} -->\n{table(found[1])}", page)
 
 
 def table(name: str) -> str:
-    """The command and the rows of results/NAME.json."""
-    result = json.loads((common.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return f"`{result['command']}`\n\n{common.table(result['rows'])}"
+    """The command and the rows of results/NAME.json; nothing before it was ever measured."""
+    path = common.RESULTS / f"{name}.json"
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return f"\n`{result['command']}`\n\n{common.table(result['rows'])}\n"
 
 
 def main() -> None:

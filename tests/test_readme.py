@@ -160,7 +160,13 @@ def test_the_tables_of_a_filled_page_are_those_of_the_bench(page: Path) -> None:
 def test_filling_a_page_replaces_an_old_table_and_leaves_the_text_around_it() -> None:
     empty = "Before.\n\n<!-- table memory -->\n\nAfter.\n"
     full = fill.filled(empty)
-    assert full == f"Before.\n\n<!-- table memory -->\n\n{fill.table('memory')}\n\nAfter.\n"
+    assert full == f"Before.\n\n<!-- table memory -->\n{fill.table('memory')}\nAfter.\n"
+    assert "| 0.5B |" in full
     old = full.replace("0.5B", "7B")
     assert old != full
     assert fill.filled(old) == full
+
+
+def test_a_page_has_no_table_of_what_was_never_measured() -> None:
+    page = "<!-- table nothing_of_this_name -->\n\nAfter.\n"
+    assert fill.filled(page) == page
