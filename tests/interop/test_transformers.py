@@ -46,7 +46,8 @@ def test_logits_equal_transformers(
     ids = np.random.default_rng(batch).integers(0, 4096, (batch, 40))
     with torch.no_grad():
         expected = oracle(torch.from_numpy(ids)).logits.numpy()
-    engine = open_engine(open_checkpoint(folder).model(), backend)
+    options = {"kv": "f32"} if backend == "native" else {}
+    engine = open_engine(open_checkpoint(folder).model(), backend, **options)
     assert np.abs(engine.logits(ids) - expected).max() < 1e-4
     cache = engine.new_cache(batch, 40)
     engine.logits(ids[:, :25], cache)

@@ -293,8 +293,8 @@ def test_states_of_gradients_and_tuning_go_to_disk_over_max_ram_and_nothing_chan
         plan = small_plan(random_models["qwen2-tied"], "gguf:Q4_0", effort="high", **flags)
         pipeline.run(replace(plan, output=tmp_path))
         written.append(next(tmp_path.glob("*.gguf")).read_bytes())
-        assert {name: type(room) for name, room in rooms.items()} == dict.fromkeys(
-            ("curvature-states", "shared-hidden", "teacher-states", "student-states"), kind
-        )
+        states = ("curvature-states", "shared-hidden", "shared-exact")
+        expected = dict.fromkeys((*states, "teacher-states", "student-states"), kind)
+        assert {name: type(room) for name, room in rooms.items()} == expected
         rooms.clear()
     assert written[0] == written[1]
