@@ -94,7 +94,7 @@ def head_statistics(
     rows, length, width = hidden.shape
     hessian = torch.zeros(width, width, device=ops.device)
     for here in batches(rows, max(1, TOKENS // length)):
-        x = torch.from_numpy(np.array(hidden[here])).to(ops.device)
+        x = fetch(hidden, here, ops.device)
         x = ops.rmsnorm(x, norm, arch.eps).reshape(-1, width)
         add_gram(hessian, x, x)
     return mirror(hessian).div_(rows * length)
@@ -105,7 +105,7 @@ def advance(ops: TorchOps, layer: Layer, hidden: np.ndarray, after: np.ndarray |
     rows, length = hidden.shape[:2]
     layer.tables = layer.arch.rope.tables(0, length, layer.arch.head_dim)
     for here in batches(rows, max(1, TOKENS // length)):
-        x = torch.from_numpy(np.array(hidden[here])).to(ops.device)
+        x = fetch(hidden, here, ops.device)
         x = decoder_layer(ops, layer, x, None)
         if after is not None:
             after[here] = x.cpu().numpy()
@@ -297,6 +297,11 @@ def quantize_rows(
         check_finite(tensor, values)
         parts.append(quantize_weight(values.to(device), block, recipe, factor)[0])
     return np.concatenate(parts)
+
+
+def fetch(states: np.ndarray, here: slice | np.ndarray, device: torch.device) -> torch.Tensor:
+    """Some rows (a slice, or their indices) of states, which may lie on disk, copied to the device."""
+    return torch.from_numpy(np.array(states[here])).to(device)
 
 
 Progress = Callable[[str, int, int, str], None]

@@ -13,7 +13,7 @@ import torch
 
 import calib_data
 from export.files import check_target
-from quantize.calibrate import Progress, advance, batches, embed, load_layer, silent
+from quantize.calibrate import Progress, advance, batches, embed, fetch, load_layer, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import Imatrix, write
 from quantize.pipeline import check_device
@@ -118,7 +118,7 @@ def head(ops: TorchOps, checkpoint: Checkpoint, hidden: np.ndarray) -> np.ndarra
     norm = ops.load(checkpoint.tensors["output_norm.weight"])
     squares = torch.zeros(width, dtype=torch.float64, device=ops.device)
     for here in batches(rows, max(1, TOKENS // length)):
-        x = torch.from_numpy(np.array(hidden[here])).to(ops.device)
+        x = fetch(hidden, here, ops.device)
         normed = ops.rmsnorm(x, norm, checkpoint.arch.eps)
         squares += normed.reshape(-1, width).square().sum(0, dtype=torch.float64)
     return as_mean(checkpoint.arch.head, squares, rows * length)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from quantize.calibrate import Progress, Weights, advance, batches, embed, load_layer, silent
+from quantize.calibrate import Progress, Weights, advance, batches, embed, fetch, load_layer, silent
 from quantize.checkpoint import Checkpoint
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer, decoder_layer
@@ -126,7 +126,7 @@ def head_gradient(
     # drawn at once and on the CPU: neither LOGITS nor the device changes which tokens come
     luck = torch.rand(len(flat), generator=torch.Generator().manual_seed(seed)).to(ops.device)
     for here in batches(len(flat), max(1, LOGITS // arch.vocab)):
-        x = torch.from_numpy(np.array(flat[here])).to(ops.device).requires_grad_()
+        x = fetch(flat, here, ops.device).requires_grad_()
         normed = ops.rmsnorm(x, norm, arch.eps)
         read = normed.detach()
         chances = torch.softmax(read @ head.T, -1)  # (t, V)
@@ -160,10 +160,10 @@ def backward(
     rows: dict[str, torch.Tensor] = {}
     sizes = {stage.linears[0]: np.zeros((count, length), np.float32) for stage in stages}
     for here in batches(count, max(1, TOKENS // length)):
-        x = torch.from_numpy(np.array(states[here])).to(ops.device).requires_grad_()
+        x = fetch(states, here, ops.device).requires_grad_()
         after = decoder_layer(ops, layer, x, None)
         names = list(layer.wrote)
-        change = torch.from_numpy(np.array(gradient[here])).to(ops.device)
+        change = fetch(gradient, here, ops.device)
         before, *found = torch.autograd.grad(after, [x, *layer.wrote.values()], change)
         gradient[here] = before.cpu().numpy()
         squares = {n: g.square().flatten(0, 1) for n, g in zip(names, found, strict=True)}
@@ -194,7 +194,7 @@ def outside(
     flat = gradient.reshape(-1, gradient.shape[-1])
     hessian = torch.zeros_like(head)
     for here in batches(len(flat), TOKENS):
-        piece = torch.from_numpy(np.array(flat[here])).to(ops.device)
+        piece = fetch(flat, here, ops.device)
         hessian.addmm_(piece.T, piece)
     hessian /= len(flat)
     counts = np.bincount(ids.reshape(-1), minlength=checkpoint.arch.vocab) / ids.size

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from quantize.calibrate import Watched, Weights
+from quantize.calibrate import Watched, Weights, fetch
 from quantize.gram import mirror
 from runtime.archs import Arch, Stage
 from runtime.backends.torch import TorchOps
@@ -59,7 +59,7 @@ class Original(Layer):
 
 
 @dataclass
-class Rounded(Watched):
+class Compared(Watched):
     """The layer after a rounded prefix; compares its inputs with the original's."""
 
     beside: Original | None = None
@@ -97,30 +97,26 @@ def compare(
     widths = {s.linears[0]: weights[f"{s.linears[0]}.weight"].shape[1] for s in stages}
     last = stages[-1].linears[0]
     original = Original(arch, weights)
-    layer = Rounded(arch, weights, tokens=tokens or {}, beside=original)
+    layer = Compared(arch, weights, tokens=tokens or {}, beside=original)
     for name, width in widths.items():
         layer.hessians[name] = torch.zeros(width, width, device=ops.device)
-        size = width if name != last else arch.hidden
-        drift = Drift(torch.zeros(size, width, device=ops.device))
-        layer.drifts |= {name: drift} if name != last else {}
+        if name != last:
+            layer.drifts[name] = Drift(torch.zeros(width, width, device=ops.device))
+    outputs = Drift(torch.zeros(arch.hidden, widths[last], device=ops.device))
     layer.tables = original.tables = arch.rope.tables(0, length, arch.head_dim)
     held = held_back(rows)
     for row in range(rows):
         layer.held = row in held
-        truth = decoder_layer(ops, original, states(exact, row, ops.device), None)
-        found = decoder_layer(ops, layer, states(hidden, row, ops.device), None)
+        window = slice(row, row + 1)
+        truth = decoder_layer(ops, original, fetch(exact, window, ops.device), None)
+        found = decoder_layer(ops, layer, fetch(hidden, window, ops.device), None)
         exact[row] = truth[0].cpu().numpy()
         assert layer.last
-        drift.add((truth - found)[0], *layer.last, layer.held)
-    drifts = layer.drifts | {last: drift}
+        outputs.add((truth - found)[0], *layer.last, layer.held)
+    drifts = layer.drifts | {last: outputs}
     for one in drifts.values():
         one.moment /= max(1, rows - len(held)) * length
     return {n: mirror(h).div_(rows * length) for n, h in layer.hessians.items()}, drifts
-
-
-def states(hidden: np.ndarray, row: int, device: torch.device) -> torch.Tensor:
-    """One window, (1, T, D)."""
-    return torch.from_numpy(np.array(hidden[row : row + 1])).to(device)
 
 
 def held_back(rows: int) -> set[int]:

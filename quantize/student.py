@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quantize.calibrate import Weights, advance, batches, embed, load_layer
+from quantize.calibrate import Weights, advance, batches, embed, fetch, load_layer
 from quantize.checkpoint import Checkpoint
 from quantize.curvature import Room
 from quantize.divergence import Head, Reading, divergence, read
@@ -69,8 +69,7 @@ class Teacher:
     def reading(self, rows: np.ndarray) -> Reading:
         """The tokens of some windows, one after the other."""
         states, normalizer = (
-            torch.from_numpy(np.array(of[rows])).to(self.head.device).flatten(0, 1)
-            for of in (self.states, self.normalizer)
+            fetch(of, rows, self.head.device).flatten(0, 1) for of in (self.states, self.normalizer)
         )
         return Reading(states, self.head, normalizer)
 
@@ -155,7 +154,7 @@ def teach(checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, room: Room) ->
     norm, head = ops.load(checkpoint.tensors[NORM]), Head(checkpoint.tensors[arch.head], ops.device)
     normalizer = np.zeros(ids.shape, np.float32)
     for here in batches(len(ids), max(1, TOKENS // ids.shape[1])):
-        x = ops.rmsnorm(torch.from_numpy(np.array(states[here])).to(ops.device), norm, arch.eps)
+        x = ops.rmsnorm(fetch(states, here, ops.device), norm, arch.eps)
         states[here] = x.cpu().numpy()
         found = read(x.flatten(0, 1), head).normalizer
         normalizer[here] = found.reshape(x.shape[:2]).cpu().numpy()
@@ -181,7 +180,7 @@ def kl(
     norm = student.norm().value(deltas, as_stored=True)
     out = np.zeros(len(rows))
     for here in batches(len(rows), max(1, TOKENS // ids.shape[1])):
-        x = torch.from_numpy(np.array(states[here])).to(device).flatten(0, 1)
+        x = fetch(states, here, device).flatten(0, 1)
         target = read(student.ops.rmsnorm(x, norm, arch.eps), student.head)
         found = divergence(teacher.reading(rows[here]), target)
         out[here] = found.reshape(-1, ids.shape[1]).mean(1).cpu().numpy()

@@ -5,28 +5,10 @@
 // because one alone would wait for each addition. A sum does not depend on its neighbours.
 #include "dot.h"
 
-#include <cstring>
-
 #include "kernels.h"
+#include "lanes.h"
 
 namespace KERNELS {
-
-typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));
-
-static inline Lanes load(const float* address) {
-    Lanes values;
-    memcpy(&values, address, sizeof values);
-    return values;
-}
-
-static inline float total(Lanes values) {
-    float parts[LANES];
-    memcpy(parts, &values, sizeof values);
-    for (int width = LANES / 2; width > 0; width /= 2) {
-        for (int lane = 0; lane < width; lane++) parts[lane] += parts[lane + width];
-    }
-    return parts[0];
-}
 
 // `n` is a constant at each call: inlined, the loops over it and the rows unroll into registers.
 static inline __attribute__((always_inline)) void dot_rows(const float* w, ptrdiff_t w_stride,

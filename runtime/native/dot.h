@@ -5,13 +5,11 @@
 
 namespace KERNELS {
 
-// A register's width, and the activations whose sums fill the registers (16, with AVX-512 32).
+// The activations whose sums fill the registers (16, with AVX-512 32).
 #if defined(__AVX512F__)
-constexpr int LANES = 16, FASTEST_X = 4;
-#elif defined(__AVX__)
-constexpr int LANES = 8, FASTEST_X = 3;
+constexpr int FASTEST_X = 4;
 #else
-constexpr int LANES = 4, FASTEST_X = 3;
+constexpr int FASTEST_X = 3;
 #endif
 
 void dot_tile(const float* w, ptrdiff_t w_stride, const float* x, ptrdiff_t x_stride, int n,

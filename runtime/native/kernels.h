@@ -49,7 +49,7 @@ struct Layout {
     void (*dot_rows)(const uint8_t* const rows[TILE_ROWS], const Quantized& x, int first, int n,
                      ptrdiff_t ahead, float* out);
     // Decode `cols` weights to bfloat16: 32 columns at out, the next 32 `stride` numbers further.
-    // A last part is filled with zeros. Null without bfloat16 products.
+    // A last part is filled with zeros. Null for the float layouts and without bfloat16 products.
     void (*decode_bfloat)(const uint8_t* row, int cols, ptrdiff_t stride, uint16_t* out);
     // Unpack PANEL_ROWS rows side by side, see panel.h. Null for the float layouts and without
     // panels.

@@ -12,8 +12,6 @@
 #include "numbers.h"
 #include "vectors.h"
 
-#define INLINE inline __attribute__((always_inline))
-
 namespace KERNELS {
 
 #if defined(__AVX2__)

@@ -5,35 +5,16 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
+
+#include "../lanes.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
-#define INLINE inline __attribute__((always_inline))
-
 namespace KERNELS {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16;
-#elif defined(__AVX2__)
-constexpr int LANES = 8;
-#else
-constexpr int LANES = 4;
-#endif
-typedef float Lanes __attribute__((vector_size(4 * LANES)));
 typedef int32_t Bits __attribute__((vector_size(4 * LANES)));
-
-INLINE Lanes load(const float* from) {
-    Lanes x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
-INLINE void store(float* to, Lanes x) { memcpy(to, &x, sizeof x); }
-
-INLINE Lanes all(float x) { return x - (Lanes){}; }
 
 INLINE Bits bits_of(Lanes x) { return (Bits)x; }
 

@@ -32,11 +32,11 @@ template <int ROWS, typename Element>
 static void tile(const float* a, ptrdiff_t a_stride, const Element* panel, int count,
                  const float* keep, float* out, ptrdiff_t out_stride) {
     for (int column = 0; column < PANEL; column += SIDE * LANES) {
-        Lane sums[ROWS][SIDE];
+        Lanes sums[ROWS][SIDE];
         for (int r = 0; r < ROWS; r++) {
             for (int s = 0; s < SIDE; s++) {
                 const float* old = out + r * out_stride + column + s * LANES;
-                sums[r][s] = keep ? load_lane(old) * keep[r] : (Lane){};
+                sums[r][s] = keep ? load(old) * keep[r] : (Lanes){};
             }
         }
         for (int i = 0; i < count; i++) {
@@ -44,9 +44,9 @@ static void tile(const float* a, ptrdiff_t a_stride, const Element* panel, int c
             if (sizeof(Element) == 2) {
                 __builtin_prefetch((const void*)((uintptr_t)(panel + (size_t)i * PANEL) + AHEAD));
             }
-            Lane values[SIDE];
+            Lanes values[SIDE];
             for (int s = 0; s < SIDE; s++) {
-                values[s] = load_lane(panel + (size_t)i * PANEL + column + s * LANES);
+                values[s] = load(panel + (size_t)i * PANEL + column + s * LANES);
             }
             for (int r = 0; r < ROWS; r++) {
                 for (int s = 0; s < SIDE; s++) sums[r][s] += a[r * a_stride + i] * values[s];
@@ -54,7 +54,7 @@ static void tile(const float* a, ptrdiff_t a_stride, const Element* panel, int c
         }
         for (int r = 0; r < ROWS; r++) {
             for (int s = 0; s < SIDE; s++) {
-                store_lane(out + r * out_stride + column + s * LANES, sums[r][s]);
+                store(out + r * out_stride + column + s * LANES, sums[r][s]);
             }
         }
     }
@@ -104,22 +104,22 @@ float softmax_step(float* scores, int keys, int seen, float* largest, float* sum
     }
     const float hidden = -__builtin_inff();
     for (int key = seen; key < keys; key++) scores[key] = hidden;
-    Lane highest = load_lane(scores);
+    Lanes highest = load(scores);
     for (int key = LANES; key < keys; key += LANES) {
-        highest = larger(highest, load_lane(scores + key));
+        highest = larger(highest, load(scores + key));
     }
     const float old = *largest, found = lane_largest(highest);
     const float now = old > found ? old : found;
-    Lane total = {};
+    Lanes sums = {};
     for (int key = 0; key < keys; key += LANES) {
-        const Lane weight = lane_exp(load_lane(scores + key) - now);
-        store_lane(scores + key, weight);
-        total += weight;
+        const Lanes weight = lane_exp(load(scores + key) - now);
+        store(scores + key, weight);
+        sums += weight;
     }
     float change[LANES] = {};
     change[0] = old - now;
-    store_lane(change, lane_exp(load_lane(change)));
-    *sum = *sum * change[0] + lane_total(total);
+    store(change, lane_exp(load(change)));
+    *sum = *sum * change[0] + total(sums);
     *largest = now;
     return change[0];
 }
@@ -153,7 +153,7 @@ void to_f16(const float* values, int count, uint16_t* out) {
 }
 
 void to_f32(const uint16_t* values, int count, float* out) {
-    for (int at = 0; at < count; at += LANES) store_lane(out + at, load_lane(values + at));
+    for (int at = 0; at < count; at += LANES) store(out + at, load(values + at));
 }
 
 }  // namespace KERNELS

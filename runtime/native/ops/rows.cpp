@@ -11,35 +11,35 @@ void add(float* x, const float* y, int count) {
 }
 
 void rmsnorm(const float* x, const float* weight, int count, float eps, float* out) {
-    Lane squares[4] = {};  // four sums side by side, because one would wait for each addition
+    Lanes squares[4] = {};  // four sums side by side, because one would wait for each addition
     int at = 0;
     for (; at + 4 * LANES <= count; at += 4 * LANES) {
         for (int k = 0; k < 4; k++) {
-            const Lane values = load_lane(x + at + k * LANES);
+            const Lanes values = load(x + at + k * LANES);
             squares[k] += values * values;
         }
     }
-    float total = lane_total((squares[0] + squares[1]) + (squares[2] + squares[3]));
-    for (; at < count; at++) total += x[at] * x[at];
-    const float scale = 1.0f / __builtin_sqrtf(total / (float)count + eps);
+    float square = total((squares[0] + squares[1]) + (squares[2] + squares[3]));
+    for (; at < count; at++) square += x[at] * x[at];
+    const float scale = 1.0f / __builtin_sqrtf(square / (float)count + eps);
     for (int i = 0; i < count; i++) out[i] = x[i] * scale * weight[i];
 }
 
-static inline __attribute__((always_inline)) Lane silu(Lane gate, Lane up) {
+INLINE Lanes silu(Lanes gate, Lanes up) {
     return gate / (1.0f + lane_exp(-gate)) * up;
 }
 
 void silu_mul(float* gate, const float* up, int count) {
     const int whole = count / LANES * LANES;
     for (int at = 0; at < whole; at += LANES) {
-        store_lane(gate + at, silu(load_lane(gate + at), load_lane(up + at)));
+        store(gate + at, silu(load(gate + at), load(up + at)));
     }
     if (whole == count) return;
     float last_gate[LANES] = {}, last_up[LANES] = {};
     const size_t rest = (size_t)(count - whole) * sizeof(float);
     memcpy(last_gate, gate + whole, rest);
     memcpy(last_up, up + whole, rest);
-    store_lane(last_gate, silu(load_lane(last_gate), load_lane(last_up)));
+    store(last_gate, silu(load(last_gate), load(last_up)));
     memcpy(gate + whole, last_gate, rest);
 }
 
