@@ -1,8 +1,8 @@
 // The query heads of one key-value head, for a block of tokens, read each key once: 6 heads of
-// Qwen2.5-1.5B share what is loaded. Softmax runs along (Milakov and Gimelshein 2018; FlashAttention,
-// Dao et al. 2022), so that scores of CHUNK keys at a time stay in the first-level cache. Where
-// there is only one block of tokens, as in generation, the keys are cut into segments as well, and
-// the segments' results are put together: every core has work, whatever the number of heads.
+// Qwen2.5-1.5B share what is loaded. Softmax runs along (Milakov and Gimelshein 2018, Dao et al.
+// 2022), so that scores of CHUNK keys at a time stay in the first-level cache. Where there is only
+// one block of tokens, as in generation, the keys are cut into segments as well, and the segments'
+// results are put together: every core has work, whatever the number of heads.
 #include "attention.h"
 
 #include <algorithm>
@@ -15,8 +15,8 @@ namespace {
 
 constexpr int CHUNK = 128;       // keys whose scores are in memory at once
 constexpr int SEGMENT = 512;     // keys of a segment, a multiple of CHUNK
-constexpr int MOST_ROWS = 96;    // rows (tokens times query heads) of a block; 48 to 384 are as good
-constexpr int WIDEN_FROM = 9;    // rows that make it pay to widen a panel of float16 first
+constexpr int MOST_ROWS = 96;    // of a block, tokens times query heads; 48 to 384 are as good
+constexpr int WIDEN_FROM = 9;    // rows that make it pay to widen a strip of float16 first
 constexpr int64_t LEAST_WORK = 1 << 16;  // multiplications worth waking a thread for
 
 struct Job {
@@ -29,7 +29,7 @@ struct Job {
     float* out;
     const int group = heads / cache.sizes.kv_heads;  // query heads of a key-value head
     const int channels = cache.sizes.head_dim;
-    const int padded = whole_panels(channels) * PANEL;
+    const int padded = whole_strips(channels) * STRIP;
     const int block_tokens = std::max(1, MOST_ROWS / group);
     const int blocks = (step.tokens + block_tokens - 1) / block_tokens;
     const int segments =
@@ -68,7 +68,7 @@ size_t row_start(const Job& job, const Item& item, int row) {
 
 // What a thread computes with. It stays with the thread: nothing is allocated for each token.
 struct Room {
-    std::vector<float> q, scores, out, panel, largest, sum, factor;
+    std::vector<float> q, scores, out, strip, largest, sum, factor;
 
     void fit(const Job& job, int rows) {
         const auto grow = [](std::vector<float>& room, size_t count) {
@@ -77,46 +77,46 @@ struct Room {
         grow(q, (size_t)rows * job.channels);
         grow(scores, (size_t)rows * CHUNK);
         grow(out, (size_t)rows * job.padded);
-        grow(panel, (size_t)std::max(job.channels, CHUNK) * PANEL);
+        grow(strip, (size_t)std::max(job.channels, CHUNK) * STRIP);
         for (std::vector<float>* state : {&largest, &sum, &factor}) grow(*state, rows);
     }
 };
 
-// out = keep * out + a times a panel of `count` rows, whatever the cache's type.
-void times_panel(const Job& job, Room& room, const float* a, int a_stride, int rows,
-                 const uint8_t* panel, int count, const float* keep, float* out, int out_stride) {
+// out = keep * out + a times a strip of `count` rows, whatever the cache's type.
+void times_strip(const Job& job, Room& room, const float* a, int a_stride, int rows,
+                 const uint8_t* strip, int count, const float* keep, float* out, int out_stride) {
     const Ops& ops = job.kernels.ops;
     if (!job.cache.sizes.halves) {
-        ops.times_panel_f32(a, a_stride, rows, panel, count, keep, out, out_stride);
+        ops.times_strip_f32(a, a_stride, rows, strip, count, keep, out, out_stride);
     } else if (rows < WIDEN_FROM) {
-        ops.times_panel_f16(a, a_stride, rows, panel, count, keep, out, out_stride);
+        ops.times_strip_f16(a, a_stride, rows, strip, count, keep, out, out_stride);
     } else {
-        ops.to_f32((const uint16_t*)panel, count * PANEL, room.panel.data());
-        ops.times_panel_f32(a, a_stride, rows, room.panel.data(), count, keep, out, out_stride);
+        ops.to_f32((const uint16_t*)strip, count * STRIP, room.strip.data());
+        ops.times_strip_f32(a, a_stride, rows, room.strip.data(), count, keep, out, out_stride);
     }
 }
 
 // Keys start..start + width of an item: scores, one more stretch of the softmax, values.
 void add_chunk(const Job& job, Room& room, const Item& item, int rows, int start, int width) {
     const int channels = job.channels, sequence = job.step.first + item.sequence;
-    const int panels = whole_panels(width);
-    for (int panel = 0; panel < panels; panel++) {
+    const int strips = whole_strips(width);
+    for (int strip = 0; strip < strips; strip++) {
         const uint8_t* keys =
-            job.cache.keys(job.layer, sequence, item.head, start + panel * PANEL);
-        times_panel(job, room, room.q.data(), channels, rows, keys, channels, nullptr,
-                    room.scores.data() + panel * PANEL, CHUNK);
+            job.cache.keys(job.layer, sequence, item.head, start + strip * STRIP);
+        times_strip(job, room, room.q.data(), channels, rows, keys, channels, nullptr,
+                    room.scores.data() + strip * STRIP, CHUNK);
     }
     for (int row = 0; row < rows; row++) {
         const int position = job.step.start + item.token + row / job.group;
         room.factor[row] = job.kernels.ops.softmax_step(
-            room.scores.data() + (size_t)row * CHUNK, panels * PANEL,
+            room.scores.data() + (size_t)row * CHUNK, strips * STRIP,
             std::min(width, position + 1 - start), &room.largest[row], &room.sum[row]);
     }
-    for (int panel = 0; panel < job.padded / PANEL; panel++) {
-        const uint8_t* values = job.cache.values(job.layer, sequence, item.head, panel, start);
-        times_panel(job, room, room.scores.data(), CHUNK, rows, values, width,
+    for (int strip = 0; strip < job.padded / STRIP; strip++) {
+        const uint8_t* values = job.cache.values(job.layer, sequence, item.head, strip, start);
+        times_strip(job, room, room.scores.data(), CHUNK, rows, values, width,
                     start == item.first ? nullptr : room.factor.data(),
-                    room.out.data() + panel * PANEL, job.padded);
+                    room.out.data() + strip * STRIP, job.padded);
     }
 }
 

@@ -1,12 +1,12 @@
 # The kernels of runtime/native, compiled once for each instruction set; the best one that the
 # processor has is chosen at run time. Sets KERNEL_OBJECTS and KERNEL_DEFINITIONS.
 file(GLOB KERNEL_SOURCES CONFIGURE_DEPENDS
-  "${NATIVE}/kernels.cpp" "${NATIVE}/dot.cpp" "${NATIVE}/activations.cpp" "${NATIVE}/tiles.cpp"
-  "${NATIVE}/layouts/*.cpp" "${NATIVE}/ops/*.cpp")
+  "${NATIVE}/kernels.cpp" "${NATIVE}/dot.cpp" "${NATIVE}/activations.cpp" "${NATIVE}/panel.cpp"
+  "${NATIVE}/tiles.cpp" "${NATIVE}/layouts/*.cpp" "${NATIVE}/ops/*.cpp")
 file(GLOB OPS_SOURCES CONFIGURE_DEPENDS "${NATIVE}/ops/*.cpp")
 
-# A product and the sum after it may share one rounding in a dot product; in a decoder they may not,
-# because weights are decoded to the last bit.
+# A product and the sum after it may share one rounding in a dot product and in what comes between
+# the products; elsewhere they may not, because weights are decoded to the last bit.
 set_source_files_properties("${NATIVE}/dot.cpp" ${OPS_SOURCES} PROPERTIES
   COMPILE_OPTIONS -ffp-contract=fast)
 

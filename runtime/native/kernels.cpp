@@ -5,6 +5,7 @@
 #include "dot.h"
 #include "layouts/layouts.h"
 #include "ops/ops.h"
+#include "panel.h"
 #include "tiles.h"
 
 namespace KERNELS {
@@ -24,12 +25,18 @@ extern const Kernels kernels;
 const Kernels kernels = {
     NAME_OF(KERNELS), LAYOUTS,  (int)(sizeof LAYOUTS / sizeof LAYOUTS[0]),
     FASTEST_X,        dot_tile, quantize_activations,
+#if defined(HAS_PANELS)
+    multiply_panel,
+#else
+    nullptr,
+#endif
 #if defined(__AMX_BF16__)
     pack_activations, multiply_tiles,
 #else
     nullptr,          nullptr,
 #endif
-    {add, rmsnorm, silu_mul, rotate, to_f16, to_f32, times_panel_f16, times_panel_f32, softmax_step},
+    {add, rmsnorm, silu_mul, rotate, to_f16, to_f32, times_strip_f16, times_strip_f32,
+     softmax_step},
 };
 
 }  // namespace KERNELS

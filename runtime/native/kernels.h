@@ -1,16 +1,17 @@
 // What one instruction set offers: decoders of every block layout, the products, and the rest of a
 // token.
 //
-// kernels.cpp, dot.cpp, activations.cpp, tiles.cpp, layouts/ and ops/ are compiled once for each
-// instruction set, into a namespace of that name (the macro KERNELS). They include only <cstddef>,
-// <cstdint>, <cstring> and intrinsics: of an inline library function the linker keeps one copy for
-// everyone, and it could be one compiled for AVX2.
+// kernels.cpp, dot.cpp, activations.cpp, panel.cpp, tiles.cpp, layouts/ and ops/ are compiled once
+// for each instruction set, into a namespace of that name (the macro KERNELS). They include only
+// <cstddef>, <cstdint>, <cstring> and intrinsics: of an inline library function the linker keeps
+// one copy for everyone, and it could be one compiled for AVX2.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 constexpr int TILE_ROWS = 4;  // rows of a weight that dot_tile and dot_rows multiply at once
+constexpr int PANEL_ROWS = 8;  // rows of a panel
 constexpr int MOST_X = 4;     // activations that dot_tile and dot_rows can multiply at once
 
 // Activations (n, cols) as int8 codes with a float32 scale for each 32 columns, and with the sums
@@ -21,6 +22,16 @@ struct Quantized {
     float* scales;  // (n, cols / 32): activation = scale * code
     float* sums32;  // (n, cols / 32): scale * sum of 32 codes
     float* sums16;  // (n, cols / 16): scale * sum of 16 codes
+};
+
+// The unpacked form of PANEL_ROWS rows of `cols` weights.
+struct Panel {
+    int cols;
+    int width;       // columns that share a scale: 16 or 32
+    bool is_signed;  // codes are -128..127, otherwise 0..127
+    uint8_t* codes;  // [cols / 4][row][4]
+    float* scales;   // [cols / width][row]
+    float* offsets;  // [cols / width][row]: weight = code * scale + offset
 };
 
 // A block layout. A row is `cols / block` blocks of `bytes` bytes.
@@ -38,9 +49,12 @@ struct Layout {
     // Decode `cols` weights to bfloat16: 32 columns at out, the next 32 `stride` numbers further.
     // A last part is filled with zeros. Null without bfloat16 products.
     void (*decode_bfloat)(const uint8_t* row, int cols, ptrdiff_t stride, uint16_t* out);
+    // Unpack PANEL_ROWS rows side by side, see panel.h. Null for the float layouts and without
+    // panels.
+    void (*unpack_panel)(const uint8_t* const rows[PANEL_ROWS], Panel& panel);
 };
 
-constexpr int PANEL = 32;  // columns of a panel of the KV cache, see cache.h
+constexpr int STRIP = 32;  // columns of a strip of the KV cache, see cache.h
 
 // The rest of a token. Arrays of float32 may lie at any address.
 struct Ops {
@@ -54,15 +68,15 @@ struct Ops {
     void (*rotate)(float* head, const float* cosines, const float* sines, int half);
     // float32 -> float16, to the nearest.
     void (*to_f16)(const float* values, int count, uint16_t* out);
-    // float16 -> float32; `count` is a multiple of PANEL.
+    // float16 -> float32; `count` is a multiple of STRIP.
     void (*to_f32)(const uint16_t* values, int count, float* out);
-    // out (rows, PANEL) = keep * out + a (rows, count) times panel (count, PANEL), by the panel's
+    // out (rows, STRIP) = keep * out + a (rows, count) times strip (count, STRIP), by the strip's
     // type. `keep` has one factor a row; without it out = the product. Strides are in floats.
-    void (*times_panel_f16)(const float* a, ptrdiff_t a_stride, int rows, const void* panel,
+    void (*times_strip_f16)(const float* a, ptrdiff_t a_stride, int rows, const void* strip,
                             int count, const float* keep, float* out, ptrdiff_t out_stride);
-    void (*times_panel_f32)(const float* a, ptrdiff_t a_stride, int rows, const void* panel,
+    void (*times_strip_f32)(const float* a, ptrdiff_t a_stride, int rows, const void* strip,
                             int count, const float* keep, float* out, ptrdiff_t out_stride);
-    // One more stretch of an online softmax: scores (keys,), a multiple of PANEL, of which the
+    // One more stretch of an online softmax: scores (keys,), a multiple of STRIP, of which the
     // first `seen` count, become exp(score - largest), and 0 from there on. `largest` and `sum` are
     // those of the row so far; returns the factor on everything added up before.
     float (*softmax_step)(float* scores, int keys, int seen, float* largest, float* sum);
@@ -79,6 +93,9 @@ struct Kernels {
                      int cols, float* out);
     // Activations x (n, cols) of one row to its codes; cols is a multiple of 32.
     void (*quantize)(const float* x, int row, const Quantized& out);
+    // Products of a panel's first `height` rows, see panel.h; null without panels.
+    void (*multiply_panel)(const Panel& panel, const Quantized& x, int rows, int row,
+                           int height, float* out);
     // Activations and products of many tokens in bfloat16, see tiles.h; null without them.
     void (*pack_activations)(const float* x, int n, int cols, int tile, uint16_t* packed);
     void (*multiply_tiles)(const Layout& layout, const uint8_t* data, int rows, int cols, int start,

@@ -16,7 +16,7 @@ constexpr int X_FLOATS = 1 << 18;
 // Weights (times activations) worth waking a thread for: about 30 microseconds of work.
 constexpr int64_t LEAST_WORK = 1 << 17;
 
-// Activations from which on bfloat16 tiles are faster than int8 codes.
+// Activations from which on rows are better unpacked once for all of them.
 constexpr int LEAST_TOKENS = 6;
 
 // Bytes of `cols` packed weights.
@@ -139,6 +139,34 @@ static void multiply_codes(const Product& p) {
     });
 }
 
+// Rows start..stop, PANEL_ROWS at a time, each unpacked once.
+static void multiply_panels(const Product& p, const Quantized& x, int start, int stop) {
+    static thread_local Scratch scratch;
+    const size_t codes = (size_t)PANEL_ROWS * p.cols, scales = codes / 16;
+    Panel panel = {};
+    panel.cols = p.cols;
+    panel.scales = (float*)scratch.take(codes + 2 * scales * sizeof(float));
+    panel.offsets = panel.scales + scales;
+    panel.codes = (uint8_t*)(panel.offsets + scales);
+    for (int row = start; row < stop; row += PANEL_ROWS) {
+        const int height = std::min(PANEL_ROWS, stop - row);
+        const uint8_t* rows[PANEL_ROWS];
+        for (int r = 0; r < PANEL_ROWS; r++) {  // a short panel repeats its last row
+            rows[r] = p.data + (row + std::min(r, height - 1)) * row_bytes(p.layout, p.cols);
+        }
+        p.layout.unpack_panel(rows, panel);
+        p.kernels.multiply_panel(panel, x, p.rows, row, height, p.out);
+    }
+}
+
+static void multiply_many_codes(const Product& p) {
+    const Quantized x = quantize(p);
+    const int panels = (p.rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    run_parallel(panels, 1, [&](int start, int stop) {
+        multiply_panels(p, x, start * PANEL_ROWS, std::min(stop * PANEL_ROWS, p.rows));
+    });
+}
+
 // At most TOKENS activations, in bfloat16.
 static void multiply_bfloats(const Product& p) {
     static thread_local Scratch packed_scratch;
@@ -176,6 +204,7 @@ void matvec(const Kernels& kernels, const Layout& layout, const uint8_t* data, i
         }
         return;
     }
+    if (n >= LEAST_TOKENS && layout.unpack_panel) return multiply_many_codes(p);
     if (layout.dot_rows) return multiply_codes(p);
     multiply_exactly(p);
 }

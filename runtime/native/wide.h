@@ -1,9 +1,8 @@
 // Thirty-two codes and eight floats at a time, spelled with what the instruction set has: one
 // register of AVX2, or a pair of sixteen bytes each.
 //
-// Integer products, 32 of them a call:
-//   1 portable and SSE2, 2 NEON, 3 NEON dotprod (sdot), 4 AVX2 (vpmaddubsw), 5 AVX-VNNI and
-//   AVX-512 VNNI (vpdpbusd). All give the same integers.
+// Integer products, 32 of them a call: portable, SSE2 (pmaddwd), NEON (smull), NEON dotprod (sdot),
+// AVX2 (vpmaddubsw), AVX-VNNI and AVX-512 VNNI (vpdpbusd). All give the same integers.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +19,7 @@ namespace KERNELS {
 #if defined(__AVX2__)
 
 typedef uint8_t Bytes32 __attribute__((vector_size(32)));
+typedef int32_t Ints8 __attribute__((vector_size(32)));
 typedef float Floats8 __attribute__((vector_size(32)));
 
 INLINE Bytes32 load32(const void* address) {
@@ -108,25 +108,29 @@ INLINE Floats8 floats_of_bytes(const int8_t* bytes) {
         _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)bytes)));
 }
 
-// Sums of four products each of codes 0..127 with x: lanes 0..3 of columns 0..15, 4..7 of 16..31.
-INLINE Floats8 dot32(Bytes32 codes, Bytes32 x) {
+INLINE Floats8 floats_of(Ints8 v) { return (Floats8)_mm256_cvtepi32_ps((__m256i)v); }
+// The same four bytes eight times.
+INLINE Bytes32 repeat_four(const int8_t* four) {
+    return (Bytes32)_mm256_castps_si256(_mm256_broadcast_ss((const float*)four));
+}
+
+// Eight sums plus four products each, of codes 0..127 with x.
+INLINE Ints8 add_dot(Ints8 sums, Bytes32 codes, Bytes32 x) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-    const __m256i zero = _mm256_setzero_si256();
-    return (Floats8)_mm256_cvtepi32_ps(_mm256_dpbusd_epi32(zero, (__m256i)codes, (__m256i)x));
+    return (Ints8)_mm256_dpbusd_epi32((__m256i)sums, (__m256i)codes, (__m256i)x);
 #elif defined(__AVXVNNI__)
-    const __m256i zero = _mm256_setzero_si256();
-    return (Floats8)_mm256_cvtepi32_ps(_mm256_dpbusd_avx_epi32(zero, (__m256i)codes, (__m256i)x));
+    return (Ints8)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)codes, (__m256i)x);
 #else
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, (__m256i)x);
-    return (Floats8)_mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return sums + (Ints8)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #endif
 }
 
 // The same for codes -128..127.
-INLINE Floats8 dot32_signed(Bytes32 codes, Bytes32 x) {
+INLINE Ints8 add_dot_signed(Ints8 sums, Bytes32 codes, Bytes32 x) {
     const __m256i signs = (__m256i)codes;
-    return dot32((Bytes32)_mm256_abs_epi8(signs),
-                 (Bytes32)_mm256_sign_epi8((__m256i)x, signs));
+    return add_dot(sums, (Bytes32)_mm256_abs_epi8(signs),
+                   (Bytes32)_mm256_sign_epi8((__m256i)x, signs));
 }
 
 #else  // pairs of sixteen bytes
@@ -137,6 +141,9 @@ typedef uint16_t Shorts __attribute__((vector_size(16)));
 
 struct Bytes32 {
     Bytes low, high;
+};
+struct Ints8 {
+    Ints4 low, high;
 };
 struct Floats8 {
     Floats4 low, high;
@@ -230,14 +237,15 @@ INLINE Floats8 floats_of_bytes(const Byte* b) {
             Floats4{(float)b[4], (float)b[5], (float)b[6], (float)b[7]}};
 }
 
-// Four sums of four products each.
-INLINE Ints4 dot16(Bytes a, Bytes b) {
+// Four sums plus four products each.
+INLINE Ints4 add_dot16(Ints4 sums, Bytes a, Bytes b) {
 #if defined(__ARM_FEATURE_DOTPROD)
-    return (Ints4)vdotq_s32(vdupq_n_s32(0), (int8x16_t)a, (int8x16_t)b);
+    return (Ints4)vdotq_s32((int32x4_t)sums, (int8x16_t)a, (int8x16_t)b);
 #elif defined(__aarch64__)
     const int8x16_t left = (int8x16_t)a, right = (int8x16_t)b;
     const int16x8_t low = vmull_s8(vget_low_s8(left), vget_low_s8(right));
-    return (Ints4)vpadalq_s16(vpaddlq_s16(low), vmull_high_s8(left, right));
+    const int32x4_t half = vpadalq_s16((int32x4_t)sums, low);
+    return (Ints4)vpadalq_s16(half, vmull_high_s8(left, right));
 #elif defined(__SSE2__)
     // bytes doubled to words keep their sign in the upper byte
     const __m128i left = (__m128i)a, right = (__m128i)b;
@@ -245,9 +253,10 @@ INLINE Ints4 dot16(Bytes a, Bytes b) {
     const __m128i a_high = _mm_srai_epi16(_mm_unpackhi_epi8(left, left), 8);
     const __m128i b_low = _mm_srai_epi16(_mm_unpacklo_epi8(right, right), 8);
     const __m128i b_high = _mm_srai_epi16(_mm_unpackhi_epi8(right, right), 8);
-    return (Ints4)_mm_add_epi32(_mm_madd_epi16(a_low, b_low), _mm_madd_epi16(a_high, b_high));
+    const __m128i both =
+        _mm_add_epi32(_mm_madd_epi16(a_low, b_low), _mm_madd_epi16(a_high, b_high));
+    return sums + (Ints4)both;
 #else
-    Ints4 sums = {};
     for (int i = 0; i < 16; i++) sums[i / 4] += (int8_t)a[i] * (int8_t)b[i];
     return sums;
 #endif
@@ -263,11 +272,28 @@ INLINE Floats4 floats_of(Ints4 v) {
 #endif
 }
 
-INLINE Floats8 dot32_signed(Bytes32 codes, Bytes32 x) {
-    return {floats_of(dot16(codes.low, x.low)), floats_of(dot16(codes.high, x.high))};
+INLINE Floats8 floats_of(Ints8 v) { return {floats_of(v.low), floats_of(v.high)}; }
+INLINE Bytes32 repeat_four(const int8_t* four) {
+    typedef uint32_t Words __attribute__((vector_size(16)));
+    uint32_t word;
+    memcpy(&word, four, sizeof word);
+    const Bytes all = (Bytes)(Words{word, word, word, word});
+    return {all, all};
 }
-INLINE Floats8 dot32(Bytes32 codes, Bytes32 x) { return dot32_signed(codes, x); }
+
+INLINE Ints8 add_dot_signed(Ints8 sums, Bytes32 codes, Bytes32 x) {
+    return {add_dot16(sums.low, codes.low, x.low), add_dot16(sums.high, codes.high, x.high)};
+}
+INLINE Ints8 add_dot(Ints8 sums, Bytes32 codes, Bytes32 x) {
+    return add_dot_signed(sums, codes, x);
+}
 
 #endif
+
+// 32 products as eight sums: lanes 0..3 of columns 0..15, lanes 4..7 of columns 16..31.
+INLINE Floats8 dot32(Bytes32 codes, Bytes32 x) { return floats_of(add_dot(Ints8{}, codes, x)); }
+INLINE Floats8 dot32_signed(Bytes32 codes, Bytes32 x) {
+    return floats_of(add_dot_signed(Ints8{}, codes, x));
+}
 
 }  // namespace KERNELS

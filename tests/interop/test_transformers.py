@@ -1,5 +1,8 @@
 """Our forward is the model: logits against transformers on the same checkpoints."""
 
+import importlib
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,23 @@ def folder(request: pytest.FixtureRequest, random_models: dict[str, Path]) -> Pa
     return bundled() if request.param == "bundled" else random_models[request.param]
 
 
+@pytest.fixture
+def exact_kernels() -> Iterator[None]:
+    """The native backend in float32 throughout, where it is compiled."""
+    if importlib.util.find_spec("runtime._native") is None:
+        yield
+        return
+    kernels = importlib.import_module("runtime._native")
+    kernels.set_exact(True)
+    yield
+    kernels.set_exact(False)
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch", "native"])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_logits_equal_transformers(folder: Path, backend: str, batch: int) -> None:
+def test_logits_equal_transformers(
+    folder: Path, backend: str, batch: int, exact_kernels: None
+) -> None:
     oracle = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = np.random.default_rng(batch).integers(0, 4096, (batch, 40))
     with torch.no_grad():

@@ -129,7 +129,9 @@ uint32_t checksum(const std::vector<float>& values) {
     for (const float value : values) {
         uint32_t bits = 0x7fc00000;
         if (!std::isnan(value)) memcpy(&bits, &value, sizeof bits);
-        for (int shift = 0; shift < 32; shift += 8) hash = (hash ^ (bits >> shift & 255)) * 16777619;
+        for (int shift = 0; shift < 32; shift += 8) {
+            hash = (hash ^ (bits >> shift & 255)) * 16777619;
+        }
     }
     return hash;
 }

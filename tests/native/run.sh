@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compile the kernels' test program with sanitizers and run it, then do the same for 64-bit ARM under
-# an emulator; both must decode the same weights. Says so when a compiler or emulator is missing.
+# Compile the kernels' test program with sanitizers and run it, then do the same for 64-bit ARM
+# under an emulator; both must decode the same weights. Says so when a tool is missing.
 set -euo pipefail
 cd "$(dirname "$0")"
 CMAKE=${CMAKE:-cmake}

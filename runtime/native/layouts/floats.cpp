@@ -64,8 +64,8 @@ constexpr void (*round_halves)(const uint8_t*, int, ptrdiff_t, uint16_t*) = null
 
 // F32 weights are never rounded.
 extern const Layout f32, f16, bf16;
-const Layout f32 = {"F32", 1, 4, decode_f32, nullptr, nullptr};
-const Layout f16 = {"F16", 1, 2, decode_f16, nullptr, round_halves};
-const Layout bf16 = {"BF16", 1, 2, decode_bf16, nullptr, copy_bfloat};
+const Layout f32 = {"F32", 1, 4, decode_f32, nullptr, nullptr, nullptr};
+const Layout f16 = {"F16", 1, 2, decode_f16, nullptr, round_halves, nullptr};
+const Layout bf16 = {"BF16", 1, 2, decode_bf16, nullptr, copy_bfloat, nullptr};
 
 }  // namespace KERNELS
