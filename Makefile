@@ -2,14 +2,16 @@
 # make test   set up, run every test that needs nothing but this folder
 # make check  lint, types, layers, quick tests: under a minute
 # make bench  the figures of the README
+# make speed  the figures of docs/performance.md, on a machine with nothing else to do
 # make native rebuild the C++ kernels
+# make kernels  test them without Python: sanitizers, and 64-bit ARM in an emulator
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMP := .venv/.installed
 
-.PHONY: demo test check bench native interop clean
+.PHONY: demo test check bench speed native interop kernels clean
 
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/* runtime/native/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -32,13 +34,25 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not slow" -x --ignore=tests/interop && wait $$types
 
 interop: $(STAMP)
-	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop]'
+	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop,gpu]'
 	$(BIN)/python -m pytest -q tests/interop
+
+# the C++ kernels without Python: sanitizers, and 64-bit ARM in an emulator
+kernels: $(STAMP)
+	$(INSTALL) cmake
+	CMAKE=$(abspath $(BIN))/cmake tests/native/run.sh
 
 bench: interop
 	$(BIN)/python bench/accuracy.py
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/engines.py
+
+# GPTQMODEL is a Python that has gptqmodel; without it our GPTQ is timed alone
+speed: interop
+	$(BIN)/python bench/token_profile.py
+	$(BIN)/python bench/speed.py
+	$(BIN)/python bench/quantize_speed.py $(if $(GPTQMODEL),--gptqmodel $(GPTQMODEL))
+	$(BIN)/python bench/fill.py
 
 native: $(STAMP)
 	$(INSTALL) --no-build-isolation --no-deps -e .

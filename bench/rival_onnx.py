@@ -21,7 +21,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 import calib_data
-from export.onnx import DATA, MODEL
+from export.onnx import MODEL
+from export.onnx_data import DATA
 from export.onnx_graph import TIED_BLOCKS
 from quantize import pipeline
 from quantize.checkpoint import Checkpoint

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from export.mixture import Preset
 from runtime.archs import Arch
 from runtime.blocks import Block
+from runtime.errors import EdgequantError
 from runtime.model import Model
 from runtime.tensor import Tensor
 
@@ -35,7 +36,10 @@ class Write(Protocol):
 
 
 class Size(Protocol):
-    """Bytes on disk of the artifact that `write` makes from 2-D weights of these types, exactly."""
+    """Bytes on disk of the artifact that `write` makes from 2-D weights of these types, exactly.
+
+    The tensors come in file order, the order of `Family.shapes`.
+    """
 
     def __call__(
         self, arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]
@@ -79,3 +83,27 @@ class Container:
 
     def __post_init__(self) -> None:
         CONTAINERS[self.name] = self
+
+
+def check_tensor(
+    tensor: Tensor, shapes: Mapping[str, tuple[int, ...]], seen: Mapping[str, object]
+) -> None:
+    """Raise EdgequantError for a tensor that has no place among `shapes`, or came before."""
+    name = tensor.name
+    if name not in shapes or name in seen:
+        what = "came twice" if name in seen else "is no tensor of this model"
+        raise EdgequantError(f"{name} {what}; pass each tensor of the model once.")
+    if tensor.shape != shapes[name]:
+        raise EdgequantError(
+            f"{name} has shape {tensor.shape}, but its config.json says {shapes[name]}; "
+            "take the config.json that came with the weights."
+        )
+
+
+def check_complete(shapes: Mapping[str, tuple[int, ...]], seen: Mapping[str, object]) -> None:
+    """Raise EdgequantError when a tensor never came."""
+    if missing := [name for name in shapes if name not in seen]:
+        raise EdgequantError(
+            f"{len(missing)} tensors are missing, the first is {missing[0]}; "
+            "pass every tensor of the model."
+        )

@@ -1,7 +1,6 @@
 """What onnxruntime-genai reads beside the model: genai_config.json and the source's own files."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +55,9 @@ def context_length(arch: Arch) -> int:
     return min(arch.context, LONGEST_CONTEXT)
 
 
-def copy_files(source: Path, folder: Path) -> None:
-    """The tokenizer, the settings and the licence, byte for byte."""
-    for name in COPIED:
-        if (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
+def copied_files(source: Path) -> list[Path]:
+    """The tokenizer, the settings and the licence, which go along byte for byte."""
+    return [source / name for name in COPIED if (source / name).exists()]
 
 
 def genai_config(arch: Arch, source: Path) -> dict[str, Any]:

@@ -9,9 +9,9 @@ is left for it, and it is written when every tensor's type and place are known.
 
 import math
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from gguf import GGUFValueType, GGUFWriter
 
-from export.base import Container
+from export.base import Container, check_complete, check_tensor
 from export.files import new_file
 from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
@@ -30,6 +30,9 @@ from runtime.errors import EdgequantError
 from runtime.gguf_file import ROPE_FACTORS, is_gguf, open_gguf, read
 from runtime.gguf_header import ALIGNMENT
 from runtime.tensor import Tensor
+
+COUNTS = 24
+"""Bytes before the metadata: magic, version, number of tensors, number of pairs."""
 
 USAGE = """```sh
 llama-cli -m {file} -p "Once upon a time"
@@ -77,15 +80,20 @@ def all_metadata(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, A
 
 
 def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]) -> int:
-    """Bytes of the file that `write` makes when its 2-D weights have these types.
-
-    Only the metadata is written, to a temporary file.
-    """
+    """Bytes of the file that `write` makes when its 2-D weights have these types."""
     shapes = tensor_shapes(arch)
-    with tempfile.TemporaryDirectory() as folder:
-        metadata = all_metadata(arch, Path(source), extra)
-        table_at = _write_metadata(Path(folder) / "header", arch.family, metadata, shapes)
+    metadata = {"general.architecture": arch.family} | all_metadata(arch, Path(source), extra)
+    table_at = COUNTS + sum(_bytes(key) + 4 + _bytes(value) for key, value in metadata.items())
     return _data_start(table_at, shapes) + expected_bytes(arch, types)
+
+
+def _bytes(value: Any) -> int:
+    """Bytes of a metadata value in the file, without its type: see runtime/gguf_header.py."""
+    if isinstance(value, str):
+        return 8 + len(value.encode())
+    if isinstance(value, list):
+        return 12 + sum(map(_bytes, value))
+    return 1 if isinstance(value, bool) else 4
 
 
 def tensor_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
@@ -119,15 +127,14 @@ def _write_metadata(
     path: Path, family: str, metadata: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> int:
     """Write the counts and the metadata pairs; returns where the tensor table starts."""
-    writer = GGUFWriter(path, family)
-    for key, value in metadata.items():
-        kind, inner = _kind(value)
-        writer.add_key_value(key, value, kind, inner)
-    for name, shape in shapes.items():  # the header holds their number
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), 0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
+    with closing(GGUFWriter(path, family)) as writer:
+        for key, value in metadata.items():
+            kind, inner = _kind(value)
+            writer.add_key_value(key, value, kind, inner)
+        for name, shape in shapes.items():  # the header holds their number
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), 0)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
     return path.stat().st_size
 
 
@@ -183,28 +190,17 @@ class _Data:
         self.file.write(bytes(_padded(raw.nbytes) - raw.nbytes))
 
     def _check(self, tensor: Tensor) -> None:
-        name = tensor.name
-        if name not in self.shapes or name in self.entries:
-            what = "came twice" if name in self.entries else "is no tensor of this model"
-            raise EdgequantError(f"{name} {what}; pass each tensor of the model once.")
-        if tensor.shape != self.shapes[name]:
-            raise EdgequantError(
-                f"{name} has shape {tensor.shape}, but its config.json says {self.shapes[name]}; "
-                "take the config.json that came with the weights."
-            )
+        check_tensor(tensor, self.shapes, self.entries)
         if tensor.block.ggml_type is None:
             known = ", ".join(b.name for b in BLOCKS.values() if b.ggml_type is not None)
             raise EdgequantError(
-                f"{name} is {tensor.block.name}, which GGUF cannot hold; choose one of {known}."
+                f"{tensor.name} is {tensor.block.name}, which GGUF cannot hold; "
+                f"choose one of {known}."
             )
 
     def finish(self) -> None:
         """Write the table. Raises EdgequantError when a tensor never came."""
-        if missing := [name for name in self.shapes if name not in self.entries]:
-            raise EdgequantError(
-                f"{len(missing)} tensors are missing, the first is {missing[0]}; "
-                "pass every tensor of the model."
-            )
+        check_complete(self.shapes, self.entries)
         self.file.seek(self.table_at)
         for name, (block, offset) in self.entries.items():
             self.file.write(_entry(name, self.shapes[name], block.ggml_type or 0, offset))

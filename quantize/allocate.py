@@ -7,6 +7,7 @@ what is left of the budget goes to single changes and swaps that still help. The
 frontier: the least predicted KL at each size.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -117,13 +118,13 @@ def total(chosen: Mapping[str, Choice]) -> Step:
     )
 
 
-def within(choices: Choices, budget: int) -> Step:
+def within(choices: Choices, budget: int, path: list[Step] | None = None) -> Step:
     """The set of types with least predicted KL in `budget` bytes, up to the last few of them.
 
-    Raises ValueError when even the smallest is larger.
+    `path`: the frontier, where it is known. Raises ValueError when even the smallest is larger.
     """
     best = None
-    for step in frontier(choices):
+    for step in path or frontier(choices):
         if step.bytes <= budget:
             best = step
     if best is None:
@@ -136,29 +137,54 @@ def within(choices: Choices, budget: int) -> Step:
     return total(chosen)
 
 
+@dataclass(frozen=True)
+class Change:
+    """Another choice for one tensor."""
+
+    bytes: int
+    """More than now."""
+    gain: float
+    """KL less than now."""
+    name: str
+    choice: Choice
+
+
 def improvement(
     chosen: Mapping[str, Choice], options: Choices, room: int
 ) -> dict[str, Choice] | None:
     """The change of one tensor, or of two, that fits the room and lowers the KL most."""
     changes = [
-        (choice.bytes - now.bytes, now.kl - choice.kl, name, choice)
+        Change(choice.bytes - now.bytes, now.kl - choice.kl, name, choice)
         for name, now in sorted(chosen.items())  # so that ties are broken alike everywhere
         for choice in options[name]
         if choice.kind != now.kind
     ]
-    grow = sorted((c for c in changes if c[1] > 0), key=lambda c: -c[1])
-    shrink = [c for c in changes if c[0] < 0]
+    smaller = sorted((c for c in changes if c.bytes < 0), key=lambda c: c.bytes)
+    sizes, cheapest = [c.bytes for c in smaller], cheapest_pairs(smaller)
     best, saved = None, 0.0
-    for size, gain, name, choice in grow:
-        if gain <= saved:
+    for grown in sorted((c for c in changes if c.gain > 0), key=lambda c: -c.gain):
+        if grown.gain <= saved:
             break
-        if size <= room:
-            best, saved = {name: choice}, gain
+        if grown.bytes <= room:
+            best, saved = {grown.name: grown.choice}, grown.gain
             continue
-        for back, loss, other, smaller in shrink:
-            if other != name and size + back <= room and gain + loss > saved:
-                best, saved = {name: choice, other: smaller}, gain + loss
+        pair = cheapest[bisect_right(sizes, room - grown.bytes)]
+        back = next((change for change in pair if change.name != grown.name), None)
+        if back and grown.gain + back.gain > saved:
+            saved = grown.gain + back.gain
+            best = {grown.name: grown.choice, back.name: back.choice}
     return best
+
+
+def cheapest_pairs(changes: list[Change]) -> list[tuple[Change, ...]]:
+    """For every count from 0 on: of so many first changes the one that loses least KL, and the one
+    of another tensor that loses least."""
+    out: list[tuple[Change, ...]] = [()]
+    for change in changes:
+        ranked = sorted((*out[-1], change), key=lambda c: -c.gain)  # of equal ones the first stays
+        others = [c for c in ranked[1:] if c.name != ranked[0].name]
+        out.append((ranked[0], *others[:1]))
+    return out
 
 
 def at_most(choices: Choices, kl: float) -> Step:
@@ -175,7 +201,7 @@ def at_most(choices: Choices, kl: float) -> Step:
     low, high = path[max(at - 1, 0)].bytes, best.bytes
     while high - low > 1:
         middle = (low + high) // 2
-        found = within(choices, middle)
+        found = within(choices, middle, path)
         if found.kl <= kl:
             best, high = found, found.bytes
         else:

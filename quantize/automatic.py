@@ -97,7 +97,7 @@ def _by_size(plan: Plan, target: Target, choices: Choices, path: list[Step], siz
     best, budget, tried = path[0], limit - (least - path[0].bytes), set[int]()
     while budget not in tried:  # the rest of the artifact, padding above all, depends on the types
         tried.add(budget)
-        step = within(choices, max(budget, path[0].bytes))
+        step = within(choices, max(budget, path[0].bytes), path)
         spare = limit - size(types_of(step))
         if spare >= 0 and step.kl < best.kl:
             best = step
@@ -117,7 +117,7 @@ def _by_bits(plan: Plan, target: Target, choices: Choices, path: list[Step], arc
             f"{math.ceil(100 * least) / 100} to {math.floor(100 * most) / 100} bits a weight; "
             "choose from there."
         )
-    return within(choices, int(bits * weights / 8))
+    return within(choices, int(bits * weights / 8), path)
 
 
 def _by_loss(plan: Plan, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from quantize.checkpoint import Checkpoint, check_finite
+from quantize.gram import add_gram, mirror
 from quantize.methods import Factor, Method, SingularHessian, output_error
 from quantize.methods.descent import descend
 from quantize.rewrites import REWRITES, check_preserved, fold
@@ -35,7 +36,7 @@ class Watched(Layer):
     """A layer that adds up the Hessian of each stage's input while it computes."""
 
     hessians: dict[str, torch.Tensor] = field(default_factory=dict)
-    """First linear of a stage -> sum of x^T x, (in, in)."""
+    """First linear of a stage -> sum of x^T x, (in, in), as `add_gram` fills it."""
     tokens: Mapping[str, np.ndarray] = field(default_factory=dict)
     """First linear of a stage -> weight of each token, (rows, T); all alike without one."""
     seen: Counter[str] = field(default_factory=Counter)
@@ -44,8 +45,12 @@ class Watched(Layer):
     def linear(self, ops: TorchOps, name: str, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         if name in self.hessians:
             flat = x.reshape(-1, x.shape[-1])
-            self.hessians[name].addmm_(self.weighed(name, x).T, flat)
+            self.watch(name, flat, self.weighed(name, x))
         return super().linear(ops, name, x)
+
+    def watch(self, name: str, x: torch.Tensor, weighed: torch.Tensor) -> None:
+        """The next inputs of a stage, (tokens, in), also times the weights of their tokens."""
+        add_gram(self.hessians[name], weighed, x)
 
     def weighed(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """x (b, T, in), the next rows, times the weights of their tokens: (b * T, in)."""
@@ -79,7 +84,7 @@ def statistics(
         watched.hessians[stage.linears[0]] = torch.zeros(cols, cols, device=ops.device)
     advance(ops, watched, hidden, after)
     total = hidden.shape[0] * hidden.shape[1]
-    return {name: hessian / total for name, hessian in watched.hessians.items()}
+    return {name: mirror(hessian).div_(total) for name, hessian in watched.hessians.items()}
 
 
 def head_statistics(
@@ -91,8 +96,8 @@ def head_statistics(
     for here in batches(rows, max(1, TOKENS // length)):
         x = torch.from_numpy(np.array(hidden[here])).to(ops.device)
         x = ops.rmsnorm(x, norm, arch.eps).reshape(-1, width)
-        hessian.addmm_(x.T, x)
-    return hessian / (rows * length)
+        add_gram(hessian, x, x)
+    return mirror(hessian).div_(rows * length)
 
 
 def advance(ops: TorchOps, layer: Layer, hidden: np.ndarray, after: np.ndarray | None) -> None:

@@ -352,6 +352,39 @@ def generate(
 
 
 @app.command()
+def bench(
+    file: Annotated[Path, typer.Argument(help="A .gguf file, an ONNX folder or a checkpoint.")],
+    against: Annotated[
+        str | None, typer.Option("--against", help="Engine to compare with: llama.cpp.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each engine. Default: every core.")
+    ] = None,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
+    generate_: Annotated[
+        int, typer.Option("--generate", help="Tokens to generate in a round.")
+    ] = 64,
+    context: Annotated[int, typer.Option(help="Tokens in the cache before generation.")] = 0,
+    repeat: Annotated[int, typer.Option(help="Rounds; figures are their medians.")] = 5,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", help="File for a chart of speeds: .svg or .png.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How fast a file runs here: prompt, generation, loading, memory, and what limits it."""
+    from quantize.bench import show as shown
+    from quantize.bench import speed
+
+    used = speed.usable_cores() if threads is None else threads
+    asked = speed.Request(file, used, against, prompt, generate_, context, repeat, chart)
+    with Bar(errors) as bar:
+        result = speed.measure(asked, bar.update)
+    if chart is not None:
+        shown.write(result, chart)
+    show_result(result.to_json(), shown.table(result), as_json)
+
+
+@app.command()
 def show(
     file: Annotated[
         Path, typer.Argument(help="A .gguf file, an ONNX folder or a checkpoint folder.")

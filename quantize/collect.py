@@ -16,10 +16,10 @@ from export.files import check_target
 from quantize.calibrate import Progress, advance, batches, embed, load_layer, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import Imatrix, write
-from quantize.passes import sampler
 from quantize.pipeline import check_device
 from quantize.plan import Plan, check_limits
 from quantize.resume import Work
+from quantize.texts import load_text
 from runtime.backends.torch import TorchOps
 from runtime.errors import EdgequantError
 from runtime.forward import Layer
@@ -64,7 +64,10 @@ def make(request: Request, progress: Progress = silent) -> Imatrix:
     check_target(request.output, request.overwrite)
     check_device(request.device)
     checkpoint = open_checkpoint(request.model)
-    windows = text(request, checkpoint, progress)
+    windows = load_text(
+        checkpoint, request.calibration, request.rows, request.length, request.seed, progress
+    )
+    progress("calibration text", 1, 1, windows.summary())
     rows, length = windows.ids.shape
     with tempfile.TemporaryDirectory(prefix=".imatrix-", dir=request.output.parent) as folder:
         shape = (rows, length, checkpoint.arch.hidden)
@@ -76,21 +79,6 @@ def make(request: Request, progress: Progress = silent) -> Imatrix:
     found = Imatrix(means, counts, (dataset,), rows, length)
     write(request.output, found, request.overwrite)
     return found
-
-
-def text(request: Request, checkpoint: Checkpoint, progress: Progress) -> calib_data.Windows:
-    """The token windows (rows, length)."""
-    progress("calibration text", 0, 1, request.calibration)
-    windows = calib_data.load(
-        request.calibration,
-        checkpoint.tokenizer,
-        request.rows,
-        request.length,
-        request.seed,
-        generate=sampler(checkpoint) if request.calibration == "self" else None,
-    )
-    progress("calibration text", 1, 1, windows.summary())
-    return windows
 
 
 def collect(

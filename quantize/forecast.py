@@ -23,10 +23,11 @@ from quantize.imatrix import for_model
 from quantize.measure import windows
 from quantize.methods import METHODS
 from quantize.methods.rtn import rtn
-from quantize.passes import group
-from quantize.pipeline import assign_all, check_device, disk_bytes, exact_size, weight_bytes
+from quantize.passes import state_sets
+from quantize.pipeline import artifact_bytes, assign_all, check_device
 from quantize.plan import EFFORTS, Assignment, Plan, check_rules
 from quantize.resume import Work
+from quantize.space import disk_bytes, weight_bytes
 from quantize.tune import WINDOWS as TUNED
 
 SAMPLE = 64
@@ -106,16 +107,20 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
     check_device(plan.device)
     with tempfile.TemporaryDirectory() as folder:
         assignments = assign_all(plan, checkpoint, Work(Path(folder), ""), progress)
+    sizes = artifact_bytes(plan, checkpoint, assignments)
     tokens = plan.rows * plan.length if METHODS[plan.method].calibrated else 0
     return Forecast(
         model=checkpoint.name,
         weights=count(checkpoint),
         method=plan.method,
         calibration_tokens=tokens,
-        memory=memory(checkpoint, plan, hidden_bytes(plan, checkpoint)),
-        disk=disk_bytes(plan, checkpoint, assignments),
+        memory=memory(checkpoint, plan, hidden_bytes(plan, checkpoint, assignments)),
+        disk=disk_bytes(plan, checkpoint, assignments, sum(sizes)),
         seconds=seconds(plan, checkpoint, tokens, len(assignments)),
-        targets=target_forecasts(plan, checkpoint, assignments),
+        targets=tuple(
+            target_forecast(checkpoint, assignment, size)
+            for assignment, size in zip(assignments, sizes, strict=True)
+        ),
     )
 
 
@@ -124,10 +129,11 @@ def count(checkpoint: Checkpoint) -> int:
     return sum(math.prod(shape) for shape in checkpoint.tensors.shapes.values())
 
 
-def hidden_bytes(plan: Plan, checkpoint: Checkpoint) -> int:
+def hidden_bytes(plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]) -> int:
     """Bytes of the hidden states of all calibration rows, or of some before and after every layer
     while gradients are taken."""
     rows = plan.rows if METHODS[plan.method].calibrated else 0
+    rows *= state_sets(plan, assignments)
     sets = max(rows, (checkpoint.arch.layers + 1) * windows(plan))
     return 4 * sets * plan.length * checkpoint.arch.hidden
 
@@ -139,8 +145,9 @@ def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
     largest = max(4 * int(np.prod(shape)) for shape in shapes.values())
     stages = checkpoint.family.stages
     hessians = [4 * shapes[f"{s.linears[0]}.weight"][1] ** 2 for s in stages] if hidden else [0]
-    # factoring a Hessian takes four more of its size; rounding comes after it, with one of them
-    work = max(4 * max(hessians), max(hessians) + 8 * largest)
+    # factoring a Hessian takes four more of its size; rounding comes after it, with one of them;
+    # a moment beside each Hessian comes before both (prefix.py)
+    work = max(4 * max(hessians), max(hessians) + 8 * largest, sum(hessians) + 2 * max(hessians))
     embedding = 4 * checkpoint.arch.vocab * checkpoint.arch.hidden  # bf16 source and packed rows
     states = min(hidden, int(plan.max_ram * 2**30))
     walk = 2 * layer + sum(hessians) + work + states
@@ -163,8 +170,11 @@ def seconds(plan: Plan, checkpoint: Checkpoint, tokens: int, targets: int) -> fl
     shapes = checkpoint.family.layer_shapes(checkpoint.arch)
     matrices = [shape for shape in shapes.values() if len(shape) == 2]
     widths = [shapes[f"{s.linears[0]}.weight"][1] for s in checkpoint.family.stages]
-    work = 2 * 2 * tokens * sum(rows * cols for rows, cols in matrices)
-    work += 2 * tokens * sum(width**2 for width in widths) + sum(2 * width**3 for width in widths)
+    looks = 2 if effort.aims and targets == 1 else 1  # moments beside Hessians
+    work = 2 * (1 + looks) * tokens * sum(rows * cols for rows, cols in matrices)
+    work += looks * 2 * tokens * sum(width**2 for width in widths) + sum(
+        2 * width**3 for width in widths
+    )
     work += targets * sum(40 * 20 * rows * cols + rows * cols * cols for rows, cols in matrices)
     turns = 1 + effort.passes if tokens else 0
     columns = turns * targets * sum(cols for _, cols in matrices)
@@ -176,29 +186,15 @@ def seconds(plan: Plan, checkpoint: Checkpoint, tokens: int, targets: int) -> fl
     return float(arch.layers * (work / rate + columns * COLUMN_SECONDS) + gradients / rate)
 
 
-def target_forecasts(
-    plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]
-) -> tuple[TargetForecast, ...]:
-    """What is known of each artifact."""
-    groups = group(assignments, METHODS[plan.method].calibrated)
-    automatic = any(target.automatic for target in plan.targets)
-    # the artifact names the sha256 of the text that was read, if any: only its length counts here
-    digest = "0" * 64 if automatic or any(g.calibrated for g in groups) else ""
-    return tuple(target_forecast(plan, checkpoint, member, digest) for member in assignments)
-
-
-def target_forecast(
-    plan: Plan, checkpoint: Checkpoint, assignment: Assignment, digest: str
-) -> TargetForecast:
-    """Bytes and sampled rounding error of one artifact."""
+def target_forecast(checkpoint: Checkpoint, assignment: Assignment, size: int) -> TargetForecast:
+    """What is known of an artifact of `size` bytes, and its sampled rounding error."""
     tensors = tuple(tensor_forecast(checkpoint, assignment, name) for name in assignment.types)
-    size = exact_size(plan, checkpoint, assignment.target, digest, assignment.fallbacks)
     weights = weight_bytes(checkpoint, assignment)
     cells = [float(math.prod(t.shape)) for t in tensors]
     known = assignment.allocation
     return TargetForecast(
         target=assignment.target.label,
-        bytes=size(assignment.types),
+        bytes=size,
         weight_bytes=weights,
         bits_per_weight=8 * weights / count(checkpoint),
         error=float(np.average([t.error for t in tensors], weights=cells)),

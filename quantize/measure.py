@@ -7,6 +7,7 @@ predictions   the KL that each type would add in each tensor (automatic targets)
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -95,10 +96,7 @@ class Measuring:
         """Measure and store."""
         checkpoint, plan = self.checkpoint, self.plan
         ops = TorchOps(plan.device)
-
-        def room(name: str, shape: tuple[int, ...]) -> np.ndarray:
-            return self.work.room(name, shape, plan.max_ram)
-
+        room = partial(self.work.room, max_ram=plan.max_ram)
         found = curvature(checkpoint, self.ids, ops, room, self.layer, plan.seed, progress)
         for name, table in found.tables.items():
             self.arrays[name] = table.hessian.cpu().numpy()

@@ -1,16 +1,16 @@
 """Walk over the layers once for all targets that can share it; a run resumes after each layer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-import calib_data
 from quantize.calibrate import (
     LayerResult,
     Progress,
     Recipe,
+    Weights,
     advance,
     embed,
     head_statistics,
@@ -25,15 +25,18 @@ from quantize.checkpoint import Checkpoint, check_finite
 from quantize.imatrix import for_model
 from quantize.measure import Measured, measure, windows
 from quantize.methods import METHODS, Factor
+from quantize.plain import round_layer, round_tensor
 from quantize.plan import EFFORTS, Assignment, Plan
+from quantize.prefix import aim, compare
 from quantize.resume import Work
+from quantize.texts import load_text
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, numpy_of
-from runtime.engine import open_engine
 from runtime.forward import Layer
-from runtime.generate import generate
-from runtime.sample import Sampler
 from runtime.tensor import Tensor
+
+EXACT = "exact"
+"""Name of the states of the original model."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Group:
     name: str
     members: tuple[Assignment, ...]
     calibrated: bool
+
+    @property
+    def own_prefix(self) -> bool:
+        """Whether hidden states pass through the only target's own rounded weights."""
+        return self.calibrated and len(self.members) == 1
 
 
 def group(assignments: list[Assignment], calibrated: bool) -> list[Group]:
@@ -58,6 +66,12 @@ def group(assignments: list[Assignment], calibrated: bool) -> list[Group]:
     groups = [Group("shared", tuple(shared), True)] if shared else []
     groups += [Group(folder_name(a), (a,), True) for a in rest if a.bits < 4]
     return groups + ([Group("plain", tuple(floats), False)] if floats else [])
+
+
+def state_sets(plan: Plan, assignments: list[Assignment]) -> int:
+    """Sets of hidden states in a walk: the target's, and the original's where linears aim at it."""
+    alone = any(g.own_prefix for g in group(assignments, METHODS[plan.method].calibrated))
+    return 2 if alone and EFFORTS[plan.effort].aims else 1
 
 
 def folder_name(assignment: Assignment) -> str:
@@ -90,32 +104,12 @@ def quantize_model(
 def calibration(plan: Plan, checkpoint: Checkpoint, work: Work, progress: Progress) -> np.ndarray:
     """Token windows (rows, length) int32, kept so that a continued run sees the same."""
     if not work.done("calibration"):
-        progress("calibration text", 0, 1, plan.calibration)
-        text = calib_data.load(
-            plan.calibration,
-            checkpoint.tokenizer,
-            plan.rows,
-            plan.length,
-            plan.seed,
-            generate=sampler(checkpoint) if plan.calibration == "self" else None,
-        )
+        text = load_text(checkpoint, plan.calibration, plan.rows, plan.length, plan.seed, progress)
         arrays = {"ids": text.ids, "domains": np.array(text.domains)}
         work.save("calibration", arrays)
         work.finish("calibration", sha256=text.sha256, summary=text.summary())
     progress("calibration text", 1, 1, work.stages["calibration"]["summary"])
     return work.load("calibration", "ids")
-
-
-def sampler(checkpoint: Checkpoint) -> Callable[[int, int, int], list[list[int]]]:
-    """Documents drawn from the full-precision model itself, for `--calibration self`."""
-    engine = open_engine(checkpoint.model(), "torch")
-    start = checkpoint.tokenizer.separator or 0
-
-    def draw(count: int, length: int, seed: int) -> list[list[int]]:
-        draws = (Sampler(1.0, top_p=0.95, seed=seed + row) for row in range(count))
-        return [list(generate(engine, [start], length, draw)) for draw in draws]
-
-    return draw
 
 
 class Pass:
@@ -134,11 +128,13 @@ class Pass:
             EFFORTS[plan.effort].passes,
             plan.chosen_rewrites,
         )
-        self.plain = Recipe(METHODS["rtn"])
+        method = METHODS[plan.method]
+        self.plain = Recipe(METHODS["rtn"] if method.calibrated else method)
         self.measured = Measured(work)
         self.imatrix = for_model(plan.imatrix, checkpoint.arch)
-        self.own_prefix = members.calibrated and len(members.members) == 1
-        """Whether hidden states pass through the target's own rounded weights."""
+        self.own_prefix = members.own_prefix
+        self.aims = self.own_prefix and EFFORTS[plan.effort].aims
+        """Whether the original's states are kept beside the target's (prefix.py)."""
 
     def run(self, ids: np.ndarray | None) -> None:
         """Embedding, layers, head."""
@@ -146,22 +142,27 @@ class Pass:
         norm = self.checkpoint.tensors["output_norm.weight"]
         check_finite(norm, norm.decode())
         self.embedding(ids)
-        hidden = None
+        hidden = exact = None
         for index in range(layers):
             stage = f"{self.group.name}/blk.{index}"
             if self.work.done(stage):
                 continue
             if ids is not None and hidden is None:
                 hidden = self.start(ids, index)
-            losses, notes = self.layer(index, hidden)
-            if hidden is not None:
-                self.work.save_array(f"{self.group.name}/hidden-{index}", hidden)
+                exact = self.start(ids, index, EXACT) if self.aims else None
+            losses, notes = self.layer(index, hidden, exact)
+            for states, values in (("hidden", hidden), (EXACT, exact)):
+                if values is not None:
+                    self.work.save_array(f"{self.group.name}/{states}-{index}", values)
             self.work.finish(stage, losses=losses, notes=notes)
-            self.work.drop(f"{self.group.name}/hidden-{index - 1}.npy")
+            for states in ("hidden", EXACT):
+                self.work.drop(f"{self.group.name}/{states}-{index - 1}.npy")
             worst = max(losses.values())
             self.progress(f"layers ({self.group.name})", index + 1, layers, f"loss {worst:.2e}")
         if not self.checkpoint.arch.tied:
             self.head(ids, hidden)
+        for file in (f"{self.group.name}-hidden", f"{self.group.name}/hidden-{layers - 1}"):
+            self.work.drop(f"{file}.npy")
 
     def embedding(self, ids: np.ndarray | None) -> None:
         """The embedding, by what its rows do as inputs and, when tied, as output head."""
@@ -172,34 +173,34 @@ class Pass:
             factor, note = self.recipe.factor(hessian.to(self.ops.device), "token_embd")
         self.globals(name, factor, note)
 
-    def start(self, ids: np.ndarray, index: int) -> np.ndarray:
-        """Hidden states before layer `index`: embedded rows, or what the last layer left."""
+    def start(self, ids: np.ndarray, index: int, states: str = "hidden") -> np.ndarray:
+        """States before layer `index`, "hidden" or EXACT: embedded rows, or what the last left."""
         shape = (*ids.shape, self.checkpoint.arch.hidden)
-        hidden = self.work.room(f"{self.group.name}-hidden", shape, self.plan.max_ram)
+        room = self.plan.max_ram / (2 if self.aims else 1)
+        hidden = self.work.room(f"{self.group.name}-{states}", shape, room)
         if index:
-            hidden[:] = self.work.open_array(f"{self.group.name}/hidden-{index - 1}")
+            hidden[:] = self.work.open_array(f"{self.group.name}/{states}-{index - 1}")
             return hidden
         tensor = self.checkpoint.tensors["token_embd.weight"]
-        if self.own_prefix:
+        if self.own_prefix and states != EXACT:
             tensor = stored(self.work, self.checkpoint, self.group.members[0], "token_embd.weight")
         embed(tensor, ids, hidden)
         return hidden
 
-    def layer(self, index: int, hidden: np.ndarray | None) -> tuple[dict[str, float], list[str]]:
+    def layer(
+        self, index: int, hidden: np.ndarray | None, exact: np.ndarray | None
+    ) -> tuple[dict[str, float], list[str]]:
         """Statistics, rounding for each target, and the hidden states after the layer."""
+        if hidden is None:
+            return self.plain_layer(index), []
         checkpoint, stages = self.checkpoint, self.checkpoint.family.stages
         weights = load_layer(checkpoint, index, self.ops.device)
-        hessians = {}
-        if hidden is not None:
-            after = None if self.own_prefix else hidden
-            tokens = self.measured.tokens(index)
-            hessians = statistics(self.ops, checkpoint.arch, weights, stages, hidden, after, tokens)
+        weights, hessians = self.look(index, weights, hidden, exact)
         for first in (s.linears[0] for s in stages):
             if factor := self.importance(f"blk.{index}.{first}.weight"):
                 hessians[first] = factor.importance
         losses: dict[str, float] = {}
         notes: list[str] = []
-        recipe = self.recipe if hidden is not None else self.plain
         for member in self.group.members:
             types = {
                 linear: member.types[f"blk.{index}.{linear}.weight"]
@@ -208,17 +209,44 @@ class Pass:
             }
             where = f"blk.{index}"
             rewritten = rewrite_layer(
-                checkpoint.arch, weights, stages, types, hessians, recipe, where
+                checkpoint.arch, weights, stages, types, hessians, self.recipe, where
             )
             result: LayerResult = quantize_layer(
-                rewritten[0], stages, types, rewritten[1], recipe, f"{where}."
+                rewritten[0], stages, types, rewritten[1], self.recipe, f"{where}."
             )
             self.work.save(f"{folder_name(member)}/blk.{index}", result.packed)
             losses |= {f"{member.target.label} {k}": v for k, v in result.losses.items()}
             notes += [f"{member.target.label} {note}" for note in result.notes]
-        if hidden is not None and self.own_prefix:
+        if self.own_prefix:
             advance(self.ops, Layer(checkpoint.arch, result.values), hidden, hidden)
         return losses, notes
+
+    def look(
+        self, index: int, weights: Weights, hidden: np.ndarray, exact: np.ndarray | None
+    ) -> tuple[Weights, dict[str, torch.Tensor]]:
+        """The weights to be rounded, and the Hessian of each stage, of a layer's hidden states."""
+        arch, stages = self.checkpoint.arch, self.checkpoint.family.stages
+        tokens = self.measured.tokens(index)
+        if exact is None:
+            after = None if self.own_prefix else hidden
+            return weights, statistics(self.ops, arch, weights, stages, hidden, after, tokens)
+        hessians, drifts = compare(self.ops, arch, weights, stages, hidden, exact, tokens)
+        return aim(weights, stages, hessians, drifts, self.plan.damp), hessians
+
+    def plain_layer(self, index: int) -> dict[str, float]:
+        """Rounding to nearest for each target."""
+        checkpoint, where = self.checkpoint, f"blk.{index}."
+        names = checkpoint.family.layer_shapes(checkpoint.arch)
+        tensors = {name: checkpoint.tensors[where + name] for name in names}
+        firsts = {linear: s.linears[0] for s in checkpoint.family.stages for linear in s.linears}
+        factors = {name: self.importance(f"{where}{firsts[name]}.weight") for name in firsts}
+        losses: dict[str, float] = {}
+        for member in self.group.members:
+            types = {name: member.types[f"{where}{name}.weight"] for name in firsts}
+            packed, found = round_layer(tensors, types, self.plain, factors, self.ops.device)
+            self.work.save(f"{folder_name(member)}/blk.{index}", packed)
+            losses |= {f"{member.target.label} {k}": loss for k, loss in found.items()}
+        return losses
 
     def importance(self, name: str) -> Factor | None:
         """What the plan's imatrix says of a weight. Linears of a stage have equal inputs."""
@@ -228,13 +256,16 @@ class Pass:
 
     def globals(self, name: str, factor: Factor | None, note: str | None = None) -> None:
         """Round the embedding or the head for every target."""
-        recipe = self.recipe if factor else self.plain
         for member in self.group.members:
             stage = f"{folder_name(member)}/{name}"
             if not self.work.done(stage):
                 self.progress(name, 0, 1, member.target.label)
                 tensor = self.checkpoint.tensors[name]
-                rows = quantize_rows(tensor, member.types[name], recipe, factor, self.ops.device)
+                block, device = member.types[name], self.ops.device
+                if factor is None:
+                    rows = round_tensor(tensor, block, self.plain, None, device)[0]
+                else:
+                    rows = quantize_rows(tensor, block, self.recipe, factor, device)
                 self.work.save(stage, {"weight": rows})
                 notes = [f"{member.target.label} {note}"] if note else []
                 self.work.finish(stage, notes=notes)

@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +17,14 @@ from quantize.automatic import Size, Types, allocate, rule_fallbacks
 from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import for_model
-from quantize.measure import STAGE, Measured, measure, windows
+from quantize.measure import STAGE, Measured, measure
 from quantize.methods import METHODS
-from quantize.passes import artifact_tensors, calibration, quantize_model
-from quantize.plan import EFFORTS, Assignment, Plan, Target, assign, check_rules
+from quantize.passes import artifact_tensors, calibration, group, quantize_model
+from quantize.plan import Assignment, Plan, Target, assign, check_rules
 from quantize.report.judge import REPORTS, check_settings, judge
 from quantize.report.report import Report
 from quantize.resume import Work, work_folder
+from quantize.space import check_space, disk_bytes
 from quantize.tune import tune_targets
 from runtime.errors import EdgequantError
 
@@ -49,7 +49,8 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
         for line in filter(None, [work.begin()]):
             say(line)
         assignments = assign_all(plan, checkpoint, work, progress)
-        check_space(plan, checkpoint, assignments, work)
+        made = sum(artifact_bytes(plan, checkpoint, assignments))
+        check_space(plan, disk_bytes(plan, checkpoint, assignments, made), work)
         for line in [*fallback_lines(assignments), *allocation_lines(assignments)]:
             say(line)
         paths = [artifact_path(plan, checkpoint, assignment) for assignment in assignments]
@@ -100,6 +101,17 @@ def exact_size(
         return container.size(checkpoint.arch, types, checkpoint.folder, extra)
 
     return size
+
+
+def artifact_bytes(plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]) -> list[int]:
+    """Bytes of each artifact, exactly."""
+    groups = group(assignments, METHODS[plan.method].calibrated)
+    automatic = any(target.automatic for target in plan.targets)
+    # the artifact names the sha256 of the text that was read, if any: only its length counts here
+    digest = "0" * 64 if automatic or any(g.calibrated for g in groups) else ""
+    return [
+        exact_size(plan, checkpoint, a.target, digest, a.fallbacks)(a.types) for a in assignments
+    ]
 
 
 def allocation_lines(assignments: list[Assignment]) -> list[str]:
@@ -210,39 +222,6 @@ def remove_parts(path: Path) -> None:
     for suffix in (".part", ".old"):
         for left in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def weight_bytes(checkpoint: Checkpoint, assignment: Assignment) -> int:
-    """Bytes of all tensors of a target; the container adds its header and the tokenizer."""
-    total = 0.0
-    for name, shape in checkpoint.tensors.shapes.items():
-        block = assignment.types.get(name)
-        total += math.prod(shape) * (block.bits / 8 if block else 4)
-    return round(total)
-
-
-def disk_bytes(plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]) -> int:
-    """Bytes on disk at most: the artifacts, their work copies, and hidden states: three sets, or
-    one before and after every layer while gradients are taken. Tuning adds a copy and a set."""
-    calibrated = METHODS[plan.method].calibrated
-    tuned = int(calibrated and EFFORTS[plan.effort].steps > 0)
-    rows = plan.rows if calibrated else 0
-    sets = max((3 + tuned) * rows, (checkpoint.arch.layers + 1) * windows(plan))
-    made = sum(weight_bytes(checkpoint, assignment) for assignment in assignments)
-    return (2 + tuned) * made + sets * 4 * plan.length * checkpoint.arch.hidden
-
-
-def check_space(
-    plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment], work: Work
-) -> None:
-    """Raise EdgequantError when the disk cannot hold what is not there yet of `disk_bytes`."""
-    needed = disk_bytes(plan, checkpoint, assignments) - work.bytes()
-    free = shutil.disk_usage(plan.output).free
-    if free < needed:
-        raise EdgequantError(
-            f"{plan.output} has {free / 1e9:.1f} GB free and the run needs about "
-            f"{needed / 1e9:.1f} GB; free some, or choose another disk with -o."
-        )
 
 
 def code_version() -> str:

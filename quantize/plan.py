@@ -98,12 +98,14 @@ class Effort:
     """Function-preserving changes before rounding (quantize/rewrites)."""
     steps: int
     """Steps of gradient descent on norms, biases and block scales after rounding (tune.py)."""
+    aims: bool = False
+    """Whether linears make up for the rounding of the layers before them (prefix.py)."""
 
 
 EFFORTS = {
     "low": Effort(0, 0, False, (), 0),
-    "medium": Effort(1, 16, False, ("scales",), 0),
-    "high": Effort(3, 16, True, ("scales",), 64),
+    "medium": Effort(1, 16, False, ("scales",), 0, True),
+    "high": Effort(3, 16, True, ("scales",), 64, True),
 }
 """By the words of --effort."""
 

@@ -7,7 +7,7 @@ of a block layout (its scales and minimums), each by a relative change, its delt
     bias                    value + delta * mean size of the bias
 
 The loss is KL(original || target), in nats a token. Of both models one layer is in memory at a
-time, beside the two heads; going backwards, a layer is computed again from the states before it.
+time; going backwards, a layer is computed again from the states before it.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,8 @@ import torch
 
 from quantize.calibrate import Weights, advance, batches, embed, load_layer
 from quantize.checkpoint import Checkpoint
-from quantize.curvature import LOGITS, Room
+from quantize.curvature import Room
+from quantize.divergence import Head, Reading, divergence, read
 from runtime.archs import FAMILIES, Arch
 from runtime.backends.torch import TorchOps
 from runtime.blocks import Params, numpy_of, to_numpy
@@ -30,6 +31,9 @@ Deltas = dict[str, torch.Tensor]
 
 NORM = "output_norm.weight"
 
+TOKENS = 8192
+"""Tokens that stand before a head at a time."""
+
 
 @dataclass(frozen=True)
 class Student:
@@ -39,8 +43,8 @@ class Student:
     ops: TorchOps
     read: Callable[[str], Tensor]
     """Name of a tensor -> its packed rows."""
-    head: torch.Tensor
-    """(V, D) float32, not tuned."""
+    head: Head
+    """Not tuned."""
 
     def layer(self, index: int) -> list["Part"]:
         """The tensors of one decoder layer."""
@@ -54,10 +58,21 @@ class Student:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The original: what its head reads at every token, (rows, T, D), and the head, (V, D)."""
+    """The original at its head: see `Reading`."""
 
-    read: np.ndarray
-    head: torch.Tensor
+    states: np.ndarray
+    """(rows, T, D)"""
+    normalizer: np.ndarray
+    """(rows, T)"""
+    head: Head
+
+    def reading(self, rows: np.ndarray) -> Reading:
+        """The tokens of some windows, one after the other."""
+        states, normalizer = (
+            torch.from_numpy(np.array(of[rows])).to(self.head.device).flatten(0, 1)
+            for of in (self.states, self.normalizer)
+        )
+        return Reading(states, self.head, normalizer)
 
 
 @dataclass(frozen=True)
@@ -137,21 +152,14 @@ def teach(checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, room: Room) ->
     embed(checkpoint.tensors["token_embd.weight"], ids, states)
     for index in range(arch.layers):
         advance(ops, Layer(arch, load_layer(checkpoint, index, ops.device)), states, states)
-    norm = ops.load(checkpoint.tensors[NORM])
-    for here in batches(len(ids), 1):
-        x = torch.from_numpy(np.array(states[here])).to(ops.device)
-        states[here] = ops.rmsnorm(x, norm, arch.eps).cpu().numpy()
-    return Teacher(states, ops.load(checkpoint.tensors[arch.head]))
-
-
-def divergence(
-    student: Student, norm: torch.Tensor, states: torch.Tensor, teacher: Teacher, read: torch.Tensor
-) -> torch.Tensor:
-    """KL (t,) of tokens with last states (t, D), against what the teacher's head reads, (t, D)."""
-    right = torch.log_softmax(read @ teacher.head.T, -1)  # (t, V)
-    normed = student.ops.rmsnorm(states, norm, student.arch.eps)
-    ours = torch.log_softmax(normed @ student.head.T, -1)
-    return (right.exp() * (right - ours)).sum(-1)
+    norm, head = ops.load(checkpoint.tensors[NORM]), Head(checkpoint.tensors[arch.head], ops.device)
+    normalizer = np.zeros(ids.shape, np.float32)
+    for here in batches(len(ids), max(1, TOKENS // ids.shape[1])):
+        x = ops.rmsnorm(torch.from_numpy(np.array(states[here])).to(ops.device), norm, arch.eps)
+        states[here] = x.cpu().numpy()
+        found = read(x.flatten(0, 1), head).normalizer
+        normalizer[here] = found.reshape(x.shape[:2]).cpu().numpy()
+    return Teacher(states, normalizer, head)
 
 
 @torch.inference_mode()
@@ -172,12 +180,11 @@ def kl(
         advance(student.ops, Layer(arch, weights), states, states)
     norm = student.norm().value(deltas, as_stored=True)
     out = np.zeros(len(rows))
-    for at, row in enumerate(rows):
-        x = torch.from_numpy(np.array(states[at])).to(device)
-        read = torch.from_numpy(np.array(teacher.read[row])).to(device)
-        pieces = batches(len(x), max(1, LOGITS // arch.vocab))
-        found = [divergence(student, norm, x[h], teacher, read[h]) for h in pieces]
-        out[at] = float(torch.cat(found).mean())
+    for here in batches(len(rows), max(1, TOKENS // ids.shape[1])):
+        x = torch.from_numpy(np.array(states[here])).to(device).flatten(0, 1)
+        target = read(student.ops.rmsnorm(x, norm, arch.eps), student.head)
+        found = divergence(teacher.reading(rows[here]), target)
+        out[here] = found.reshape(-1, ids.shape[1]).mean(1).cpu().numpy()
     return out
 
 
@@ -192,7 +199,7 @@ def kl_gradient(
         with torch.inference_mode():
             layer = Layer(arch, layer_weights(student.layer(index), deltas))
             advance(student.ops, layer, states[index], states[index + 1])
-    loss, gradient, found = head_gradient(student, deltas, states[-1], teacher, teacher.read[rows])
+    loss, gradient, found = head_gradient(student, deltas, states[-1], teacher.reading(rows))
     tables = arch.rope.tables(0, ids.shape[1], arch.head_dim)
     for index in reversed(range(arch.layers)):
         parts = student.layer(index)
@@ -206,18 +213,15 @@ def kl_gradient(
 
 
 def head_gradient(
-    student: Student, deltas: Deltas, states: np.ndarray, teacher: Teacher, read: np.ndarray
+    student: Student, deltas: Deltas, states: np.ndarray, original: Reading
 ) -> tuple[float, torch.Tensor, Deltas]:
     """Mean KL of last states (rows, T, D), its gradient by them, and by the last norm's delta."""
-    part, device = student.norm(), student.ops.device
-    x = torch.from_numpy(states).to(device).flatten(0, 1)
-    right = torch.from_numpy(np.array(read)).to(device).flatten(0, 1)
-    gradient, by_norm, loss = torch.empty_like(x), torch.zeros_like(deltas[NORM]), 0.0
-    for here in batches(len(x), max(1, LOGITS // student.arch.vocab)):
-        piece, delta = x[here].clone().requires_grad_(), deltas[NORM].clone().requires_grad_()
-        norm = part.value({NORM: delta})
-        mean = divergence(student, norm, piece, teacher, right[here]).sum() / len(x)
-        gradient[here], by = torch.autograd.grad(mean, [piece, delta])
-        by_norm += by
-        loss += mean.item()
-    return loss, gradient.reshape(states.shape), {NORM: by_norm}
+    x = torch.from_numpy(states).to(student.ops.device).requires_grad_()
+    delta = deltas[NORM].clone().requires_grad_()
+    normed = student.ops.rmsnorm(x, student.norm().value({NORM: delta}), student.arch.eps)
+    target = read(normed.detach().flatten(0, 1), student.head)
+    change = torch.zeros_like(target.states)
+    mean = divergence(original, target, change).mean()
+    change = (change / len(change)).reshape(x.shape)
+    gradient, by_norm = torch.autograd.grad(normed, [x, delta], change)
+    return mean.item(), gradient, {NORM: by_norm}

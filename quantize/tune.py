@@ -9,6 +9,7 @@ does not get better keeps its bytes, and the user is told.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import cos, pi, sqrt
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from quantize.calibrate import Progress
 from quantize.checkpoint import Checkpoint
 from quantize.curvature import Room
+from quantize.divergence import Head
 from quantize.methods import METHODS
 from quantize.passes import folder_name, stored
 from quantize.plan import EFFORTS, Assignment, Plan
@@ -121,11 +123,7 @@ def tune_targets(
     left = [a for a in assignments if steps and not work.done(stage(a)) and not is_float(a)]
     if not left:
         return
-
-    def room(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        return work.room(name, shape, plan.max_ram)
-
-    ops = TorchOps(plan.device)
+    ops, room = TorchOps(plan.device), partial(work.room, max_ram=plan.max_ram)
     ids = work.load("calibration", "ids")
     domains = work.load("calibration", "domains")
     teacher = teach(checkpoint, ids, ops, room)
@@ -150,7 +148,7 @@ def is_float(member: Assignment) -> bool:
 def open_student(checkpoint: Checkpoint, member: Assignment, work: Work, ops: TorchOps) -> Student:
     """A target as it was rounded."""
     arch = checkpoint.arch
-    head = ops.load(stored(work, checkpoint, member, arch.head))
+    head = Head(stored(work, checkpoint, member, arch.head), ops.device)
     return Student(arch, ops, lambda name: stored(work, checkpoint, member, name), head)
 
 

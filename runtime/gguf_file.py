@@ -154,7 +154,17 @@ def arch_and_tokenizer(path: str | Path) -> tuple[Arch, Tokenizer | None]:
     return _arch_and_tokenizer(read_header(path))
 
 
+def read_arch(path: str | Path) -> Arch:
+    """Sizes alone, without the work of making a tokenizer. Raises as `arch_and_tokenizer` does."""
+    return _arch(read_header(path))
+
+
 def _arch_and_tokenizer(header: Header) -> tuple[Arch, Tokenizer | None]:
+    arch = _arch(header)
+    return arch, Tokenizer.from_gguf(header.metadata, arch.vocab)
+
+
+def _arch(header: Header) -> Arch:
     path = header.path
     if header.metadata.get("split.count", 1) != 1:
         raise EdgequantError(f"{path} is one part of several; merge them with llama-gguf-split.")
@@ -168,8 +178,7 @@ def _arch_and_tokenizer(header: Header) -> tuple[Arch, Tokenizer | None]:
             f"{path} has the architecture {name!r}; supported: {', '.join(FAMILIES)}."
         )
     shapes = {line.name: line.shape for line in header.table}
-    arch = FAMILIES[name].gguf_arch(header.metadata, shapes, _rope_factors(header))
-    return arch, Tokenizer.from_gguf(header.metadata, arch.vocab)
+    return FAMILIES[name].gguf_arch(header.metadata, shapes, _rope_factors(header))
 
 
 def _rope_factors(header: Header) -> tuple[float, ...] | None:

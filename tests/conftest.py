@@ -1,5 +1,7 @@
 """Shared fixtures: the bundled checkpoint, and tiny random ones of every family and shape."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,10 @@ import torch
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
+
+if not torch.cuda.is_available():
+    # Triton asks on import: without a card its kernels are interpreted, on numpy
+    os.environ["TRITON_INTERPRET"] = "1"
 
 SIZES = {
     "vocab_size": 4096,
@@ -63,6 +69,14 @@ def config(name: str, **changes: Any) -> dict[str, Any]:
     """A complete config.json of one of CONFIGS."""
     facts = SIZES | CONFIGS[name] | changes
     return facts | {"architectures": [CLASSES[facts["model_type"]]], "torch_dtype": "bfloat16"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """What fsync promises, a cut of the power, is in no test of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

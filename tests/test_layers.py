@@ -25,7 +25,16 @@ LIGHT = {
 }
 """Package -> all that importing it may need besides the standard library."""
 
-HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "gguf", "safetensors", "xllamacpp"}
+HEAVY = {
+    "torch",
+    "triton",
+    "transformers",
+    "onnx",
+    "onnxruntime",
+    "gguf",
+    "safetensors",
+    "xllamacpp",
+}
 """What a program that only runs models must not have to load."""
 
 FILES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
@@ -37,10 +46,12 @@ def name(path: Path) -> str:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file is a backend that may use a package of others: torch, or one of READS_FILES.
+    """Whether a file may use a package of others: torch, its kernels, or a backend of READS_FILES.
 
     Its text is asked, because importing it may need that package.
     """
+    if path.parent == ROOT / "runtime" / "triton":
+        return True
     if path.parent != ROOT / "runtime" / "backends":
         return False
     text = path.read_text(encoding="utf-8")
@@ -49,7 +60,7 @@ def is_foreign(path: Path) -> bool:
 
 def test_the_foreign_backends_are_told_by_what_they_say() -> None:
     found = {path.stem for path in FILES if is_foreign(path)}
-    assert {"torch", "onnxruntime", "llamacpp"} <= found
+    assert {"torch", "onnxruntime", "llamacpp", "kernels"} <= found
     assert not found & {"numpy", "native"}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from bench import common
+from bench import common, fill
 from export import CONTAINERS
 from quantize.cli import app
 from quantize.methods import METHODS
@@ -148,3 +148,25 @@ def test_the_ablation_table_is_that_of_the_bench() -> None:
     result = json.loads((common.RESULTS / "ablation.json").read_text(encoding="utf-8"))
     table = f"`{result['command']}`\n\n{common.table(result['rows'])}\n"
     assert table in (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", fill.PAGES, ids=lambda page: page.name)
+def test_the_tables_of_a_filled_page_are_those_of_the_bench(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert fill.TABLE.search(text)
+    assert fill.filled(text) == text, "run: python bench/fill.py"
+
+
+def test_filling_a_page_replaces_an_old_table_and_leaves_the_text_around_it() -> None:
+    empty = "Before.\n\n<!-- table memory -->\n\nAfter.\n"
+    full = fill.filled(empty)
+    assert full == f"Before.\n\n<!-- table memory -->\n{fill.table('memory')}\nAfter.\n"
+    assert "| 0.5B |" in full
+    old = full.replace("0.5B", "7B")
+    assert old != full
+    assert fill.filled(old) == full
+
+
+def test_a_page_has_no_table_of_what_was_never_measured() -> None:
+    page = "<!-- table nothing_of_this_name -->\n\nAfter.\n"
+    assert fill.filled(page) == page

@@ -10,7 +10,7 @@ first see the errors of those that came later (as in the LDLQ refinement of QuIP
 import torch
 
 from quantize.methods.base import Rounded
-from quantize.methods.gptq import WINDOW
+from quantize.methods.gptq import WINDOW, runs_native
 from runtime.blocks import Block, Params, join
 
 FLAT = 1e-6
@@ -82,6 +82,11 @@ class Run:
     def recode(self, pull: torch.Tensor, local: torch.Tensor, inside: slice) -> None:
         """The best code of each weight beside all others, column by column."""
         scale, offset = (x.T.contiguous() for x in self.block.grid(self.params))
+        if self.block.native and runs_native(self.block, pull, local, self.value):
+            fixed = (a.numpy() for a in (scale, offset, local.T.contiguous()))
+            state = (a.numpy() for a in (self.codes, self.value, pull))
+            self.block.native.rounder.recode(*fixed, inside.start, *state)
+            return
         for at in range(len(self.value)):
             column = inside.start + at
             best = self.value[at] + pull[column] / local[column, column]
@@ -89,7 +94,7 @@ class Run:
             fresh = self.block.value(self.codes[at], scale[at], offset[at])
             step = fresh - self.value[at]
             self.value[at] = fresh
-            pull.addr_(local[:, column], step, alpha=-1)
+            pull -= local[:, column, None] * step
 
     def move(
         self, fresh: torch.Tensor, pull: torch.Tensor, local: torch.Tensor, inside: slice

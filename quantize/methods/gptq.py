@@ -1,10 +1,11 @@
 """GPTQ (Frantar et al. 2022): round columns left to right, pushing errors onto those to come."""
 
+import numpy as np
 import torch
 
 from quantize.methods.base import Factor, Method, Rounded, SingularHessian
 from quantize.methods.rtn import rtn
-from runtime.blocks import Block, Params, join
+from runtime.blocks import Block, Params, join, shares
 
 WINDOW = 128
 """Columns whose updates are applied at once to the rest of the matrix (lazy batching)."""
@@ -50,25 +51,73 @@ def gptq(weight: torch.Tensor, block: Block, factor: Factor | None) -> Rounded:
     codes = torch.empty(weight.shape, dtype=torch.int32, device=weight.device)
     params: list[Params] = []
     window = max(WINDOW, block.size)
+    round_window = native_window if runs_native(block, weight, upper) else torch_window
     for start in range(0, weight.shape[1], window):
-        stop = min(start + window, weight.shape[1])
-        panel = rest[:, start:stop]
-        errors = torch.empty_like(panel)
-        for first in range(start, stop, block.size):
-            here = slice(first - start, first - start + block.size)
-            params.append(block.fit(panel[:, here], factor.importance[first : first + block.size]))
-            scale, offset = block.grid(params[-1])
-            for col in range(first, first + block.size):
-                at, inside = col - start, slice(col - first, col - first + 1)
-                column = panel[:, at : at + 1]
-                codes[:, col : col + 1] = block.code(column, scale[:, inside], offset[:, inside])
-                value[:, col : col + 1] = block.value(
-                    codes[:, col : col + 1], scale[:, inside], offset[:, inside]
-                )
-                errors[:, at : at + 1] = (column - value[:, col : col + 1]) / upper[col, col]
-                panel[:, at + 1 :] -= errors[:, at : at + 1] * upper[col, col + 1 : stop]
-        rest[:, stop:] -= errors @ upper[start:stop, stop:]
+        here = slice(start, min(start + window, weight.shape[1]))
+        part, errors = round_window(
+            block,
+            rest[:, here],
+            factor.importance[here],
+            upper[here, here],
+            (codes[:, here], value[:, here]),
+        )
+        params.append(part)
+        rest[:, here.stop :] -= errors @ upper[here, here.stop :]
     return Rounded(codes, join(params), value)
+
+
+Chosen = tuple[torch.Tensor, torch.Tensor]
+"""Codes int32 and values (out, columns), to be filled."""
+
+
+def torch_window(
+    block: Block,
+    panel: torch.Tensor,
+    importance: torch.Tensor,
+    upper: torch.Tensor,
+    chosen: Chosen,
+) -> tuple[Params, torch.Tensor]:
+    """Round the columns of a window, and what the columns after it are to be updated with.
+
+    panel (out, columns), changed in place, is the weight as updated for all columns before;
+    importance (columns,) and upper (columns, columns) are its parts of the factor. Returns params
+    and errors (out, columns).
+    """
+    codes, value = chosen
+    errors, params = torch.empty_like(panel), []
+    for first in range(0, panel.shape[1], block.size):
+        here = slice(first, first + block.size)
+        params.append(block.fit(panel[:, here], importance[here]))
+        scale, offset = block.grid(params[-1])
+        for at in range(first, first + block.size):
+            col, inside = slice(at, at + 1), slice(at - first, at - first + 1)
+            codes[:, col] = block.code(panel[:, col], scale[:, inside], offset[:, inside])
+            value[:, col] = block.value(codes[:, col], scale[:, inside], offset[:, inside])
+            errors[:, col] = (panel[:, col] - value[:, col]) / upper[at, at]
+            panel[:, at + 1 :] -= errors[:, col] * upper[at, at + 1 :]
+    return join(params), errors
+
+
+def runs_native(block: Block, *arrays: torch.Tensor) -> bool:
+    """Whether C++ can do the work: the block has a search there, for float32 on the CPU."""
+    on_cpu = all(a.device.type == "cpu" and a.dtype == torch.float32 for a in arrays)
+    return block.native is not None and on_cpu
+
+
+def native_window(
+    block: Block,
+    panel: torch.Tensor,
+    importance: torch.Tensor,
+    upper: torch.Tensor,
+    chosen: Chosen,
+) -> tuple[Params, torch.Tensor]:
+    """The same in C++: equal codes, params, values and errors; panel stays as it is."""
+    assert block.native
+    errors = torch.empty(panel.shape)
+    weight = shares(np, importance.numpy(), panel.shape[1], block.size, block.floor)
+    arrays = (a.numpy() for a in (upper.contiguous(), *chosen, errors))
+    params = block.native.gptq(panel.numpy(), weight, *arrays)
+    return {key: torch.from_numpy(stored) for key, stored in params.items()}, errors
 
 
 Method(

@@ -86,7 +86,7 @@ _listener = _Log(_listen)  # llama.cpp keeps its address
 
 
 @cache
-def _library() -> Any:
+def load_library() -> Any:
     """llama.cpp, loaded and silenced. Raises EdgequantError where it is not installed."""
     if platform.machine() not in ("x86_64", "AMD64") or platform.system() == "Windows":
         raise EdgequantError(
@@ -116,7 +116,7 @@ class LlamaCache:
         self.capacity, self.length = capacity, 0
         self.rows = [engine.context(capacity) for _ in range(batch)]
         for row in self.rows:
-            weakref.finalize(self, _library().llama_free, row)
+            weakref.finalize(self, load_library().llama_free, row)
 
 
 class LlamaEngine:
@@ -124,7 +124,7 @@ class LlamaEngine:
 
     def __init__(self, path: Path, arch: Arch, tokenizer: Tokenizer | None, threads: int) -> None:
         self.arch, self.tokenizer, self.threads = arch, tokenizer, threads
-        self.library = _library()
+        self.library = load_library()
         _complaints.clear()
         settings = self.library.llama_model_default_params()
         self.model = self.library.llama_model_load_from_file(str(path).encode(), settings)

@@ -97,7 +97,8 @@ class NativeEngine(OpsEngine):
         Raises EdgequantError for ids outside the vocabulary, and when the cache is full.
         """
         ids = np.ascontiguousarray(ids, np.int64)
-        return np.asarray(self.decoder.logits(ids, cache, self.halves, last))
+        halves = self.halves and cache is not None  # of whole windows nothing is kept for long
+        return np.asarray(self.decoder.logits(ids, cache, halves, last))
 
 
 def open(model: Model, threads: int | None = None, kv: str = "f16") -> NativeEngine:

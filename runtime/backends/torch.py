@@ -1,5 +1,7 @@
 """Ops on torch, CPU or CUDA: calibration runs on it, and reports where a GPU is at hand."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -17,6 +19,7 @@ class TorchOps:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
+        self._tables: tuple[tuple[np.ndarray, torch.Tensor], ...] = ()
 
     def load(self, tensor: Tensor) -> torch.Tensor:
         if len(tensor.shape) == 1:
@@ -41,7 +44,12 @@ class TorchOps:
 
     def rope(self, x: torch.Tensor, cos: np.ndarray, sin: np.ndarray) -> torch.Tensor:
         first, second = x.chunk(2, dim=-1)
-        cosines, sines = (torch.from_numpy(t).to(self.device)[:, None] for t in (cos, sin))
+        # every layer is given the same two arrays: they travel to the device once a forward
+        if not (self._tables and self._tables[0][0] is cos and self._tables[1][0] is sin):
+            self._tables = tuple(
+                (table, torch.from_numpy(table).to(self.device)[:, None]) for table in (cos, sin)
+            )
+        cosines, sines = (on_device for _, on_device in self._tables)
         return torch.cat(
             [first * cosines - second * sines, second * cosines + first * sines], dim=-1
         )
@@ -80,5 +88,15 @@ class TorchEngine(OpsEngine):
 
 
 def open(model: Model, device: str = "cpu") -> OpsEngine:
-    """Run a model on torch, decoded to float32."""
-    return TorchEngine(model, TorchOps(device))
+    """Run a model on torch, decoded to float32; on a card its weights stay packed: see `ops_on`."""
+    return TorchEngine(model, ops_on(device))
+
+
+def ops_on(device: str) -> TorchOps:
+    """The ops that run a model on a device: on CUDA, where Triton is installed, its kernels."""
+    if torch.device(device).type == "cuda" and find_spec("triton"):
+        # imported here: Triton is needed on a card only, and does not exist for every system
+        from runtime.triton.ops import TritonOps
+
+        return TritonOps(device)
+    return TorchOps(device)

@@ -3,9 +3,19 @@
 import importlib
 import pkgutil
 
-from runtime.blocks.base import BLOCKS, Array, Block, Params, block, join, numpy_of, to_numpy
+from runtime.blocks.base import (
+    BLOCKS,
+    Array,
+    Block,
+    Params,
+    block,
+    join,
+    numpy_of,
+    shares,
+    to_numpy,
+)
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
 
-__all__ = ["BLOCKS", "Array", "Block", "Params", "block", "join", "numpy_of", "to_numpy"]
+__all__ = ["BLOCKS", "Array", "Block", "Params", "block", "join", "numpy_of", "shares", "to_numpy"]

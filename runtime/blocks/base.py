@@ -2,22 +2,25 @@
 
 Every method, writer, reader and test uses just these words, so adding a layout is adding a file:
 
-    fit(w, importance)            -> params   scales, already rounded to what the file can store
+    search(w, importance)         -> params   scales, already rounded to what the file can store
+    fit(w, importance)            -> params   the same, in C++ where the layout has a native search
     grid(params)                  -> scale, offset, shaped like w
     code(w, scale, offset)        -> codes    nearest point of the grid, element by element
     value(codes, scale, offset)   -> weights  what the reader of the file will see
     pack(codes, params)           -> bytes    never rounds again
     unpack(bytes)                 -> codes, params
 
-`fit`, `grid`, `code` and `value` are written against the array API: the same text runs on numpy
+`search`, `grid`, `code` and `value` are written against the array API: the same text runs on numpy
 and on torch (CPU or CUDA). `pack` and `unpack` are numpy only.
 """
 
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
+from runtime.blocks.native_fit import NativeSearch
 from runtime.errors import EdgequantError
 
 Array = Any
@@ -28,6 +31,8 @@ Params = dict[str, Array]
 
 F16_MAX = 65504.0
 """Greatest float16."""
+FLOOR = 2.0**-20
+"""Least importance beside the block's greatest: columns without input still get a sensible grid."""
 
 BLOCKS: dict[str, "Block"] = {}
 """Every block layout by its name; filled by the class lines."""
@@ -53,6 +58,8 @@ class Block:
     """True for F32, F16 and BF16: nothing is fitted, a method has nothing to choose."""
     linear: ClassVar[tuple[str, ...]] = ()
     """Params that a weight is linear in while its code and all other params stay: see `basis`."""
+    floor: ClassVar[float] = FLOOR
+    """Least importance beside the block's greatest (see `shares`)."""
     narrower: ClassVar[str | None] = None
     """Next best type with shorter blocks, for rows that `size` does not divide; GGUF: llama.cpp's.
     None where there is no such type: the container then says what such a row becomes.
@@ -76,7 +83,22 @@ class Block:
         """Whether rows of `cols` weights can be packed."""
         return cols % self.size == 0
 
+    @cached_property
+    def native(self) -> NativeSearch | None:
+        """The search in C++; None where there is none, or it is not compiled."""
+        return None
+
     def fit(self, w: Array, importance: Array | None = None) -> Params:
+        """`search`, done in C++ where that can be: the same params, bit for bit."""
+        if self.native is None or str(device(w)) != "cpu":
+            return self.search(w, importance)
+        xp = array_namespace(w)
+        weight = None if importance is None else numpy_of(importance)
+        weights = numpy_of(w).astype(np.float32, copy=False)
+        params = self.native.fit(weights, shares(np, weight, w.shape[1], self.size, self.floor))
+        return {key: xp.asarray(stored) for key, stored in params.items()}
+
+    def search(self, w: Array, importance: Array | None = None) -> Params:
         """Choose the stored numbers for w (rows, cols).
 
         Importance (cols,) weighs squared errors; None weighs all the same.
@@ -140,6 +162,19 @@ def block(name: str) -> Block:
         if known.lower() == name.lower():
             return layout
     raise EdgequantError(f"unknown block type {name!r}; known: {', '.join(BLOCKS)}.")
+
+
+def shares(xp: Array, importance: Array | None, cols: int, size: int, floor: float) -> Array:
+    """Importance (cols,) over its greatest in each block of `size`, at least `floor`, float32.
+
+    A block without any importance, and None, weigh all alike.
+    """
+    if importance is None:
+        return xp.ones(cols, dtype=xp.float32)
+    blocks = xp.reshape(xp.astype(importance, xp.float32), (-1, size))
+    most = xp.max(blocks, axis=1, keepdims=True)
+    parts = xp.where(most > 0, blocks / (most + (most == 0)), xp.ones_like(blocks))
+    return xp.reshape(xp.clip(parts, floor, None), (-1,))
 
 
 def float16(xp: Array, x: Array) -> Array:

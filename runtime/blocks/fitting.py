@@ -16,7 +16,7 @@ from math import prod
 
 from array_api_compat import array_namespace, device
 
-from runtime.blocks.base import Array, Params, numpy_of
+from runtime.blocks.base import FLOOR, Array, Params, numpy_of, shares
 
 RANGES_4 = (
     (0.02, 0.02),
@@ -44,8 +44,6 @@ GPU_TILE = (1 << 14, 1 << 24)
 """The same on a GPU, where every step costs a kernel launch."""
 LARGEST = 2.0**40
 """Weights are clipped to it while fitting: past every float16 scale, and its square is finite."""
-FLOOR = 2.0**-20
-"""Least importance beside the block's greatest: columns without input still get a sensible grid."""
 TINY = 2.0**-60
 """Scales below it are taken for 0: far less than float16 holds, and its inverse is finite."""
 
@@ -143,17 +141,11 @@ def _planes(xp: Array, w: Array, shape: tuple[int, ...]) -> Array:
 
 
 def block_weights(xp: Array, w: Array, importance: Array | None, shape: tuple[int, ...]) -> Array:
-    """Importance (cols,) -> (reversed shape, blocks, 1), divided by its greatest in each block.
-
-    A block without any importance, and None, weigh all alike.
-    """
+    """The `shares` of importance (cols,) as planes, (reversed shape, blocks, 1)."""
     if importance is None:
         return _planes(xp, xp.ones_like(w[:1]), shape)
-    blocks = xp.reshape(xp.astype(importance, xp.float32), (-1, prod(shape)))
-    most = xp.max(blocks, axis=1, keepdims=True)
-    shares = xp.where(most > 0, blocks / (most + (most == 0)), xp.ones_like(blocks))
-    shares = xp.clip(shares, FLOOR, None)
-    return _planes(xp, xp.reshape(shares, (1, -1)), shape)
+    flat = shares(xp, importance, w.shape[1], prod(shape), FLOOR)
+    return _planes(xp, xp.reshape(flat, (1, -1)), shape)
 
 
 def total(x: Array) -> Array:
@@ -227,8 +219,10 @@ def search_line(
     least, greatest = xp.min(tile.x, axis=0), xp.max(tile.x, axis=0)
     least = xp.clip(least, None, 0.0) if below else least
     width = greatest - least
+    parts = line_starts(ranges, high)
     starts = [
-        (width * ((1 - lower - upper) / high), least + lower * width) for lower, upper in ranges
+        (width * first, least + second * width)
+        for first, second in zip(*parts.values(), strict=True)
     ]
     tried = [line_sums(tile, *start, high) for start in starts]
     sums = Sums(*(xp.stack([getattr(s, name) for s in tried]) for name in Sums.__annotations__))
@@ -236,6 +230,12 @@ def search_line(
     scale, offset = best_line(tile, sums, scale, offset, below)
     scale, offset = lowest(xp, loss(tile, sums, scale, offset), scale, offset)
     return scale, offset
+
+
+def line_starts(ranges: tuple[tuple[float, float], ...], high: int) -> dict[str, list[float]]:
+    """Each range's share of the width for one code (`first`), and left out below (`second`)."""
+    first = [(1 - lower - upper) / high for lower, upper in ranges]
+    return {"first": first, "second": [lower for lower, _ in ranges]}
 
 
 def line_sums(tile: Tile, scale: Array, offset: Array, high: int) -> Sums:

@@ -13,7 +13,7 @@ class _Float(Block):
     low = high = 0
     is_float = True
 
-    def fit(self, w: Array, importance: Array | None = None) -> Params:
+    def search(self, w: Array, importance: Array | None = None) -> Params:
         return {"shape": array_namespace(w).zeros_like(w)}
 
     def grid(self, params: Params) -> tuple[Array, Array]:

@@ -15,12 +15,14 @@ weight = (code - zero) * scale, as onnxruntime computes it. Without zero points 
 middle of the codes (8 or 128), and a scale may be negative: the longer side on the lowest code.
 """
 
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from runtime.blocks.base import Array, Block, Params
+from runtime.blocks.base import Array, Block, Params, shares
+from runtime.blocks.native_fit import NativeSearch, native_search
 
 SHRINK = {4: [1 - 0.03 * step for step in range(12)], 8: [1 - 0.004 * step for step in range(12)]}
 """By bits: the parts of a block's range that `fit` tries to spread the codes over."""
@@ -36,6 +38,7 @@ class OnnxInt(Block):
     symmetric: ClassVar[bool]
     linear = ("scale",)
     low = 0
+    floor = 0.0
 
     @property
     def bits(self) -> float:
@@ -51,7 +54,14 @@ class OnnxInt(Block):
         """The zero point of a file that stores none."""
         return 1 << (self.code_bits - 1)
 
-    def fit(self, w: Array, importance: Array | None = None) -> Params:
+    @cached_property
+    def native(self) -> NativeSearch | None:
+        if self.symmetric:
+            facts = {"first": self._symmetric_parts, "middle": self.middle}
+            return native_search(self, "symmetric", ("scale",), **facts)
+        return native_search(self, "affine", ("scale", "zero"), first=SHRINK[self.code_bits])
+
+    def search(self, w: Array, importance: Array | None = None) -> Params:
         """Search scale and zero (rows, blocks) of least importance-weighted squared error."""
         xp = array_namespace(w)
         rows, cols = w.shape
@@ -59,7 +69,9 @@ class OnnxInt(Block):
         top = xp.max(xp.abs(blocks), axis=-1)  # (rows, blocks)
         top = xp.where(top == 0, xp.ones_like(top), top)
         unit = blocks / top[..., None]  # squares of a huge or tiny block stay finite
-        weight = self._weights(xp, unit, importance)
+        weight = xp.ones_like(unit[:1])
+        if importance is not None:
+            weight = xp.reshape(shares(xp, importance, cols, self.size, self.floor), weight.shape)
         tries = self._symmetric_tries(xp, unit) if self.symmetric else self._affine_tries(xp, unit)
         best_scale, best_zero, best_error = None, None, None
         for start, zero in tries:
@@ -75,21 +87,18 @@ class OnnxInt(Block):
         scale = self.storable(scale)
         return {"scale": scale} if self.symmetric else {"scale": scale, "zero": best_zero}
 
-    def _weights(self, xp: Array, unit: Array, importance: Array | None) -> Array:
-        """Importance (1, blocks, size), at most 1 in each block; all ones for None."""
-        if importance is None:
-            return xp.ones_like(unit[:1])
-        weight = xp.astype(xp.reshape(importance, (1, -1, self.size)), xp.float32)
-        most = xp.max(weight, axis=-1, keepdims=True)
-        return xp.where(most > 0, weight / xp.where(most > 0, most, xp.ones_like(most)), 1.0)
+    @property
+    def _symmetric_parts(self) -> list[float]:
+        """Parts of the block's extreme weight that are tried as its scale."""
+        ends = (-self.middle, self.high - self.middle)
+        return [part / end for part in SHRINK[self.code_bits] for end in ends]
 
     def _symmetric_tries(self, xp: Array, unit: Array) -> list[tuple[Array, Array]]:
         """Scales that put the block's extreme, or a part of it, on the lowest or highest code."""
         greatest, least = xp.max(unit, axis=-1), xp.min(unit, axis=-1)
         extreme = xp.where(greatest >= -least, greatest, least)
         zero = xp.full_like(extreme, self.middle)
-        ends = (-self.middle, self.high - self.middle)
-        return [(extreme * (part / end), zero) for part in SHRINK[self.code_bits] for end in ends]
+        return [(extreme * part, zero) for part in self._symmetric_parts]
 
     def _affine_tries(self, xp: Array, unit: Array) -> list[tuple[Array, Array]]:
         """Ranges around 0, whole and shrunk; the zero point is the code nearest to 0."""
@@ -97,7 +106,7 @@ class OnnxInt(Block):
         least = xp.clip(xp.min(unit, axis=-1), None, 0.0)
         step = (greatest - least) / self.high
         step = xp.where(step == 0, xp.ones_like(step), step)
-        zero = xp.clip(xp.round(-least / step), 0, self.high)
+        zero = xp.clip(xp.round(-least / step), 0, self.high) + 0.0  # never -0.0
         return [(step * part, zero) for part in SHRINK[self.code_bits]]
 
     def _refit(

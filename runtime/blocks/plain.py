@@ -1,5 +1,6 @@
 """What the 32-weight GGUF layouts share: one float16 scale, alone or with one float16 minimum."""
 
+from functools import cached_property
 from typing import ClassVar
 
 from array_api_compat import array_namespace
@@ -9,12 +10,14 @@ from runtime.blocks.fitting import (
     Tile,
     best_line,
     fit_tiles,
+    line_starts,
     line_sums,
     new_tile,
     rounded,
     search_line,
     search_scale,
 )
+from runtime.blocks.native_fit import NativeSearch, native_search
 
 
 class Scaled(Block):
@@ -33,12 +36,20 @@ class Scaled(Block):
         """Value of the lowest code at scale 1."""
         return self.low
 
-    def fit(self, w: Array, importance: Array | None = None) -> Params:
+    @property
+    def tries(self) -> tuple[float, ...]:
+        """The places of the weight of greatest size, on the grid of scale 1."""
+        return tuple(self.lowest_point * end for end in self.ends)
+
+    @cached_property
+    def native(self) -> NativeSearch | None:
+        return native_search(self, "scaled", ("d",), first=self.tries)
+
+    def search(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size,))
 
     def _fit_tile(self, tile: Tile) -> Params:
-        tries = tuple(self.lowest_point * end for end in self.ends)
-        return {"d": float16(tile.xp, search_scale(tile, self._snap, tries))}
+        return {"d": float16(tile.xp, search_scale(tile, self._snap, self.tries))}
 
     def _snap(self, x: Array) -> Array:
         """The point of the unit grid nearest to x, float32."""
@@ -60,7 +71,11 @@ class Line(Block):
     ranges: ClassVar[tuple[tuple[float, float], ...]]
     """Parts of a block's range that `fit` tries to leave out below and above."""
 
-    def fit(self, w: Array, importance: Array | None = None) -> Params:
+    @cached_property
+    def native(self) -> NativeSearch | None:
+        return native_search(self, "line", ("d", "m"), **line_starts(self.ranges, self.high))
+
+    def search(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size,))
 
     def _fit_tile(self, tile: Tile) -> Params:

@@ -1,5 +1,6 @@
 """What IQ4_NL and IQ4_XS share: codes of 4 bits that name points of one uneven table."""
 
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -7,6 +8,7 @@ from array_api_compat import array_namespace, device
 
 from runtime.blocks.base import Array, Block
 from runtime.blocks.fitting import guarded
+from runtime.blocks.native_fit import NativeSearch
 
 POINTS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """The table: denser around 0, where most weights lie."""
@@ -33,6 +35,13 @@ class Pointed(Block):
     @property
     def lowest_point(self) -> float:
         return POINTS[0]
+
+    @cached_property
+    def native(self) -> NativeSearch | None:
+        found = super().native
+        if found is not None:
+            found.rounder.set_points(self.points, self.nearest)
+        return found
 
     def _snap(self, x: Array) -> Array:
         return _look_up(self.snapped, self._half_steps(x), x)

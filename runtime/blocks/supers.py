@@ -1,11 +1,13 @@
 """What the 256-weight GGUF layouts share: small integer scales of sub-blocks on a float16 scale."""
 
+from functools import cached_property
 from typing import ClassVar
 
 from array_api_compat import array_namespace
 
 from runtime.blocks.base import Array, Block, Params
-from runtime.blocks.fitting import Tile, fit_tiles, rounded
+from runtime.blocks.fitting import Tile, fit_tiles, line_starts, rounded
+from runtime.blocks.native_fit import NativeSearch, native_search
 from runtime.blocks.super_fitting import fit_lines, fit_scales
 
 
@@ -30,12 +32,21 @@ class ScaledSuper(Block):
         """Value of the lowest code at scale 1."""
         return self.low
 
-    def fit(self, w: Array, importance: Array | None = None) -> Params:
+    @property
+    def tries(self) -> tuple[float, ...]:
+        """The places of a sub-block's weight of greatest size, on the grid of scale 1."""
+        return tuple(self.lowest_point * end for end in self.ends)
+
+    @cached_property
+    def native(self) -> NativeSearch | None:
+        facts = {"first": self.tries, "span": self.span, "rounds": self.rounds}
+        return native_search(self, "scaled super", ("d",), ("scales",), **facts)
+
+    def search(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size // self.group, self.group))
 
     def _fit_tile(self, tile: Tile) -> Params:
-        tries = tuple(self.lowest_point * end for end in self.ends)
-        return fit_scales(tile, self._snap, tries, self.span, self.rounds)
+        return fit_scales(tile, self._snap, self.tries, self.span, self.rounds)
 
     def _snap(self, x: Array) -> Array:
         """The code nearest to x, float32."""
@@ -67,7 +78,16 @@ class LineSuper(Block):
     rounds: ClassVar[int] = 2
     """How often `fit` chooses d, dmin and the integers (see super_fitting)."""
 
-    def fit(self, w: Array, importance: Array | None = None) -> Params:
+    @cached_property
+    def native(self) -> NativeSearch | None:
+        facts = line_starts(self.ranges, self.high) | {
+            "span": (0, self.most),
+            "rounds": self.rounds,
+            "parts": [part / self.most for part in self.parts],
+        }
+        return native_search(self, "line super", ("d", "dmin"), ("scales", "mins"), **facts)
+
+    def search(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size // self.group, self.group))
 
     def _fit_tile(self, tile: Tile) -> Params:

@@ -35,6 +35,7 @@ const Kernels kernels = {
 #else
     nullptr,          nullptr,
 #endif
+    &::FIT::rounders,
     {add, rmsnorm, silu_mul, rotate, to_f16, to_f32, times_strip_f16, times_strip_f32,
      softmax_step},
 };

@@ -1,14 +1,16 @@
-// What one instruction set offers: decoders of every block layout, the products, and the rest of a
-// token.
+// What one instruction set offers: decoders of every block layout, the products, the rest of a
+// token, and rounding.
 //
-// kernels.cpp, dot.cpp, activations.cpp, panel.cpp, tiles.cpp, layouts/ and ops/ are compiled once
-// for each instruction set, into a namespace of that name (the macro KERNELS). They include only
-// <cstddef>, <cstdint>, <cstring> and intrinsics: of an inline library function the linker keeps
-// one copy for everyone, and it could be one compiled for AVX2.
+// kernels.cpp, dot.cpp, activations.cpp, panel.cpp, tiles.cpp, layouts/, ops/ and fit/ are compiled
+// once for each instruction set, into a namespace of that name (the macro KERNELS). They include
+// only <cstddef>, <cstdint>, <cstring> and intrinsics: of an inline library function the linker
+// keeps one copy for everyone, and it could be one compiled for AVX2.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "fit/rounders.h"
 
 constexpr int TILE_ROWS = 4;  // rows of a weight that dot_tile and dot_rows multiply at once
 constexpr int PANEL_ROWS = 8;  // rows of a panel
@@ -100,6 +102,7 @@ struct Kernels {
     void (*pack_activations)(const float* x, int n, int cols, int tile, uint16_t* packed);
     void (*multiply_tiles)(const Layout& layout, const uint8_t* data, int rows, int cols, int start,
                            int stop, const uint16_t* packed, int n, float* scratch, float* out);
+    const Rounders* rounders;  // scale search and rounding
     Ops ops;
 };
 

@@ -196,7 +196,8 @@ void matvec(const Kernels& kernels, const Layout& layout, const uint8_t* data, i
             const float* x, int n, float* out) {
     const Product p = {kernels, layout, data, rows, cols, x, n, out};
     if (is_exact() || n == 0) return multiply_exactly(p);
-    if (n >= LEAST_TOKENS && kernels.multiply_tiles && layout.decode_bfloat) {
+    const bool is_float = layout.block == 1;  // an original, which others are judged by, stays exact
+    if (n >= LEAST_TOKENS && kernels.multiply_tiles && layout.decode_bfloat && !is_float) {
         for (int first = 0; first < n; first += TOKENS) {
             const int count = std::min(TOKENS, n - first);
             multiply_bfloats({kernels, layout, data, rows, cols, x + (size_t)first * cols, count,

@@ -9,6 +9,7 @@
 #include "levels.h"
 #include "matvec.h"
 #include "pool.h"
+#include "rounder.h"
 
 namespace nb = nanobind;
 
@@ -131,5 +132,6 @@ NB_MODULE(_native, m) {
     m.def("exact", &is_exact, "Whether products are float32 throughout.");
     m.def("set_exact", &set_exact, nb::arg("exact"),
           "Products in float32 throughout (True), or with rounded activations (False, faster).");
+    bind_rounder(m);
     bind_decoder(m);
 }

@@ -8,8 +8,7 @@ import pytest
 from onnx import helper
 
 from export import CONTAINERS
-from quantize.checkpoint import Checkpoint
-from runtime.tensor import Tensor
+from quantize.checkpoint import open_checkpoint
 
 maker_of_gguf, maker_of_onnx = CONTAINERS["gguf"].maker, CONTAINERS["onnx"].maker
 
@@ -49,11 +48,11 @@ def test_a_gguf_file_is_of_the_tool_that_chose_its_types(what: str, tmp_path: Pa
 
 @pytest.mark.parametrize("preset", CONTAINERS["gguf"].presets)
 def test_a_file_of_any_preset_of_ours_is_ours(
-    preset: str, tiny: Checkpoint, tmp_path: Path
+    preset: str, random_models: dict[str, Path], tmp_path: Path
 ) -> None:
     write, path = CONTAINERS["gguf"].write, tmp_path / "x.gguf"
-    tensors = (Tensor.dense(name, tensor.decode()) for name, tensor in tiny.tensors.items())
-    write(path, tiny.arch, tensors, tiny.folder, {"preset": preset})
+    small = open_checkpoint(random_models["qwen2-tied"])
+    write(path, small.arch, small.tensors.values(), small.folder, {"preset": preset})
     assert maker_of_gguf(path) == "edgequant"
 
 

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 
 import export.onnx
+import export.onnx_data
 from export import CONTAINERS, genai
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
 from runtime.blocks import BLOCKS
@@ -173,7 +174,7 @@ def test_tied_embedding_is_stored_once_and_read_by_both_ends(folder, tiny, kind:
     assert list(gather.input[2:]) == list(head.input[2:])  # scales and zero points
     weights = sum(tensor.nbytes for tensor in open_onnx(path).tensors.values())
     tables = 2 * tiny.arch.context * tiny.arch.head_dim // 2 * 4
-    padding = export.onnx.ALIGNMENT * len(graph.initializer)
+    padding = export.onnx_data.ALIGNMENT * len(graph.initializer)
     assert (path / "model.onnx.data").stat().st_size < weights + tables + padding
 
 
@@ -215,10 +216,21 @@ def test_same_tensors_make_the_same_bytes(folder: Folder, tiny: Checkpoint, tmp_
         assert (first / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
+def test_tensors_may_come_in_any_order(folder: Folder, tiny: Checkpoint, tmp_path: Path) -> None:
+    backwards = reversed(list(rounded(tiny, "INT4_32")))
+    write(tmp_path / "x", tiny.arch, backwards, tiny.folder, {})
+    files = [path / "model.onnx.data" for path in (tmp_path / "x", folder("bundled", "INT4_32"))]
+    assert files[0].stat().st_size == files[1].stat().st_size
+    found, expected = (open_onnx(file.parent).tensors for file in files)
+    for name in tiny.tensors:
+        np.testing.assert_array_equal(found[name].data, expected[name].data)
+
+
 def test_offsets_past_four_gigabytes_are_read_by_both_readers(
     random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.onnx, "ALIGNMENT", 1 << 28)  # the gaps are holes: nothing on disk
+    # the gaps are holes: nothing on disk
+    monkeypatch.setattr(export.onnx_data, "ALIGNMENT", 1 << 28)
     checkpoint = open_checkpoint(random_models["qwen2-tied"])
     write(tmp_path / "x", checkpoint.arch, rounded(checkpoint, "F32"), checkpoint.folder, {})
     assert (tmp_path / "x" / "model.onnx.data").stat().st_size > 1 << 32
@@ -292,7 +304,7 @@ def changed(tensors: list[Tensor], fault: str) -> list[Tensor]:
     [
         ("missing", "1 tensors are missing, the first is output_norm.weight; pass every"),
         ("twice", "output_norm.weight came twice; pass each"),
-        ("foreign", "blk.0.gate.weight is no tensor of qwen2; pass each"),
+        ("foreign", "blk.0.gate.weight is no tensor of this model; pass each"),
         (
             "short",
             r"output_norm.weight has shape \(255,\), but its config.json says \(256,\); take",

@@ -66,6 +66,12 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
+def is_over(output: Path, expected: dict[str, bytes]) -> bool:
+    """Whether all was done but for the removal of the work folder: its manifest goes last."""
+    manifest = output / ".edgequant" / "manifest.json"
+    return not manifest.exists() and expected.items() <= files(output).items()
+
+
 def main(model: Path, folder: Path, flags: dict[str, Any]) -> None:
     """One uninterrupted run, then one killed at every eleventh moment."""
     status, moments = child(model, folder / "whole", flags, None)
@@ -75,6 +81,8 @@ def main(model: Path, folder: Path, flags: dict[str, Any]) -> None:
     for moment in range(1, moments + 1, 11):
         output = folder / str(moment)
         killed, _ = child(model, output, flags, moment)
+        if is_over(output, expected):
+            continue
         finished, _ = child(model, output, flags, None)
         assert finished == 0
         found = files(output)

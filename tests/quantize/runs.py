@@ -47,10 +47,10 @@ class Walk:
 
 
 def walk(plan: Plan, folder: Path, progress: Progress = silent) -> Walk:
-    """Calibrate and round into a work folder, without writing an artifact."""
+    """Calibrate and round into a work folder (a begun one goes on), without an artifact."""
     checkpoint = open_checkpoint(plan.model)
     assignments = [assign(target, checkpoint.arch, plan.rules) for target in plan.targets]
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     work = Work(folder, "key")
     digest = quantize_model(plan, checkpoint, assignments, work, progress)
     return Walk(checkpoint, assignments, work, digest)

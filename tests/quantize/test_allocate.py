@@ -156,6 +156,36 @@ def test_improvement_is_the_best_change_of_one_or_two_tensors(
     assert (better is None) == (after.kl == before.kl)
 
 
+def every_change(chosen: dict[str, Choice], choices: Choices) -> Iterator[dict[str, Choice]]:
+    """Every change of one tensor or of two."""
+    for count in (1, 2):
+        for names in itertools.combinations(choices, count):
+            for kinds in itertools.product(*(choices[name] for name in names)):
+                yield dict(zip(names, kinds, strict=True))
+
+
+@given(instances, st.integers(0, 60), st.randoms(use_true_random=False))
+def test_improvement_finds_the_swap_of_largest_gain(
+    choices: dict[str, list[Choice]], room: int, draw
+) -> None:
+    options = {name: useful(of) for name, of in choices.items()}
+    chosen = {name: draw.choice(of) for name, of in options.items()}
+    before = total(chosen)
+    better = improvement(chosen, options, room)
+    after = total(chosen | (better or {}))
+    assert after.bytes <= before.bytes + room
+    near = [total(chosen | change) for change in every_change(chosen, options)]
+    # two that both grow come one after the other
+    swaps = [s for s in near if s.bytes <= before.bytes + room and grown(chosen, options, s) <= 1]
+    assert after.kl == min([before.kl, *(step.kl for step in swaps)])
+
+
+def grown(chosen: dict[str, Choice], options: Choices, step: Step) -> int:
+    """How many tensors have more bytes in a step."""
+    kinds = {name: next(c for c in options[name] if c.kind == step.kinds[name]) for name in chosen}
+    return sum(kinds[name].bytes > chosen[name].bytes for name in chosen)
+
+
 def test_a_swap_pays_where_no_change_fits() -> None:
     options = {
         "a": [Choice("small", 10, 5.0), Choice("large", 20, 1.0)],

@@ -42,7 +42,7 @@ def test_results_go_to_stdout_as_json_and_progress_to_stderr(
     run: Any, folder: Path, tmp_path: Path
 ) -> None:
     more = ("--json", "--to", "onnx:int4", "--to", "onnx:int8", "--rule", "ffn_up=INT4_128")
-    code, out, err = run(*quick(folder, tmp_path / "out", *more))
+    code, out, err = run(*quick(folder, tmp_path / "out", *more, "--method", "rtn"))
     assert code == 0
     found = {item["target"]: item for item in json.loads(out)["artifacts"]}
     assert found.keys() == {"onnx:int4", "onnx:int8"}
@@ -171,14 +171,14 @@ def test_an_existing_output_is_refused_before_any_work(
 def test_an_unchecked_run_does_not_mind_old_reports(run: Any, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "report.json").write_text("precious")
-    assert run(*quick(folder, tmp_path / "out"))[0] == 0
+    assert run(*quick(folder, tmp_path / "out", "--method", "rtn"))[0] == 0
     assert (tmp_path / "out" / "report.json").read_text() == "precious"
 
 
 def test_overwrite_replaces_an_output(run: Any, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "model-int4-onnx").mkdir(parents=True)
     (tmp_path / "out" / "model-int4-onnx" / "old").write_text("old")
-    assert run(*quick(folder, tmp_path / "out", "--overwrite"))[0] == 0
+    assert run(*quick(folder, tmp_path / "out", "--overwrite", "--method", "rtn"))[0] == 0
     assert not (tmp_path / "out" / "model-int4-onnx" / "old").exists()
 
 

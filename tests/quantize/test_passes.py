@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from quantize import passes
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
-from quantize.methods import METHODS
+from quantize.methods import METHODS, Factor, Method, Rounded
+from quantize.methods.rtn import rtn
 from quantize.passes import group
 from quantize.plan import Target, assign
 from runtime.archs import FAMILIES
@@ -135,6 +136,24 @@ def test_an_uncalibrated_method_reads_no_text(
     found = walk(plan, tmp_path / "work")
     assert found.digest == ""
     assert not found.work.done("calibration")
+
+
+def test_an_uncalibrated_method_rounds_with_its_own_code(
+    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def halved(weight: torch.Tensor, block: Block, factor: Factor | None) -> Rounded:
+        return rtn(weight / 2, block, factor)
+
+    monkeypatch.setitem(METHODS, "halved", METHODS["rtn"])  # so that it is forgotten at the end
+    Method("halved", "half of every weight", calibrated=False, round=halved)
+    model = random_models["qwen2-untied"]
+    whole, half = (
+        walk(small_plan(model, "onnx:int4", method=method), tmp_path / method).tensors()
+        for method in ("rtn", "halved")
+    )
+    for name, tensor in half.items():
+        factor = 0.5 if len(tensor.shape) == 2 else 1.0
+        assert np.array_equal(tensor.decode(), factor * whole[name].decode()), name
 
 
 def test_a_float_target_reads_no_text_and_holds_the_weights_themselves(

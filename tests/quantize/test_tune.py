@@ -11,6 +11,7 @@ import torch
 from quantize import pipeline, tune
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.plan import EFFORTS
+from quantize.resume import Work
 from quantize.student import Student, kl_gradient, open_part, teach, zeros
 from quantize.tune import Lesson, State, adam, better, open_student, tune_targets
 from runtime.backends.torch import TorchOps
@@ -44,13 +45,15 @@ def whole_model(student: Student, deltas: dict[str, torch.Tensor], ids: np.ndarr
     """Logits (rows, T, V) of all tensors at once, differentiable in the deltas."""
     parts = [p for i in range(student.arch.layers) for p in student.layer(i)] + [student.norm()]
     weights = {part.tensor.name: part.value(deltas) for part in parts}
-    weights |= {student.arch.head: student.head}
+    weights |= {student.arch.head: OPS.load(student.head.tensor)}
     weights["token_embd.weight"] = OPS.load(student.read("token_embd.weight"))
     found: torch.Tensor = forward(OPS, student.arch, weights, layers(student.arch, weights), ids)
     return found
 
 
-@pytest.mark.parametrize("name", ["qwen2-tied", "llama-untied"])
+@pytest.mark.parametrize(
+    "name", ["qwen2-tied", pytest.param("llama-untied", marks=pytest.mark.slow)]
+)
 def test_gradient_by_layers_is_that_of_the_whole_model(
     name: str, random_models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -270,3 +273,28 @@ def test_a_run_at_high_effort_writes_a_tuned_norm_or_says_that_tuning_was_droppe
     original = open_checkpoint(model).tensors["output_norm.weight"].decode()
     dropped = any("tuning was dropped" in line for line in said)
     assert np.array_equal(norm, original) == dropped
+
+
+@pytest.mark.slow
+def test_states_of_gradients_and_tuning_go_to_disk_over_max_ram_and_nothing_changes(
+    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EFFORTS, "high", replace(EFFORTS["high"], steps=2))
+    written, rooms = [], {}
+    real = Work.room
+
+    def watched(work: Work, name: str, shape: tuple[int, ...], max_ram: float) -> np.ndarray:
+        rooms[name] = real(work, name, shape, max_ram)
+        return rooms[name]
+
+    monkeypatch.setattr(Work, "room", watched)
+    for max_ram, kind in ((1, np.ndarray), (0, np.memmap)):
+        flags = {"rows": 16, "check": False, "max_ram": max_ram, "overwrite": True}
+        plan = small_plan(random_models["qwen2-tied"], "gguf:Q4_0", effort="high", **flags)
+        pipeline.run(replace(plan, output=tmp_path))
+        written.append(next(tmp_path.glob("*.gguf")).read_bytes())
+        assert {name: type(room) for name, room in rooms.items()} == dict.fromkeys(
+            ("curvature-states", "shared-hidden", "teacher-states", "student-states"), kind
+        )
+        rooms.clear()
+    assert written[0] == written[1]

@@ -93,8 +93,15 @@ def test_a_float16_cache_changes_logits_by_its_rounding(instructions: str, model
 @pytest.mark.parametrize("kv", ["f16", "f32"])
 def test_steps_with_a_cache_equal_the_whole_to_the_last_bit(kv: str, model: Model) -> None:
     engine, ids = open_engine(model, "native", kv=kv), ids_of(3, 300)
-    whole = engine.logits(ids)
+    whole = in_steps(engine, ids)
     np.testing.assert_array_equal(in_steps(engine, ids, 1, 33, 160, 299), whole)
+
+
+def test_windows_without_a_cache_are_computed_in_float32(model: Model) -> None:
+    half, full = (open_engine(model, "native", kv=kv) for kv in ("f16", "f32"))
+    ids = ids_of(2, 30)
+    np.testing.assert_array_equal(half.logits(ids), full.logits(ids))
+    assert np.abs(half.logits(ids) - in_steps(half, ids)).max() > 0
 
 
 def test_a_long_context_is_attended_to_in_segments(model: Model) -> None:
@@ -148,7 +155,8 @@ def test_a_cache_after_last_holds_every_token(model: Model) -> None:
     cache = engine.new_cache(2, 50)
     engine.logits(ids[:, :49], cache, last=True)
     assert (cache.length, cache.capacity) == (49, 50)
-    np.testing.assert_array_equal(engine.logits(ids[:, 49:], cache), engine.logits(ids)[:, 49:])
+    whole = in_steps(engine, ids)
+    np.testing.assert_array_equal(engine.logits(ids[:, 49:], cache), whole[:, 49:])
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -171,11 +179,11 @@ def test_rows_of_a_batch_are_independent(model: Model) -> None:
 
 def test_two_caches_do_not_know_of_each_other(model: Model) -> None:
     engine, ids = open_engine(model, "native"), ids_of(2, 30)
-    caches = [engine.new_cache(1, 30) for _ in range(2)]
+    caches, whole = [engine.new_cache(1, 30) for _ in range(2)], in_steps(engine, ids)
     for at in range(0, 30, 10):
         for row, cache in enumerate(caches):
             piece = engine.logits(ids[row : row + 1, at : at + 10], cache)
-            np.testing.assert_array_equal(piece[0], engine.logits(ids)[row, at : at + 10])
+            np.testing.assert_array_equal(piece[0], whole[row, at : at + 10])
 
 
 def test_float16_takes_half_the_memory(model: Model) -> None:
@@ -192,7 +200,7 @@ def test_weights_outlive_the_model_they_came_from(models: dict[str, Model]) -> N
     decoder = open_engine(Model(models["qwen2-tied"].arch, tensors), "native").decoder
     del tensors
     expected = open_engine(models["qwen2-tied"], "native").logits(ids_of(1, 9))
-    np.testing.assert_array_equal(decoder.logits(ids_of(1, 9), None, True, False), expected)
+    np.testing.assert_array_equal(decoder.logits(ids_of(1, 9), None, False, False), expected)
 
 
 def test_not_a_number_stays_visible(models: dict[str, Model]) -> None:
@@ -228,7 +236,8 @@ def test_more_tokens_than_a_cache_holds_are_refused_and_leave_it_alone(model: Mo
     engine.logits(ids[:, :6], cache)
     with pytest.raises(EdgequantError, match="9 tokens do not fit in 8; shorten the text or ask"):
         engine.logits(ids[:, 6:], cache)
-    np.testing.assert_array_equal(engine.logits(ids[:, 6:8], cache), engine.logits(ids)[:, 6:8])
+    whole = in_steps(engine, ids[:, :8])
+    np.testing.assert_array_equal(engine.logits(ids[:, 6:8], cache), whole[:, 6:])
 
 
 def test_a_cache_for_other_sequences_is_refused(model: Model) -> None:

@@ -14,10 +14,10 @@ def test_a_missing_package_is_said_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(EdgequantError, match="needs xllamacpp; pip install xllamacpp."):
-        llamacpp._library.__wrapped__()
+        llamacpp.load_library.__wrapped__()
 
 
 def test_another_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(EdgequantError, match="not on .* aarch64; use the native backend"):
-        llamacpp._library.__wrapped__()
+        llamacpp.load_library.__wrapped__()

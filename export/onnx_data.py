@@ -1,0 +1,150 @@
+"""The weights of an ONNX folder: which arrays they become, and where each stands in the data file.
+
+    model.onnx.data    every array at a multiple of ALIGNMENT bytes; the gaps read as zeros
+                       weights in the order in which they came, then rope.cos and rope.sin
+
+`size` of the container counts these arrays before there is a file, `write` fills them.
+"""
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from export import genai, onnx_graph
+from runtime.archs import Arch
+from runtime.blocks import Block
+from runtime.blocks.onnx_int import OnnxInt
+from runtime.errors import EdgequantError
+from runtime.tensor import Tensor
+
+DATA = "model.onnx.data"
+
+ALIGNMENT = 4096
+"""Bytes: a tensor starts on a page, so that onnxruntime can map it."""
+
+ROWS_AT_ONCE = 4096
+"""Rows of a float weight, or positions of the rope tables, that stand in memory at a time."""
+
+SINGLE: np.dtype = np.dtype("<f4")
+BYTE: np.dtype = np.dtype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of the data file."""
+
+    name: str
+    dims: tuple[int, ...]
+    kind: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file, without the gap before it."""
+        return math.prod(self.dims) * self.kind.itemsize
+
+
+def weight_arrays(name: str, shape: tuple[int, ...], layout: Block) -> list[Array]:
+    """What ONNX stores for a tensor; floats become float32.
+
+    Raises EdgequantError for a type that ONNX cannot hold.
+    """
+    if isinstance(layout, OnnxInt) and len(shape) == 2:
+        rows, blocks = shape[0], shape[1] // layout.size
+        whole = (rows, blocks * layout.code_bytes)
+        codes = whole if name == onnx_graph.EMBEDDING else (rows, blocks, layout.code_bytes)
+        zeros = (rows, -(-blocks * layout.code_bits // 8))
+        dims, kinds = (codes, (rows, blocks), zeros), (BYTE, SINGLE, BYTE)
+        # a symmetric layout has no zero points, and so one name less
+        names = onnx_graph.stored_names(name, layout)
+        return [Array(*array) for array in zip(names, dims, kinds, strict=False)]
+    if layout.is_float:
+        return [Array(name, shape, SINGLE)]
+    raise EdgequantError(
+        f"{name} is {layout.name}, which ONNX cannot hold; "
+        "choose INT4_32, INT8_32 or another INT type, or F32."
+    )
+
+
+def weight_values(tensor: Tensor) -> list[Iterable[np.ndarray]]:
+    """The pieces along the first axis of each of a tensor's `weight_arrays`."""
+    layout = tensor.block
+    if isinstance(layout, OnnxInt) and len(tensor.shape) == 2:
+        return [[part] for part in layout.split(tensor.data) if part is not None]
+    return [_float_rows(tensor)]
+
+
+def _float_rows(tensor: Tensor) -> Iterator[np.ndarray]:
+    """float32 values of a tensor, some rows at a time: an embedding may take a gigabyte."""
+    for start in range(0, tensor.shape[0] if len(tensor.shape) == 2 else 1, ROWS_AT_ONCE):
+        yield tensor.decode(start, start + ROWS_AT_ONCE).astype(SINGLE, copy=False)
+
+
+def rope_arrays(arch: Arch) -> list[Array]:
+    """cos and sin of every position: (positions, head_dim / 2)."""
+    dims = (genai.context_length(arch), arch.head_dim // 2)
+    return [Array(name, dims, SINGLE) for name in ("rope.cos", "rope.sin")]
+
+
+def rope_values(arch: Arch, side: int) -> Iterator[np.ndarray]:
+    """Values of cos (side 0) or sin (side 1), some positions at a time."""
+    stop = genai.context_length(arch)
+    for start in range(0, stop, ROWS_AT_ONCE):
+        yield arch.rope.tables(start, min(start + ROWS_AT_ONCE, stop), arch.head_dim)[side]
+
+
+@dataclass
+class Places:
+    """Where arrays stand in the data file, and how the graph names them there."""
+
+    protos: list[onnx.TensorProto] = field(default_factory=list)
+    end: int = 0
+    """Bytes of the file so far."""
+
+    def add(self, array: Array) -> int:
+        """Give the next array its place; returns the offset."""
+        offset = -(-self.end // ALIGNMENT) * ALIGNMENT
+        self.end = offset + array.nbytes
+        proto = TensorProto(name=array.name, dims=array.dims, data_location=TensorProto.EXTERNAL)
+        proto.data_type = helper.np_dtype_to_tensor_dtype(array.kind)
+        for key, value in {"location": DATA, "offset": offset, "length": array.nbytes}.items():
+            proto.external_data.add(key=key, value=str(value))
+        self.protos.append(proto)
+        return offset
+
+    def add_view(self, arch: Arch, layout: Block) -> bool:
+        """Name the codes of a tied embedding once more, as the head reads them; False if untied."""
+        if not arch.tied or not isinstance(layout, OnnxInt):
+            return False
+        proto = TensorProto()
+        proto.CopyFrom(next(p for p in self.protos if p.name == f"{onnx_graph.EMBEDDING}.q"))
+        proto.name = onnx_graph.TIED_BLOCKS
+        proto.ClearField("dims")
+        proto.dims.extend((arch.vocab, arch.hidden // layout.size, layout.code_bytes))
+        self.protos.append(proto)
+        return True
+
+
+@dataclass
+class DataFile:
+    """The data file while it is written, with a checksum of each array."""
+
+    file: BinaryIO
+    places: Places = field(default_factory=Places)
+    sums: dict[str, int] = field(default_factory=dict)
+    """crc32 by name."""
+
+    def add(self, array: Array, pieces: Iterable[np.ndarray]) -> None:
+        """Append an array, given in pieces along its first axis."""
+        self.file.seek(self.places.add(array))
+        checksum = 0
+        for piece in pieces:
+            raw = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+            self.file.write(raw)
+            checksum = zlib.crc32(raw, checksum)
+        self.sums[array.name] = checksum

@@ -1,0 +1,1 @@
+"""How fast a file runs here: prompt, generation, loading and memory, alone or against llama.cpp."""

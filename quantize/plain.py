@@ -1,0 +1,88 @@
+"""Rounding to nearest without calibration: from the checkpoint's bytes to packed bytes."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from quantize.calibrate import CHUNK, Recipe, quantize_weight
+from quantize.checkpoint import check_finite
+from quantize.methods import Factor, output_error
+from quantize.methods.rtn import rtn
+from runtime.blocks import BLOCKS, Block, numpy_of, shares
+from runtime.tensor import Tensor
+
+Rounded = tuple[np.ndarray, float]
+"""Packed rows, and the squared error of the weights over their own square."""
+
+
+def round_tensor(
+    tensor: Tensor, block: Block, recipe: Recipe, factor: Factor | None, device: torch.device
+) -> Rounded:
+    """Round a matrix without a Hessian, importance from the factor if there is one.
+
+    To nearest in C++ where that can be, the same bytes as methods/rtn.py. Raises EdgequantError for
+    NaN or infinity.
+    """
+    to_nearest = recipe.method.round is rtn
+    if (
+        to_nearest
+        and device.type == "cpu"
+        and block.native is not None
+        and block.native.rounder.packs
+    ):
+        found = native_tensor(tensor, block, factor)
+        if found is not None:
+            return found
+    step = max(1, CHUNK // tensor.shape[1])
+    parts, error, energy = [], 0.0, 0.0
+    weight_of = torch.ones(tensor.shape[1], device=device) if factor is None else factor.importance
+    for start in range(0, tensor.shape[0], step):
+        values = torch.from_numpy(np.array(tensor.decode(start, start + step))).to(device)
+        check_finite(tensor, values)
+        packed, rounded = quantize_weight(values, block, recipe, factor)
+        parts.append(packed)
+        error += output_error(values - rounded, weight_of)
+        energy += output_error(values, weight_of)
+    return np.concatenate(parts), error / max(energy, 1e-30)
+
+
+def native_tensor(tensor: Tensor, block: Block, factor: Factor | None) -> Rounded | None:
+    """`round_tensor` in C++, tile by tile; None when a weight is not finite."""
+    assert block.native
+    cols = tensor.shape[1]
+    importance = None if factor is None else numpy_of(factor.importance).astype(np.float32)
+    weight = shares(np, importance, cols, block.size, block.floor)
+    counted = np.ones(cols, np.float32) if importance is None else importance
+    data = np.ascontiguousarray(tensor.data)
+    packed, error, energy, finite = block.native.rounder.quantize(
+        tensor.block.name, data, weight, counted
+    )
+    return (packed, error / max(energy, 1e-30)) if finite else None
+
+
+def round_layer(
+    tensors: Mapping[str, Tensor],
+    types: Mapping[str, Block],
+    recipe: Recipe,
+    factors: Mapping[str, Factor | None],
+    device: torch.device,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Every tensor of a layer, packed, and the loss of each linear.
+
+    `tensors`: name within the layer -> Tensor; `types` and `factors`: linear -> block and factor.
+    Norms and biases become F32. Raises EdgequantError for NaN or infinity.
+    """
+    packed: dict[str, np.ndarray] = {}
+    losses: dict[str, float] = {}
+    for name, tensor in tensors.items():
+        linear = name.removesuffix(".weight")
+        if linear in types:
+            packed[name], losses[linear] = round_tensor(
+                tensor, types[linear], recipe, factors[linear], device
+            )
+        else:
+            values = np.array(tensor.decode())
+            check_finite(tensor, values)
+            packed[name] = BLOCKS["F32"].pack(values.reshape(1, -1), {})
+    return packed, losses

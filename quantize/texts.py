@@ -1,0 +1,40 @@
+"""Calibration text as token windows, for a run and for an importance matrix alike."""
+
+from collections.abc import Callable
+
+import calib_data
+from quantize.calibrate import Progress, silent
+from quantize.checkpoint import Checkpoint
+from runtime.engine import open_engine
+from runtime.generate import generate
+from runtime.sample import Sampler
+
+
+def load_text(
+    checkpoint: Checkpoint,
+    spec: str,
+    rows: int,
+    length: int,
+    seed: int,
+    progress: Progress = silent,
+) -> calib_data.Windows:
+    """Windows (rows, length) of a calibration spec; "self" is text that the model itself writes.
+
+    The caller tells `progress` of the end, when it has stored what it must keep.
+    Raises CalibrationError for a spec that is unknown or has too little text.
+    """
+    progress("calibration text", 0, 1, spec)
+    draw = writer(checkpoint) if spec == "self" else None
+    return calib_data.load(spec, checkpoint.tokenizer, rows, length, seed, generate=draw)
+
+
+def writer(checkpoint: Checkpoint) -> Callable[[int, int, int], list[list[int]]]:
+    """Documents drawn from the full-precision model itself, for `--calibration self`."""
+    engine = open_engine(checkpoint.model(), "torch")
+    start = checkpoint.tokenizer.separator or 0
+
+    def draw(count: int, length: int, seed: int) -> list[list[int]]:
+        samplers = (Sampler(1.0, top_p=0.95, seed=seed + row) for row in range(count))
+        return [list(generate(engine, [start], length, sampler)) for sampler in samplers]
+
+    return draw

@@ -1,0 +1,168 @@
+"""load() of a file: how documents are parted, and what is refused."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from calib_data import load
+from calib_data.files import SPACED, read_file
+from tests.calib_data.small_texts import ByteTokenizer, refused, texts
+
+
+def test_text_is_parted_by_percent_lines(write: Any) -> None:
+    one, two = texts(2)
+    windows = load(write("a.txt", f"{one}\n%%\n\n\n{two}\n"), ByteTokenizer(), 0, 41)
+    assert windows.documents == 2
+    row = bytes(windows.ids[0].clip(0, 255).astype(np.uint8))
+    assert sorted(row.split(b"\xff")) == sorted([one.encode(), two.encode()])
+    assert windows.ids[0][20] == 257  # the separator stands between them
+
+
+def test_text_without_percent_lines_is_parted_by_two_blank_lines(write: Any) -> None:
+    path = write("a.txt", "first one\n\nstill first\r\n \r\n\t\r\n\r\nsecond one\n")
+    assert list(read_file(Path(path))) == ["first one\n\nstill first", "second one"]
+
+
+def test_text_without_either_is_one_document(write: Any) -> None:
+    assert list(read_file(Path(write("a.TXT", "\ufeffone\n\nand all\n")))) == ["one\n\nand all"]
+
+
+def test_indentation_of_a_documents_first_line_is_kept(write: Any) -> None:
+    assert list(read_file(Path(write("a.txt", "    x = 1\n%%  \n  y = 2")))) == [
+        "    x = 1",
+        "  y = 2",
+    ]
+    assert not SPACED.search("a\n\nb")
+
+
+def test_jsonl_takes_text_and_renders_messages(write: Any) -> None:
+    messages = [{"role": "user", "content": "What is a hash?"}]
+    for record, first in (
+        ({"text": "Just some text here"}, ord("J")),
+        ({"messages": messages}, 256),
+    ):
+        windows = load(write("a.jsonl", json.dumps(record)), ByteTokenizer(), 1, 16)
+        assert windows.ids[0, 0] == first
+        assert windows.domains == ("user",)
+
+
+@pytest.mark.parametrize("column", ["text", "messages"])
+def test_parquet_gives_the_windows_of_the_same_jsonl(
+    column: str, write: Any, tmp_path: Path
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    values: list[Any] = [*texts(9), None]
+    if column == "messages":
+        # parquet gives every turn every key, so `name` comes back as null where it was absent
+        values = [[{"role": "user", "content": text}] for text in texts(9)] + [None]
+        values[0].append({"role": "tool", "content": "42", "name": "sum"})
+    parquet.write_table(arrow.table({"id": [*range(10)], column: values}), tmp_path / "a.parquet")
+    lines = "\n".join(json.dumps({column: value}) for value in values)
+    from_parquet = load(str(tmp_path / "a.parquet"), ByteTokenizer(), 0, 20)
+    from_jsonl = load(write("a.jsonl", lines), ByteTokenizer(), 0, 20)
+    assert from_parquet.sha256 == from_jsonl.sha256
+    assert from_parquet.dropped == from_jsonl.dropped
+    assert from_parquet.dropped[0] == (1, "empty document")
+
+
+def test_a_file_of_one_document_is_always_there_to_calibrate_with(write: Any) -> None:
+    path = write("a.txt", texts(1, "heldout")[0])
+    assert load(path, ByteTokenizer(), 1, 20).documents == 1
+    assert refused(path, ByteTokenizer(), 1, 20, part="heldout") == (
+        f"The held-out part of {path} has no text to use: add documents or use builtin."
+    )
+
+
+def test_all_of_a_file_is_both_parts_together(write: Any) -> None:
+    path = write("a.txt", "\n%%\n".join([*texts(3), *texts(2, "heldout")]))
+    parts = [
+        load(path, ByteTokenizer(), 0, 20, part=p).documents for p in ("calibration", "heldout")
+    ]
+    assert parts == [3, 2]
+    assert load(path, ByteTokenizer(), 0, 20, part="all").documents == 5
+
+
+def test_missing_file_is_refused_with_the_specs_there_are() -> None:
+    assert refused("/nowhere/wiki", ByteTokenizer(), 1, 32) == (
+        "There is no calibration text /nowhere/wiki: give a .txt, .jsonl, .parquet file, "
+        "builtin, builtin:DOMAIN,DOMAIN, hub:DATASET or self."
+    )
+
+
+def test_unknown_ending_and_folder_are_refused(write: Any, tmp_path: Path) -> None:
+    for path in (write("a.csv", "text"), str(tmp_path)):
+        assert refused(path, ByteTokenizer(), 1, 32) == (
+            f"{path} is not a file ending in .txt, .jsonl, .parquet: convert it to one."
+        )
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{", "is not JSON (Expecting property name enclosed in double quotes"),
+        ('{"text": "\xff"}', "is not JSON ('utf-8' codec can't decode byte 0xff"),
+        ("[1]", 'is not an object: write {"text": ...}.'),
+        ('{"body": "x", "id": 3}', "has body, id, but neither text nor messages: rename"),
+        ("{}", "has nothing, but neither text nor messages: rename"),
+        ('{"text": 7}', "is neither text nor messages: every message needs a role and content"),
+        ('{"messages": ["hi"]}', "is neither text nor messages: every message needs"),
+        ('{"messages": [{"role": "user"}]}', "is neither text nor messages: every message"),
+        (
+            '{"messages": [{"role": "user", "content": "x", "tool_calls": []}]}',
+            "is neither text nor messages: every message needs a role and content, and strings",
+        ),
+        ('{"text": "\\ud800"}', "holds half a surrogate pair, which no tokenizer reads: delete"),
+    ],
+)
+def test_a_bad_line_is_refused_by_its_number(line: str, complaint: str, write: Any) -> None:
+    path = write("a.jsonl", b'{"text": "fine"}\n\n' + line.encode("latin-1") + b"\n")
+    assert refused(path, ByteTokenizer(), 1, 8).startswith(f"{path} line 3 {complaint}")
+
+
+def test_text_that_is_not_utf8_is_refused_with_the_byte(write: Any) -> None:
+    path = write("a.txt", b"abc\xff")
+    assert refused(path, ByteTokenizer(), 1, 8) == (
+        f"{path} is not UTF-8 text (byte 3): save it as UTF-8."
+    )
+
+
+def test_a_file_that_cannot_be_opened_is_refused(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    path = write("a.txt", "abc")
+    monkeypatch.setattr(Path, "read_bytes", deny)
+    assert refused(path, ByteTokenizer(), 1, 8) == (
+        f"{path} could not be read (Permission denied): check its permissions."
+    )
+
+
+def test_unreadable_parquet_and_one_without_text_are_refused(write: Any, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = write("a.parquet", b"not parquet at all")
+    assert refused(path, ByteTokenizer(), 1, 8).startswith(f"{path} is not a readable parquet")
+    parquet.write_table(arrow.table({"body": ["x"]}), tmp_path / "b.parquet")
+    assert refused(str(tmp_path / "b.parquet"), ByteTokenizer(), 1, 8) == (
+        f"{tmp_path / 'b.parquet'} has body, but neither text nor messages: "
+        "rename the one that holds the documents."
+    )
+    parquet.write_table(arrow.table({"text": [1]}), tmp_path / "c.parquet")
+    assert "c.parquet row 1 is neither text" in refused(
+        str(tmp_path / "c.parquet"), ByteTokenizer(), 1, 8
+    )
+
+
+def test_a_missing_extra_is_named(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert refused(write("a.parquet", b""), ByteTokenizer(), 1, 8) == (
+        "Reading a .parquet file needs pyarrow: pip install 'edgequant[data]'."
+    )

@@ -1,0 +1,173 @@
+"""The C++ loops of the methods against their torch text: equal to the last bit."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from quantize.calibrate import Recipe
+from quantize.methods import METHODS, Rounded, descent, gptq
+from quantize.plain import native_tensor, round_tensor
+from runtime.blocks import BLOCKS, Block
+from runtime.errors import EdgequantError
+from runtime.tensor import Tensor
+from tests.quantize.methods.cases import LAYOUTS
+
+_native: Any = pytest.importorskip(
+    "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
+)
+
+COLS = 512
+CPU = torch.device("cpu")
+RTN = Recipe(METHODS["rtn"])
+layouts = pytest.mark.parametrize("block", LAYOUTS, ids=lambda block: block.name)
+sets = pytest.mark.parametrize("instructions", _native.instruction_sets())
+
+
+@pytest.fixture(autouse=True)
+def restore_settings() -> Iterator[None]:
+    """Threads and instruction set are the process's: put them back."""
+    threads, instructions = _native.threads(), _native.instruction_set()
+    yield
+    _native.set_threads(threads)
+    _native.set_instruction_set(instructions)
+
+
+def weights(rows: int = 37) -> torch.Tensor:
+    """Random rows (no multiple of a tile), one of them all zeros, one constant."""
+    w = torch.randn(rows, COLS, generator=torch.Generator().manual_seed(3)) * 0.02
+    w[3], w[4] = 0.0, 0.5
+    return w
+
+
+def hessian() -> torch.Tensor:
+    """Of correlated inputs, one of which is always zero."""
+    random = torch.Generator().manual_seed(4)
+    x = torch.randn(2 * COLS, COLS, generator=random)
+    x = x @ (torch.eye(COLS) + torch.randn(COLS, COLS, generator=random) / COLS**0.5)
+    x[:, 17] = 0
+    return x.T @ x / len(x)
+
+
+HESSIAN = hessian()
+FACTOR = gptq.factor(HESSIAN)
+
+
+def in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on the methods use their torch text."""
+    for module in (gptq, descent):
+        monkeypatch.setattr(module, "runs_native", lambda *_: False)
+
+
+def assert_same(ours: Rounded, theirs: Rounded) -> None:
+    assert torch.equal(ours.codes, theirs.codes)
+    assert torch.equal(ours.value.view(torch.int32), theirs.value.view(torch.int32))
+    assert ours.params.keys() == theirs.params.keys()
+    for key, stored in theirs.params.items():
+        assert torch.equal(ours.params[key], stored), key
+
+
+@layouts
+@sets
+def test_gptq_equals_its_torch_text(
+    block: Block, instructions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _native.set_instruction_set(instructions)
+    assert gptq.runs_native(block, weights())
+    ours = gptq.gptq(weights(), block, FACTOR)
+    in_torch(monkeypatch)
+    assert_same(ours, gptq.gptq(weights(), block, FACTOR))
+
+
+@layouts
+@sets
+def test_descent_equals_its_torch_text(
+    block: Block, instructions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _native.set_instruction_set(instructions)
+    start = gptq.gptq(weights(), block, FACTOR)
+    ours = descent.descend(weights(), start, block, HESSIAN, FACTOR.ridge)
+    assert not torch.equal(ours.codes, start.codes)
+    in_torch(monkeypatch)
+    assert_same(ours, descent.descend(weights(), start, block, HESSIAN, FACTOR.ridge))
+
+
+def test_float64_weights_take_the_torch_text() -> None:
+    assert not gptq.runs_native(BLOCKS["Q4_K"], weights().double())
+    assert not gptq.runs_native(BLOCKS["F16"], weights())
+
+
+@layouts
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_plain_rounding_packs_the_bytes_of_the_definition(
+    block: Block, kind: str, weighted: bool
+) -> None:
+    tensor = Tensor.dense("w", BLOCKS[kind].code(weights().numpy(), 1, 0), kind)
+    factor = gptq.Factor(HESSIAN.diagonal().clone()) if weighted else None
+    w = tensor.decode()
+    importance = factor.importance.numpy() if factor else None
+    params = block.search(w, importance)
+    expected_bytes = block.pack(block.code(w, *block.grid(params)), params)
+    for instructions in _native.instruction_sets():
+        _native.set_instruction_set(instructions)
+        packed, loss = round_tensor(tensor, block, RTN, factor, CPU)
+        np.testing.assert_array_equal(packed, expected_bytes)
+        counted = np.ones(COLS) if importance is None else importance.astype(np.float64)
+        miss = block.decode(packed).astype(np.float64) - w
+        expected = (counted * miss**2).sum() / (counted * w.astype(np.float64) ** 2).sum()
+        assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_do_not_depend_on_the_threads() -> None:
+    tensor = Tensor.dense("w", weights(333).numpy())
+    found = []
+    for threads in (1, 2, 3):
+        _native.set_threads(threads)
+        found.append(round_tensor(tensor, BLOCKS["Q4_K"], RTN, None, CPU)[1])
+    assert found[0] == found[1] == found[2]
+
+
+@layouts
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(block: Block, bad: float) -> None:
+    w = weights().numpy()
+    w[20, 300] = bad
+    tensor = Tensor.dense("blk.0.attn_q.weight", w)
+    for instructions in _native.instruction_sets():
+        _native.set_instruction_set(instructions)
+        assert native_tensor(tensor, block, None) is None
+    with pytest.raises(EdgequantError, match="blk.0.attn_q.weight holds 1 NaN or infinite values"):
+        round_tensor(tensor, block, RTN, None, CPU)
+
+
+def test_without_a_native_packer_the_definition_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, tensor = BLOCKS["Q4_0"], Tensor.dense("w", weights().numpy())
+    packed, loss = round_tensor(tensor, block, RTN, None, CPU)
+    monkeypatch.setitem(block.__dict__, "native", None)
+    again, same = round_tensor(tensor, block, RTN, None, CPU)
+    np.testing.assert_array_equal(again, packed)
+    assert same == pytest.approx(loss, rel=1e-4)
+
+
+def test_matrices_that_do_not_belong_together_are_refused() -> None:
+    rounder = BLOCKS["Q4_0"].native.rounder
+    ones, w = np.ones(COLS, np.float32), weights().numpy()
+    with pytest.raises(EdgequantError, match="rows of Q4_0 with 32 columns"):
+        rounder.quantize("Q4_0", np.zeros((2, 18), np.uint8), ones[:32], ones[:32])
+    with pytest.raises(EdgequantError, match="512 columns of F32 take 2048 bytes a row"):
+        rounder.quantize("F32", np.zeros((2, 18), np.uint8), ones, ones)
+    codes = np.zeros(w.shape, np.int32)
+    with pytest.raises(EdgequantError, match="a window of 512 columns in blocks of 32"):
+        rounder.gptq(w, ones, np.eye(COLS, dtype=np.float32), codes, w.copy(), w.copy())
+    half = w[:, :64].copy()
+    with pytest.raises(EdgequantError, match="does not match its matrices"):
+        rounder.gptq(half, ones[:64], np.eye(32, dtype=np.float32), codes[:, :64], half, half)
+    with pytest.raises(EdgequantError, match="a window of 64 columns"):
+        square, block = np.eye(64, dtype=np.float32), half.T[:32]
+        rounder.recode(block, block, square, 40, codes[:32, :37], block.copy(), half.T.copy())
+    made_up = _native.Rounder("made up", "scaled", 32, 32, (-8, 7), [1.0])
+    with pytest.raises(EdgequantError, match="made up has no native packer; pack it in Python"):
+        made_up.quantize("F32", half.view(np.uint8), ones[:64], ones[:64])

@@ -1,0 +1,87 @@
+"""KL from two heads in pieces, against float64 on whole logits."""
+
+import numpy as np
+import pytest
+import torch
+
+from quantize import divergence as module
+from quantize.divergence import Head, Reading, divergence, excess, read
+from runtime.tensor import Tensor
+
+CPU = torch.device("cpu")
+
+
+def exact(logits: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """KL of each row (t, V) of logits, in float64."""
+    log_p, log_q = (torch.log_softmax(x.double(), -1) for x in (logits, others))
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+@pytest.mark.parametrize("change", [1e-4, 1e-2, 1.0, 30.0])
+def test_small_and_large_divergences_are_exact_and_no_part_is_negative(change: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(16, 20_000, generator=draw)
+    others = logits + change * torch.randn(logits.shape, generator=draw)
+    parts = excess(torch.log_softmax(logits, -1), torch.log_softmax(others, -1))
+    assert float(parts.min()) >= 0
+    assert torch.allclose(parts.double().sum(-1), exact(logits, others), rtol=2e-3)
+
+
+def test_the_plain_sum_of_float32_falls_below_zero() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(16, 20_000, generator=draw)
+    others = logits + 1e-4 * torch.randn(logits.shape, generator=draw)
+    log_p, log_q = torch.log_softmax(logits, -1), torch.log_softmax(others, -1)
+    assert float((log_p.exp() * (log_p - log_q)).sum(-1).min()) < 0  # why `excess` is there
+
+
+def test_tokens_that_one_model_rules_out_leave_the_sum_finite() -> None:
+    logits, others = torch.tensor([[0.0, -300.0, 5.0]]), torch.tensor([[0.0, 300.0, 5.0]])
+    parts = excess(torch.log_softmax(logits, -1), torch.log_softmax(others, -1))
+    assert torch.allclose(parts.double().sum(-1), exact(logits, others), rtol=1e-5)
+
+
+def heads(rows: int, width: int) -> tuple[Head, Head]:
+    """Two that are near."""
+    draw = np.random.default_rng(0)
+    weight = draw.normal(size=(rows, width)).astype(np.float32)
+    other = (weight + 0.05 * draw.normal(size=weight.shape)).astype(np.float32)
+    original, target = (Tensor.dense("output.weight", values) for values in (weight, other))
+    return Head(original, CPU), Head(target, CPU)
+
+
+def test_a_head_is_decoded_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROWS", 5)
+    head, _ = heads(13, 4)
+    pieces = list(head.pieces())
+    assert [len(piece) for piece in pieces] == [5, 5, 3]
+    assert np.array_equal(torch.cat(pieces).numpy(), head.tensor.decode())
+
+
+def test_pieces_add_up_to_the_divergence_of_whole_heads_and_its_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ROWS", 5)
+    monkeypatch.setattr(module, "TOKENS", 3)
+    original, target = heads(13, 4)
+    draw = torch.Generator().manual_seed(1)
+    states = torch.randn(7, 4, generator=draw)
+    moved = states + 0.1 * torch.randn(states.shape, generator=draw)
+    readings = read(states, original), read(moved, target)
+    gradient = torch.zeros_like(moved)
+    found = divergence(*readings, gradient)
+
+    leaf = moved.double().requires_grad_()
+    right, ours = (torch.from_numpy(h.tensor.decode()).double() for h in (original, target))
+    expected = exact(states.double() @ right.T, leaf @ ours.T)
+    assert torch.allclose(found, expected.detach(), rtol=1e-5)
+    by = torch.autograd.grad(expected.sum(), leaf)[0]
+    assert torch.allclose(gradient.double(), by, rtol=1e-4, atol=1e-6)
+    assert torch.equal(divergence(*readings), found)
+
+
+def test_the_same_model_diverges_by_nothing() -> None:
+    head, _ = heads(13, 4)
+    reading = read(torch.ones(2, 4), head)
+    assert isinstance(reading, Reading)
+    assert divergence(reading, reading).tolist() == [0, 0]
