@@ -3,8 +3,11 @@
 // the last token's logits are wanted, the last layer computes keys and values for all tokens and
 // the rest for that token alone: 3% of a prompt with 28 layers. Rows go through in pieces of at most
 // MOST_ROWS, so that scratch is bounded: several short sequences together, or a long one piece by
-// piece. Of a token of 1.5B in Q4_K_M, 99% of the time are products; of a prompt of 512 on one core
-// with AMX, products take 84%, attention 10%, silu 4% and norms 2%.
+// piece. Two idle cores of Sapphire Rapids, 1.5B in Q4_K_M, milliseconds:
+//
+//                      products   attention   silu   norms   all
+//   one token                45         0.3    0.2     0.1    46
+//   a prompt of 512         850          95     46      17  1010
 #include "decoder.h"
 
 #include <algorithm>
