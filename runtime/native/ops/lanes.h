@@ -8,6 +8,10 @@
 #include "dot.h"
 #include "numbers.h"
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 namespace KERNELS {
 
 typedef float Lane __attribute__((vector_size(LANES * sizeof(float))));
@@ -25,6 +29,8 @@ inline __attribute__((always_inline)) Lane load_lane(const uint16_t* address) {
     return (Lane)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)address));
 #elif defined(__F16C__)
     return (Lane)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)address));
+#elif defined(__aarch64__)
+    return (Lane)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(address)));
 #else
     Lane values;
     for (int i = 0; i < LANES; i++) values[i] = float_of_half(address[i]);
