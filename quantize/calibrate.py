@@ -300,7 +300,7 @@ def quantize_rows(
 
 
 def fetch(states: np.ndarray, here: slice | np.ndarray, device: torch.device) -> torch.Tensor:
-    """Some rows (a slice, or their indices) of states, which may lie on disk, copied to the device."""
+    """Some rows of states, which may lie on disk, copied to the device."""
     return torch.from_numpy(np.array(states[here])).to(device)
 
 

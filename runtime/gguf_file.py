@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,9 @@ def open_gguf(path: str | Path) -> Model:
     header = read_header(path)
     file = _with_blocks(header)
     arch, tokenizer = _arch_and_tokenizer(header)
-    return Model(arch, GgufTensors(file, arch, _check_tensors(file, arch)), tokenizer)
+    infos = _check_tensors(file, arch)
+    # a vocabulary's strings take 40 MB, and the tokenizer has its own
+    return Model(arch, GgufTensors(replace(file, metadata={}), arch, infos), tokenizer)
 
 
 def arch_and_tokenizer(path: str | Path) -> tuple[Arch, Tokenizer | None]:

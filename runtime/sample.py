@@ -30,18 +30,38 @@ class Sampler:
         """The next token's id, from logits (V,)."""
         if self.temperature == 0:
             return int(logits.argmax())
-        probabilities = self.probabilities(logits)
-        return int(self.random.choice(len(probabilities), p=probabilities))
+        ids, weights = self.choices(logits)
+        bounds = np.cumsum(weights)
+        drawn = np.searchsorted(bounds, self.random.random() * bounds[-1], side="right")
+        return int(ids[drawn])
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """What `pick` draws from: (V,) float64, zero where top-k or top-p cut."""
-        scaled = logits.astype(np.float64) / self.temperature
-        order = np.argsort(-scaled, kind="stable")
-        kept = order[: self.top_k or len(order)]
-        weights = np.exp(scaled[kept] - scaled[kept[0]])
+    def choices(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `pick` draws from: ids (n,) in ascending order, and their probabilities, float64."""
+        ids = self._most_likely(logits)
+        kept = logits[ids] if len(ids) < len(logits) else logits
+        scaled = kept.astype(np.float64) / self.temperature
+        weights = np.exp(scaled - scaled.max())
         weights /= weights.sum()
+        if self.top_p < 1:
+            inside = self._nucleus(weights)
+            ids, weights = ids[inside], weights[inside] / weights[inside].sum()
+        return ids, weights
+
+    def _most_likely(self, logits: np.ndarray) -> np.ndarray:
+        """Ids of the top-k logits; of equal ones the first ids."""
+        if not 0 < self.top_k < len(logits):
+            return np.arange(len(logits))
+        least = np.partition(logits, -self.top_k)[-self.top_k]
+        above = np.flatnonzero(logits > least)
+        equal = np.flatnonzero(logits == least)[: self.top_k - len(above)]
+        return np.sort(np.concatenate([above, equal]))
+
+    def _nucleus(self, weights: np.ndarray) -> np.ndarray:
+        """Places, in ascending order, of the least set of probabilities that reaches top-p."""
+        # all below this together stay under 1 - p; sorting a whole vocabulary would take 10 ms
+        likely = np.flatnonzero(weights >= (1 - self.top_p) / len(weights))
+        order = likely[np.argsort(-weights[likely], kind="stable")]
+        sorted_weights = weights[order]
         # a token stays when the ones before it have not reached p yet
-        inside = np.cumsum(weights) - weights < self.top_p
-        out = np.zeros(len(logits))
-        out[kept[inside]] = weights[inside] / weights[inside].sum()
-        return out
+        before = np.cumsum(sorted_weights) - sorted_weights
+        return np.sort(order[before < self.top_p])

@@ -1,8 +1,8 @@
 // The query heads of one key-value head, for a block of tokens, read each key once: 6 heads of
-// Qwen2.5-1.5B share what is loaded. Softmax runs along (Milakov and Gimelshein 2018; FlashAttention,
-// Dao et al. 2022), so that scores of CHUNK keys at a time stay in the first-level cache. Where
-// there is only one block of tokens, as in generation, the keys are cut into segments as well, and
-// the segments' results are put together: every core has work, whatever the number of heads.
+// Qwen2.5-1.5B share what is loaded. Softmax runs along (Milakov and Gimelshein 2018, Dao et al.
+// 2022), so that scores of CHUNK keys at a time stay in the first-level cache. Where there is only
+// one block of tokens, as in generation, the keys are cut into segments as well, and the segments'
+// results are put together: every core has work, whatever the number of heads.
 #include "attention.h"
 
 #include <algorithm>
@@ -15,8 +15,8 @@ namespace {
 
 constexpr int CHUNK = 128;       // keys whose scores are in memory at once
 constexpr int SEGMENT = 512;     // keys of a segment, a multiple of CHUNK
-constexpr int MOST_ROWS = 96;    // rows (tokens times query heads) of a block
-constexpr int WIDEN_FROM = 9;    // rows that make it pay to widen a panel of float16 first
+constexpr int MOST_ROWS = 96;    // of a block, tokens times query heads; 48 to 384 are as good
+constexpr int WIDEN_FROM = 9;    // rows that make it pay to widen a strip of float16 first
 constexpr int64_t LEAST_WORK = 1 << 16;  // multiplications worth waking a thread for
 
 struct Job {
@@ -26,19 +26,17 @@ struct Job {
     const Step& step;
     const int heads;
     const float* q;
-    float* partial;
     float* out;
-
-    int group() const { return heads / cache.sizes.kv_heads; }
-    int channels() const { return cache.sizes.head_dim; }
-    int padded() const { return whole_panels(channels()) * PANEL; }
-    int block_tokens() const { return std::max(1, MOST_ROWS / group()); }
-    int blocks() const { return (step.tokens + block_tokens() - 1) / block_tokens(); }
-    int segments() const {
-        return blocks() > 1 ? 1 : (step.start + step.tokens + SEGMENT - 1) / SEGMENT;
-    }
-    int items() const { return step.sequences * cache.sizes.kv_heads * blocks() * segments(); }
-    size_t state_floats() const { return (size_t)padded() + 2; }
+    const int group = heads / cache.sizes.kv_heads;  // query heads of a key-value head
+    const int channels = cache.sizes.head_dim;
+    const int padded = whole_strips(channels) * STRIP;
+    const int block_tokens = std::max(1, MOST_ROWS / group);
+    const int blocks = (step.tokens + block_tokens - 1) / block_tokens;
+    const int segments =
+        blocks > 1 ? 1 : (step.start + step.tokens + SEGMENT - 1) / SEGMENT;
+    const int items = step.sequences * cache.sizes.kv_heads * blocks * segments;
+    const int state_floats = padded + 2;
+    float* partial = nullptr;  // the states of the segments, see state_of
 };
 
 // One item: a key-value head's queries of some tokens against some keys.
@@ -49,86 +47,86 @@ struct Item {
 
 Item item_of(const Job& job, int index) {
     Item item;
-    item.segment = index % job.segments();
-    index /= job.segments();
-    item.token = index % job.blocks() * job.block_tokens();
-    index /= job.blocks();
+    item.segment = index % job.segments;
+    index /= job.segments;
+    item.token = index % job.blocks * job.block_tokens;
+    index /= job.blocks;
     item.head = index % job.cache.sizes.kv_heads;
     item.sequence = index / job.cache.sizes.kv_heads;
-    item.tokens = std::min(job.block_tokens(), job.step.tokens - item.token);
+    item.tokens = std::min(job.block_tokens, job.step.tokens - item.token);
     const int visible = job.step.start + item.token + item.tokens;
-    item.first = job.segments() > 1 ? item.segment * SEGMENT : 0;
-    item.last = job.segments() > 1 ? std::min(visible, item.first + SEGMENT) : visible;
+    item.first = job.segments > 1 ? item.segment * SEGMENT : 0;
+    item.last = job.segments > 1 ? std::min(visible, item.first + SEGMENT) : visible;
     return item;
 }
 
 // Where row `row` of an item (token by token, its query heads in order) starts in q and in out.
 size_t row_start(const Job& job, const Item& item, int row) {
-    const size_t token = (size_t)item.sequence * job.step.tokens + item.token + row / job.group();
-    return (token * job.heads + item.head * job.group() + row % job.group()) * job.channels();
+    const size_t token = (size_t)item.sequence * job.step.tokens + item.token + row / job.group;
+    return (token * job.heads + item.head * job.group + row % job.group) * job.channels;
 }
 
 // What a thread computes with. It stays with the thread: nothing is allocated for each token.
 struct Room {
-    std::vector<float> q, scores, out, panel, largest, sum, factor;
+    std::vector<float> q, scores, out, strip, largest, sum, factor;
 
     void fit(const Job& job, int rows) {
         const auto grow = [](std::vector<float>& room, size_t count) {
             if (room.size() < count) room.resize(count);
         };
-        grow(q, (size_t)rows * job.channels());
+        grow(q, (size_t)rows * job.channels);
         grow(scores, (size_t)rows * CHUNK);
-        grow(out, (size_t)rows * job.padded());
-        grow(panel, (size_t)std::max(job.channels(), CHUNK) * PANEL);
+        grow(out, (size_t)rows * job.padded);
+        grow(strip, (size_t)std::max(job.channels, CHUNK) * STRIP);
         for (std::vector<float>* state : {&largest, &sum, &factor}) grow(*state, rows);
     }
 };
 
-// out = keep * out + a times a panel of `count` rows, whatever the cache's type.
-void times_panel(const Job& job, Room& room, const float* a, int a_stride, int rows,
-                 const uint8_t* panel, int count, const float* keep, float* out, int out_stride) {
+// out = keep * out + a times a strip of `count` rows, whatever the cache's type.
+void times_strip(const Job& job, Room& room, const float* a, int a_stride, int rows,
+                 const uint8_t* strip, int count, const float* keep, float* out, int out_stride) {
     const Ops& ops = job.kernels.ops;
     if (!job.cache.sizes.halves) {
-        ops.times_panel_f32(a, a_stride, rows, panel, count, keep, out, out_stride);
+        ops.times_strip_f32(a, a_stride, rows, strip, count, keep, out, out_stride);
     } else if (rows < WIDEN_FROM) {
-        ops.times_panel_f16(a, a_stride, rows, panel, count, keep, out, out_stride);
+        ops.times_strip_f16(a, a_stride, rows, strip, count, keep, out, out_stride);
     } else {
-        ops.to_f32((const uint16_t*)panel, count * PANEL, room.panel.data());
-        ops.times_panel_f32(a, a_stride, rows, room.panel.data(), count, keep, out, out_stride);
+        ops.to_f32((const uint16_t*)strip, count * STRIP, room.strip.data());
+        ops.times_strip_f32(a, a_stride, rows, room.strip.data(), count, keep, out, out_stride);
     }
 }
 
 // Keys start..start + width of an item: scores, one more stretch of the softmax, values.
 void add_chunk(const Job& job, Room& room, const Item& item, int rows, int start, int width) {
-    const int channels = job.channels(), sequence = job.step.first + item.sequence;
-    const int panels = whole_panels(width);
-    for (int panel = 0; panel < panels; panel++) {
+    const int channels = job.channels, sequence = job.step.first + item.sequence;
+    const int strips = whole_strips(width);
+    for (int strip = 0; strip < strips; strip++) {
         const uint8_t* keys =
-            job.cache.keys(job.layer, sequence, item.head, start + panel * PANEL);
-        times_panel(job, room, room.q.data(), channels, rows, keys, channels, nullptr,
-                    room.scores.data() + panel * PANEL, CHUNK);
+            job.cache.keys(job.layer, sequence, item.head, start + strip * STRIP);
+        times_strip(job, room, room.q.data(), channels, rows, keys, channels, nullptr,
+                    room.scores.data() + strip * STRIP, CHUNK);
     }
     for (int row = 0; row < rows; row++) {
-        const int position = job.step.start + item.token + row / job.group();
+        const int position = job.step.start + item.token + row / job.group;
         room.factor[row] = job.kernels.ops.softmax_step(
-            room.scores.data() + (size_t)row * CHUNK, panels * PANEL,
+            room.scores.data() + (size_t)row * CHUNK, strips * STRIP,
             std::min(width, position + 1 - start), &room.largest[row], &room.sum[row]);
     }
-    for (int panel = 0; panel < job.padded() / PANEL; panel++) {
-        const uint8_t* values = job.cache.values(job.layer, sequence, item.head, panel, start);
-        times_panel(job, room, room.scores.data(), CHUNK, rows, values, width,
+    for (int strip = 0; strip < job.padded / STRIP; strip++) {
+        const uint8_t* values = job.cache.values(job.layer, sequence, item.head, strip, start);
+        times_strip(job, room, room.scores.data(), CHUNK, rows, values, width,
                     start == item.first ? nullptr : room.factor.data(),
-                    room.out.data() + panel * PANEL, job.padded());
+                    room.out.data() + strip * STRIP, job.padded);
     }
 }
 
 // One item, left in room.out, room.largest and room.sum.
 void run_item(const Job& job, Room& room, const Item& item, int rows) {
-    const float scale = 1.0f / std::sqrt((float)job.channels());
+    const float scale = 1.0f / std::sqrt((float)job.channels);
     for (int row = 0; row < rows; row++) {
         const float* from = job.q + row_start(job, item, row);
-        float* to = room.q.data() + (size_t)row * job.channels();
-        for (int channel = 0; channel < job.channels(); channel++) {
+        float* to = room.q.data() + (size_t)row * job.channels;
+        for (int channel = 0; channel < job.channels; channel++) {
             to[channel] = from[channel] * scale;
         }
         room.largest[row] = -std::numeric_limits<float>::infinity();
@@ -142,28 +140,28 @@ void run_item(const Job& job, Room& room, const Item& item, int rows) {
 // The state of row `row` of a head's segment: its sums, its largest score and its total.
 float* state_of(const Job& job, const Item& item, int segment, int row) {
     const size_t head = (size_t)item.sequence * job.cache.sizes.kv_heads + item.head;
-    const size_t rows = (size_t)job.step.tokens * job.group();
-    return job.partial + ((head * job.segments() + segment) * rows + row) * job.state_floats();
+    const size_t rows = (size_t)job.step.tokens * job.group;
+    return job.partial + ((head * job.segments + segment) * rows + row) * job.state_floats;
 }
 
 void run_items(const Job& job, int start, int stop) {
     static thread_local Room room;
     for (int index = start; index < stop; index++) {
         const Item item = item_of(job, index);
-        const int rows = item.tokens * job.group();
+        const int rows = item.tokens * job.group;
         room.fit(job, rows);
         run_item(job, room, item, rows);
         for (int row = 0; row < rows; row++) {
-            const float* sums = room.out.data() + (size_t)row * job.padded();
-            if (job.segments() == 1) {
+            const float* sums = room.out.data() + (size_t)row * job.padded;
+            if (job.segments == 1) {
                 float* out = job.out + row_start(job, item, row);
                 const float whole = 1.0f / room.sum[row];
-                for (int c = 0; c < job.channels(); c++) out[c] = sums[c] * whole;
+                for (int c = 0; c < job.channels; c++) out[c] = sums[c] * whole;
             } else {
                 float* state = state_of(job, item, item.segment, row);
-                std::copy(sums, sums + job.padded(), state);
-                state[job.padded()] = room.largest[row];
-                state[job.padded() + 1] = room.sum[row];
+                std::copy(sums, sums + job.padded, state);
+                state[job.padded] = room.largest[row];
+                state[job.padded + 1] = room.sum[row];
             }
         }
     }
@@ -171,21 +169,21 @@ void run_items(const Job& job, int start, int stop) {
 
 // Put the segments of one head together.
 void merge(const Job& job, const Item& item) {
-    for (int row = 0; row < item.tokens * job.group(); row++) {
+    for (int row = 0; row < item.tokens * job.group; row++) {
         float largest = -std::numeric_limits<float>::infinity();
-        for (int segment = 0; segment < job.segments(); segment++) {
-            largest = std::max(largest, state_of(job, item, segment, row)[job.padded()]);
+        for (int segment = 0; segment < job.segments; segment++) {
+            largest = std::max(largest, state_of(job, item, segment, row)[job.padded]);
         }
         float* out = job.out + row_start(job, item, row);
-        std::fill(out, out + job.channels(), 0.0f);
+        std::fill(out, out + job.channels, 0.0f);
         float total = 0.0f;
-        for (int segment = 0; segment < job.segments(); segment++) {
+        for (int segment = 0; segment < job.segments; segment++) {
             const float* state = state_of(job, item, segment, row);
-            const float share = std::exp(state[job.padded()] - largest);
-            total += share * state[job.padded() + 1];
-            for (int c = 0; c < job.channels(); c++) out[c] += share * state[c];
+            const float share = std::exp(state[job.padded] - largest);
+            total += share * state[job.padded + 1];
+            for (int c = 0; c < job.channels; c++) out[c] += share * state[c];
         }
-        for (int c = 0; c < job.channels(); c++) out[c] /= total;
+        for (int c = 0; c < job.channels; c++) out[c] /= total;
     }
 }
 
@@ -193,23 +191,23 @@ void merge(const Job& job, const Item& item) {
 
 void attend(const Kernels& kernels, const Cache& cache, int layer, const Step& step, int heads,
             const float* q, std::vector<float>& partial, float* out) {
-    Job job = {kernels, cache, layer, step, heads, q, nullptr, out};
-    const size_t states = (size_t)step.rows() * heads * job.segments();
-    if (job.segments() > 1 && partial.size() < states * job.state_floats()) {
-        partial.resize(states * job.state_floats());
+    Job job = {kernels, cache, layer, step, heads, q, out};
+    const size_t states = (size_t)step.rows() * heads * job.segments;
+    if (job.segments > 1 && partial.size() < states * job.state_floats) {
+        partial.resize(states * job.state_floats);
     }
     job.partial = partial.data();
-    const int keys = std::min(step.start + step.tokens, job.segments() > 1 ? SEGMENT : 1 << 30);
-    const int64_t work = (int64_t)2 * std::min(step.tokens, job.block_tokens()) * job.group() *
-                         keys * job.channels();
-    run_parallel(job.items(), least_items_of(work, LEAST_WORK),
+    const int keys = std::min(step.start + step.tokens, job.segments > 1 ? SEGMENT : 1 << 30);
+    const int64_t work = (int64_t)2 * std::min(step.tokens, job.block_tokens) * job.group *
+                         keys * job.channels;
+    run_parallel(job.items, least_items_of(work, LEAST_WORK),
                  [&](int start, int stop) { run_items(job, start, stop); });
-    if (job.segments() == 1) return;
+    if (job.segments == 1) return;
     const int merged = step.sequences * cache.sizes.kv_heads;
-    run_parallel(merged, least_items_of((int64_t)states / merged * job.padded(), LEAST_WORK),
+    run_parallel(merged, least_items_of((int64_t)states / merged * job.padded, LEAST_WORK),
                  [&](int start, int stop) {
                      for (int head = start; head < stop; head++) {
-                         merge(job, item_of(job, head * job.segments()));
+                         merge(job, item_of(job, head * job.segments));
                      }
                  });
 }

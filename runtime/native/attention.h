@@ -16,7 +16,7 @@ struct Step {
     int rows() const { return sequences * tokens; }
 };
 
-// out (rows, heads * head_dim) of q (rows, heads * head_dim). `partial` is room that is kept between
-// calls. The result does not depend on the number of threads.
+// out (rows, heads * head_dim) of q (rows, heads * head_dim). `partial` is room that is kept from
+// call to call. The result does not depend on the number of threads.
 void attend(const Kernels& kernels, const Cache& cache, int layer, const Step& step, int heads,
             const float* q, std::vector<float>& partial, float* out);

@@ -10,26 +10,26 @@ namespace {
 
 size_t element_bytes(const CacheSizes& sizes) { return sizes.halves ? 2 : 4; }
 
-// Tokens that a head has room for, in whole panels.
-size_t slots(const CacheSizes& sizes) { return (size_t)whole_panels(sizes.capacity) * PANEL; }
+// Tokens that a head has room for, in whole strips.
+size_t slots(const CacheSizes& sizes) { return (size_t)whole_strips(sizes.capacity) * STRIP; }
 
 size_t head_key_bytes(const CacheSizes& sizes) {
     return slots(sizes) * sizes.head_dim * element_bytes(sizes);
 }
 
 size_t head_value_bytes(const CacheSizes& sizes) {
-    return slots(sizes) * whole_panels(sizes.head_dim) * PANEL * element_bytes(sizes);
+    return slots(sizes) * whole_strips(sizes.head_dim) * STRIP * element_bytes(sizes);
 }
 
 size_t heads(const CacheSizes& sizes) {
     return (size_t)sizes.layers * sizes.batch * sizes.kv_heads;
 }
 
-// Channel after channel of one token into its column of a panel of keys.
+// Channel after channel of one token into its column of a strip of keys.
 template <typename Element>
 void scatter(const Element* key, int channels, Element* column) {
     for (int channel = 0; channel < channels; channel++) {
-        column[(size_t)channel * PANEL] = key[channel];
+        column[(size_t)channel * STRIP] = key[channel];
     }
 }
 
@@ -65,29 +65,29 @@ const uint8_t* Cache::keys(int layer, int sequence, int head, int position) cons
            (size_t)position * sizes.head_dim * element_bytes(sizes);
 }
 
-const uint8_t* Cache::values(int layer, int sequence, int head, int panel, int position) const {
-    const size_t row = panel * slots(sizes) + position;
+const uint8_t* Cache::values(int layer, int sequence, int head, int strip, int position) const {
+    const size_t row = strip * slots(sizes) + position;
     return all_values.get() + head_index(layer, sequence, head) * head_value_bytes(sizes) +
-           row * PANEL * element_bytes(sizes);
+           row * STRIP * element_bytes(sizes);
 }
 
 void Cache::store(const Ops& ops, int layer, int sequence, int position, const float* key,
                   const float* value) {
-    const int slot = position % PANEL, width = sizes.head_dim;
+    const int slot = position % STRIP, width = sizes.head_dim;
     for (int head = 0; head < sizes.kv_heads; head++) {
-        uint8_t* panel = const_cast<uint8_t*>(keys(layer, sequence, head, position - slot));
-        for (int first = 0; first < width; first += PANEL) {
-            const int count = std::min(PANEL, width - first);
+        uint8_t* strip = const_cast<uint8_t*>(keys(layer, sequence, head, position - slot));
+        for (int first = 0; first < width; first += STRIP) {
+            const int count = std::min(STRIP, width - first);
             const size_t from = (size_t)head * width + first;
             uint8_t* row =
-                const_cast<uint8_t*>(values(layer, sequence, head, first / PANEL, position));
+                const_cast<uint8_t*>(values(layer, sequence, head, first / STRIP, position));
             if (sizes.halves) {
-                uint16_t narrow[PANEL];
+                uint16_t narrow[STRIP];
                 ops.to_f16(key + from, count, narrow);
-                scatter(narrow, count, (uint16_t*)panel + (size_t)first * PANEL + slot);
+                scatter(narrow, count, (uint16_t*)strip + (size_t)first * STRIP + slot);
                 ops.to_f16(value + from, count, (uint16_t*)row);
             } else {
-                scatter(key + from, count, (float*)panel + (size_t)first * PANEL + slot);
+                scatter(key + from, count, (float*)strip + (size_t)first * STRIP + slot);
                 memcpy(row, value + from, count * sizeof(float));
             }
         }

@@ -1,14 +1,14 @@
 // Keys and values of the tokens so far.
 //
-// Both lie in panels PANEL wide, one after the other for each layer, sequence and key-value head,
-// so that attention reads memory in order and multiplies both with the same code (ops/panels.cpp):
+// Both lie in strips STRIP wide, one after the other for each layer, sequence and key-value head,
+// so that attention reads memory in order and multiplies both with the same code (ops/strips.cpp):
 //
-//   keys    [tokens / PANEL][channels][PANEL tokens]
-//   values  [channels / PANEL][tokens][PANEL channels]
+//   keys    [tokens / STRIP][channels][STRIP tokens]
+//   values  [channels / STRIP][tokens][STRIP channels]
 //
 // Elements are float16 or float32; tokens and the channels of values are padded with zeros to whole
-// panels. Memory comes from the system, in large pages where it has them, when it is written for the
-// first time.
+// strips. Memory comes from the system, in large pages where it has them, when it is written for
+// the first time.
 #pragma once
 
 #include <cstddef>
@@ -35,11 +35,11 @@ class Cache {
     void store(const Ops& ops, int layer, int sequence, int position, const float* key,
                const float* value);
 
-    // Tokens position.. of a head's keys; `position` is a multiple of PANEL.
+    // Tokens position.. of a head's keys; `position` is a multiple of STRIP.
     const uint8_t* keys(int layer, int sequence, int head, int position) const;
 
-    // Tokens position.. of a head's channels panel * PANEL...
-    const uint8_t* values(int layer, int sequence, int head, int panel, int position) const;
+    // Tokens position.. of a head's channels strip * STRIP...
+    const uint8_t* values(int layer, int sequence, int head, int strip, int position) const;
 
     const CacheSizes sizes;
     int length = 0;
@@ -57,4 +57,4 @@ class Cache {
     const Memory all_keys, all_values;
 };
 
-inline int whole_panels(int count) { return (count + PANEL - 1) / PANEL; }
+inline int whole_strips(int count) { return (count + STRIP - 1) / STRIP; }

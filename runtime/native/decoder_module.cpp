@@ -36,8 +36,9 @@ struct Weights {
     const float* vector(const std::string& name, int count) {
         const Vector values = nb::cast<Vector>(find(name), false);
         if (values.shape(0) != (size_t)count) {
-            refuse(name + " has " + std::to_string(values.shape(0)) + " values, but the model needs " +
-                   std::to_string(count) + "; convert it again.");
+            refuse(name + " has " + std::to_string(values.shape(0)) +
+                   " values, but the model needs " + std::to_string(count) +
+                   "; convert it again.");
         }
         vectors.push_back(values);
         return values.data();
@@ -84,7 +85,9 @@ DecoderLayer layer_of(Weights& weights, const DecoderSizes& sizes, int index) {
 
 void check_sizes(const DecoderSizes& s, size_t frequencies) {
     for (int size : {s.vocab, s.hidden, s.ffn, s.layers, s.heads, s.kv_heads, s.head_dim}) {
-        if (size < 1) refuse("a size of the model is " + std::to_string(size) + "; convert it again.");
+        if (size < 1) {
+            refuse("a size of the model is " + std::to_string(size) + "; convert it again.");
+        }
     }
     if (s.heads % s.kv_heads != 0) {
         refuse(std::to_string(s.heads) + " query heads cannot share " + std::to_string(s.kv_heads) +
@@ -122,8 +125,8 @@ void make_model(Model* place, const nb::dict& named, const std::string& head, in
 
 CacheSizes cache_sizes(const Model& model, int batch, int capacity, bool halves) {
     if (batch < 1 || capacity < 1) {
-        refuse("a cache for " + std::to_string(batch) + " sequences of " + std::to_string(capacity) +
-               " tokens holds nothing; ask for 1 or more of both.");
+        refuse("a cache for " + std::to_string(batch) + " sequences of " +
+               std::to_string(capacity) + " tokens holds nothing; ask for 1 or more of both.");
     }
     const DecoderSizes& s = model.decoder->sizes;
     return {s.layers, batch, s.kv_heads, s.head_dim, capacity, halves};
@@ -151,8 +154,8 @@ void check_ids(const Ids& ids, int vocab) {
         for (size_t axis = 0; axis < ids.ndim(); axis++) {
             shape += (axis ? ", " : "") + std::to_string(ids.shape(axis));
         }
-        refuse("ids have the shape (" + shape + "), but rows of at least one token are needed; give " +
-               "an array (sequences, tokens).");
+        refuse("ids have the shape (" + shape + "), but rows of at least one token are needed; " +
+               "give an array (sequences, tokens).");
     }
     for (size_t index = 0; index < ids.size(); index++) {
         const int64_t id = ids.data()[index];
@@ -181,19 +184,19 @@ Logits compute(Model& model, const Ids& ids, Cache* cache, bool halves, bool las
 }  // namespace
 
 void bind_decoder(nb::module_& m) {
-    nb::class_<Cache>(m, "Cache", "Keys and values of the tokens so far; Decoder.new_cache makes it.")
+    nb::class_<Cache>(m, "Cache", "Keys and values so far; Decoder.new_cache makes it.")
         .def_prop_ro("length", [](const Cache& cache) { return cache.length; }, "Tokens so far.")
         .def_prop_ro("capacity", [](const Cache& cache) { return cache.sizes.capacity; },
                      "Tokens that each sequence has room for.")
         .def_prop_ro("nbytes", [](const Cache& cache) { return Cache::bytes(cache.sizes); },
                      "Bytes when it is full.");
-    nb::class_<Model>(m, "Decoder", "runtime/forward.py on packed weights, a call for each forward.")
+    nb::class_<Model>(m, "Decoder", "runtime/forward.py on packed weights, in one call.")
         .def("__init__", &make_model, nb::arg("weights"), nb::arg("head"), nb::arg("vocab"),
              nb::arg("hidden"), nb::arg("ffn"), nb::arg("layers"), nb::arg("heads"),
              nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("eps"), nb::arg("frequencies"),
              nb::arg("magnitude"),
-             "`weights`: runtime name -> float32 (n,), or an object with `kind`, `data` uint8 (rows, "
-             "row_bytes) and `cols`; `head` is the linear that makes the logits.\n\n"
+             "`weights`: runtime name -> float32 (n,), or an object with `kind`, `data` uint8\n"
+             "(rows, row_bytes) and `cols`; `head` is the linear that makes the logits.\n\n"
              "Raises EdgequantError for a weight that is missing or of another size.")
         .def("cache_bytes",
              [](const Model& model, int batch, int capacity, bool halves) {

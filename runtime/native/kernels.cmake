@@ -6,8 +6,8 @@ file(GLOB KERNEL_SOURCES CONFIGURE_DEPENDS
 file(GLOB OPS_SOURCES CONFIGURE_DEPENDS "${NATIVE}/ops/*.cpp")
 file(GLOB FIT_SOURCES CONFIGURE_DEPENDS "${NATIVE}/fit/*.cpp")
 
-# A product and the sum after it may share one rounding in a dot product; in a decoder they may not,
-# because weights are decoded to the last bit.
+# A product and the sum after it may share one rounding in a dot product and in what comes between
+# the products; elsewhere they may not, because weights are decoded to the last bit.
 set_source_files_properties("${NATIVE}/dot.cpp" ${OPS_SOURCES} PROPERTIES
   COMPILE_OPTIONS -ffp-contract=fast)
 

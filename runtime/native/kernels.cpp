@@ -36,7 +36,8 @@ const Kernels kernels = {
     nullptr,          nullptr,
 #endif
     &::FIT::rounders,
-    {add, rmsnorm, silu_mul, rotate, to_f16, to_f32, times_panel_f16, times_panel_f32, softmax_step},
+    {add, rmsnorm, silu_mul, rotate, to_f16, to_f32, times_strip_f16, times_strip_f32,
+     softmax_step},
 };
 
 }  // namespace KERNELS

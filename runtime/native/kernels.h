@@ -1,10 +1,10 @@
-// What one instruction set offers: decoders of every block layout, the products, the rest of a token,
-// and rounding.
+// What one instruction set offers: decoders of every block layout, the products, the rest of a
+// token, and rounding.
 //
 // kernels.cpp, dot.cpp, activations.cpp, panel.cpp, tiles.cpp, layouts/, ops/ and fit/ are compiled
-// once for each instruction set, into a namespace of that name (the macro KERNELS). They include only
-// <cstddef>, <cstdint>, <cstring> and intrinsics: of an inline library function the linker keeps
-// one copy for everyone, and it could be one compiled for AVX2.
+// once for each instruction set, into a namespace of that name (the macro KERNELS). They include
+// only <cstddef>, <cstdint>, <cstring> and intrinsics: of an inline library function the linker
+// keeps one copy for everyone, and it could be one compiled for AVX2.
 #pragma once
 
 #include <cstddef>
@@ -56,7 +56,7 @@ struct Layout {
     void (*unpack_panel)(const uint8_t* const rows[PANEL_ROWS], Panel& panel);
 };
 
-constexpr int PANEL = 32;  // columns of a panel of the KV cache, see cache.h
+constexpr int STRIP = 32;  // columns of a strip of the KV cache, see cache.h
 
 // The rest of a token. Arrays of float32 may lie at any address.
 struct Ops {
@@ -70,15 +70,15 @@ struct Ops {
     void (*rotate)(float* head, const float* cosines, const float* sines, int half);
     // float32 -> float16, to the nearest.
     void (*to_f16)(const float* values, int count, uint16_t* out);
-    // float16 -> float32; `count` is a multiple of PANEL.
+    // float16 -> float32; `count` is a multiple of STRIP.
     void (*to_f32)(const uint16_t* values, int count, float* out);
-    // out (rows, PANEL) = keep * out + a (rows, count) times panel (count, PANEL), by the panel's
+    // out (rows, STRIP) = keep * out + a (rows, count) times strip (count, STRIP), by the strip's
     // type. `keep` has one factor a row; without it out = the product. Strides are in floats.
-    void (*times_panel_f16)(const float* a, ptrdiff_t a_stride, int rows, const void* panel,
+    void (*times_strip_f16)(const float* a, ptrdiff_t a_stride, int rows, const void* strip,
                             int count, const float* keep, float* out, ptrdiff_t out_stride);
-    void (*times_panel_f32)(const float* a, ptrdiff_t a_stride, int rows, const void* panel,
+    void (*times_strip_f32)(const float* a, ptrdiff_t a_stride, int rows, const void* strip,
                             int count, const float* keep, float* out, ptrdiff_t out_stride);
-    // One more stretch of an online softmax: scores (keys,), a multiple of PANEL, of which the
+    // One more stretch of an online softmax: scores (keys,), a multiple of STRIP, of which the
     // first `seen` count, become exp(score - largest), and 0 from there on. `largest` and `sum` are
     // those of the row so far; returns the factor on everything added up before.
     float (*softmax_step)(float* scores, int keys, int seen, float* largest, float* sum);

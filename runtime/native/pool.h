@@ -14,7 +14,8 @@ void set_pool_threads(int count);
 void run_pieces(int items, int least, const void* work, void (*call)(const void*, int, int));
 
 // Run work(start, stop) over 0..items in parallel, in pieces of at least `least` items that threads
-// take as they come free: a thread may get several. Returns when all are done. `work` may not throw.
+// take as they come free: a thread may get several. Returns when all are done. `work` may not
+// throw.
 template <typename Work>
 void run_parallel(int items, int least, const Work& work) {
     run_pieces(items, least, &work,

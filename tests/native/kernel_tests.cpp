@@ -3,9 +3,6 @@
 // Weights and activations lie in memory of exactly their size, which ends before a page that may
 // not be touched: a read past a tensor ends the program, with or without a sanitizer. Prints a
 // checksum of each layout's decoded weights, which is the same on every architecture.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "guarded.h"
 #include "levels.h"
 #include "matvec.h"
 #include "pool.h"
@@ -26,28 +24,6 @@ void fail(const Kernels& kernels, const Layout& layout, const char* what, int n)
     printf("FAILED %s %s: %s (%d tokens)\n", kernels.name, layout.name, what, n);
     failures++;
 }
-
-// `bytes` bytes that end where a page without access begins.
-class Guarded {
-  public:
-    explicit Guarded(size_t bytes) {
-        const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-        const size_t used = (bytes + page - 1) / page * page;
-        size = used + page;
-        void* all = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (all == MAP_FAILED || mprotect((char*)all + used, page, PROT_NONE) != 0) abort();
-        start = (uint8_t*)all;
-        data = start + used - bytes;
-    }
-    Guarded(const Guarded&) = delete;
-    Guarded& operator=(const Guarded&) = delete;
-    ~Guarded() { munmap(start, size); }
-    uint8_t* data;
-
-  private:
-    uint8_t* start;
-    size_t size;
-};
 
 enum Fill { TAME, LEAST, GREATEST, ANYTHING };
 

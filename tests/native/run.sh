@@ -13,6 +13,7 @@ build() { # folder, then cmake's options
 
 build here -DSANITIZE=ON
 "$BUILD/here/kernel_tests" | tee "$BUILD/here.txt"
+"$BUILD/here/decoder_tests"
 
 if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then
     echo "SKIPPED 64-bit ARM: install g++-aarch64-linux-gnu and qemu-user"
@@ -22,4 +23,5 @@ build arm -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
     -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 qemu-aarch64 -L /usr/aarch64-linux-gnu "$BUILD/arm/kernel_tests" > "$BUILD/arm.txt"
 diff "$BUILD/here.txt" "$BUILD/arm.txt"
+qemu-aarch64 -L /usr/aarch64-linux-gnu "$BUILD/arm/decoder_tests"
 echo "64-bit ARM decodes the same weights and multiplies right"

@@ -180,7 +180,7 @@ def test_two_caches_do_not_know_of_each_other(model: Model) -> None:
 
 def test_float16_takes_half_the_memory(model: Model) -> None:
     half, full = (open_engine(model, "native", kv=kv).new_cache(2, 64) for kv in ("f16", "f32"))
-    # two layers, two sequences, keys and values padded to panels of 32 channels, two heads of 16
+    # two layers, two sequences, keys and values padded to strips of 32 channels, two heads of 16
     assert half.nbytes == 2 * 2 * 2 * 64 * (16 + 32) * 2
     assert full.nbytes == 2 * half.nbytes
 

@@ -264,6 +264,25 @@ def survives(path: Path, data: bytes) -> None:
         assert "\n" not in str(error)
 
 
+def test_an_opened_model_does_not_keep_the_strings_of_its_vocabulary(
+    tiny_file: bytes, scratch: Path
+) -> None:
+    scratch.write_bytes(tiny_file)
+    tracemalloc.start()
+    try:
+        metadata = read(scratch).metadata
+        strings = tracemalloc.get_traced_memory()[0]
+        del metadata
+        before = tracemalloc.get_traced_memory()[0]
+        model = open_gguf(scratch)
+        kept = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert model.tokenizer
+    assert kept < strings / 2
+    assert strings > 50_000
+
+
 def test_sizes_and_tokenizer_are_known_whatever_the_types(tiny_file: bytes, scratch: Path) -> None:
     scratch.write_bytes(tiny_file)
     expected = open_gguf(scratch)

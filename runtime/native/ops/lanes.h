@@ -5,6 +5,10 @@
 
 #include "../lanes.h"
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 namespace KERNELS {
 
 typedef int32_t LaneInts __attribute__((vector_size(LANES * sizeof(int32_t))));
@@ -15,6 +19,8 @@ INLINE Lanes load(const uint16_t* address) {
     return (Lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)address));
 #elif defined(__F16C__)
     return (Lanes)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)address));
+#elif defined(__aarch64__)
+    return (Lanes)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(address)));
 #else
     Lanes values;
     for (int i = 0; i < LANES; i++) values[i] = float_of_half(address[i]);
@@ -24,7 +30,7 @@ INLINE Lanes load(const uint16_t* address) {
 
 INLINE Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
 
-inline float lane_largest(Lanes values) {
+INLINE float lane_largest(Lanes values) {
     float parts[LANES];
     store(parts, values);
     for (int width = LANES / 2; width > 0; width /= 2) {

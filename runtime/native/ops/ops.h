@@ -16,9 +16,9 @@ void rotate(float* head, const float* cosines, const float* sines, int half);
 
 void to_f16(const float* values, int count, uint16_t* out);
 void to_f32(const uint16_t* values, int count, float* out);
-void times_panel_f16(const float* a, ptrdiff_t a_stride, int rows, const void* panel, int count,
+void times_strip_f16(const float* a, ptrdiff_t a_stride, int rows, const void* strip, int count,
                      const float* keep, float* out, ptrdiff_t out_stride);
-void times_panel_f32(const float* a, ptrdiff_t a_stride, int rows, const void* panel, int count,
+void times_strip_f32(const float* a, ptrdiff_t a_stride, int rows, const void* strip, int count,
                      const float* keep, float* out, ptrdiff_t out_stride);
 float softmax_step(float* scores, int keys, int seen, float* largest, float* sum);
 

@@ -1,6 +1,6 @@
 // Norm, activation, residual and rotation of one row.
 //
-// Ladder: 1 baseline, 2 avx2, 3 avx512; the code is the same, LANES and the compiler's flags differ.
+// Ladder: 1 baseline, 2 avx2, 3 avx512; the code is the same, LANES and the flags differ.
 #include "lanes.h"
 #include "ops.h"
 

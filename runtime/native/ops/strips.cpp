@@ -1,18 +1,18 @@
-// The arithmetic of attention: rows times a panel of the cache, and the running softmax.
+// The arithmetic of attention: rows times a strip of the cache, and the running softmax.
 //
-// A panel is PANEL columns wide, so that keys (columns of q k) and channels (columns of p v) are
+// A strip is STRIP columns wide, so that keys (columns of q k) and channels (columns of p v) are
 // multiplied by the same code, without a sum across a register. Ladder: 1 baseline, 2 avx2 (6 rows
-// by 2 registers), 3 avx512 (8 rows by 2 registers). One core (Sapphire Rapids, shared, under load),
-// 12 query and 2 key-value heads of 128 channels, float16:
+// by 2 registers), 3 avx512 (8 rows by 2 registers). One shared core of Sapphire Rapids, 12 query
+// and 2 key-value heads of 128 channels, float16:
 //
 //                              baseline   avx2   avx512
 //   512 tokens, GFLOP/s              26     81       98
 //   512 tokens after 3,584           27     93      133
 //
 // float16 becomes float32 on its way into a register; that costs a sixth of the time with 8 rows,
-// so attention.cpp widens a panel first when more rows than TILE read it. For one token after 4,096
+// so attention.cpp widens a strip first when more rows than TILE read it. For one token after 4,096
 // memory is the limit: of 0.64 ms a layer, fetching AHEAD leaves 0.44, and large pages (cache.cpp)
-// 0.30; the processor's own fetching stops at each page and each panel. float32 took 1.07 ms.
+// 0.30; the processor's own fetching stops at each page and each strip. float32 took 1.07 ms.
 #include "kernels.h"
 #include "lanes.h"
 #include "ops.h"
@@ -29,9 +29,9 @@ constexpr uintptr_t AHEAD = 2048;  // bytes; 1,024 to 8,192 are as good
 
 // ROWS is a constant of the template: the loops over it unroll into registers.
 template <int ROWS, typename Element>
-static void tile(const float* a, ptrdiff_t a_stride, const Element* panel, int count,
+static void tile(const float* a, ptrdiff_t a_stride, const Element* strip, int count,
                  const float* keep, float* out, ptrdiff_t out_stride) {
-    for (int column = 0; column < PANEL; column += SIDE * LANES) {
+    for (int column = 0; column < STRIP; column += SIDE * LANES) {
         Lanes sums[ROWS][SIDE];
         for (int r = 0; r < ROWS; r++) {
             for (int s = 0; s < SIDE; s++) {
@@ -42,11 +42,11 @@ static void tile(const float* a, ptrdiff_t a_stride, const Element* panel, int c
         for (int i = 0; i < count; i++) {
             // what was widened lies in the cache already
             if (sizeof(Element) == 2) {
-                __builtin_prefetch((const void*)((uintptr_t)(panel + (size_t)i * PANEL) + AHEAD));
+                __builtin_prefetch((const void*)((uintptr_t)(strip + (size_t)i * STRIP) + AHEAD));
             }
             Lanes values[SIDE];
             for (int s = 0; s < SIDE; s++) {
-                values[s] = load(panel + (size_t)i * PANEL + column + s * LANES);
+                values[s] = load(strip + (size_t)i * STRIP + column + s * LANES);
             }
             for (int r = 0; r < ROWS; r++) {
                 for (int s = 0; s < SIDE; s++) sums[r][s] += a[r * a_stride + i] * values[s];
@@ -61,40 +61,40 @@ static void tile(const float* a, ptrdiff_t a_stride, const Element* panel, int c
 }
 
 template <typename Element>
-static void tile_of(int rows, const float* a, ptrdiff_t a_stride, const Element* panel, int count,
+static void tile_of(int rows, const float* a, ptrdiff_t a_stride, const Element* strip, int count,
                     const float* keep, float* out, ptrdiff_t out_stride) {
     switch (rows) {
-        case 1: return tile<1>(a, a_stride, panel, count, keep, out, out_stride);
-        case 2: return tile<2>(a, a_stride, panel, count, keep, out, out_stride);
-        case 3: return tile<3>(a, a_stride, panel, count, keep, out, out_stride);
-        case 4: return tile<4>(a, a_stride, panel, count, keep, out, out_stride);
-        case 5: return tile<5>(a, a_stride, panel, count, keep, out, out_stride);
-        case 6: return tile<6>(a, a_stride, panel, count, keep, out, out_stride);
-        case 7: return tile<7>(a, a_stride, panel, count, keep, out, out_stride);
-        default: return tile<8>(a, a_stride, panel, count, keep, out, out_stride);
+        case 1: return tile<1>(a, a_stride, strip, count, keep, out, out_stride);
+        case 2: return tile<2>(a, a_stride, strip, count, keep, out, out_stride);
+        case 3: return tile<3>(a, a_stride, strip, count, keep, out, out_stride);
+        case 4: return tile<4>(a, a_stride, strip, count, keep, out, out_stride);
+        case 5: return tile<5>(a, a_stride, strip, count, keep, out, out_stride);
+        case 6: return tile<6>(a, a_stride, strip, count, keep, out, out_stride);
+        case 7: return tile<7>(a, a_stride, strip, count, keep, out, out_stride);
+        default: return tile<8>(a, a_stride, strip, count, keep, out, out_stride);
     }
 }
 
 template <typename Element>
-static void times_panel(const float* a, ptrdiff_t a_stride, int rows, const Element* panel,
+static void times_strip(const float* a, ptrdiff_t a_stride, int rows, const Element* strip,
                         int count, const float* keep, float* out, ptrdiff_t out_stride) {
-    // tiles of nearly equal height: 7 rows are 4 and 3, because 1 alone would wait for each addition
+    // tiles of nearly equal height: 7 rows are 4 and 3, as 1 alone would wait for each addition
     const int tiles = (rows + TILE - 1) / TILE;
     for (int t = 0; t < tiles; t++) {
         const int start = rows * t / tiles, stop = rows * (t + 1) / tiles;
-        tile_of(stop - start, a + start * a_stride, a_stride, panel, count,
+        tile_of(stop - start, a + start * a_stride, a_stride, strip, count,
                 keep ? keep + start : nullptr, out + start * out_stride, out_stride);
     }
 }
 
-void times_panel_f16(const float* a, ptrdiff_t a_stride, int rows, const void* panel, int count,
+void times_strip_f16(const float* a, ptrdiff_t a_stride, int rows, const void* strip, int count,
                      const float* keep, float* out, ptrdiff_t out_stride) {
-    times_panel(a, a_stride, rows, (const uint16_t*)panel, count, keep, out, out_stride);
+    times_strip(a, a_stride, rows, (const uint16_t*)strip, count, keep, out, out_stride);
 }
 
-void times_panel_f32(const float* a, ptrdiff_t a_stride, int rows, const void* panel, int count,
+void times_strip_f32(const float* a, ptrdiff_t a_stride, int rows, const void* strip, int count,
                      const float* keep, float* out, ptrdiff_t out_stride) {
-    times_panel(a, a_stride, rows, (const float*)panel, count, keep, out, out_stride);
+    times_strip(a, a_stride, rows, (const float*)strip, count, keep, out, out_stride);
 }
 
 float softmax_step(float* scores, int keys, int seen, float* largest, float* sum) {
