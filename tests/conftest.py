@@ -71,6 +71,23 @@ def config(name: str, **changes: Any) -> dict[str, Any]:
     return facts | {"architectures": [CLASSES[facts["model_type"]]], "torch_dtype": "bfloat16"}
 
 
+@pytest.fixture
+def native_settings() -> Iterator[Any]:
+    """The compiled kernels; threads, instruction set and exactness are put back afterwards."""
+    native = pytest.importorskip("runtime._native")
+    threads, instructions, exact = native.threads(), native.instruction_set(), native.exact()
+    yield native
+    native.set_threads(threads)
+    native.set_instruction_set(instructions)
+    native.set_exact(exact)
+
+
+@pytest.fixture
+def exact_products(native_settings: Any) -> None:
+    """Products of the kernels as the definition has them: activations are not rounded."""
+    native_settings.set_exact(True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_wait_for_the_disk() -> Iterator[None]:
     """What fsync promises, a cut of the power, is in no test of this process."""

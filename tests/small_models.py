@@ -6,6 +6,7 @@ import numpy as np
 
 from quantize.checkpoint import Checkpoint
 from runtime.blocks import BLOCKS
+from runtime.model import Model
 from runtime.tensor import Tensor
 
 
@@ -22,6 +23,13 @@ def rounded(checkpoint: Checkpoint, kind: str) -> Iterator[Tensor]:
             yield Tensor(tensor.name, tensor.shape, layout, data)
         else:
             yield Tensor.dense(tensor.name, values)
+
+
+def rounded_model(checkpoint: Checkpoint, kind: str) -> Model:
+    """The model of `rounded`."""
+    model = checkpoint.model()
+    tensors = {tensor.name: tensor for tensor in rounded(checkpoint, kind)}
+    return Model(model.arch, tensors, model.tokenizer)
 
 
 def kl(expected: np.ndarray, found: np.ndarray) -> float:

@@ -1,8 +1,5 @@
 """Our forward is the model: logits against transformers on the same checkpoints."""
 
-import importlib
-import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +22,19 @@ def folder(request: pytest.FixtureRequest, random_models: dict[str, Path]) -> Pa
     return bundled() if request.param == "bundled" else random_models[request.param]
 
 
-@pytest.fixture
-def exact_kernels() -> Iterator[None]:
-    """The native backend in float32 throughout, where it is compiled."""
-    if importlib.util.find_spec("runtime._native") is None:
-        yield
-        return
-    kernels = importlib.import_module("runtime._native")
-    kernels.set_exact(True)
-    yield
-    kernels.set_exact(False)
-
-
 @pytest.mark.parametrize("backend", ["numpy", "torch", "native"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_logits_equal_transformers(
-    folder: Path, backend: str, batch: int, exact_kernels: None
+    folder: Path, backend: str, batch: int, request: pytest.FixtureRequest
 ) -> None:
     oracle = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = np.random.default_rng(batch).integers(0, 4096, (batch, 40))
     with torch.no_grad():
         expected = oracle(torch.from_numpy(ids)).logits.numpy()
-    options = {"kv": "f32"} if backend == "native" else {}
+    options = {}
+    if backend == "native":
+        request.getfixturevalue("exact_products")
+        options = {"kv": "f32"}
     engine = open_engine(open_checkpoint(folder).model(), backend, **options)
     assert np.abs(engine.logits(ids) - expected).max() < 1e-4
     cache = engine.new_cache(batch, 40)

@@ -1,6 +1,5 @@
 """A forward pass in one native call, against the definition on numpy."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,14 @@ _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
 )
 
+pytestmark = pytest.mark.usefixtures("exact_products")
+
 ODD = {
     "shared-by-all": {"num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 34},
     "none-shared": {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 64},
     "odd-widths": {"hidden_size": 50, "intermediate_size": 77, "head_dim": 18},
 }
 """Heads that are not hidden_size / heads wide, and widths that fill no register."""
-
-
-@pytest.fixture(autouse=True)
-def exact_products() -> Iterator[None]:
-    """Products as the definition has them; settings are the process's, so they are put back."""
-    threads, instructions = _native.threads(), _native.instruction_set()
-    exact = _native.exact()
-    _native.set_exact(True)
-    yield
-    _native.set_threads(threads)
-    _native.set_instruction_set(instructions)
-    _native.set_exact(exact)
 
 
 @pytest.fixture(scope="module")

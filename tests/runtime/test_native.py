@@ -3,7 +3,6 @@
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from runtime.errors import EdgequantError
 from runtime.generate import generate
 from runtime.model import Model
 from runtime.tensor import Tensor
+from tests.small_models import rounded_model
 
 _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
@@ -30,24 +30,8 @@ GGML = (
     *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"),
 )
 ONNX = tuple(name for name in BLOCKS if name.startswith("INT"))
+pytestmark = pytest.mark.usefixtures("native_settings")
 ULP = float(np.finfo(np.float32).eps)
-
-
-@pytest.fixture(autouse=True)
-def restore_settings() -> Iterator[None]:
-    """Threads, instruction set and exactness are the process's: put them back."""
-    threads, instructions = _native.threads(), _native.instruction_set()
-    exact = _native.exact()
-    yield
-    _native.set_threads(threads)
-    _native.set_instruction_set(instructions)
-    _native.set_exact(exact)
-
-
-@pytest.fixture
-def exact() -> None:
-    """Products without rounded activations."""
-    _native.set_exact(True)
 
 
 def row_bytes(name: str, cols: int) -> int:
@@ -114,7 +98,9 @@ def test_float_rows_of_any_length_decode(name: str, cols: int, instructions: str
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
 @pytest.mark.parametrize("name", GGML + ONNX)
-def test_exact_products_agree_with_float64(name: str, instructions: str, exact: None) -> None:
+def test_exact_products_agree_with_float64(
+    name: str, instructions: str, exact_products: None
+) -> None:
     _native.set_instruction_set(instructions)
     for rows, cols in [(1, 256), (7, 1280), (46, 2304)]:  # around the tile of 4 rows, 1024 columns
         data = tame_rows(name, rows, cols)
@@ -132,7 +118,7 @@ def test_exact_products_agree_with_float64(name: str, instructions: str, exact: 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
 @pytest.mark.parametrize("cols", [1, 7, 17, 1033])
 def test_columns_that_fill_no_register_are_multiplied(
-    cols: int, instructions: str, exact: None
+    cols: int, instructions: str, exact_products: None
 ) -> None:
     _native.set_instruction_set(instructions)
     weight, x = activations(5, cols), activations(3, cols)[::-1].copy()
@@ -140,7 +126,7 @@ def test_columns_that_fill_no_register_are_multiplied(
     np.testing.assert_allclose(actual, x @ weight.T, rtol=1e-5, atol=1e-5)
 
 
-def test_more_activations_than_one_pass_takes_are_multiplied(exact: None) -> None:
+def test_more_activations_than_one_pass_takes_are_multiplied(exact_products: None) -> None:
     cols = 1 << 16  # 4 activations a pass
     weight, x = activations(5, cols), activations(9, cols)
     actual = _native.matvec("F32", weight.view(np.uint8), cols, x)
@@ -177,7 +163,7 @@ def block_decode(name: str, data: np.ndarray) -> np.ndarray:
     return block(name).decode(data)
 
 
-def test_a_row_of_an_exact_batch_equals_the_row_alone(exact: None) -> None:
+def test_a_row_of_an_exact_batch_equals_the_row_alone(exact_products: None) -> None:
     data, x = tame_rows("Q6_K", 45, 1280), activations(41, 1280)
     together = _native.matvec("Q6_K", data, 1280, x)
     for index in (0, 1, 40):
@@ -273,24 +259,13 @@ def test_a_missing_extension_is_reported_with_the_way_out(monkeypatch: pytest.Mo
         importlib.import_module("runtime.backends.native")
 
 
-def rounded(model: Model, kind: str) -> Model:
-    """The model with every matrix in another layout."""
-    layout, tensors = block(kind), {}
-    for name, tensor in model.tensors.items():
-        if len(tensor.shape) == 2:
-            data = layout.pack(*layout.quantize(tensor.decode()))
-            tensor = Tensor(name, tensor.shape, layout, data)
-        tensors[name] = tensor
-    return Model(model.arch, tensors, model.tokenizer)
-
-
 PROMPTS = np.random.default_rng(3).integers(0, 4096, (3, 21))
 
 
 @pytest.fixture(scope="module", params=["F32", "BF16", "INT4_32"])
 def engines(request: pytest.FixtureRequest, tiny: Checkpoint) -> tuple[OpsEngine, OpsEngine]:
     """The bundled model on the kernels, exactly, and on numpy."""
-    model = rounded(tiny.model(), request.param)
+    model = rounded_model(tiny, request.param)
     native, plain = open_engine(model, "native", kv="f32"), open_engine(model, "numpy")
     assert isinstance(native, OpsEngine)
     assert isinstance(plain, OpsEngine)
@@ -303,13 +278,15 @@ def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_logits_agree_with_numpy(engines: tuple[OpsEngine, OpsEngine], exact: None) -> None:
+def test_logits_agree_with_numpy(
+    engines: tuple[OpsEngine, OpsEngine], exact_products: None
+) -> None:
     native, plain = engines
     assert_close(native.logits(PROMPTS), plain.logits(PROMPTS))
 
 
 def test_steps_with_a_cache_agree_with_the_whole_prompt(
-    engines: tuple[OpsEngine, OpsEngine], exact: None
+    engines: tuple[OpsEngine, OpsEngine], exact_products: None
 ) -> None:
     native, _ = engines
     whole = native.logits(PROMPTS)
@@ -319,7 +296,7 @@ def test_steps_with_a_cache_agree_with_the_whole_prompt(
     assert_close(np.concatenate(parts, axis=1), whole)
 
 
-def test_greedy_tokens_agree_with_numpy(tiny: Checkpoint, exact: None) -> None:
+def test_greedy_tokens_agree_with_numpy(tiny: Checkpoint, exact_products: None) -> None:
     prompt = PROMPTS[0].tolist()
     native, plain = (
         list(generate(open_engine(tiny.model(), backend), prompt, 8))
@@ -329,9 +306,9 @@ def test_greedy_tokens_agree_with_numpy(tiny: Checkpoint, exact: None) -> None:
 
 
 def test_a_layout_without_a_kernel_is_decoded_by_its_definition(
-    tiny: Checkpoint, exact: None
+    tiny: Checkpoint, exact_products: None
 ) -> None:
-    model = rounded(tiny.model(), "INT4_64")
+    model = rounded_model(tiny, "INT4_64")
     layout = type(block("INT4_64"))()
     layout.name = "UNHEARD_OF"  # type: ignore[misc]
     renamed = {

@@ -1,6 +1,5 @@
 """The fast products of the kernels: int8 activations for a few tokens, bfloat16 for many."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from quantize.checkpoint import Checkpoint
 from runtime.blocks import BLOCKS, block
 from runtime.engine import open_engine
-from runtime.model import Model
-from runtime.tensor import Tensor
+from tests.small_models import rounded_model
 
 _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
@@ -26,15 +24,9 @@ FEW, MANY = (1, 2, 3, 5), (6, 17, 40)
 
 
 @pytest.fixture(autouse=True)
-def restore_settings() -> Iterator[None]:
-    """Threads, instruction set and exactness are the process's: put them back."""
-    threads, instructions = _native.threads(), _native.instruction_set()
-    exact = _native.exact()
-    _native.set_exact(False)
-    yield
-    _native.set_threads(threads)
-    _native.set_instruction_set(instructions)
-    _native.set_exact(exact)
+def rounded_activations(native_settings: Any) -> None:
+    """As `run` and `generate` multiply: activations as int8 or bfloat16."""
+    native_settings.set_exact(False)
 
 
 def row_bytes(name: str, cols: int) -> int:
@@ -174,21 +166,10 @@ def test_extreme_activations_stay_what_they_are(count: int, instructions: str) -
         assert not np.isfinite(_native.matvec("Q4_0", data, 64, x)).any()
 
 
-def rounded(model: Model, kind: str) -> Model:
-    """The model with every matrix in another layout."""
-    layout, tensors = block(kind), {}
-    for name, tensor in model.tensors.items():
-        if len(tensor.shape) == 2:
-            data = layout.pack(*layout.quantize(tensor.decode()))
-            tensor = Tensor(name, tensor.shape, layout, data)
-        tensors[name] = tensor
-    return Model(model.arch, tensors, model.tokenizer)
-
-
 @pytest.mark.parametrize("kind", ["Q8_0", "INT4_32", "BF16"])
 def test_the_bundled_model_predicts_as_it_does_exactly(tiny: Checkpoint, kind: str) -> None:
     prompts = np.random.default_rng(3).integers(0, 4096, (3, 21))
-    engine = open_engine(rounded(tiny.model(), kind), "native")
+    engine = open_engine(rounded_model(tiny, kind), "native")
     for step in (prompts, prompts[:, :1]):  # many tokens, a few
         fast = log_softmax(engine.logits(step))
         _native.set_exact(True)

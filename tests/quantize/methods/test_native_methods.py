@@ -1,6 +1,6 @@
 """The C++ loops of the methods against their torch text: equal to the last bit."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,20 +19,11 @@ _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
 )
 
+pytestmark = pytest.mark.usefixtures("native_settings")
 COLS = 512
 CPU = torch.device("cpu")
 RTN = Recipe(METHODS["rtn"])
 layouts = pytest.mark.parametrize("block", LAYOUTS, ids=lambda block: block.name)
-sets = pytest.mark.parametrize("instructions", _native.instruction_sets())
-
-
-@pytest.fixture(autouse=True)
-def restore_settings() -> Iterator[None]:
-    """Threads and instruction set are the process's: put them back."""
-    threads, instructions = _native.threads(), _native.instruction_set()
-    yield
-    _native.set_threads(threads)
-    _native.set_instruction_set(instructions)
 
 
 def weights(rows: int = 37) -> torch.Tensor:
@@ -61,6 +52,15 @@ def in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "runs_native", lambda *_: False)
 
 
+def on_every_set(work: Callable[[], Rounded]) -> list[Rounded]:
+    """What `work` gives with each instruction set of this processor."""
+    found = []
+    for instructions in _native.instruction_sets():
+        _native.set_instruction_set(instructions)
+        found.append(work())
+    return found
+
+
 def assert_same(ours: Rounded, theirs: Rounded) -> None:
     assert torch.equal(ours.codes, theirs.codes)
     assert torch.equal(ours.value.view(torch.int32), theirs.value.view(torch.int32))
@@ -70,28 +70,24 @@ def assert_same(ours: Rounded, theirs: Rounded) -> None:
 
 
 @layouts
-@sets
-def test_gptq_equals_its_torch_text(
-    block: Block, instructions: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _native.set_instruction_set(instructions)
+def test_gptq_equals_its_torch_text(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gptq.runs_native(block, weights())
-    ours = gptq.gptq(weights(), block, FACTOR)
+    ours = on_every_set(lambda: gptq.gptq(weights(), block, FACTOR))
     in_torch(monkeypatch)
-    assert_same(ours, gptq.gptq(weights(), block, FACTOR))
+    expected = gptq.gptq(weights(), block, FACTOR)
+    for found in ours:
+        assert_same(found, expected)
 
 
 @layouts
-@sets
-def test_descent_equals_its_torch_text(
-    block: Block, instructions: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _native.set_instruction_set(instructions)
+def test_descent_equals_its_torch_text(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     start = gptq.gptq(weights(), block, FACTOR)
-    ours = descent.descend(weights(), start, block, HESSIAN, FACTOR.ridge)
-    assert not torch.equal(ours.codes, start.codes)
+    ours = on_every_set(lambda: descent.descend(weights(), start, block, HESSIAN, FACTOR.ridge))
     in_torch(monkeypatch)
-    assert_same(ours, descent.descend(weights(), start, block, HESSIAN, FACTOR.ridge))
+    expected = descent.descend(weights(), start, block, HESSIAN, FACTOR.ridge)
+    assert not torch.equal(expected.codes, start.codes)
+    for found in ours:
+        assert_same(found, expected)
 
 
 def test_float64_weights_take_the_torch_text() -> None:

@@ -1,6 +1,5 @@
 """The scale searches in C++ against their definitions: equal to the last bit."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,9 @@ _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
 )
 
+pytestmark = pytest.mark.usefixtures("native_settings")
 LAYOUTS = [layout for layout in BLOCKS.values() if layout.native is not None]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-
-
-@pytest.fixture(autouse=True)
-def restore_settings() -> Iterator[None]:
-    """Threads and instruction set are the process's: put them back."""
-    threads, instructions = _native.threads(), _native.instruction_set()
-    yield
-    _native.set_threads(threads)
-    _native.set_instruction_set(instructions)
 
 
 def assert_same_bits(ours: Params, theirs: Params) -> None:
@@ -62,13 +53,14 @@ def test_every_fitted_layout_has_a_native_search() -> None:
 
 
 @layouts
-@pytest.mark.parametrize("instructions", _native.instruction_sets())
 @pytest.mark.parametrize("make", WEIGHTS.values(), ids=WEIGHTS)
-def test_params_equal_the_definition(layout: Block, instructions: str, make: Any) -> None:
-    _native.set_instruction_set(instructions)
+def test_params_equal_the_definition(layout: Block, make: Any) -> None:
     w = make()
     for weight in (given() for given in IMPORTANCE.values()):
-        assert_same_bits(layout.fit(w, weight), layout.search(w, weight))
+        expected = layout.search(w, weight)
+        for instructions in _native.instruction_sets():
+            _native.set_instruction_set(instructions)
+            assert_same_bits(layout.fit(w, weight), expected)
 
 
 @layouts
