@@ -286,19 +286,6 @@ def fold_scales(
         fold(weights, stage, scale, hessians)
 
 
-def quantize_rows(
-    tensor: Tensor, block: Block, recipe: Recipe, factor: Factor | None, device: torch.device
-) -> np.ndarray:
-    """Round a large matrix (the embedding, the head) that never stands in memory as float32."""
-    step = max(1, CHUNK // tensor.shape[1])
-    parts = []
-    for start in range(0, tensor.shape[0], step):
-        values = torch.from_numpy(np.array(tensor.decode(start, start + step)))
-        check_finite(tensor, values)
-        parts.append(quantize_weight(values.to(device), block, recipe, factor)[0])
-    return np.concatenate(parts)
-
-
 def fetch(states: np.ndarray, here: slice | np.ndarray, device: torch.device) -> torch.Tensor:
     """Some rows of states, which may lie on disk, copied to the device."""
     return torch.from_numpy(np.array(states[here])).to(device)

@@ -116,7 +116,7 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
         calibration_tokens=tokens,
         memory=memory(checkpoint, plan, hidden_bytes(plan, checkpoint, assignments)),
         disk=disk_bytes(plan, checkpoint, assignments, sum(sizes)),
-        seconds=seconds(plan, checkpoint, tokens, len(assignments)),
+        seconds=seconds(plan, checkpoint, tokens, assignments),
         targets=tuple(
             target_forecast(checkpoint, assignment, size)
             for assignment, size in zip(assignments, sizes, strict=True)
@@ -156,12 +156,14 @@ def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
     return BASE_BYTES + max(walk, embedding + 6 * (1 << 27), back)
 
 
-def seconds(plan: Plan, checkpoint: Checkpoint, tokens: int, targets: int) -> float:
+def seconds(
+    plan: Plan, checkpoint: Checkpoint, tokens: int, assignments: list[Assignment]
+) -> float:
     """Time of the products, the factorings and the column loops at this machine's speed.
 
     Gradients cost a token three times what running it costs, and so does a step of tuning.
     """
-    effort, arch = EFFORTS[plan.effort], checkpoint.arch
+    effort, arch, targets = EFFORTS[plan.effort], checkpoint.arch, len(assignments)
     side = torch.rand(1024, 1024)
     start = time.perf_counter()
     for _ in range(4):
@@ -170,7 +172,7 @@ def seconds(plan: Plan, checkpoint: Checkpoint, tokens: int, targets: int) -> fl
     shapes = checkpoint.family.layer_shapes(checkpoint.arch)
     matrices = [shape for shape in shapes.values() if len(shape) == 2]
     widths = [shapes[f"{s.linears[0]}.weight"][1] for s in checkpoint.family.stages]
-    looks = 2 if effort.aims and targets == 1 else 1  # moments beside Hessians
+    looks = state_sets(plan, assignments)  # moments beside Hessians
     work = 2 * (1 + looks) * tokens * sum(rows * cols for rows, cols in matrices)
     work += looks * 2 * tokens * sum(width**2 for width in widths) + sum(
         2 * width**3 for width in widths

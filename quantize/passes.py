@@ -16,7 +16,6 @@ from quantize.calibrate import (
     head_statistics,
     load_layer,
     quantize_layer,
-    quantize_rows,
     rewrite_layer,
     silent,
     statistics,
@@ -262,10 +261,8 @@ class Pass:
                 self.progress(name, 0, 1, member.target.label)
                 tensor = self.checkpoint.tensors[name]
                 block, device = member.types[name], self.ops.device
-                if factor is None:
-                    rows = round_tensor(tensor, block, self.plain, None, device)[0]
-                else:
-                    rows = quantize_rows(tensor, block, self.recipe, factor, device)
+                recipe = self.plain if factor is None else self.recipe
+                rows, _ = round_tensor(tensor, block, recipe, factor, device)
                 self.work.save(stage, {"weight": rows})
                 notes = [f"{member.target.label} {note}"] if note else []
                 self.work.finish(stage, notes=notes)

@@ -1,4 +1,4 @@
-"""Rounding to nearest without calibration: from the checkpoint's bytes to packed bytes."""
+"""From the bytes of one tensor to packed bytes, some rows at a time."""
 
 from collections.abc import Mapping
 
@@ -19,18 +19,12 @@ Rounded = tuple[np.ndarray, float]
 def round_tensor(
     tensor: Tensor, block: Block, recipe: Recipe, factor: Factor | None, device: torch.device
 ) -> Rounded:
-    """Round a matrix without a Hessian, importance from the factor if there is one.
+    """Round a matrix that never stands in memory as float32, and tell its loss.
 
     To nearest in C++ where that can be, the same bytes as methods/rtn.py. Raises EdgequantError for
     NaN or infinity.
     """
-    to_nearest = recipe.method.round is rtn
-    if (
-        to_nearest
-        and device.type == "cpu"
-        and block.native is not None
-        and block.native.rounder.packs
-    ):
+    if recipe.method.round is rtn and device.type == "cpu" and packs_natively(block):
         found = native_tensor(tensor, block, factor)
         if found is not None:
             return found
@@ -45,6 +39,11 @@ def round_tensor(
         error += output_error(values - rounded, weight_of)
         energy += output_error(values, weight_of)
     return np.concatenate(parts), error / max(energy, 1e-30)
+
+
+def packs_natively(block: Block) -> bool:
+    """Whether C++ rounds to this layout and packs it."""
+    return block.native is not None and block.native.rounder.packs
 
 
 def native_tensor(tensor: Tensor, block: Block, factor: Factor | None) -> Rounded | None:

@@ -6,14 +6,13 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from runtime.errors import EdgequantError
 
 
 class Worker:
-    """A file loaded by one engine in a fresh process. Use it in a `with`: it ends the process."""
+    """A file loaded by one engine in a fresh process. `close` ends the process."""
 
     def __init__(self, file: Path, backend: str, threads: int) -> None:
         """Raises EdgequantError with the sentence of an engine that cannot load the file."""
@@ -31,7 +30,7 @@ class Worker:
         try:
             self.load_seconds: float = self.answer()
         except BaseException:
-            self.end()
+            self.close()
             raise
 
     def ask(self, job: str, *arguments: int) -> Any:
@@ -57,7 +56,7 @@ class Worker:
             raise EdgequantError(told["error"])
         return told["answer"]
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Stop the process, whatever it does."""
         self.process.kill()
         self.process.wait()
@@ -65,14 +64,3 @@ class Worker:
             assert stream is not None
             with suppress(BrokenPipeError):  # what was never read
                 stream.close()
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.end()

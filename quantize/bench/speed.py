@@ -8,7 +8,7 @@ trusted where two speeds taken at different times cannot.
 import os
 import statistics
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,7 @@ def measure(asked: Request, progress: Progress) -> Speed:
     with ExitStack() as stack:
         # these first loads bring the file into the page cache, and are not counted
         workers = [
-            stack.enter_context(Worker(asked.file, engine.backend, asked.threads))
+            stack.enter_context(closing(Worker(asked.file, engine.backend, asked.threads)))
             for engine in engines
         ]
         time_prompts(asked, engines, workers, progress)
@@ -270,7 +270,7 @@ def time_loads(asked: Request, engines: list[Samples], progress: Progress) -> No
     """Fill `load` of each engine, a fresh process each time, taking turns."""
     for number in range(asked.repeat):
         for engine in engines:
-            with Worker(asked.file, engine.backend, asked.threads) as worker:
+            with closing(Worker(asked.file, engine.backend, asked.threads)) as worker:
                 engine.load.append(worker.load_seconds)
         progress("loading", number + 1, asked.repeat, "")
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import statistics
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,7 @@ def test_two_engines_are_given_the_same_tokens_in_pieces_of_512(tiny: Checkpoint
     assert all((a == b).all() for a, b in zip(*seen, strict=True))
 
 
+@pytest.mark.slow
 def test_an_onnx_folder_is_measured_and_its_json_is_what_the_formats_page_says(
     run: Any, onnx: Path
 ) -> None:
@@ -144,6 +146,7 @@ def test_an_onnx_folder_is_measured_and_its_json_is_what_the_formats_page_says(
     assert "loading: 2/2" in err
 
 
+@pytest.mark.slow
 def test_the_share_of_the_bandwidth_is_of_the_same_round(run: Any, onnx: Path) -> None:
     result = json.loads(run("bench", onnx, *SMALL, "--json")[1])
     (engine,) = result["engines"]
@@ -219,7 +222,7 @@ def test_the_sentence_of_an_engine_comes_through_its_process(tmp_path: Path) -> 
 
 
 def test_an_engine_that_dies_is_told_from_one_that_fails(onnx: Path) -> None:
-    with client.Worker(onnx, "onnxruntime", 1) as started:
+    with closing(client.Worker(onnx, "onnxruntime", 1)) as started:
         assert started.load_seconds > 0
         started.process.kill()
         started.process.wait()
