@@ -392,10 +392,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """What is inside a file: sizes, types and bytes by tensor, provenance."""
-    from quantize import opening
+    from quantize import catalogue
 
-    result = opening.describe(file)
-    show_result(result, opening.render_description(result), as_json)
+    result = catalogue.describe(file)
+    show_result(result, catalogue.render_description(result), as_json)
 
 
 @app.command("list")
@@ -406,10 +406,10 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """What this version knows."""
-    from quantize import opening
+    from quantize import catalogue
 
-    result = opening.catalogue(what)
-    show_result(result, opening.render_catalogue(what, result), as_json)
+    result = catalogue.rows(what)
+    show_result(result, catalogue.render_rows(what, result), as_json)
 
 
 def show_result(result: Any, shown: Any, as_json: bool) -> None:

@@ -53,7 +53,8 @@ assert 0 < np.abs(ours - theirs).max() < 1e-3
 """
 TRY_CONTAINER = """
 import tempfile
-from quantize.opening import describe, open_any
+from quantize.catalogue import describe
+from quantize.opening import open_any
 from quantize.pipeline import run
 from quantize.plan import Plan
 with tempfile.TemporaryDirectory() as folder:

@@ -169,3 +169,8 @@ def test_importing_the_writers_loads_neither_torch_nor_an_upper_layer() -> None:
     loaded = loaded_by(modules("export"))
     assert "export" in loaded
     assert not loaded & {"torch", "transformers", "calib_data", "quantize"}
+
+
+def test_generating_from_a_file_does_not_load_torch() -> None:
+    names = ["quantize.cli", "quantize.opening", "runtime.generate", "runtime.backends.native"]
+    assert not loaded_by(names) & {"torch", "transformers"}

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantize import cli
+from quantize.catalogue import CATALOGUES
 from quantize.checkpoint import bundled, random_checkpoint
-from quantize.opening import CATALOGUES
 from tests.conftest import config
 
 
@@ -211,7 +211,7 @@ def test_ctrl_c_is_said_and_exits_with_130(run: Any, monkeypatch: pytest.MonkeyP
     def interrupt(what: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("quantize.opening.catalogue", interrupt)
+    monkeypatch.setattr("quantize.catalogue.rows", interrupt)
     code, _, err = run("list")
     assert (code, err) == (130, "interrupted.\n")
 

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from quantize import opening
+from quantize.catalogue import describe, render_description
 from quantize.checkpoint import Checkpoint, bundled
-from quantize.opening import describe, kind, open_any, open_model, render_description
+from quantize.opening import kind, open_any, open_model
 from quantize.pipeline import run
 from runtime.errors import EdgequantError
 from tests.conftest import CONFIGS
