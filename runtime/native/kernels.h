@@ -127,3 +127,6 @@ extern const Kernels kernels;
 namespace dotprod {
 extern const Kernels kernels;
 }
+namespace i8mm {
+extern const Kernels kernels;
+}

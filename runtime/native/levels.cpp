@@ -41,8 +41,18 @@ static void add_x86_kernels(std::vector<const Kernels*>& sets) {
 #if defined(__linux__)
 #include <sys/auxv.h>
 static bool has_dotprod() { return getauxval(AT_HWCAP) >> 20 & 1; }
-#else
+static bool has_i8mm() { return getauxval(AT_HWCAP2) >> 13 & 1; }
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 static bool has_dotprod() { return true; }  // every Mac with an ARM processor
+static bool has_i8mm() {                    // from M2 on
+    int found = 0;
+    size_t size = sizeof found;
+    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &found, &size, nullptr, 0) == 0 && found;
+}
+#else
+static bool has_dotprod() { return false; }
+static bool has_i8mm() { return false; }
 #endif
 #endif
 
@@ -53,6 +63,7 @@ std::vector<const Kernels*> available_kernels() {
 #endif
 #if defined(HAS_ARM_KERNELS)
     if (has_dotprod()) sets.push_back(&dotprod::kernels);
+    if (has_dotprod() && has_i8mm()) sets.push_back(&i8mm::kernels);
 #endif
     return sets;
 }
