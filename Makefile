@@ -1,7 +1,7 @@
 # make demo   set up, run the main job on the bundled checkpoint, generate a few words
 # make test   set up, run every test that needs nothing but this folder
 # make check  lint, types, layers, quick tests: under a minute
-# make bench  the figures of the README
+# make bench  the figures of the README and of docs/accuracy.md
 # make speed  the figures of docs/performance.md, on a machine with nothing else to do
 # make native rebuild the C++ kernels
 # make kernels  test them without Python: sanitizers, and 64-bit ARM in an emulator
@@ -46,6 +46,8 @@ bench: interop
 	$(BIN)/python bench/accuracy.py
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/engines.py
+	$(BIN)/python bench/ablation.py
+	$(BIN)/python bench/fill.py
 
 # GPTQMODEL is a Python that has gptqmodel; without it our GPTQ is timed alone
 speed: interop

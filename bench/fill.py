@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common
 
-PAGES = [common.ROOT / "docs" / "performance.md"]
+PAGES = [common.ROOT / name for name in ("README.md", "docs/accuracy.md", "docs/performance.md")]
 TABLE = re.compile(r"^<!-- table (\w+) -->\n(?:\n`[^`]+`\n\n(?:\|.*\n)+)?", re.MULTILINE)
 """The mark, and what a filled page has below it."""
 

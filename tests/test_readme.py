@@ -1,6 +1,5 @@
 """Every command in the README works as it stands, in order, on the bundled model."""
 
-import json
 import os
 import re
 import shlex
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from bench import common, fill
+from bench import fill
 from export import CONTAINERS
 from quantize.cli import app
 from quantize.methods import METHODS
@@ -87,14 +86,6 @@ def test_the_plan_of_the_readme_is_read(tmp_path: Path) -> None:
     assert [rule.kind for rule in plan.rules] == ["Q6_K", "Q5_K"]
 
 
-@pytest.mark.parametrize(
-    "name", ["accuracy", "accuracy_rival", "accuracy_onnx", "engines", "memory"]
-)
-def test_the_figures_of_the_readme_are_those_of_the_bench(name: str) -> None:
-    result = json.loads((common.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    assert f"`{result['command']}`\n\n{common.table(result['rows'])}\n" in README
-
-
 def write_plans(folder: Path) -> None:
     """Write each TOML block under the name in its first line."""
     for kind, _, body in BLOCKS_OF_CODE:
@@ -142,12 +133,6 @@ def test_the_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
             for line in sample:
                 assert shape(line) in shown, f"$ {command}\n{done.stdout}\nlacks: {line}"
                 shown = shown[shown.index(shape(line)) + 1 :]  # the rest comes below it
-
-
-def test_the_ablation_table_is_that_of_the_bench() -> None:
-    result = json.loads((common.RESULTS / "ablation.json").read_text(encoding="utf-8"))
-    table = f"`{result['command']}`\n\n{common.table(result['rows'])}\n"
-    assert table in (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", fill.PAGES, ids=lambda page: page.name)
