@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -225,9 +226,12 @@ def remove_parts(path: Path) -> None:
 
 
 def code_version() -> str:
-    """Version and sha256 of the program's own source: changed code never continues old work."""
+    """Version and sha256 of the program's own code: changed code never continues old work."""
     digest = hashlib.sha256(quantize.__version__.encode())
     for package in (calib_data, runtime, export, quantize):
         for path in sorted(Path(str(package.__file__)).parent.rglob("*.py")):
             digest.update(path.read_bytes())
+    kernels = importlib.util.find_spec("runtime._native")
+    if kernels and kernels.origin:
+        digest.update(Path(kernels.origin).read_bytes())
     return digest.hexdigest()

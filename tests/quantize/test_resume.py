@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -155,9 +156,20 @@ def test_a_changed_model_or_program_starts_afresh_and_says_so(
     assert run(other) == [CHANGED]
 
 
-def test_the_code_version_follows_the_source() -> None:
-    assert pipeline.code_version() == pipeline.code_version()
-    assert len(pipeline.code_version()) == 64
+def test_the_code_version_follows_source_and_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [pipeline.code_version()]
+    assert found == [pipeline.code_version()]
+    kernels = tmp_path / "_native.so"
+    kernels.write_bytes(b"other kernels")
+    spec = SimpleNamespace(origin=str(kernels))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    found.append(pipeline.code_version())
+    (tmp_path / "__init__.py").write_text("other = 1\n", encoding="utf-8")
+    monkeypatch.setattr("calib_data.__file__", str(tmp_path / "__init__.py"))
+    found.append(pipeline.code_version())
+    assert len(set(found)) == 3
 
 
 def test_an_existing_output_does_not_cost_the_work_of_another_plan(plan: Plan) -> None:
