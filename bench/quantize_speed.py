@@ -3,10 +3,11 @@
     python bench/quantize_speed.py [--only plain gptq] [--threads 2] [--repeat 5]
                                    [--gptqmodel PYTHON]
 
-plain  Qwen2.5-1.5B's shape as Q4_K_M, from float32 in memory to packed bytes: each different pair
+plain  Qwen2.5-1.5B's shape as Q4_K_M, from float16 in memory to packed bytes: each different pair
        of shape and type is rounded by both in turn, and medians are added up over the tensors.
        llama.cpp's side is ggml's quantizer on stripes of rows, one a thread, which is what
-       llama-quantize does. Errors are relative squared ones, plain and as llama.cpp weighs them.
+       llama-quantize does; it is given float32, so that its time is without the conversion.
+       Errors are relative squared ones, plain and as llama.cpp weighs them.
 gptq   the seven linears of one layer (`block.py`) to Q4_K with 32,768 tokens, Hessians included,
        against GPTQModel with groups of 32, in turn. PYTHON is an interpreter that has it:
        `python -m venv gptqm && gptqm/bin/pip install gptqmodel`. Without it ours is timed alone.
@@ -37,10 +38,12 @@ from bench import block, common, shapes
 from bench.rival import chunk
 from quantize.calibrate import Recipe, Watched, quantize_weight
 from quantize.methods import METHODS
+from quantize.plain import round_tensor
 from quantize.plan import Target, assign
 from runtime.archs import FAMILIES
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, Block
+from runtime.tensor import Tensor
 
 SUB_BLOCK = 32
 """Weights whose mean square enters llama.cpp's weight of an error."""
@@ -59,15 +62,21 @@ def kinds(size: str, preset: str) -> Counter[Kind]:
     return Counter(((s[0], s[1]), types[name].name) for name, s in known if len(s) == 2)
 
 
-def ours(weight: np.ndarray, layout: Block) -> np.ndarray:
+def ours(weight: Tensor, layout: Block) -> np.ndarray:
     """Packed rows as `quantize run --method rtn` makes them."""
-    return quantize_weight(torch.from_numpy(weight), layout, Recipe(METHODS["rtn"]), None)[0]
+    recipe = Recipe(METHODS["rtn"])
+    return round_tensor(weight, layout, recipe, None, torch.device("cpu"))[0]
 
 
 def theirs(weight: np.ndarray, layout: Block, pool: ThreadPoolExecutor, threads: int) -> np.ndarray:
     """Packed rows by ggml; ctypes lets go of the GIL while it works."""
     stripes = np.array_split(weight, threads)
     return np.concatenate(list(pool.map(lambda rows: chunk(layout, rows, None), stripes)))
+
+
+def as_stored(weight: np.ndarray) -> Tensor:
+    """A float16 matrix as a checkpoint has it."""
+    return Tensor("w", weight.shape, BLOCKS["F16"], weight.view(np.uint8))
 
 
 def errors(weight: np.ndarray, packed: np.ndarray, layout: Block) -> np.ndarray:
@@ -91,8 +100,9 @@ def plain(threads: int, repeat: int) -> common.Rows:
     totals = np.zeros((2, 4))
     for (shape, name), count in kinds("1.5B", "Q4_K_M").items():
         layout = BLOCKS[name]
-        weight = shapes.DEVIATION * random.standard_normal(shape, np.float32)
-        makers = [partial(ours, weight, layout), partial(theirs, weight, layout, pool, threads)]
+        drawn = (shapes.DEVIATION * random.standard_normal(shape, np.float32)).astype(np.float16)
+        stored, weight = as_stored(drawn), drawn.astype(np.float32)
+        makers = [partial(ours, stored, layout), partial(theirs, weight, layout, pool, threads)]
         seconds, packed = in_turn(makers, repeat)
         sums = np.array([errors(weight, made, layout) for made in packed])
         totals += count * sums
