@@ -15,8 +15,11 @@ calibration has seen; without any, the held-out part of the built-in text. Needs
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,8 @@ class Settings:
     presets: tuple[str, ...]
     algorithms: tuple[str, ...]
     same_mixture: bool
+    jobs: int
+    """Models that are worked on at once."""
 
     def checkpoint(self, model: str) -> Checkpoint:
         """A model by its name or folder; a derived one is made when it is not there yet."""
@@ -165,13 +170,21 @@ COMPARISONS = {
 """Table -> the file it is kept in, and what makes a model's rows."""
 
 
+def in_a_folder(
+    against: Callable[[str, Settings, Path], common.Rows], settings: Settings, model: str
+) -> common.Rows:
+    """The rows of one model; its files are gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        return against(model, settings, Path(folder))
+
+
 def compare(table: str, settings: Settings) -> common.Rows:
     """Make one of COMPARISONS for every model, print it, keep it; the lines of all windows."""
     name, against = COMPARISONS[table]
     every: common.Rows = []
-    for model in settings.models:
-        with tempfile.TemporaryDirectory() as folder:
-            every += against(model, settings, Path(folder))
+    with ProcessPoolExecutor(settings.jobs, get_context("spawn")) as pool:
+        for found in pool.map(partial(in_a_folder, against, settings), settings.models):
+            every += found
     rows = [
         {k: v for k, v in line.items() if k != "text"} for line in every if line["text"] == "all"
     ]
@@ -196,6 +209,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--models", nargs="+", default=[TINY, OUTLIERS, NARROW])
     parser.add_argument("--texts", nargs="+", type=Path, default=[])
+    parser.add_argument("--jobs", type=int, default=1, help="models worked on at once")
     parser.add_argument("--chunks", type=int, default=12, help="windows of each text")
     parser.add_argument("--derived", type=Path, default=common.ROOT / "build" / "derived")
     parser.add_argument("--presets", nargs="+", default=list(rival.PRESETS))
@@ -224,6 +238,7 @@ def main() -> None:
         presets=tuple(flags.presets),
         algorithms=tuple(flags.algorithms),
         same_mixture=flags.same_mixture,
+        jobs=flags.jobs,
     )
     if "methods" in flags.tables:
         methods.run(flags.types, flags.methods, flags.rows, flags.windows)

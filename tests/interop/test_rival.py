@@ -105,6 +105,7 @@ def test_the_table_shows_both_files_and_their_ratio(tmp_path: Path) -> None:
         presets=("Q4_0",),
         algorithms=(),
         same_mixture=True,
+        jobs=1,
     )
     every, text = accuracy.against_llamacpp("tiny", settings, tmp_path)
     assert (every["text"], text["text"]) == ("all", "builtin")
