@@ -19,8 +19,8 @@
 
 namespace {
 
-constexpr int MOST_ROWS = 512;                  // enough for products to be bound by arithmetic
-constexpr size_t SCRATCH_BYTES = 64 << 20;      // of the activations of one piece
+constexpr int MOST_ROWS = 256;                  // enough for products to be bound by arithmetic
+constexpr size_t SCRATCH_BYTES = 32 << 20;      // of the activations of one piece
 constexpr int64_t LEAST_WORK = 1 << 15;         // values worth waking a thread for
 
 // Room for at least `count` values; it only ever grows.
