@@ -43,11 +43,15 @@ def open_model(path: Path) -> Model:
     return open_checkpoint(path).model()
 
 
-def open_any(path: Path, backend: str | None = None) -> Engine:
-    """An engine for a file: the one that its container names, or native, unless one is given."""
+def open_any(path: Path, backend: str | None = None, resident: bool = False) -> Engine:
+    """An engine for a file: the one that its container names, or native, unless one is given.
+
+    `resident` is for who generates: see `runtime.backends.native.open`.
+    """
     container = container_of(path)
     backend = backend or ("native" if container is None else container.engine)
-    return open_engine(path if reads_files(backend) else open_model(path), backend)
+    options = {"resident": resident} if backend == "native" else {}
+    return open_engine(path if reads_files(backend) else open_model(path), backend, **options)
 
 
 def render(engine: Engine, messages: list[dict[str, str]]) -> str:

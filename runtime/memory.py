@@ -1,6 +1,7 @@
-"""Whether a model and its cache fit in the memory that is left."""
+"""Whether a model and its cache fit in the memory that is left, and where weights lie in it."""
 
 import mmap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,11 @@ import numpy as np
 from runtime.errors import EdgequantError
 
 MEMINFO = Path("/proc/meminfo")
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+ALIGNMENT = 64
+"""Bytes of a cache line, at which copies start."""
+COPIED_AT_ONCE = 8 << 20
+"""Bytes that one thread copies before it looks for more."""
 
 
 def available(meminfo: Path = MEMINFO) -> int | None:
@@ -23,12 +29,43 @@ def available(meminfo: Path = MEMINFO) -> int | None:
     return None
 
 
-def is_mapped(data: np.ndarray) -> bool:
-    """Whether an array lies in a mapped file, whose pages the system can drop and read again."""
+def mapping_of(data: np.ndarray) -> mmap.mmap | None:
+    """The mapped file that an array lies in, whose pages the system can drop and read again."""
     base: object = data
     while isinstance(base, np.ndarray | memoryview):
         base = base.base if isinstance(base, np.ndarray) else base.obj
-    return isinstance(base, mmap.mmap)
+    return base if isinstance(base, mmap.mmap) else None
+
+
+def has_room(count: int) -> bool:
+    """Whether `count` bytes can be copied into huge pages and the copied ones kept in the cache."""
+    left = available()
+    huge = HUGE_PAGES.exists() and "[never]" not in HUGE_PAGES.read_text(encoding="ascii")
+    return huge and left is not None and 2 * count <= left
+
+
+def settle(arrays: list[np.ndarray], threads: int) -> list[np.ndarray]:
+    """Copies of uint8 arrays, one behind the other in huge pages where Linux has them.
+
+    A mapped file lies in pages of 4 KiB, and looking up where they are costs a quarter of the
+    bandwidth (docs/performance.md). The pages of the files are let go of.
+    """
+    sizes = [-(-data.nbytes // ALIGNMENT) * ALIGNMENT for data in arrays]
+    starts = np.cumsum([0, *sizes])
+    room = np.empty(int(starts[-1]), np.uint8)  # numpy asks for huge pages
+    copies = [
+        room[start : start + data.nbytes].reshape(data.shape)
+        for start, data in zip(starts, arrays, strict=False)
+    ]
+    pieces = []
+    for data, copy in zip(arrays, copies, strict=True):
+        rows = max(1, COPIED_AT_ONCE // max(1, data.nbytes // max(1, len(data))))
+        pieces += [(copy[at : at + rows], data[at : at + rows]) for at in range(0, len(data), rows)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda piece: np.copyto(*piece), pieces))
+    for mapping in {id(found): found for found in map(mapping_of, arrays) if found}.values():
+        mapping.madvise(mmap.MADV_DONTNEED)
+    return copies
 
 
 def need(mapped: int, cache: int = 0, tokens: int = 0) -> None:
@@ -43,10 +80,11 @@ def need(mapped: int, cache: int = 0, tokens: int = 0) -> None:
     left = available()
     if left is None or mapped + cache <= left:
         return
-    parts = f"{size(mapped)} of weights" + (f" and {size(cache)} of KV cache" if tokens else "")
+    parts = [f"{size(mapped)} of weights"] * bool(mapped or not tokens)
+    parts += [f"{size(cache)} of KV cache"] * bool(tokens)
     fewer = f", fewer tokens than {tokens:,}" if tokens else ""
     raise EdgequantError(
-        f"{parts} do not fit in the {size(left)} of memory that are available; "
+        f"{' and '.join(parts)} do not fit in the {size(left)} of memory that are available; "
         f"close other programs, or take a smaller type{fewer} or a smaller model."
     )
 

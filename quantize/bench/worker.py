@@ -86,12 +86,15 @@ def opener(file: Path, backend: str, threads: int) -> Callable[[], Engine]:
         llamacpp.load_library()
         arch = read_arch(file)
         return lambda: llamacpp.LlamaEngine(file, arch, None, threads)
+    options: dict[str, Any] = {"threads": threads}
     if from_file:
-        return lambda: open_engine(file, backend, threads=threads)
+        return lambda: open_engine(file, backend, **options)
+    if backend == "native":
+        options["resident"] = True  # as `quantize generate` opens it
     if is_gguf(file):
-        return lambda: open_engine(open_gguf(file), backend, threads=threads)
+        return lambda: open_engine(open_gguf(file), backend, **options)
     opening = importlib.import_module("quantize.opening")
-    return lambda: open_engine(opening.open_model(file), backend, threads=threads)
+    return lambda: open_engine(opening.open_model(file), backend, **options)
 
 
 def load(file: Path, backend: str, threads: int) -> tuple[Engine, float]:

@@ -65,8 +65,44 @@ def test_only_arrays_in_files_are_mapped(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(bytes(64))
     mapped = np.memmap(tmp_path / "data", np.uint8, "r")
     view = np.frombuffer(mapped.data, np.uint8)
-    assert memory.is_mapped(mapped)
-    assert memory.is_mapped(mapped[8:40].reshape(4, 8))
-    assert memory.is_mapped(view[1:])
-    assert not memory.is_mapped(mapped[::2].copy())
-    assert not memory.is_mapped(np.frombuffer(bytes(8), np.uint8))
+    assert memory.mapping_of(mapped)
+    assert memory.mapping_of(mapped[8:40].reshape(4, 8))
+    assert memory.mapping_of(view[1:]) is memory.mapping_of(mapped)
+    assert not memory.mapping_of(mapped[::2].copy())
+    assert not memory.mapping_of(np.frombuffer(bytes(8), np.uint8))
+
+
+def test_a_cache_is_told_alone_when_the_weights_are_in_memory(a_gibibyte: None) -> None:
+    with pytest.raises(EdgequantError, match="^2.00 GiB of KV cache do not fit in the 1.00 GiB"):
+        memory.need(0, 2 * GIB, 10)
+
+
+def test_there_is_room_when_it_holds_the_weights_twice(
+    a_gibibyte: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "HUGE_PAGES", tmp_path / "enabled")
+    assert not memory.has_room(1)
+    memory.HUGE_PAGES.write_text("always [madvise] never\n")
+    assert memory.has_room(GIB // 2)
+    assert not memory.has_room(GIB // 2 + 1)
+    memory.HUGE_PAGES.write_text("always madvise [never]\n")
+    assert not memory.has_room(1)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_settled_arrays_are_equal_and_in_no_file(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "COPIED_AT_ONCE", 1000)
+    shapes = [(7, 300), (1, 5), (64, 64)]
+    path, random = tmp_path / "data", np.random.default_rng(0)
+    path.write_bytes(random.bytes(sum(rows * cols for rows, cols in shapes)))
+    mapped, at, arrays = np.memmap(path, np.uint8, "r"), 0, []
+    for rows, cols in shapes:
+        arrays.append(mapped[at : at + rows * cols].reshape(rows, cols))
+        at += rows * cols
+    copies = memory.settle(arrays, threads)
+    for data, copy in zip(arrays, copies, strict=True):
+        np.testing.assert_array_equal(copy, data)
+        assert memory.mapping_of(copy) is None
+        assert (copy.ctypes.data - copies[0].ctypes.data) % memory.ALIGNMENT == 0

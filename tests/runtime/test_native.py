@@ -12,14 +12,16 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
 import runtime
+from export.gguf import write
 from quantize.checkpoint import Checkpoint
 from runtime.blocks import BLOCKS, block
 from runtime.engine import OpsEngine, open_engine
 from runtime.errors import EdgequantError
 from runtime.generate import generate
+from runtime.gguf_file import open_gguf
 from runtime.model import Model
 from runtime.tensor import Tensor
-from tests.small_models import rounded_model
+from tests.small_models import rounded, rounded_model
 
 _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
@@ -318,3 +320,17 @@ def test_a_layout_without_a_kernel_is_decoded_by_its_definition(
     expected = open_engine(model, "native").logits(PROMPTS)
     actual = open_engine(Model(model.arch, renamed), "native").logits(PROMPTS)
     np.testing.assert_array_equal(actual, expected)
+
+
+def test_weights_in_memory_give_the_logits_of_the_file(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tiny.gguf"
+    write(path, tiny.arch, rounded(tiny, "Q4_K"), tiny.folder, {})
+    model = open_gguf(path)
+    mapped = open_engine(model, "native")
+    assert mapped.mapped > 0
+    monkeypatch.setattr("runtime.backends.native.has_room", lambda count: count == mapped.mapped)
+    resident = open_engine(model, "native", resident=True)
+    assert resident.mapped == 0
+    np.testing.assert_array_equal(resident.logits(PROMPTS), mapped.logits(PROMPTS))
