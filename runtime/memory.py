@@ -1,7 +1,6 @@
 """Whether a model and its cache fit in the memory that is left, and where weights lie in it."""
 
 import mmap
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,6 @@ MEMINFO = Path("/proc/meminfo")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 ALIGNMENT = 64
 """Bytes of a cache line, at which copies start."""
-COPIED_AT_ONCE = 8 << 20
-"""Bytes that one thread copies before it looks for more."""
 
 
 def available(meminfo: Path = MEMINFO) -> int | None:
@@ -44,28 +41,26 @@ def has_room(count: int) -> bool:
     return huge and left is not None and 2 * count <= left
 
 
-def settle(arrays: list[np.ndarray], threads: int) -> list[np.ndarray]:
+def settle(arrays: list[np.ndarray]) -> list[np.ndarray]:
     """Copies of uint8 arrays, one behind the other in huge pages where Linux has them.
 
     A mapped file lies in pages of 4 KiB, and looking up where they are costs a quarter of the
-    bandwidth (docs/performance.md). The pages of the files are let go of.
+    bandwidth (docs/performance.md).
     """
     sizes = [-(-data.nbytes // ALIGNMENT) * ALIGNMENT for data in arrays]
     starts = np.cumsum([0, *sizes])
     room = np.empty(int(starts[-1]), np.uint8)  # numpy asks for huge pages
-    copies = [
-        room[start : start + data.nbytes].reshape(data.shape)
-        for start, data in zip(starts, arrays, strict=False)
-    ]
-    pieces = []
-    for data, copy in zip(arrays, copies, strict=True):
-        rows = max(1, COPIED_AT_ONCE // max(1, data.nbytes // max(1, len(data))))
-        pieces += [(copy[at : at + rows], data[at : at + rows]) for at in range(0, len(data), rows)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda piece: np.copyto(*piece), pieces))
+    copies = []
+    for start, data in zip(starts, arrays, strict=False):
+        copies.append(room[start : start + data.nbytes].reshape(data.shape))
+        np.copyto(copies[-1], data)
+    return copies
+
+
+def let_go(arrays: list[np.ndarray]) -> None:
+    """Give back the pages of the files that arrays lie in; who reads them again gets them again."""
     for mapping in {id(found): found for found in map(mapping_of, arrays) if found}.values():
         mapping.madvise(mmap.MADV_DONTNEED)
-    return copies
 
 
 def need(mapped: int, cache: int = 0, tokens: int = 0) -> None:

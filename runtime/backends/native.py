@@ -1,6 +1,7 @@
 """The fast engine on a CPU: C++ kernels (runtime/native) multiply with weights that stay packed."""
 
 from dataclasses import dataclass, replace
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine
 from runtime.errors import EdgequantError
-from runtime.memory import has_room, mapping_of, need, settle
+from runtime.memory import has_room, let_go, mapping_of, need, settle
 from runtime.model import Model
 from runtime.tensor import Tensor
 
@@ -63,7 +64,6 @@ class NativeEngine(OpsEngine):
 
     def __init__(self, model: Model, kv: str, resident: bool) -> None:
         super().__init__(model, NativeOps())
-        arch = model.arch
         self.halves = kv == "f16"
         mapped = {
             name: weight.data
@@ -72,13 +72,17 @@ class NativeEngine(OpsEngine):
         }
         self.mapped = sum(data.nbytes for data in mapped.values())
         need(self.mapped)
+        self.turn = Lock()
+        self.decoder = self.decoder_of(self.weights)
         if resident and mapped and has_room(self.mapped):
-            copies = settle(list(mapped.values()), _native.threads())
-            for name, data in zip(mapped, copies, strict=True):
-                self.weights[name] = replace(self.weights[name], data=data)
-            self.mapped = 0
-        self.decoder = _native.Decoder(
-            self.weights,
+            # the first tokens need not wait for it, and a program that ends does not either
+            Thread(target=self.settle, args=[mapped], daemon=True).start()
+
+    def decoder_of(self, weights: dict[str, Any]) -> Any:
+        """The forward in C++, which reads the weights where they lie."""
+        arch = self.arch
+        return _native.Decoder(
+            weights,
             head=arch.head.removesuffix(".weight"),
             vocab=arch.vocab,
             hidden=arch.hidden,
@@ -91,6 +95,18 @@ class NativeEngine(OpsEngine):
             frequencies=arch.rope.frequencies(arch.head_dim).tolist(),
             magnitude=arch.rope.magnitude,
         )
+
+    def settle(self, mapped: dict[str, np.ndarray]) -> None:
+        """Go on with copies of the weights in huge pages, and let go of the file's pages."""
+        arrays = list(mapped.values())
+        copies = dict(zip(mapped, settle(arrays), strict=True))
+        weights = self.weights | {
+            name: replace(self.weights[name], data=data) for name, data in copies.items()
+        }
+        decoder = self.decoder_of(weights)
+        with self.turn:  # a forward that is under way would have the pages read again
+            self.weights, self.decoder, self.mapped = weights, decoder, 0
+            let_go(arrays)
 
     def new_cache(self, batch: int, capacity: int) -> Any:
         """An empty cache.
@@ -106,7 +122,8 @@ class NativeEngine(OpsEngine):
         Raises EdgequantError for ids outside the vocabulary, and when the cache is full.
         """
         ids = np.ascontiguousarray(ids, np.int64)
-        return np.asarray(self.decoder.logits(ids, cache, self.halves, last))
+        with self.turn:
+            return np.asarray(self.decoder.logits(ids, cache, self.halves, last))
 
 
 def open(
@@ -115,8 +132,8 @@ def open(
     """Run a model on the kernels, with `threads` threads for the whole process (None = as before).
 
     `kv` is how keys and values are kept: "f16", or "f32" for twice the memory. `resident` copies
-    mapped weights into huge pages, where there is room: tokens are generated faster, and opening
-    takes longer.
+    mapped weights into huge pages, where there is room, while the first tokens are computed: those
+    after them are generated faster.
     Raises EdgequantError for less than one thread, or another kind of cache.
     """
     if kv not in ("f16", "f32"):

@@ -89,11 +89,7 @@ def test_there_is_room_when_it_holds_the_weights_twice(
     assert not memory.has_room(1)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_settled_arrays_are_equal_and_in_no_file(
-    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "COPIED_AT_ONCE", 1000)
+def test_settled_arrays_are_equal_and_in_no_file(tmp_path: Path) -> None:
     shapes = [(7, 300), (1, 5), (64, 64)]
     path, random = tmp_path / "data", np.random.default_rng(0)
     path.write_bytes(random.bytes(sum(rows * cols for rows, cols in shapes)))
@@ -101,7 +97,8 @@ def test_settled_arrays_are_equal_and_in_no_file(
     for rows, cols in shapes:
         arrays.append(mapped[at : at + rows * cols].reshape(rows, cols))
         at += rows * cols
-    copies = memory.settle(arrays, threads)
+    copies = memory.settle(arrays)
+    memory.let_go(arrays)
     for data, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(copy, data)
         assert memory.mapping_of(copy) is None
