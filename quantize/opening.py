@@ -50,7 +50,7 @@ def open_any(path: Path, backend: str | None = None, resident: bool = False) -> 
     """
     container = container_of(path)
     backend = backend or ("native" if container is None else container.engine)
-    options = {"resident": resident} if backend == "native" else {}
+    options = {"resident": True} if resident and backend == "native" else {}
     return open_engine(path if reads_files(backend) else open_model(path), backend, **options)
 
 
