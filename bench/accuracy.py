@@ -182,7 +182,11 @@ def compare(table: str, settings: Settings) -> common.Rows:
     """Make one of COMPARISONS for every model, print it, keep it; the lines of all windows."""
     name, against = COMPARISONS[table]
     every: common.Rows = []
-    with ProcessPoolExecutor(settings.jobs, get_context("spawn")) as pool:
+    # models side by side share the cores: threads that outnumber them wait for each other
+    share = (max(1, len(common.cores()) // settings.jobs),)
+    with ProcessPoolExecutor(
+        settings.jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=share
+    ) as pool:
         for found in pool.map(partial(in_a_folder, against, settings), settings.models):
             every += found
     rows = [
