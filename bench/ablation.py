@@ -36,11 +36,11 @@ SCALES = ("scales",)
 STEPS: dict[str, Effort | str] = {
     "GPTQ": "low",
     "+ coordinate descent": Effort(1, 0, False, (), 0),
-    "+ statistics of the embedding": Effort(1, 16, False, (), 0),
-    "+ scales in norms": Effort(1, 16, False, SCALES, 0),
+    "+ statistics of the embedding": Effort(1, 8, False, (), 0),
+    "+ scales in norms": Effort(1, 8, False, SCALES, 0),
     "+ aim at the original (medium)": "medium",
-    "+ tokens weighed by gradients": Effort(1, 16, True, SCALES, 0, True),
-    "+ three passes of descent": Effort(3, 16, True, SCALES, 0, True),
+    "+ tokens weighed by gradients": Effort(1, 8, True, SCALES, 0, True),
+    "+ three passes of descent": Effort(3, 8, True, SCALES, 0, True),
     "+ after-tuning (high)": "high",
 }
 """What a row is called -> its effort, by name or in full."""

@@ -23,6 +23,8 @@ import torch
 
 from quantize.calibrate import Progress, Weights, advance, batches, embed, fetch, load_layer, silent
 from quantize.checkpoint import Checkpoint
+from quantize.gram import add_gram, mirror
+from runtime.archs import Stage
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer, decoder_layer
 
@@ -84,13 +86,14 @@ def curvature(
     ids: np.ndarray,
     ops: TorchOps,
     room: Room,
-    visit: Callable[[int, LayerCurvature], None],
+    visit: Callable[[int, LayerCurvature], None] | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Outside:
     """Call `visit` with every layer from the last to the first; returns what is outside them.
 
-    ids (rows, T) are token windows. The same arguments give the same numbers.
+    ids (rows, T) are token windows. The same arguments give the same numbers. Without `visit`
+    gradients only pass through the layers, which is faster.
     """
     arch = checkpoint.arch
     states = room("curvature-states", (arch.layers + 1, *ids.shape, arch.hidden))
@@ -105,7 +108,9 @@ def curvature(
     head, used = head_gradient(checkpoint, ops, gradient, seed)
     for index in reversed(range(arch.layers)):
         weights = load_layer(checkpoint, index, ops.device)
-        visit(index, backward(checkpoint, ops, weights, states[index], gradient))
+        found = backward(checkpoint, ops, weights, states[index], gradient, visit is not None)
+        if visit and found:
+            visit(index, found)
         progress("gradients", steps - index, steps, f"layer {index}")
     return outside(checkpoint, ids, ops, gradient, head, used)
 
@@ -131,11 +136,11 @@ def head_gradient(
         read = normed.detach()
         chances = torch.softmax(read @ head.T, -1)  # (t, V)
         used += chances.sum(0)
-        hessian.addmm_(read.T, read)
+        add_gram(hessian, read, read)
         # d log p[token] / d logits = (1 at the token, 0 elsewhere) - p
         change = head[drawn(chances, luck[here])] - chances @ head
-        flat[here] = torch.autograd.grad(normed, x, change)[0].cpu().numpy()
-    return hessian / len(flat), used / len(flat)
+        flat[here] = torch.autograd.grad((normed * change).sum(), x)[0].cpu().numpy()
+    return mirror(hessian).div_(len(flat)), used / len(flat)
 
 
 def drawn(chances: torch.Tensor, luck: torch.Tensor) -> torch.Tensor:
@@ -151,35 +156,62 @@ def backward(
     weights: Weights,
     states: np.ndarray,
     gradient: np.ndarray,
-) -> LayerCurvature:
-    """Take gradient (rows, T, D) after a layer to before it, in place."""
-    arch, stages = checkpoint.arch, checkpoint.family.stages
+    watch: bool,
+) -> LayerCurvature | None:
+    """Take gradient (rows, T, D) after a layer to before it, in place; the curvature if watched."""
+    arch = checkpoint.arch
     count, length = states.shape[:2]
     layer = Traced(arch, weights, 0, arch.rope.tables(0, length, arch.head_dim))
-    hessians: dict[str, torch.Tensor] = {}
-    rows: dict[str, torch.Tensor] = {}
-    sizes = {stage.linears[0]: np.zeros((count, length), np.float32) for stage in stages}
+    sums = Sums(checkpoint.family.stages, weights, count, length) if watch else None
     for here in batches(count, max(1, TOKENS // length)):
         x = fetch(states, here, ops.device).requires_grad_()
         after = decoder_layer(ops, layer, x, None)
-        names = list(layer.wrote)
-        change = fetch(gradient, here, ops.device)
-        before, *found = torch.autograd.grad(after, [x, *layer.wrote.values()], change)
+        wrote = layer.wrote if sums else {}
+        # of a sum, for autograd loads a library of symbols for a gradient of any other shape
+        along = (after * fetch(gradient, here, ops.device)).sum()
+        before, *found = torch.autograd.grad(along, [x, *wrote.values()])
         gradient[here] = before.cpu().numpy()
-        squares = {n: g.square().flatten(0, 1) for n, g in zip(names, found, strict=True)}
+        if sums:
+            sums.add(here, layer.read, dict(zip(wrote, found, strict=True)))
+    return sums.mean() if sums else None
+
+
+class Sums:
+    """A layer's curvature, added up over windows."""
+
+    def __init__(
+        self, stages: tuple[Stage, ...], weights: Weights, count: int, length: int
+    ) -> None:
+        self.stages, self.weights, self.count, self.length = stages, weights, count, length
+        self.hessians: dict[str, torch.Tensor] = {}
+        self.rows: dict[str, torch.Tensor] = {}
+        self.sizes: dict[str, np.ndarray] = {}
         for stage in stages:
+            first = weights[f"{stage.linears[0]}.weight"]
+            self.hessians[stage.linears[0]] = first.new_zeros(first.shape[1], first.shape[1])
+            self.sizes[stage.linears[0]] = np.zeros((count, length), np.float32)
+            for linear in stage.linears:
+                weight = weights[f"{linear}.weight"]
+                self.rows[linear] = weight.new_zeros(len(weight))
+
+    def add(self, here: slice, read: Weights, gradients: Weights) -> None:
+        """Some windows: what each linear read, and the gradient of what it wrote, (b, T, width)."""
+        squares = {name: g.square().flatten(0, 1) for name, g in gradients.items()}
+        for stage in self.stages:
             first = stage.linears[0]
-            sums = [squares[linear].sum(1) for linear in stage.linears]
-            weight = torch.stack(sums).sum(0)  # (t,)
-            flat = layer.read[first].flatten(0, 1)
-            added = (flat * weight[:, None]).T @ flat
-            hessians[first] = hessians[first] + added if first in hessians else added
-            sizes[first][here] = weight.sqrt().reshape(-1, length).cpu().numpy()
+            weight = torch.stack([squares[linear].sum(1) for linear in stage.linears]).sum(0)
+            flat = read[first].flatten(0, 1)
+            add_gram(self.hessians[first], flat * weight[:, None], flat)
+            self.sizes[first][here] = weight.sqrt().reshape(-1, self.length).cpu().numpy()
         for name, square in squares.items():
-            rows[name] = rows.get(name, 0) + square.sum(0) / (count * length)
-    for first, total in sizes.items():
-        hessians[first] /= max(float(np.square(total, dtype=np.float64).sum()), 1e-30)
-    return LayerCurvature(weights, hessians, rows, sizes)
+            self.rows[name] += square.sum(0) / (self.count * self.length)
+
+    def mean(self) -> LayerCurvature:
+        """Means over the tokens."""
+        for first, sizes in self.sizes.items():
+            total = float(np.square(sizes, dtype=np.float64).sum())
+            mirror(self.hessians[first]).div_(max(total, 1e-30))
+        return LayerCurvature(self.weights, self.hessians, self.rows, self.sizes)
 
 
 def outside(
@@ -195,8 +227,8 @@ def outside(
     hessian = torch.zeros_like(head)
     for here in batches(len(flat), TOKENS):
         piece = fetch(flat, here, ops.device)
-        hessian.addmm_(piece.T, piece)
-    hessian /= len(flat)
+        add_gram(hessian, piece, piece)
+    mirror(hessian).div_(len(flat))
     counts = np.bincount(ids.reshape(-1), minlength=checkpoint.arch.vocab) / ids.size
     seen = torch.from_numpy(counts.astype(np.float32)).to(ops.device)
     if checkpoint.arch.tied:

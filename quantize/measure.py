@@ -97,7 +97,8 @@ class Measuring:
         checkpoint, plan = self.checkpoint, self.plan
         ops = TorchOps(plan.device)
         room = partial(self.work.room, max_ram=plan.max_ram)
-        found = curvature(checkpoint, self.ids, ops, room, self.layer, plan.seed, progress)
+        visit = self.layer if self.weigh or self.blocks else None
+        found = curvature(checkpoint, self.ids, ops, room, visit, plan.seed, progress)
         for name, table in found.tables.items():
             self.arrays[name] = table.hessian.cpu().numpy()
             if self.blocks:

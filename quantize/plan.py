@@ -104,7 +104,7 @@ class Effort:
 
 EFFORTS = {
     "low": Effort(0, 0, False, (), 0),
-    "medium": Effort(1, 16, False, ("scales",), 0, True),
+    "medium": Effort(1, 8, False, ("scales",), 0, True),
     "high": Effort(3, 16, True, ("scales",), 64, True),
 }
 """By the words of --effort."""

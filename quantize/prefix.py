@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from quantize.calibrate import Watched, Weights, fetch
+from quantize.calibrate import TOKENS, Watched, Weights, batches, fetch
 from quantize.gram import mirror
 from runtime.archs import Arch, Stage
 from runtime.backends.torch import TorchOps
@@ -38,12 +38,17 @@ class Drift:
     held: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     """X' (tokens, in), and X - X' (tokens, in) or Y - Y' (tokens, out), of held-back windows."""
 
-    def add(self, off: torch.Tensor, x: torch.Tensor, weighed: torch.Tensor, held: bool) -> None:
-        """One window: what it is off by, its inputs, and those times their tokens' weights."""
-        if held:
-            self.held.append((x.clone(), off))
-        else:
-            self.moment.addmm_(off.T, weighed)
+    def add(
+        self, off: torch.Tensor, x: torch.Tensor, weighed: torch.Tensor, held: list[slice]
+    ) -> None:
+        """Some windows: what they are off by, their inputs, and those times their tokens' weights.
+
+        `held`: tokens of windows that are held back; `off` is zeroed there.
+        """
+        for tokens in held:
+            self.held.append((x[tokens].clone(), off[tokens].clone()))
+            off[tokens] = 0
+        self.moment.addmm_(off.T, weighed)
 
 
 @dataclass
@@ -65,8 +70,8 @@ class Compared(Watched):
     beside: Original | None = None
     drifts: dict[str, Drift] = field(default_factory=dict)
     """First linear of a stage -> drift of its inputs."""
-    held: bool = False
-    """Whether this window is held back."""
+    held: list[slice] = field(default_factory=list)
+    """Tokens of windows that are held back, among those of the moment."""
     last: tuple[torch.Tensor, torch.Tensor] | None = None
     """Inputs of the last stage, and the same weighed."""
 
@@ -105,14 +110,14 @@ def compare(
     outputs = Drift(torch.zeros(arch.hidden, widths[last], device=ops.device))
     layer.tables = original.tables = arch.rope.tables(0, length, arch.head_dim)
     held = held_back(rows)
-    for row in range(rows):
-        layer.held = row in held
-        window = slice(row, row + 1)
-        truth = decoder_layer(ops, original, fetch(exact, window, ops.device), None)
-        found = decoder_layer(ops, layer, fetch(hidden, window, ops.device), None)
-        exact[row] = truth[0].cpu().numpy()
+    for here in batches(rows, max(1, TOKENS // length)):
+        at = [row - here.start for row in range(here.start, here.stop) if row in held]
+        layer.held = [slice(row * length, (row + 1) * length) for row in at]
+        truth = decoder_layer(ops, original, fetch(exact, here, ops.device), None)
+        found = decoder_layer(ops, layer, fetch(hidden, here, ops.device), None)
+        exact[here] = truth.cpu().numpy()
         assert layer.last
-        outputs.add((truth - found)[0], *layer.last, layer.held)
+        outputs.add((truth - found).flatten(0, 1), *layer.last, layer.held)
     drifts = layer.drifts | {last: outputs}
     for one in drifts.values():
         one.moment /= max(1, rows - len(held)) * length

@@ -183,6 +183,14 @@ def same(left: Found, right: Found) -> None:
         close(table.rows, right.outside.tables[name].rows)
 
 
+def test_the_tables_need_no_look_at_the_layers(random_models: dict[str, Path]) -> None:
+    checkpoint, ids = open_checkpoint(random_models["qwen2-untied"]), random_ids()
+    unwatched = curvature(checkpoint, ids, TorchOps(), rooms)
+    for name, table in measured(checkpoint, ids).outside.tables.items():
+        assert torch.equal(unwatched.tables[name].hessian, table.hessian)
+        assert torch.equal(unwatched.tables[name].rows, table.rows)
+
+
 def test_how_many_tokens_and_logits_go_at_once_changes_nothing(
     random_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
