@@ -21,8 +21,8 @@ class Factor:
 
     importance: torch.Tensor
     """(in,): weight of each column's squared error when scales are fitted."""
-    upper: torch.Tensor | None = None
-    """(in, in) upper triangular U with H^-1 = U^T U."""
+    root: torch.Tensor | None = None
+    """(in, in) upper triangular R with R R^T = H, what was added included."""
     damp: float = 0.0
     """Share of the mean diagonal that was added to H."""
     hessian: torch.Tensor | None = None

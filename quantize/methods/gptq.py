@@ -1,4 +1,13 @@
-"""GPTQ (Frantar et al. 2022): round columns left to right, pushing errors onto those to come."""
+"""GPTQ (Frantar et al. 2022): round columns left to right, pushing errors onto those to come.
+
+With U upper triangular and H^-1 = U^T U, the original text divides a column's error by its U[j, j]
+and takes it times U[j, k] from every column k to come. Nothing here needs the inverse: with R = U^-1,
+so that H = R R^T, all errors E = W - V of the columns before a window change it by
+
+    E[:, before] R[before, window] U[window, window]
+
+and the last factor is the inverse of a small triangle. So one Cholesky factoring is enough.
+"""
 
 import numpy as np
 import torch
@@ -8,11 +17,11 @@ from quantize.methods.rtn import rtn
 from runtime.blocks import Block, Params, join, shares
 
 WINDOW = 128
-"""Columns whose updates are applied at once to the rest of the matrix (lazy batching)."""
+"""Columns that get the errors of all columns before at once (lazy batching)."""
 
 
 def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
-    """U upper triangular with H^-1 = U^T U, of the damped Hessian (in, in), and the importance.
+    """R upper triangular with R R^T the damped Hessian (in, in), and the importance.
 
     Starts from `damp` times the mean diagonal, ten times more while Cholesky fails, up to 1.
     A column without input (zero diagonal) takes no part. Raises SingularHessian.
@@ -21,18 +30,17 @@ def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
     dead = diagonal == 0
     mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 0.0
     while mean > 0 and damp <= 1:
-        # H reversed = L L^T makes H = M M^T with M = L reversed, upper; then U = M^-1:
-        # one factoring instead of two. Few copies are kept: H takes gigabytes in a large model.
+        # H with its order reversed is L L^T; L reversed is R. Few copies are kept: H takes
+        # gigabytes in a large model.
         damped = hessian.flip(0, 1)
         damped.diagonal().add_(torch.where(dead, mean, damp * mean).to(hessian.dtype).flip(0))
         factored, failed = torch.linalg.cholesky_ex(damped)
         del damped
-        if not int(failed) and bool(torch.isfinite(factored).all()):
-            factored = factored.flip(0, 1)
-            eye = torch.eye(len(factored), dtype=factored.dtype, device=factored.device)
-            upper = torch.linalg.solve_triangular(factored, eye, upper=True)
-            importance = torch.where(dead, 0.0, upper.diagonal() ** -2)
-            return Factor(importance, upper, damp, hessian, damp * mean)
+        # whatever is not finite comes through to the diagonal
+        if not int(failed) and bool(torch.isfinite(factored.diagonal()).all()):
+            root = factored.flip(0, 1)
+            importance = torch.where(dead, 0.0, root.diagonal().square())
+            return Factor(importance, root, damp, hessian, damp * mean)
         damp *= 10
     raise SingularHessian
 
@@ -43,26 +51,23 @@ def gptq(weight: torch.Tensor, block: Block, factor: Factor | None) -> Rounded:
     The grid of each block is fitted when the column pointer reaches it, on the weights as updated
     so far.
     """
-    if block.is_float or factor is None or factor.upper is None:
+    if block.is_float or factor is None or factor.root is None:
         return rtn(weight, block, factor)
-    upper = factor.upper
-    rest = weight.clone()
-    value = torch.empty_like(weight)
+    root = factor.root
+    value, error = torch.empty_like(weight), torch.empty_like(weight)
     codes = torch.empty(weight.shape, dtype=torch.int32, device=weight.device)
     params: list[Params] = []
     window = max(WINDOW, block.size)
-    round_window = native_window if runs_native(block, weight, upper) else torch_window
+    round_window = native_window if runs_native(block, weight, root) else torch_window
     for start in range(0, weight.shape[1], window):
         here = slice(start, min(start + window, weight.shape[1]))
-        part, errors = round_window(
-            block,
-            rest[:, here],
-            factor.importance[here],
-            upper[here, here],
-            (codes[:, here], value[:, here]),
-        )
-        params.append(part)
-        rest[:, here.stop :] -= errors @ upper[here, here.stop :]
+        square = root[here, here]
+        eye = torch.eye(len(square), dtype=square.dtype, device=square.device)
+        upper = torch.linalg.solve_triangular(square, eye, upper=True)
+        panel = weight[:, here] + error[:, :start] @ root[:start, here] @ upper
+        chosen = (codes[:, here], value[:, here])
+        params.append(round_window(block, panel, factor.importance[here], upper, chosen))
+        torch.sub(weight[:, here], value[:, here], out=error[:, here])
     return Rounded(codes, join(params), value)
 
 
@@ -76,15 +81,14 @@ def torch_window(
     importance: torch.Tensor,
     upper: torch.Tensor,
     chosen: Chosen,
-) -> tuple[Params, torch.Tensor]:
-    """Round the columns of a window, and what the columns after it are to be updated with.
+) -> Params:
+    """Round the columns of a window; returns its params.
 
     panel (out, columns), changed in place, is the weight as updated for all columns before;
-    importance (columns,) and upper (columns, columns) are its parts of the factor. Returns params
-    and errors (out, columns).
+    importance (columns,) and upper (columns, columns), that of U, are those of the window.
     """
     codes, value = chosen
-    errors, params = torch.empty_like(panel), []
+    params = []
     for first in range(0, panel.shape[1], block.size):
         here = slice(first, first + block.size)
         params.append(block.fit(panel[:, here], importance[here]))
@@ -93,9 +97,9 @@ def torch_window(
             col, inside = slice(at, at + 1), slice(at - first, at - first + 1)
             codes[:, col] = block.code(panel[:, col], scale[:, inside], offset[:, inside])
             value[:, col] = block.value(codes[:, col], scale[:, inside], offset[:, inside])
-            errors[:, col] = (panel[:, col] - value[:, col]) / upper[at, at]
-            panel[:, at + 1 :] -= errors[:, col] * upper[at, at + 1 :]
-    return join(params), errors
+            error = (panel[:, col] - value[:, col]) / upper[at, at]
+            panel[:, at + 1 :] -= error * upper[at, at + 1 :]
+    return join(params)
 
 
 def runs_native(block: Block, *arrays: torch.Tensor) -> bool:
@@ -110,14 +114,13 @@ def native_window(
     importance: torch.Tensor,
     upper: torch.Tensor,
     chosen: Chosen,
-) -> tuple[Params, torch.Tensor]:
-    """The same in C++: equal codes, params, values and errors; panel stays as it is."""
+) -> Params:
+    """The same in C++: equal codes, params and values; panel stays as it is."""
     assert block.native
-    errors = torch.empty(panel.shape)
     weight = shares(np, importance.numpy(), panel.shape[1], block.size, block.floor)
-    arrays = (a.numpy() for a in (upper.contiguous(), *chosen, errors))
+    arrays = (a.numpy() for a in (upper.contiguous(), *chosen))
     params = block.native.gptq(panel.numpy(), weight, *arrays)
-    return {key: torch.from_numpy(stored) for key, stored in params.items()}, errors
+    return {key: torch.from_numpy(stored) for key, stored in params.items()}
 
 
 Method(

@@ -210,14 +210,13 @@ static void check_window(const Spec& spec, size_t cols, bool same) {
 }
 
 static Fitted gptq(const Rounder& rounder, const Matrix& w, const Vector& weight,
-                   const Matrix& upper, const WritableCodes& codes, const Writable& value,
-                   const Writable& errors) {
+                   const Matrix& upper, const WritableCodes& codes, const Writable& value) {
     const Spec& spec = rounder.spec;
     const size_t rows = w.shape(0), cols = w.shape(1);
     const auto whole = [&](const auto& a) { return a.shape(0) == rows && a.shape(1) == cols; };
-    check_window(spec, cols, whole(codes) && whole(value) && whole(errors) &&
-                                 upper.shape(0) == cols && upper.shape(1) == cols &&
-                                 upper.stride(1) == 1 && weight.shape(0) == cols);
+    check_window(spec, cols, whole(codes) && whole(value) && upper.shape(0) == cols &&
+                                 upper.shape(1) == cols && upper.stride(1) == 1 &&
+                                 weight.shape(0) == cols);
     Fitted out = new_params(spec, w);
     const size_t row_params = out.shape(1) * out.shape(2);
     nb::gil_scoped_release unlocked;
@@ -229,8 +228,7 @@ static Fitted gptq(const Rounder& rounder, const Matrix& w, const Vector& weight
                              strided(upper),
                              out.data() + row * row_params,
                              from_row(strided(codes), row),
-                             from_row(strided(value), row),
-                             from_row(strided(errors), row)};
+                             from_row(strided(value), row)};
         chosen_kernels().rounders->gptq(spec, tile);
     });
     return out;
@@ -287,9 +285,9 @@ void bind_rounder(nb::module_& m) {
              "times error and weight squared, and whether all weights are finite.")
         .def("gptq", &gptq, nb::arg("w").noconvert(), nb::arg("weight").noconvert(),
              nb::arg("upper").noconvert(), nb::arg("codes").noconvert(),
-             nb::arg("value").noconvert(), nb::arg("errors").noconvert(),
-             "GPTQ's loop over a window of columns w (rows, cols), at most 256; fills codes, value\n"
-             "and errors, and returns the stored numbers like `fit`.")
+             nb::arg("value").noconvert(),
+             "GPTQ's loop over a window of columns w (rows, cols), at most 256; fills codes and\n"
+             "value, and returns the stored numbers like `fit`.")
         .def("recode", &recode, nb::arg("scale").noconvert(), nb::arg("offset").noconvert(),
              nb::arg("hessian").noconvert(), nb::arg("start"), nb::arg("codes").noconvert(),
              nb::arg("value").noconvert(), nb::arg("pull").noconvert(),

@@ -128,7 +128,7 @@ static Losses quantize(const Spec& spec, const Packer& packer, const Rows& tile)
     return sums;
 }
 
-// The lanes of a window: planes of codes and values, and errors in place of the weights w.
+// The lanes of a window: planes of codes and values; the weights w change.
 static void gptq_lanes(const Spec& spec, const Window& tile, float* w, float* params, float* codes,
                        float* value) {
     for (int first = 0; first < tile.cols; first += spec.size, params += spec.params * ROWS) {
@@ -140,7 +140,6 @@ static void gptq_lanes(const Spec& spec, const Window& tile, float* w, float* pa
             const Lanes chosen = value_of(spec, code, grid), error = (x - chosen) / upper[col];
             store(codes + col * ROWS, code);
             store(value + col * ROWS, chosen);
-            store(w + col * ROWS, error);
             for (int after = col + 1; after < tile.cols; after++) {
                 float* at = w + after * ROWS;
                 store(at, load(at) - error * upper[after]);
@@ -159,7 +158,6 @@ static void gptq(const Spec& spec, const Window& tile) {
     }
     write_planes<int32_t>(codes, tile.rows, tile.cols, tile.codes);
     write_planes<float>(value, tile.rows, tile.cols, tile.value);
-    write_planes<float>(planes, tile.rows, tile.cols, tile.errors);
     write_planes<float>(params, tile.rows, count, Strided<float>{tile.params, count, 1});
 }
 

@@ -43,11 +43,10 @@ struct Window {
     int rows, cols;
     Strided<const float> w;      // as updated for all columns before the window
     const float* weight;         // (cols,)
-    Strided<const float> upper;  // (cols, cols), that part of the factor
+    Strided<const float> upper;  // (cols, cols): U of the window, see quantize/methods/gptq.py
     float* params;               // (rows, blocks, Spec::params)
     Strided<int32_t> codes;
     Strided<float> value;
-    Strided<float> errors;  // what the columns after the window are to be updated with
 };
 
 // One block of a weight in coordinate descent; matrices are transposed, (columns, rows).

@@ -90,14 +90,14 @@ def test_rows_are_rounded_independently(rows_at_once: int) -> None:
     assert torch.equal(whole, torch.cat(parts))
 
 
-def test_factor_inverts_the_damped_hessian() -> None:
+def test_factor_is_a_root_of_the_damped_hessian() -> None:
     _, x = case(LAYOUTS[0])
     hessian = x.T @ x / len(x)
-    upper = gptq.factor(hessian, 0.02).upper
-    assert upper is not None
+    root = gptq.factor(hessian, 0.02).root
+    assert root is not None
     damped = hessian + 0.02 * hessian.diagonal().mean() * torch.eye(len(hessian), dtype=x.dtype)
-    torch.testing.assert_close(upper.T @ upper, torch.linalg.inv(damped))
-    assert torch.equal(upper, upper.triu())
+    torch.testing.assert_close(root @ root.T, damped)
+    assert torch.equal(root, root.triu())
 
 
 def test_the_error_of_a_column_without_input_goes_nowhere() -> None:
@@ -105,9 +105,9 @@ def test_the_error_of_a_column_without_input_goes_nowhere() -> None:
     x[:, 3] = 0
     factor = gptq.factor(x.T @ x / len(x), 0.01)
     assert factor.importance[3] == 0
-    assert factor.upper is not None
-    assert not factor.upper[3, 4:].any()
-    assert not factor.upper[:3, 3].any()
+    assert factor.root is not None
+    assert not factor.root[3, 4:].any()
+    assert not factor.root[:3, 3].any()
 
 
 def test_damping_grows_until_the_hessian_can_be_factored() -> None:
@@ -116,7 +116,16 @@ def test_damping_grows_until_the_hessian_can_be_factored() -> None:
     assert gptq.factor(hessian, 0.01).damp == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(4, 4), torch.full((4, 4), float("nan"))])
+def bad_hessian(value: float) -> torch.Tensor:
+    """A good one but for one pair of channels."""
+    hessian = torch.eye(4)
+    hessian[3, 1] = hessian[1, 3] = value
+    return hessian
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(4, 4), torch.full((4, 4), torch.nan), bad_hessian(torch.nan)]
+)
 def test_a_hessian_that_stays_singular_is_refused(bad: torch.Tensor) -> None:
     with pytest.raises(SingularHessian):
         gptq.factor(bad, 0.01)

@@ -157,10 +157,10 @@ def test_matrices_that_do_not_belong_together_are_refused() -> None:
         rounder.quantize("F32", np.zeros((2, 18), np.uint8), ones, ones)
     codes = np.zeros(w.shape, np.int32)
     with pytest.raises(EdgequantError, match="a window of 512 columns in blocks of 32"):
-        rounder.gptq(w, ones, np.eye(COLS, dtype=np.float32), codes, w.copy(), w.copy())
+        rounder.gptq(w, ones, np.eye(COLS, dtype=np.float32), codes, w.copy())
     half = w[:, :64].copy()
     with pytest.raises(EdgequantError, match="does not match its matrices"):
-        rounder.gptq(half, ones[:64], np.eye(32, dtype=np.float32), codes[:, :64], half, half)
+        rounder.gptq(half, ones[:64], np.eye(32, dtype=np.float32), codes[:, :64], half)
     with pytest.raises(EdgequantError, match="a window of 64 columns"):
         square, block = np.eye(64, dtype=np.float32), half.T[:32]
         rounder.recode(block, block, square, 40, codes[:32, :37], block.copy(), half.T.copy())
