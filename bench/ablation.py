@@ -1,10 +1,11 @@
 """What each part of the quantizer is worth: one part more in every row, judged on held-out text.
 
     python bench/ablation.py [--models FOLDER ...] [--presets Q4_K_M Q2_K] [--windows 32]
+                             [--jobs 1]
 
 Every row is a whole run (calibration, gradients, rounding, writing) and a file that our native
 engine reads again; KL is against the original on held-out windows of the built-in text. `time` is
-the row's time over that of plain GPTQ, the runs of one preset one after the other in this process.
+the row's time over that of plain GPTQ, the runs of one preset one after the other in one process.
 The last row has the bytes of the preset, but types of its own. Writes results/ablation.json.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,35 +71,31 @@ def make_all(model: str | None, preset: str, folder: Path) -> dict[str, tuple[Pa
     return made | {LAST: make(model, auto, folder / f"{preset}-auto")}
 
 
-def measure(model: str | None, presets: list[str], windows: int) -> common.Rows:
-    """The rows of one model."""
+def measure(windows: int, case: tuple[str | None, str]) -> common.Rows:
+    """The rows of one model and preset."""
+    model, preset = case
     checkpoint = open_checkpoint(model)
     held_out = calib_data.load("builtin", checkpoint.tokenizer, windows, LENGTH, part="heldout")
     original = open_engine(checkpoint.model(), "torch")
-    rows: common.Rows = []
-    for preset in presets:
-        with tempfile.TemporaryDirectory() as folder:
-            made = make_all(model, preset, Path(folder))
-            engines = {label: open_any(path) for label, (path, _) in made.items()}
-            scores = compare(original, engines, held_out.ids, silent)
-            sizes = {label: path.stat().st_size for label, (path, _) in made.items()}
-        first = None
-        for label, (_, seconds) in made.items():
-            found = summarize(scores[label], np.ones(held_out.rows, bool))
-            first = first or (found.kl, seconds)
-            rows.append(
-                {
-                    "model": checkpoint.name,
-                    "preset": preset,
-                    "parts": label,
-                    "bytes": sizes[label],
-                    "kl": found.kl,
-                    "kl_se": found.kl_se,
-                    "of_gptq": found.kl / first[0],
-                    "time": seconds / first[1],
-                }
-            )
-    return rows
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_all(model, preset, Path(folder))
+        engines = {label: open_any(path) for label, (path, _) in made.items()}
+        scores = compare(original, engines, held_out.ids, silent)
+        sizes = {label: path.stat().st_size for label, (path, _) in made.items()}
+    found = {label: summarize(scores[label], np.ones(held_out.rows, bool)) for label in made}
+    return [
+        {
+            "model": checkpoint.name,
+            "preset": preset,
+            "parts": label,
+            "bytes": sizes[label],
+            "kl": found[label].kl,
+            "kl_se": found[label].kl_se,
+            "of_gptq": found[label].kl / found["GPTQ"].kl,
+            "time": seconds / made["GPTQ"][1],
+        }
+        for label, (_, seconds) in made.items()
+    ]
 
 
 def main() -> None:
@@ -106,8 +104,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=[None], help="default: the bundled one")
     parser.add_argument("--presets", nargs="+", default=["Q4_K_M", "Q2_K"])
     parser.add_argument("--windows", type=int, default=32, help="held-out windows")
+    parser.add_argument("--jobs", type=int, default=1, help="tables worked on at once")
     flags = parser.parse_args()
-    rows = [row for model in flags.models for row in measure(model, flags.presets, flags.windows)]
+    cases = [(model, preset) for model in flags.models for preset in flags.presets]
+    rows = common.side_by_side(partial(measure, flags.windows), cases, flags.jobs)
     print(common.table(rows))
     common.write("ablation", rows, heldout_tokens=flags.windows * LENGTH)
 

@@ -16,10 +16,8 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +179,8 @@ def in_a_folder(
 def compare(table: str, settings: Settings) -> common.Rows:
     """Make one of COMPARISONS for every model, print it, keep it; the lines of all windows."""
     name, against = COMPARISONS[table]
-    every: common.Rows = []
-    # models side by side share the cores: threads that outnumber them wait for each other
-    share = (max(1, len(common.cores()) // settings.jobs),)
-    with ProcessPoolExecutor(
-        settings.jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=share
-    ) as pool:
-        for found in pool.map(partial(in_a_folder, against, settings), settings.models):
-            every += found
+    work = partial(in_a_folder, against, settings)
+    every = common.side_by_side(work, settings.models, settings.jobs)
     rows = [
         {k: v for k, v in line.items() if k != "text"} for line in every if line["text"] == "all"
     ]

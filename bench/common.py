@@ -6,14 +6,18 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 
 Rows = list[dict[str, Any]]
 """A table: one dict a line, the same keys in each."""
+Item = TypeVar("Item")
 
 
 def machine() -> dict[str, Any]:
@@ -46,6 +50,19 @@ def cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def side_by_side(work: Callable[[Item], Rows], items: Sequence[Item], jobs: int) -> Rows:
+    """The rows of every item, `jobs` of them worked on at once in processes of their own."""
+    import torch
+
+    # they share the cores: threads that outnumber them wait for each other
+    share = (max(1, len(cores()) // jobs),)
+    pool = ProcessPoolExecutor(
+        jobs, get_context("spawn"), initializer=torch.set_num_threads, initargs=share
+    )
+    with pool:
+        return [row for found in pool.map(work, items) for row in found]
 
 
 def commit() -> str:
