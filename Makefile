@@ -25,13 +25,13 @@ demo: $(STAMP)
 	$(BIN)/quantize generate dist/demo/tiny-qwen2.5-Q4_K_M.gguf "The history of the city" -n 32
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -rs --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -q -n auto -rs --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy & types=$$!; \
-	$(BIN)/python -m pytest -q -m "not slow" -x --ignore=tests/interop && wait $$types
+	$(BIN)/python -m pytest -q -n auto -m "not slow" -x --ignore=tests/interop && wait $$types
 
 interop: $(STAMP)
 	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop,gpu]'

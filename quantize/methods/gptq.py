@@ -1,8 +1,8 @@
 """GPTQ (Frantar et al. 2022): round columns left to right, pushing errors onto those to come.
 
-With U upper triangular and H^-1 = U^T U, the original text divides a column's error by its U[j, j]
-and takes it times U[j, k] from every column k to come. Nothing here needs the inverse: with R = U^-1,
-so that H = R R^T, all errors E = W - V of the columns before a window change it by
+With U upper triangular and H^-1 = U^T U, the original text divides a column's error by its
+U[j, j] and takes it times U[j, k] from every column k to come. Nothing here needs the inverse: with
+R = U^-1, so that H = R R^T, all errors E = W - V of the columns before a window change it by
 
     E[:, before] R[before, window] U[window, window]
 

@@ -2,7 +2,7 @@
 # processor has is chosen at run time. Sets KERNEL_OBJECTS and KERNEL_DEFINITIONS.
 file(GLOB KERNEL_SOURCES CONFIGURE_DEPENDS
   "${NATIVE}/kernels.cpp" "${NATIVE}/dot.cpp" "${NATIVE}/activations.cpp" "${NATIVE}/panel.cpp"
-  "${NATIVE}/tiles.cpp" "${NATIVE}/layouts/*.cpp" "${NATIVE}/ops/*.cpp")
+  "${NATIVE}/tiles.cpp" "${NATIVE}/pairs.cpp" "${NATIVE}/layouts/*.cpp" "${NATIVE}/ops/*.cpp")
 file(GLOB OPS_SOURCES CONFIGURE_DEPENDS "${NATIVE}/ops/*.cpp")
 file(GLOB FIT_SOURCES CONFIGURE_DEPENDS "${NATIVE}/fit/*.cpp")
 
@@ -41,6 +41,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   add_kernels(avx_vnni avx2 ${AVX2} -mavxvnni)
   add_kernels(avx512 avx512 ${AVX512})
   add_kernels(avx512_vnni avx512 ${AVX512} -mavx512vnni)
+  add_kernels(avx512_bf16 avx512 ${AVX512} -mavx512vnni -mavx512bf16)
   add_kernels(amx avx512 ${AVX512} -mavx512vnni -mavx512bf16 -mamx-tile -mamx-bf16)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
   set(KERNEL_DEFINITIONS HAS_ARM_KERNELS)

@@ -5,6 +5,7 @@
 #include "dot.h"
 #include "layouts/layouts.h"
 #include "ops/ops.h"
+#include "pairs.h"
 #include "panel.h"
 #include "tiles.h"
 
@@ -32,6 +33,11 @@ const Kernels kernels = {
 #endif
 #if defined(__AMX_BF16__)
     pack_activations, multiply_tiles,
+#else
+    nullptr,          nullptr,
+#endif
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+    pack_pairs,       add_panels,
 #else
     nullptr,          nullptr,
 #endif

@@ -1,7 +1,7 @@
 // What one instruction set offers: decoders of every block layout, the products, the rest of a
 // token, and rounding.
 //
-// kernels.cpp, dot.cpp, activations.cpp, panel.cpp, tiles.cpp, layouts/, ops/ and fit/ are compiled
+// kernels.cpp, dot.cpp, activations.cpp, panel.cpp, tiles.cpp, pairs.cpp, layouts/, ops/ and fit/ are compiled
 // once for each instruction set, into a namespace of that name (the macro KERNELS). They include
 // only <cstddef>, <cstdint>, <cstring> and intrinsics: of an inline library function the linker
 // keeps one copy for everyone, and it could be one compiled for AVX2.
@@ -14,6 +14,7 @@
 
 constexpr int TILE_ROWS = 4;  // rows of a weight that dot_tile and dot_rows multiply at once
 constexpr int PANEL_ROWS = 8;  // rows of a panel
+constexpr int GRAM_COLS = 48;  // columns of a panel of pairs, see pairs.h
 constexpr int MOST_X = 4;     // activations that dot_tile and dot_rows can multiply at once
 
 // Activations (n, cols) as int8 codes with a float32 scale for each 32 columns, and with the sums
@@ -102,6 +103,11 @@ struct Kernels {
     void (*pack_activations)(const float* x, int n, int cols, int tile, uint16_t* packed);
     void (*multiply_tiles)(const Layout& layout, const uint8_t* data, int rows, int cols, int start,
                            int stop, const uint16_t* packed, int n, float* scratch, float* out);
+    // Sums over tokens in bfloat16, see pairs.h; null where BLAS is faster.
+    void (*pack_pairs)(const float* x, ptrdiff_t stride, int tokens, int cols, int first,
+                       uint32_t* packed);
+    void (*add_panels)(const uint32_t* a, const uint32_t* b, int pairs, int rows, int cols,
+                       float* total, ptrdiff_t stride);
     const Rounders* rounders;  // scale search and rounding
     Ops ops;
 };
@@ -119,6 +125,9 @@ namespace avx512 {
 extern const Kernels kernels;
 }
 namespace avx512_vnni {
+extern const Kernels kernels;
+}
+namespace avx512_bf16 {
 extern const Kernels kernels;
 }
 namespace amx {

@@ -31,8 +31,9 @@ static void add_x86_kernels(std::vector<const Kernels*>& sets) {
     sets.push_back(&avx512::kernels);
     if (!__builtin_cpu_supports("avx512vnni")) return;
     sets.push_back(&avx512_vnni::kernels);
-    const bool has_amx = has_feature(0, 3, 22) && has_feature(0, 3, 24);
     const bool has_bf16 = has_feature(1, 0, 5);
+    if (has_bf16) sets.push_back(&avx512_bf16::kernels);
+    const bool has_amx = has_feature(0, 3, 22) && has_feature(0, 3, 24);
     if (has_amx && has_bf16 && tiles_granted()) sets.push_back(&amx::kernels);
 }
 #endif

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "gram.h"
 #include "levels.h"
 #include "matvec.h"
 #include "pool.h"
@@ -15,6 +16,8 @@ namespace nb = nanobind;
 
 using Floats = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Result = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+using Inputs = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
+using Sums = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
 
 static const Kernels* chosen = available_kernels().back();
 
@@ -78,6 +81,23 @@ static Result multiply(const std::string& name, const Packed& data, int cols, co
     return out;
 }
 
+static bool add_to_gram(const Sums& total, const Inputs& weighed, const Inputs& x) {
+    const size_t tokens = x.shape(0), cols = x.shape(1);
+    const bool fits = total.shape(0) == cols && total.shape(1) == cols &&
+                      weighed.shape(0) == tokens && weighed.shape(1) == cols;
+    if (!fits || total.stride(1) != 1 || weighed.stride(1) != 1 || x.stride(1) != 1) {
+        refuse("inputs (tokens, " + std::to_string(cols) + ") do not match each other and their " +
+               "sums (" + std::to_string(total.shape(0)) + ", " + std::to_string(total.shape(1)) +
+               "), or columns do not lie side by side.");
+    }
+    if (chosen->add_panels == nullptr || is_exact() || tokens == 0) return false;
+    nb::gil_scoped_release unlocked;
+    add_gram(*chosen, {weighed.data(), (ptrdiff_t)weighed.stride(0)},
+             {x.data(), (ptrdiff_t)x.stride(0)}, (int)tokens, (int)cols, total.data(),
+             (ptrdiff_t)total.stride(0));
+    return true;
+}
+
 static std::vector<std::string> types() {
     std::vector<std::string> names;
     for (int i = 0; i < chosen->layout_count; i++) names.push_back(chosen->layouts[i]->name);
@@ -121,6 +141,11 @@ NB_MODULE(_native, m) {
           "float32 x (n, cols) times packed rows (rows, cols), transposed -> float32 (n, rows).\n\n"
           "Activations are rounded to int8 or bfloat16 unless exact(). Equal on any number of\n"
           "threads. Raises EdgequantError for sizes that do not fit.");
+    m.def("add_gram", &add_to_gram, nb::arg("total").noconvert(), nb::arg("weighed").noconvert(),
+          nb::arg("x").noconvert(),
+          "Add weighed^T x, float32 (tokens, cols), to the upper half of total (cols, cols), with\n"
+          "inputs rounded to bfloat16. False, and nothing added, where exact() or where BLAS is as\n"
+          "fast. Raises EdgequantError for sizes that do not fit.");
     m.def("threads", &pool_threads, "Threads that a kernel uses at most.");
     m.def("set_threads", &set_threads, nb::arg("count"),
           "Use `count` threads from now on. Raises EdgequantError for less than 1.");

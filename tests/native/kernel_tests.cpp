@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "gram.h"
 #include "guarded.h"
 #include "levels.h"
 #include "matvec.h"
@@ -122,6 +123,36 @@ uint32_t decode_anything(const Layout& layout) {
     return checksum(w);
 }
 
+// Sums over an odd number of tokens, of columns that fill no panel.
+void check_gram(const Kernels& kernels, int tokens, int cols) {
+    if (kernels.add_panels == nullptr) return;
+    const size_t count = (size_t)tokens * cols, bytes = (size_t)cols * cols * sizeof(float);
+    Guarded x(count * sizeof(float)), weighed(count * sizeof(float)), total(bytes);
+    fill_activations((float*)x.data, count);
+    for (size_t i = 0; i < count; i++) {
+        ((float*)weighed.data)[i] = ((float*)x.data)[i] * (float)(i / cols + 1);
+    }
+    memset(total.data, 0, bytes);
+    add_gram(kernels, {(float*)weighed.data, cols}, {(float*)x.data, cols}, tokens, cols,
+             (float*)total.data, cols);
+    for (int row = 0; row < cols; row++) {
+        for (int col = row; col < cols; col++) {
+            double sum = 0, size = 0;
+            for (int token = 0; token < tokens; token++) {
+                const size_t at = (size_t)token * cols;
+                const double part = (double)((float*)weighed.data)[at + row] *
+                                    (double)((float*)x.data)[at + col];
+                sum += part, size += std::fabs(part);
+            }
+            const double found = ((float*)total.data)[(size_t)row * cols + col];
+            if (std::fabs(found - sum) <= 0.008 * size) continue;  // two roundings of 2^-8
+            printf("FAILED %s: sum over tokens (%d, %d)\n", kernels.name, row, col);
+            failures++;
+            return;
+        }
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -139,6 +170,10 @@ int main() {
                 check_products(*kernels, layout, how, 37, 768);
             }
         }
+    }
+    for (const Kernels* kernels : sets) {
+        check_gram(*kernels, 5, 131);
+        check_gram(*kernels, 64, 48);
     }
     for (const Kernels* kernels : sets) fprintf(stderr, "ran %s\n", kernels->name);
     printf(failures == 0 ? "all products are right\n" : "%d failures\n", failures);

@@ -21,6 +21,8 @@ from runtime.model import Model
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS, config
 
+pytestmark = pytest.mark.usefixtures("exact_products")
+
 CPU = torch.device("cpu")
 LINEARS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 

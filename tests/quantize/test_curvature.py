@@ -19,6 +19,8 @@ from runtime.tensor import Tensor
 from tests.conftest import CONFIGS
 from tests.small_models import kl
 
+pytestmark = pytest.mark.usefixtures("exact_products")
+
 ROWS, LENGTH = 5, 24
 
 

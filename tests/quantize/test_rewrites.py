@@ -18,6 +18,8 @@ from runtime.blocks import BLOCKS
 from runtime.errors import EdgequantError
 from runtime.forward import Layer, decoder_layer
 
+pytestmark = pytest.mark.usefixtures("exact_products")
+
 NAMES = ["qwen2-tied", "qwen2-untied", "llama-untied"]
 
 

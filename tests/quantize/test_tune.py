@@ -71,7 +71,8 @@ def test_gradient_by_layers_is_that_of_the_whole_model(
     ours = torch.log_softmax(whole_model(student, leaves, ids[rows]), -1)
     whole = (right.exp() * (right - ours)).sum(-1).mean()
     expected = dict(zip(leaves, torch.autograd.grad(whole, list(leaves.values())), strict=True))
-    assert loss == pytest.approx(whole.item(), rel=1e-4)
+    # the loss is a small rest of float32 sums over the vocabulary
+    assert loss == pytest.approx(whole.item(), rel=1e-4, abs=2e-8)
     assert gradient.keys() == deltas.keys()
     for key, by in expected.items():
         assert torch.allclose(gradient[key], by, rtol=1e-3, atol=1e-4 * float(by.abs().max()))
