@@ -45,10 +45,9 @@ struct Layout {
     // Decode `cols` weights (a multiple of `block`) to float32, bit for bit as runtime.blocks does.
     void (*decode_row)(const uint8_t* row, int cols, float* out);
     // Products of TILE_ROWS packed rows with activations first..first + n - 1, n = 1, 2 or 4:
-    // out[i * TILE_ROWS + r]. Bytes `ahead` of the rows are fetched into the cache. Null for the
-    // float layouts, whose activations stay float.
+    // out[i * TILE_ROWS + r]. Null for the float layouts, whose activations stay float.
     void (*dot_rows)(const uint8_t* const rows[TILE_ROWS], const Quantized& x, int first, int n,
-                     ptrdiff_t ahead, float* out);
+                     float* out);
     // Decode `cols` weights to bfloat16: 32 columns at out, the next 32 `stride` numbers further.
     // A last part is filled with zeros. Null for the float layouts and without bfloat16 products.
     void (*decode_bfloat)(const uint8_t* row, int cols, ptrdiff_t stride, uint16_t* out);

@@ -111,30 +111,37 @@ static Quantized quantize(const Product& p) {
     return x;
 }
 
-// Four packed rows with int8 activations.
-static void multiply_four(const Product& p, const Quantized& x, int row, int height) {
+// Rows first, first + step, .. (TILE_ROWS of them, those from `stop` on left out) with int8
+// activations.
+static void multiply_four(const Product& p, const Quantized& x, int first, int step, int stop) {
     const size_t stride = row_bytes(p.layout, p.cols);
     const uint8_t* rows[TILE_ROWS];
-    // A short tile repeats its last row: the sums it does not need are thrown away.
-    for (int r = 0; r < TILE_ROWS; r++) rows[r] = p.data + (row + std::min(r, height - 1)) * stride;
+    // A short tile repeats its first row: the sums it does not need are thrown away.
+    for (int r = 0; r < TILE_ROWS; r++) {
+        const int row = first + r * step;
+        rows[r] = p.data + (row < stop ? row : first) * stride;
+    }
     float sums[MOST_X * TILE_ROWS];
     for (int i = 0; i < p.n;) {
         const int count = p.n - i >= 4 ? 4 : p.n - i >= 2 ? 2 : 1;
-        p.layout.dot_rows(rows, x, i, count, (ptrdiff_t)(TILE_ROWS * stride), sums);
+        p.layout.dot_rows(rows, x, i, count, sums);
         for (int k = 0; k < count; k++, i++) {
-            float* out = p.out + (size_t)i * p.rows + row;
-            for (int r = 0; r < height; r++) out[r] = sums[k * TILE_ROWS + r];
+            float* out = p.out + (size_t)i * p.rows + first;
+            for (int r = 0; r < TILE_ROWS && first + r * step < stop; r++) {
+                out[r * step] = sums[k * TILE_ROWS + r];
+            }
         }
     }
 }
 
+// A thread reads its rows as TILE_ROWS streams, each of them row after row; see layouts/product.h.
 static void multiply_codes(const Product& p) {
     const Quantized x = quantize(p);
     const int tiles = (p.rows + TILE_ROWS - 1) / TILE_ROWS;
     run_parallel(tiles, least_items((int64_t)TILE_ROWS * p.cols * p.n), [&](int start, int stop) {
-        for (int tile = start; tile < stop; tile++) {
-            const int row = tile * TILE_ROWS;
-            multiply_four(p, x, row, std::min(TILE_ROWS, p.rows - row));
+        const int first = start * TILE_ROWS, last = std::min(stop * TILE_ROWS, p.rows);
+        for (int i = 0; i < stop - start; i++) {
+            multiply_four(p, x, first + i, stop - start, last);
         }
     });
 }
