@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common
 from quantize.checkpoint import bundled, open_checkpoint, random_checkpoint
 from quantize.forecast import hidden_bytes, memory
-from quantize.plan import Plan
+from quantize.plan import Assignment, Plan
+from runtime.gguf_file import open_gguf
 
 QWEN: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -85,10 +86,11 @@ def row(name: str, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder) as output:
         peak, seconds = quantize(model, given, Path(output))
         artifact = next(Path(output).glob("*.gguf"))
-        size = artifact.stat().st_size
+        size, written = artifact.stat().st_size, open_gguf(artifact).tensors
+        types = {name: tensor.block for name, tensor in written.items() if len(tensor.shape) == 2}
     checkpoint = open_checkpoint(model)
     plan = Plan.from_flags(None, {**given, "model": str(model)})
-    hidden = hidden_bytes(plan, checkpoint)
+    hidden = hidden_bytes(plan, checkpoint, [Assignment(plan.targets[0], types, ())])
     return {
         "model": name,
         "target": given["to"][0],

@@ -34,8 +34,10 @@ SAMPLE = 64
 """Rows of a tensor that are rounded to know its error."""
 BASE_BYTES = 450 << 20
 """Resident bytes of Python with torch, before any weight."""
-COLUMN_SECONDS = 4e-4
-"""Time of one column of GPTQ beside its products: most of it is starting small operations."""
+COLUMN_SECONDS = 1e-5
+"""Time of one column of GPTQ beside its products, on a CPU: a loop in C++."""
+STARTED_SECONDS = 4e-4
+"""The same on other devices: most of it is starting small operations."""
 POINTS = 12
 """Lines of a frontier on the screen."""
 LEAST_SHOWN = 1e-5
@@ -145,9 +147,9 @@ def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
     largest = max(4 * int(np.prod(shape)) for shape in shapes.values())
     stages = checkpoint.family.stages
     hessians = [4 * shapes[f"{s.linears[0]}.weight"][1] ** 2 for s in stages] if hidden else [0]
-    # factoring a Hessian takes four more of its size; rounding comes after it, with one of them;
-    # a moment beside each Hessian comes before both (prefix.py)
-    work = max(4 * max(hessians), max(hessians) + 8 * largest, sum(hessians) + 2 * max(hessians))
+    # a moment beside each Hessian, and factoring with two more of its size (prefix.py), come before
+    # rounding with one of them
+    work = max(max(hessians) + 8 * largest, sum(hessians) + 2 * max(hessians))
     embedding = 4 * checkpoint.arch.vocab * checkpoint.arch.hidden  # bf16 source and packed rows
     states = min(hidden, int(plan.max_ram * 2**30))
     walk = 2 * layer + sum(hessians) + work + states
@@ -175,7 +177,7 @@ def seconds(
     looks = state_sets(plan, assignments)  # moments beside Hessians
     work = 2 * (1 + looks) * tokens * sum(rows * cols for rows, cols in matrices)
     work += looks * 2 * tokens * sum(width**2 for width in widths) + sum(
-        2 * width**3 for width in widths
+        width**3 // 3 for width in widths
     )
     work += targets * sum(40 * 20 * rows * cols + rows * cols * cols for rows, cols in matrices)
     turns = 1 + effort.passes if tokens else 0
@@ -185,7 +187,8 @@ def seconds(
     a_token = 2 * (arch.layers * sum(rows * cols for rows, cols in matrices))
     a_token += 2 * arch.vocab * arch.hidden
     gradients = 3 * back * plan.length * a_token
-    return float(arch.layers * (work / rate + columns * COLUMN_SECONDS) + gradients / rate)
+    beside = columns * (COLUMN_SECONDS if plan.device == "cpu" else STARTED_SECONDS)
+    return float(arch.layers * (work / rate + beside) + gradients / rate)
 
 
 def target_forecast(checkpoint: Checkpoint, assignment: Assignment, size: int) -> TargetForecast:

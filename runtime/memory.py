@@ -1,6 +1,7 @@
 """Whether a model and its cache fit in the memory that is left, and where weights lie in it."""
 
 import mmap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,10 @@ def has_room(count: int) -> bool:
     return huge and left is not None and 2 * count <= left
 
 
-def settle(arrays: list[np.ndarray]) -> list[np.ndarray]:
+def settle(arrays: list[np.ndarray], copied: Callable[[int], None]) -> list[np.ndarray]:
     """Copies of uint8 arrays, one behind the other in huge pages where Linux has them.
+
+    `copied` is told the bytes of each copy when it is made, and takes memory.
 
     A mapped file lies in pages of 4 KiB, and looking up where they are costs a quarter of the
     bandwidth (docs/performance.md).
@@ -54,6 +57,7 @@ def settle(arrays: list[np.ndarray]) -> list[np.ndarray]:
     for start, data in zip(starts, arrays, strict=False):
         copies.append(room[start : start + data.nbytes].reshape(data.shape))
         np.copyto(copies[-1], data)
+        copied(data.nbytes)
     return copies
 
 

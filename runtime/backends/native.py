@@ -71,12 +71,15 @@ class NativeEngine(OpsEngine):
             if isinstance(weight, Packed) and mapping_of(weight.data)
         }
         self.mapped = sum(data.nbytes for data in mapped.values())
+        """Bytes of weights that memory must still be found for."""
         need(self.mapped)
         self.turn = Lock()
         self.decoder = self.decoder_of(self.weights)
+        self.settling: Thread | None = None
         if resident and mapped and has_room(self.mapped):
             # the first tokens need not wait for it, and a program that ends does not either
-            Thread(target=self.settle, args=[mapped], daemon=True).start()
+            self.settling = Thread(target=self.settle, args=[mapped], daemon=True)
+            self.settling.start()
 
     def decoder_of(self, weights: dict[str, Any]) -> Any:
         """The forward in C++, which reads the weights where they lie."""
@@ -99,14 +102,18 @@ class NativeEngine(OpsEngine):
     def settle(self, mapped: dict[str, np.ndarray]) -> None:
         """Go on with copies of the weights in huge pages, and let go of the file's pages."""
         arrays = list(mapped.values())
-        copies = dict(zip(mapped, settle(arrays), strict=True))
+        copies = dict(zip(mapped, settle(arrays, self.copied), strict=True))
         weights = self.weights | {
             name: replace(self.weights[name], data=data) for name, data in copies.items()
         }
         decoder = self.decoder_of(weights)
         with self.turn:  # a forward that is under way would have the pages read again
-            self.weights, self.decoder, self.mapped = weights, decoder, 0
+            self.weights, self.decoder = weights, decoder
             let_go(arrays)
+
+    def copied(self, count: int) -> None:
+        """Note that so many bytes have their memory: a new cache need not leave room for them."""
+        self.mapped -= count
 
     def new_cache(self, batch: int, capacity: int) -> Any:
         """An empty cache.

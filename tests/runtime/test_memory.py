@@ -97,7 +97,9 @@ def test_settled_arrays_are_equal_and_in_no_file(tmp_path: Path) -> None:
     for rows, cols in shapes:
         arrays.append(mapped[at : at + rows * cols].reshape(rows, cols))
         at += rows * cols
-    copies = memory.settle(arrays)
+    told: list[int] = []
+    copies = memory.settle(arrays, told.append)
+    assert told == [rows * cols for rows, cols in shapes]
     memory.let_go(arrays)
     for data, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(copy, data)

@@ -3,7 +3,6 @@
 import importlib
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from runtime.engine import OpsEngine, open_engine
 from runtime.errors import EdgequantError
 from runtime.generate import generate
 from runtime.gguf_file import open_gguf
+from runtime.memory import mapping_of
 from runtime.model import Model
 from runtime.tensor import Tensor
 from tests.small_models import rounded, rounded_model
@@ -333,10 +333,11 @@ def test_weights_in_memory_give_the_logits_of_the_file(
     assert mapped.mapped > 0
     monkeypatch.setattr("runtime.backends.native.has_room", lambda count: count == mapped.mapped)
     resident = open_engine(model, "native", resident=True)
-    cache, until = resident.new_cache(3, 21), time.monotonic() + 60
+    cache = resident.new_cache(3, 21)
     first = resident.logits(PROMPTS[:, :9], cache)
-    while resident.mapped and time.monotonic() < until:
-        time.sleep(0.01)
+    assert resident.settling
+    resident.settling.join(60)
     assert resident.mapped == 0
+    assert not any(mapping_of(weight.data) for weight in resident.weights.values())
     rest = resident.logits(PROMPTS[:, 9:], cache)
     np.testing.assert_array_equal(np.concatenate([first, rest], 1), mapped.logits(PROMPTS))
