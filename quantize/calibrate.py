@@ -22,8 +22,8 @@ from runtime.errors import EdgequantError
 from runtime.forward import Layer, decoder_layer
 from runtime.tensor import Tensor
 
-CHUNK = 1 << 25
-"""Weights rounded at a time: 128 MiB of float32."""
+CHUNK = 1 << 23
+"""Weights rounded at a time: 32 MiB of float32, of which descent keeps a dozen copies."""
 TOKENS = 2048
 """Tokens that go through a layer at a time."""
 

@@ -16,7 +16,7 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from quantize.calibrate import Progress, silent
+from quantize.calibrate import CHUNK, Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.curvature import LOGITS
 from quantize.imatrix import for_model
@@ -155,7 +155,8 @@ def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
     walk = 2 * layer + sum(hessians) + work + states
     # gradients: the head in float32 beside its source, and a few arrays of logits
     back = states + 2 * embedding + 10 * 4 * LOGITS if windows(plan) else 0
-    return BASE_BYTES + max(walk, embedding + 6 * (1 << 27), back)
+    # of a piece of the embedding, descent keeps a dozen copies and more
+    return BASE_BYTES + max(walk, embedding + 15 * 4 * CHUNK, back)
 
 
 def seconds(
