@@ -24,7 +24,7 @@ from tests.conftest import config
 from tests.quantize.runs import Walk, same, small_plan, walk
 from tests.quantize.test_calibrate import Recording, dense_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("exact_products")]
 
 
 def twin(

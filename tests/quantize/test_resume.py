@@ -296,7 +296,14 @@ def test_killed_at_any_moment_a_run_goes_on_and_writes_the_same_bytes(
 def test_ctrl_c_exits_with_130_and_the_same_command_goes_on(plan: Plan) -> None:
     command = [sys.executable, "-m", "quantize.cli", "run", str(plan.model), "--to", "onnx:int4"]
     command += ["--no-check", "--calib-rows", "64", "--effort", "high", "-o", str(plan.output)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # tests beside each other run in processes that ignore it, and so would their children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("calibration text: 1/1"):  # nearly all of the work is left
