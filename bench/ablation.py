@@ -35,14 +35,15 @@ from runtime.engine import open_engine
 LENGTH = 512
 """Tokens a window."""
 SCALES = ("scales",)
+WINDOWS = EFFORTS["medium"].windows
 STEPS: dict[str, Effort | str] = {
     "GPTQ": "low",
     "+ coordinate descent": Effort(1, 0, False, (), 0),
-    "+ statistics of the embedding": Effort(1, 8, False, (), 0),
-    "+ scales in norms": Effort(1, 8, False, SCALES, 0),
+    "+ statistics of the embedding": Effort(1, WINDOWS, False, (), 0),
+    "+ scales in norms": Effort(1, WINDOWS, False, SCALES, 0),
     "+ aim at the original (medium)": "medium",
-    "+ tokens weighed by gradients": Effort(1, 8, True, SCALES, 0, True),
-    "+ three passes of descent": Effort(3, 8, True, SCALES, 0, True),
+    "+ tokens weighed by gradients": Effort(1, WINDOWS, True, SCALES, 0, True),
+    "+ three passes of descent": Effort(3, WINDOWS, True, SCALES, 0, True),
     "+ after-tuning (high)": "high",
 }
 """What a row is called -> its effort, by name or in full."""

@@ -24,7 +24,7 @@ import torch
 from quantize.calibrate import Progress, Weights, advance, batches, embed, fetch, load_layer, silent
 from quantize.checkpoint import Checkpoint
 from quantize.gram import add_gram, mirror
-from runtime.archs import Stage
+from runtime.archs import Arch, Stage
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer, decoder_layer
 
@@ -108,9 +108,10 @@ def curvature(
     head, used = head_gradient(checkpoint, ops, gradient, seed)
     for index in reversed(range(arch.layers)):
         weights = load_layer(checkpoint, index, ops.device)
-        found = backward(checkpoint, ops, weights, states[index], gradient, visit is not None)
-        if visit and found:
-            visit(index, found)
+        sums = Sums(checkpoint.family.stages, weights, *ids.shape) if visit else None
+        backward(arch, ops, weights, states[index], gradient, sums)
+        if visit and sums:
+            visit(index, sums.mean())
         progress("gradients", steps - index, steps, f"layer {index}")
     return outside(checkpoint, ids, ops, gradient, head, used)
 
@@ -151,18 +152,16 @@ def drawn(chances: torch.Tensor, luck: torch.Tensor) -> torch.Tensor:
 
 
 def backward(
-    checkpoint: Checkpoint,
+    arch: Arch,
     ops: TorchOps,
     weights: Weights,
     states: np.ndarray,
     gradient: np.ndarray,
-    watch: bool,
-) -> LayerCurvature | None:
-    """Take gradient (rows, T, D) after a layer to before it, in place; the curvature if watched."""
-    arch = checkpoint.arch
+    sums: "Sums | None",
+) -> None:
+    """Take gradient (rows, T, D) after a layer to before it, in place; `sums` gets its parts."""
     count, length = states.shape[:2]
     layer = Traced(arch, weights, 0, arch.rope.tables(0, length, arch.head_dim))
-    sums = Sums(checkpoint.family.stages, weights, count, length) if watch else None
     for here in batches(count, max(1, TOKENS // length)):
         x = fetch(states, here, ops.device).requires_grad_()
         after = decoder_layer(ops, layer, x, None)
@@ -173,7 +172,6 @@ def backward(
         gradient[here] = before.cpu().numpy()
         if sums:
             sums.add(here, layer.read, dict(zip(wrote, found, strict=True)))
-    return sums.mean() if sums else None
 
 
 class Sums:

@@ -21,12 +21,16 @@ def add_gram(total: torch.Tensor, weighed: torch.Tensor, x: torch.Tensor) -> Non
     x (tokens, in); weighed is x with each token times a number, so that the sum is symmetric.
     """
     every = (total, weighed, x)
-    on_cpu = all(a.device.type == "cpu" and a.dtype == torch.float32 for a in every)
-    if _native and on_cpu and _native.add_gram(*(a.numpy() for a in every)):
+    if _native and kernels_read(*every) and _native.add_gram(*(a.numpy() for a in every)):
         return
     for start in range(0, len(total), STRIPE):
         here = slice(start, start + STRIPE)
         total[here, start:].addmm_(weighed[:, here].T, x[:, start:])
+
+
+def kernels_read(*arrays: torch.Tensor) -> bool:
+    """Whether C++ can work on tensors: they are float32 on the CPU."""
+    return all(a.device.type == "cpu" and a.dtype == torch.float32 for a in arrays)
 
 
 def mirror(total: torch.Tensor) -> torch.Tensor:

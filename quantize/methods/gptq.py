@@ -12,6 +12,7 @@ and the last factor is the inverse of a small triangle. So one Cholesky factorin
 import numpy as np
 import torch
 
+from quantize.gram import kernels_read
 from quantize.methods.base import Factor, Method, Rounded, SingularHessian
 from quantize.methods.rtn import rtn
 from runtime.blocks import Block, Params, join, shares
@@ -104,8 +105,7 @@ def torch_window(
 
 def runs_native(block: Block, *arrays: torch.Tensor) -> bool:
     """Whether C++ can do the work: the block has a search there, for float32 on the CPU."""
-    on_cpu = all(a.device.type == "cpu" and a.dtype == torch.float32 for a in arrays)
-    return block.native is not None and on_cpu
+    return block.native is not None and kernels_read(*arrays)
 
 
 def native_window(

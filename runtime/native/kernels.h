@@ -1,10 +1,10 @@
 // What one instruction set offers: decoders of every block layout, the products, the rest of a
 // token, and rounding.
 //
-// kernels.cpp, dot.cpp, activations.cpp, panel.cpp, tiles.cpp, pairs.cpp, layouts/, ops/ and fit/ are compiled
-// once for each instruction set, into a namespace of that name (the macro KERNELS). They include
-// only <cstddef>, <cstdint>, <cstring> and intrinsics: of an inline library function the linker
-// keeps one copy for everyone, and it could be one compiled for AVX2.
+// kernels.cpp, dot.cpp, activations.cpp, panel.cpp, tiles.cpp, pairs.cpp, layouts/, ops/ and fit/
+// are compiled once for each instruction set, into a namespace of that name (the macro KERNELS).
+// They include only <cstddef>, <cstdint>, <cstring> and intrinsics: of an inline library function
+// the linker keeps one copy for everyone, and it could be one compiled for AVX2.
 #pragma once
 
 #include <cstddef>

@@ -5,8 +5,6 @@
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
 #include <immintrin.h>
 
-#include "kernels.h"
-
 namespace KERNELS {
 
 constexpr int ROWS_AT_ONCE = 8, WIDTH = GRAM_COLS / 16;  // registers across
