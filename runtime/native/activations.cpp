@@ -20,8 +20,14 @@ static inline int32_t largest_bits(const float* x) {
     return largest;
 }
 
-// 32 codes, and the sums of the first and the last sixteen.
-static inline void write_codes(const float* x, float inverse, int8_t* codes, int sums[2]) {
+// 32 activations of one token.
+struct Part {
+    float scale;
+    int sums[2];  // of the first and the last sixteen codes
+    int8_t codes[32];
+};
+
+static inline void round_codes(const float* x, float inverse, Part& part) {
     const float magic = 12582912.0f;  // 1.5 * 2^23: floats near it are the integers
     int32_t rounded[32];
     for (int i = 0; i < 32; i++) {
@@ -29,36 +35,47 @@ static inline void write_codes(const float* x, float inverse, int8_t* codes, int
         memcpy(rounded + i, &shifted, sizeof shifted);
         rounded[i] -= 0x4b400000;  // the bits of `magic`
     }
-    sums[0] = sums[1] = 0;
-    for (int i = 0; i < 16; i++) sums[0] += rounded[i];
-    for (int i = 16; i < 32; i++) sums[1] += rounded[i];
-    for (int i = 0; i < 32; i++) codes[i] = (int8_t)rounded[i];
+    for (int i = 0; i < 16; i++) part.sums[0] += rounded[i];
+    for (int i = 16; i < 32; i++) part.sums[1] += rounded[i];
+    for (int i = 0; i < 32; i++) part.codes[i] = (int8_t)rounded[i];
+}
+
+static inline Part part_of(const float* x) {
+    Part part = {};
+    const int32_t bits = largest_bits(x);
+    const float largest = float_of_bits((uint32_t)bits);
+    if (bits >= 0x7f800000) {  // an infinity or NaN makes every product with it NaN
+        part.scale = float_of_bits(0x7fc00000);
+    } else if (largest >= 1e-30f) {  // below, the inverse could overflow: they count as zero
+        part.scale = largest / 127.0f;
+        round_codes(x, 127.0f / largest, part);
+    }
+    return part;
+}
+
+// Where the numbers of one token from `col` on lie, one for each `unit` columns.
+static inline size_t place(const Quantized& out, int row, int col, int unit) {
+    const size_t group = row / out.group, units = out.cols / unit;
+    return (group * units + col / unit) * out.group + row % out.group;
+}
+
+static inline void write(const Part& part, int row, int col, const Quantized& out) {
+    int8_t* codes = out.codes + 4 * place(out, row, col, 4);
+    for (int four = 0; four < 8; four++) {
+        memcpy(codes + 4 * out.group * four, part.codes + 4 * four, 4);
+    }
+    out.scales[place(out, row, col, 32)] = part.scale;
+    for (int first = 0; first < 32; first += out.width) {
+        const int sum = out.width == 32 ? part.sums[0] + part.sums[1] : part.sums[first / 16];
+        const size_t at = place(out, row, col + first, out.width);
+        out.sums[at] = part.scale * (float)sum;
+        out.starts[at] = -out.center * sum;
+    }
 }
 
 void quantize_activations(const float* x, int row, const Quantized& out) {
-    const size_t start = (size_t)row * out.cols;
-    for (int col = 0; col < out.cols; col += 32) {
-        const size_t at = start + col;
-        const int32_t bits = largest_bits(x + at);
-        const float largest = float_of_bits((uint32_t)bits);
-        // below 1e-30 the inverse could overflow: such activations count as zero
-        const bool zero = largest < 1e-30f, special = bits >= 0x7f800000;
-        if (zero || special) {
-            memset(out.codes + at, 0, 32);
-            // an infinity or NaN makes every product with it NaN
-            const float scale = special ? float_of_bits(0x7fc00000) : 0.0f;
-            out.scales[at / 32] = out.sums32[at / 32] = scale;
-            out.sums16[at / 16] = out.sums16[at / 16 + 1] = scale;
-            continue;
-        }
-        int sums[2];
-        const float scale = largest / 127.0f;
-        write_codes(x + at, 127.0f / largest, out.codes + at, sums);
-        out.scales[at / 32] = scale;
-        out.sums16[at / 16] = scale * (float)sums[0];
-        out.sums16[at / 16 + 1] = scale * (float)sums[1];
-        out.sums32[at / 32] = scale * (float)(sums[0] + sums[1]);
-    }
+    x += (size_t)row * out.cols;
+    for (int col = 0; col < out.cols; col += 32) write(part_of(x + col), row, col, out);
 }
 
 }  // namespace KERNELS

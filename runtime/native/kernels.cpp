@@ -27,9 +27,9 @@ const Kernels kernels = {
     NAME_OF(KERNELS), LAYOUTS,  (int)(sizeof LAYOUTS / sizeof LAYOUTS[0]),
     FASTEST_X,        dot_tile, quantize_activations,
 #if defined(HAS_PANELS)
-    multiply_panel,
+    PANEL_ROWS,       PANEL_TOKENS,       multiply_panel,
 #else
-    nullptr,
+    0,                0,                  nullptr,
 #endif
 #if defined(__AMX_BF16__)
     pack_activations, multiply_tiles,

@@ -12,29 +12,33 @@
 
 #include "fit/rounders.h"
 
-constexpr int TILE_ROWS = 4;  // rows of a weight that dot_tile and dot_rows multiply at once
-constexpr int PANEL_ROWS = 8;  // rows of a panel
-constexpr int GRAM_COLS = 48;  // columns of a panel of pairs, see pairs.h
-constexpr int MOST_X = 4;     // activations that dot_tile and dot_rows can multiply at once
+constexpr int TILE_ROWS = 4;         // rows of a weight that dot_tile and dot_rows multiply at once
+constexpr int MOST_PANEL_ROWS = 16;  // rows that a panel can have
+constexpr int GRAM_COLS = 48;        // columns of a panel of pairs, see pairs.h
+constexpr int MOST_X = 4;  // activations that dot_tile and dot_rows can multiply at once
 
-// Activations (n, cols) as int8 codes with a float32 scale for each 32 columns, and with the sums
-// that weights with an offset need.
+// Activations (n, cols) as int8 codes with a float32 scale for each 32 columns, and what the form of
+// the weights needs: weight = (code - center) * scale + offset, a scale for each `width` columns.
+// `group` tokens lie side by side: T of them, n / T groups of them, the last one filled up.
 struct Quantized {
-    int n, cols;
-    int8_t* codes;  // (n, cols), -127..127
-    float* scales;  // (n, cols / 32): activation = scale * code
-    float* sums32;  // (n, cols / 32): scale * sum of 32 codes
-    float* sums16;  // (n, cols / 16): scale * sum of 16 codes
+    int n, cols, group;
+    int width, center;  // those of the layout
+    int8_t* codes;      // [n / T][cols / 4][T][4], -127..127
+    float* scales;      // [n / T][cols / 32][T]: activation = scale * code
+    float* sums;        // [n / T][cols / width][T]: scale * sum of `width` codes, for offsets
+    int32_t* starts;    // [n / T][cols / width][T]: -center * sum of `width` codes; products of
+                        // codes begin with it, as if the weights' codes were less the center
 };
 
-// The unpacked form of PANEL_ROWS rows of `cols` weights.
+// The unpacked form of a few rows' columns from `first` on.
 struct Panel {
-    int cols;
-    int width;       // columns that share a scale: 16 or 32
-    bool is_signed;  // codes are -128..127, otherwise 0..127
-    uint8_t* codes;  // [cols / 4][row][4]
-    float* scales;   // [cols / width][row]
-    float* offsets;  // [cols / width][row]: weight = code * scale + offset
+    int first, cols;
+    int width;         // columns that share a scale: 16 or 32
+    bool is_signed;    // codes are -128..127
+    bool has_offsets;  // some offset is not zero
+    uint8_t* codes;    // [cols / 4][row][4]
+    float* scales;     // [cols / width][row]
+    float* offsets;    // [cols / width][row]
 };
 
 // A block layout. A row is `cols / block` blocks of `bytes` bytes.
@@ -51,9 +55,12 @@ struct Layout {
     // Decode `cols` weights to bfloat16: 32 columns at out, the next 32 `stride` numbers further.
     // A last part is filled with zeros. Null for the float layouts and without bfloat16 products.
     void (*decode_bfloat)(const uint8_t* row, int cols, ptrdiff_t stride, uint16_t* out);
-    // Unpack PANEL_ROWS rows side by side, see panel.h. Null for the float layouts and without
+    // Unpack `panel_rows` rows side by side, see panel.h. Null for the float layouts and without
     // panels.
-    void (*unpack_panel)(const uint8_t* const rows[PANEL_ROWS], Panel& panel);
+    void (*unpack_panel)(const uint8_t* const* rows, Panel& panel);
+    // Columns that share a scale in products with int8 activations (16 or 32), and the code of
+    // weight zero there; see Quantized.
+    int width, center;
 };
 
 constexpr int STRIP = 32;  // columns of a strip of the KV cache, see cache.h
@@ -96,8 +103,9 @@ struct Kernels {
     // Activations x (n, cols) of one row to its codes; cols is a multiple of 32.
     void (*quantize)(const float* x, int row, const Quantized& out);
     // Products of a panel's first `height` rows, see panel.h; null without panels.
-    void (*multiply_panel)(const Panel& panel, const Quantized& x, int rows, int row,
-                           int height, float* out);
+    int panel_rows, panel_tokens;  // rows of a panel, and a group of activations
+    void (*multiply_panel)(const Panel& panel, const Quantized& x, int rows, int row, int height,
+                           float* out);
     // Activations and products of many tokens in bfloat16, see tiles.h; null without them.
     void (*pack_activations)(const float* x, int n, int cols, int tile, uint16_t* packed);
     void (*multiply_tiles)(const Layout& layout, const uint8_t* data, int rows, int cols, int start,

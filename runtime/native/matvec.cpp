@@ -98,13 +98,18 @@ static void multiply_exactly(const Product& p) {
     });
 }
 
-// The codes of all activations, in memory that the calling thread keeps.
-static Quantized quantize(const Product& p) {
+// The codes of all activations, `group` tokens side by side, in memory that the calling thread
+// keeps.
+static Quantized quantize(const Product& p, int group) {
     static thread_local Scratch scratch;
-    const size_t count = (size_t)p.n * p.cols, parts = count / 32;
-    float* scales = (float*)scratch.take(count + 4 * parts * sizeof(float));
-    float* sums = scales + parts;
-    Quantized x = {p.n, p.cols, (int8_t*)(sums + 3 * parts), scales, sums, sums + parts};
+    const size_t groups = (p.n + group - 1) / group, count = groups * group * p.cols;
+    const size_t parts = count / p.layout.width;
+    float* scales = (float*)scratch.take(count + (count / 32 + 2 * parts) * sizeof(float));
+    float* sums = scales + count / 32;
+    int32_t* starts = (int32_t*)(sums + parts);
+    int8_t* codes = (int8_t*)(starts + parts);
+    const Quantized x = {p.n,   p.cols, group, p.layout.width, p.layout.center,
+                         codes, scales, sums,  starts};
     run_parallel(p.n, least_items(p.cols), [&](int start, int stop) {
         for (int row = start; row < stop; row++) p.kernels.quantize(p.x, row, x);
     });
@@ -136,7 +141,7 @@ static void multiply_four(const Product& p, const Quantized& x, int first, int s
 
 // A thread reads its rows as TILE_ROWS streams, each of them row after row; see layouts/product.h.
 static void multiply_codes(const Product& p) {
-    const Quantized x = quantize(p);
+    const Quantized x = quantize(p, 1);
     const int tiles = (p.rows + TILE_ROWS - 1) / TILE_ROWS;
     run_parallel(tiles, least_items((int64_t)TILE_ROWS * p.cols * p.n), [&](int start, int stop) {
         const int first = start * TILE_ROWS, last = std::min(stop * TILE_ROWS, p.rows);
@@ -146,31 +151,51 @@ static void multiply_codes(const Product& p) {
     });
 }
 
-// Rows start..stop, PANEL_ROWS at a time, each unpacked once.
-static void multiply_panels(const Product& p, const Quantized& x, int start, int stop) {
-    static thread_local Scratch scratch;
-    const size_t codes = (size_t)PANEL_ROWS * p.cols, scales = codes / 16;
-    Panel panel = {};
-    panel.cols = p.cols;
-    panel.scales = (float*)scratch.take(codes + 2 * scales * sizeof(float));
-    panel.offsets = panel.scales + scales;
-    panel.codes = (uint8_t*)(panel.offsets + scales);
-    for (int row = start; row < stop; row += PANEL_ROWS) {
-        const int height = std::min(PANEL_ROWS, stop - row);
-        const uint8_t* rows[PANEL_ROWS];
-        for (int r = 0; r < PANEL_ROWS; r++) {  // a short panel repeats its last row
-            rows[r] = p.data + (row + std::min(r, height - 1)) * row_bytes(p.layout, p.cols);
+// Where the panel's columns of rows row..row + height lie; a short panel repeats its last row.
+struct PanelRows {
+    const uint8_t* rows[MOST_PANEL_ROWS];
+};
+
+static PanelRows rows_of(const Product& p, const Panel& panel, int row, int height) {
+    const uint8_t* data = p.data + row_bytes(p.layout, panel.first);
+    PanelRows of;
+    for (int r = 0; r < p.kernels.panel_rows; r++) {
+        of.rows[r] = data + (row + std::min(r, height - 1)) * row_bytes(p.layout, p.cols);
+    }
+    return of;
+}
+
+// Columns panel.first .. panel.first + panel.cols of rows start..stop, a panel of them at a time,
+// each unpacked once.
+static void multiply_panels(const Product& p, const Quantized& x, int start, int stop,
+                            Panel& panel) {
+    const int most = p.kernels.panel_rows;
+    const size_t bytes = row_bytes(p.layout, panel.cols);
+    for (int row = start; row < stop; row += most) {
+        const int height = std::min(most, stop - row);
+        p.layout.unpack_panel(rows_of(p, panel, row, height).rows, panel);
+        // the next panel comes from memory while this one is multiplied
+        const PanelRows next = rows_of(p, panel, row + most, std::min(most, stop - row - most));
+        for (int r = 0; r < most && row + most < stop; r++) {
+            for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(next.rows[r] + at);
         }
-        p.layout.unpack_panel(rows, panel);
         p.kernels.multiply_panel(panel, x, p.rows, row, height, p.out);
     }
 }
 
+// CHUNK columns of all activations stay in the second-level cache while rows pass by.
 static void multiply_many_codes(const Product& p) {
-    const Quantized x = quantize(p);
-    const int panels = (p.rows + PANEL_ROWS - 1) / PANEL_ROWS;
-    run_parallel(panels, 1, [&](int start, int stop) {
-        multiply_panels(p, x, start * PANEL_ROWS, std::min(stop * PANEL_ROWS, p.rows));
+    const Quantized x = quantize(p, p.kernels.panel_tokens);
+    const int most = p.kernels.panel_rows;
+    run_parallel((p.rows + most - 1) / most, 1, [&](int start, int stop) {
+        constexpr int MOST = CHUNK * MOST_PANEL_ROWS;
+        alignas(64) uint8_t codes[MOST];
+        alignas(64) float scales[MOST / 16], offsets[MOST / 16];
+        for (int first = 0; first < p.cols; first += CHUNK) {
+            Panel panel = {first, std::min(CHUNK, p.cols - first), 0, false, false, codes, scales,
+                           offsets};
+            multiply_panels(p, x, start * most, std::min(stop * most, p.rows), panel);
+        }
     });
 }
 

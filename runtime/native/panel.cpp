@@ -1,26 +1,50 @@
-// See panel.h. Four tokens at a time share each register of weights.
+// See panel.h. A few tokens at a time share each register of weights.
 #include "panel.h"
 
 #if defined(HAS_PANELS)
 
 namespace KERNELS {
 
-constexpr int TOKENS_AT_ONCE = 4;
+// Of each of PANEL_ROWS rows: four codes, an integer or a float.
+#if defined(__AVX512BW__)
+typedef Bytes64 RowFours;
+typedef Ints16 RowInts;
+typedef Floats16 RowFloats;
+INLINE RowFours load_fours(const uint8_t* address) { return load64(address); }
+INLINE RowFours repeat_fours(const int8_t* four) { return repeat_four16(four); }
+INLINE RowInts repeat_ints(int32_t value) { return repeat_int16(value); }
+INLINE RowFloats load_floats(const float* address) { return load16(address); }
+INLINE void store_floats(float* address, RowFloats v) { store16(address, v); }
+INLINE RowFloats repeat_floats(float value) { return repeat16(value); }
+#else
+typedef Bytes32 RowFours;
+typedef Ints8 RowInts;
+typedef Floats8 RowFloats;
+INLINE RowFours load_fours(const uint8_t* address) { return load32(address); }
+INLINE RowFours repeat_fours(const int8_t* four) { return repeat_four(four); }
+INLINE RowInts repeat_ints(int32_t value) { return repeat_int(value); }
+INLINE RowFloats load_floats(const float* address) { return load8(address); }
+INLINE void store_floats(float* address, RowFloats v) { store8(address, v); }
+INLINE RowFloats repeat_floats(float value) { return repeat8(value); }
+#endif
 
-// One token's eight sums of `WIDTH` columns, scaled.
-struct Token {
+// The panel's columns of a group of activations; see Quantized.
+struct Group {
     const int8_t* codes;
     const float *scales, *sums;
+    const int32_t* starts;
 };
 
-// Products of `WIDTH` columns from `col` on: eight integers a token.
+// Adds the products of `WIDTH` columns from `col` on, for the group's first N tokens.
 template <int WIDTH, bool SIGNED, int N>
-INLINE void multiply_codes(const uint8_t* codes, const Token* tokens, int col, Ints8* dots) {
-    for (int i = 0; i < N; i++) dots[i] = Ints8{};
-    for (int four = col; four < col + WIDTH; four += 4) {
-        const Bytes32 w = load32(codes + 8 * four);
+INLINE void multiply_codes(const uint8_t* codes, const Group& x, int col, RowInts* dots) {
+    codes += PANEL_ROWS * col;
+    const int8_t* x_codes = x.codes + PANEL_TOKENS * col;
+#pragma GCC unroll 2
+    for (int four = 0; four < WIDTH; four += 4) {
+        const RowFours w = load_fours(codes + PANEL_ROWS * four);
         for (int i = 0; i < N; i++) {
-            const Bytes32 xs = repeat_four(tokens[i].codes + four);
+            const RowFours xs = repeat_fours(x_codes + PANEL_TOKENS * four + 4 * i);
             dots[i] = SIGNED ? add_dot_signed(dots[i], w, xs) : add_dot(dots[i], w, xs);
         }
     }
@@ -29,7 +53,7 @@ INLINE void multiply_codes(const uint8_t* codes, const Token* tokens, int col, I
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 // The same integers for pairs of tokens: smmla takes two rows and two tokens over eight columns.
 template <int WIDTH, int N>
-INLINE void multiply_pairs(const uint8_t* codes, const Token* tokens, int col, Ints8* dots) {
+INLINE void multiply_pairs(const uint8_t* codes, const Group& x, int col, Ints8* dots) {
     int32x4_t sums[N / 2][4] = {};  // of two rows with two tokens each
     for (int eight = col; eight < col + WIDTH; eight += 8) {
         const Bytes32 left = load32(codes + 8 * eight), right = load32(codes + 8 * eight + 32);
@@ -39,69 +63,125 @@ INLINE void multiply_pairs(const uint8_t* codes, const Token* tokens, int col, I
             (int8x16_t)vzip1q_s32((int32x4_t)left.high, (int32x4_t)right.high),
             (int8x16_t)vzip2q_s32((int32x4_t)left.high, (int32x4_t)right.high)};
         for (int i = 0; i < N / 2; i++) {
-            const int8x16_t xs = vcombine_s8(vld1_s8(tokens[2 * i].codes + eight),
-                                             vld1_s8(tokens[2 * i + 1].codes + eight));
+            const int8_t* pair = x.codes + PANEL_TOKENS * eight + 8 * i;
+            const int32x2_t low = (int32x2_t)vld1_s8(pair);
+            const int32x2_t high = (int32x2_t)vld1_s8(pair + 4 * PANEL_TOKENS);
+            const int8x16_t xs =
+                (int8x16_t)vcombine_s32(vzip1_s32(low, high), vzip2_s32(low, high));
             for (int r = 0; r < 4; r++) sums[i][r] = vmmlaq_s32(sums[i][r], rows[r], xs);
         }
     }
     for (int i = 0; i < N / 2; i++) {
         const int32x4_t* of = sums[i];
-        dots[2 * i] = {(Ints4)vuzp1q_s32(of[0], of[1]), (Ints4)vuzp1q_s32(of[2], of[3])};
-        dots[2 * i + 1] = {(Ints4)vuzp2q_s32(of[0], of[1]), (Ints4)vuzp2q_s32(of[2], of[3])};
+        Ints8 *even = dots + 2 * i, *odd = even + 1;
+        even->low += (Ints4)vuzp1q_s32(of[0], of[1]);
+        even->high += (Ints4)vuzp1q_s32(of[2], of[3]);
+        odd->low += (Ints4)vuzp2q_s32(of[0], of[1]);
+        odd->high += (Ints4)vuzp2q_s32(of[2], of[3]);
     }
 }
 #endif
+
+// `WIDTH` columns from `col` on as floats, not yet times the activations' scales.
+template <int WIDTH, bool SIGNED, int N>
+INLINE void multiply_width(const uint8_t* codes, const Group& x, int col, RowFloats* out) {
+    const int32_t* starts = x.starts + PANEL_TOKENS * (col / WIDTH);
+    RowInts dots[N];
+    for (int i = 0; i < N; i++) dots[i] = repeat_ints(starts[i]);
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    if constexpr (N % 2 == 0) {
+        multiply_pairs<WIDTH, N>(codes, x, col, dots);
+    } else {
+        multiply_codes<WIDTH, SIGNED, N>(codes, x, col, dots);
+    }
+#else
+    multiply_codes<WIDTH, SIGNED, N>(codes, x, col, dots);
+#endif
+    for (int i = 0; i < N; i++) out[i] = floats_of(dots[i]);
+}
+
+template <int WIDTH, int N>
+INLINE void add_offsets(const Panel& panel, const Group& x, int col, RowFloats* out) {
+    const RowFloats offsets = load_floats(panel.offsets + PANEL_ROWS * (col / WIDTH));
+    const float* sums = x.sums + PANEL_TOKENS * (col / WIDTH);
+    for (int i = 0; i < N; i++) out[i] = fused(offsets, repeat_floats(sums[i]), out[i]);
+}
 
 // `N` is a constant at each call. A sum is made of the same steps whatever N is.
-template <int WIDTH, bool SIGNED, int N>
-static void multiply(const Panel& panel, const Quantized& x, int first, Floats8 out[N]) {
-    Token tokens[N];
-    for (int i = 0; i < N; i++) {
-        const size_t from = (size_t)(first + i) * x.cols;
-        tokens[i] = {x.codes + from, x.scales + from / 32,
-                     (WIDTH == 16 ? x.sums16 : x.sums32) + from / WIDTH};
-        out[i] = repeat8(0);
-    }
-    for (int col = 0; col < panel.cols; col += WIDTH) {
-        Ints8 dots[N];
-#if defined(__ARM_FEATURE_MATMUL_INT8)
-        if constexpr (N % 2 == 0) {
-            multiply_pairs<WIDTH, N>(panel.codes, tokens, col, dots);
+template <int WIDTH, bool SIGNED, bool OFFSETS, int N>
+static void multiply(const Panel& panel, const Group& x, RowFloats* out) {
+    for (int col = 0; col < panel.cols; col += 32) {
+        const float* x_scales = x.scales + PANEL_TOKENS * (col / 32);
+        const float* scales = panel.scales + PANEL_ROWS * (col / WIDTH);
+        const RowFloats scale = load_floats(scales);
+        RowFloats dots[N];
+        multiply_width<WIDTH, SIGNED, N>(panel.codes, x, col, dots);
+        if constexpr (WIDTH == 16) {
+            const RowFloats second_scale = load_floats(scales + PANEL_ROWS);
+            RowFloats second[N];
+            multiply_width<WIDTH, SIGNED, N>(panel.codes, x, col + 16, second);
+            for (int i = 0; i < N; i++) {
+                const RowFloats both = fused(second[i], second_scale, dots[i] * scale);
+                out[i] = fused(both, repeat_floats(x_scales[i]), out[i]);
+            }
         } else {
-            multiply_codes<WIDTH, SIGNED, N>(panel.codes, tokens, col, dots);
+            for (int i = 0; i < N; i++) {
+                out[i] = fused(dots[i], scale * repeat_floats(x_scales[i]), out[i]);
+            }
         }
-#else
-        multiply_codes<WIDTH, SIGNED, N>(panel.codes, tokens, col, dots);
-#endif
-        const Floats8 scales = load8(panel.scales + 8 * (col / WIDTH));
-        const Floats8 offsets = load8(panel.offsets + 8 * (col / WIDTH));
-        for (int i = 0; i < N; i++) {
-            const Floats8 both = scales * repeat8(tokens[i].scales[col / 32]);
-            out[i] = fused(floats_of(dots[i]), both, out[i]);
-            out[i] = fused(offsets, repeat8(tokens[i].sums[col / WIDTH]), out[i]);
+        if constexpr (OFFSETS) {
+            for (int sub = col; sub < col + 32; sub += WIDTH) {
+                add_offsets<WIDTH, N>(panel, x, sub, out);
+            }
         }
     }
 }
 
+template <int WIDTH, int N>
+static void multiply_form(const Panel& panel, const Group& x, RowFloats* out) {
+    if (panel.is_signed && panel.has_offsets) return multiply<WIDTH, true, true, N>(panel, x, out);
+    if (panel.is_signed) return multiply<WIDTH, true, false, N>(panel, x, out);
+    if (panel.has_offsets) return multiply<WIDTH, false, true, N>(panel, x, out);
+    return multiply<WIDTH, false, false, N>(panel, x, out);
+}
+
+// Writes the first `height` rows of a register, or adds them.
+INLINE void write_rows(RowFloats sums, bool add, int height, float* out) {
+    if (height == PANEL_ROWS) {
+        store_floats(out, add ? sums + load_floats(out) : sums);
+        return;
+    }
+    float rows[PANEL_ROWS];
+    store_floats(rows, sums);
+    for (int r = 0; r < height; r++) out[r] = add ? rows[r] + out[r] : rows[r];
+}
+
+// `count` <= N tokens, whose sums lie at out, out + stride, ..
 template <int N>
-static void multiply_some(const Panel& panel, const Quantized& x, int first, Floats8 out[N]) {
-    if (panel.width == 16 && panel.is_signed) return multiply<16, true, N>(panel, x, first, out);
-    if (panel.width == 16) return multiply<16, false, N>(panel, x, first, out);
-    if (panel.is_signed) return multiply<32, true, N>(panel, x, first, out);
-    return multiply<32, false, N>(panel, x, first, out);
+static void multiply_tokens(const Panel& panel, const Group& x, int count, int height, float* out,
+                            ptrdiff_t stride) {
+    RowFloats sums[N];
+    for (int i = 0; i < N; i++) sums[i] = repeat_floats(0);
+    for (int i = 0; i < count; i++) __builtin_prefetch(out + i * stride, 1);
+    if (panel.width == 16) multiply_form<16, N>(panel, x, sums);
+    if (panel.width == 32) multiply_form<32, N>(panel, x, sums);
+    for (int i = 0; i < count; i++) write_rows(sums[i], panel.first > 0, height, out + i * stride);
 }
 
 void multiply_panel(const Panel& panel, const Quantized& x, int rows, int row, int height,
                     float* out) {
-    for (int first = 0; first < x.n;) {
-        const int count = x.n - first >= TOKENS_AT_ONCE ? TOKENS_AT_ONCE : 1;
-        Floats8 sums[TOKENS_AT_ONCE];
-        if (count == 1) multiply_some<1>(panel, x, first, sums);
-        if (count > 1) multiply_some<TOKENS_AT_ONCE>(panel, x, first, sums);
-        for (int i = 0; i < count; i++, first++) {
-            float eight[8];
-            store8(eight, sums[i]);
-            memcpy(out + (size_t)first * rows + row, eight, sizeof(float) * (size_t)height);
+    out += row;
+    for (int first = 0; first < x.n; first += PANEL_TOKENS, out += PANEL_TOKENS * (ptrdiff_t)rows) {
+        const size_t at = (size_t)first * x.cols + (size_t)panel.first * PANEL_TOKENS;
+        const Group group = {x.codes + at, x.scales + at / 32, x.sums + at / panel.width,
+                             x.starts + at / panel.width};
+        const int count = x.n - first < PANEL_TOKENS ? x.n - first : PANEL_TOKENS;
+        if (count == 1) {
+            multiply_tokens<1>(panel, group, count, height, out, rows);
+        } else if (2 * count <= PANEL_TOKENS) {
+            multiply_tokens<PANEL_TOKENS / 2>(panel, group, count, height, out, rows);
+        } else {
+            multiply_tokens<PANEL_TOKENS>(panel, group, count, height, out, rows);
         }
     }
 }

@@ -105,14 +105,23 @@ INLINE Floats8 floats_of_bytes(const int8_t* bytes) {
     return (Floats8)_mm256_cvtepi32_ps(
         _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)bytes)));
 }
-
 INLINE Floats8 floats_of(Ints8 v) { return (Floats8)_mm256_cvtepi32_ps((__m256i)v); }
+INLINE Ints8 first_lane(int32_t value) {
+    return (Ints8)_mm256_zextsi128_si256(_mm_cvtsi32_si128(value));
+}
+INLINE Ints8 repeat_int(int32_t value) { return (Ints8)_mm256_set1_epi32(value); }
 // The same four bytes eight times.
 INLINE Bytes32 repeat_four(const int8_t* four) {
     return (Bytes32)_mm256_castps_si256(_mm256_broadcast_ss((const float*)four));
 }
 
-// Eight sums plus four products each, of codes 0..127 with x.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+constexpr bool FULL_BYTES = true;  // codes of `add_dot` may be 0..255
+#else
+constexpr bool FULL_BYTES = false;
+#endif
+
+// Eight sums plus four products each, of codes 0..127 (0..255 with FULL_BYTES) with x.
 INLINE Ints8 add_dot(Ints8 sums, Bytes32 codes, Bytes32 x) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
     return (Ints8)_mm256_dpbusd_epi32((__m256i)sums, (__m256i)codes, (__m256i)x);
@@ -133,6 +142,8 @@ INLINE Ints8 add_dot_signed(Ints8 sums, Bytes32 codes, Bytes32 x) {
 
 #else  // pairs of sixteen bytes
 
+constexpr bool FULL_BYTES = false;  // see above
+
 typedef int32_t Ints4 __attribute__((vector_size(16)));
 typedef float Floats4 __attribute__((vector_size(16)));
 typedef uint16_t Shorts __attribute__((vector_size(16)));
@@ -152,6 +163,7 @@ INLINE Bytes32 operator|(Bytes32 a, Bytes32 b) { return {a.low | b.low, a.high |
 INLINE Bytes32 operator^(Bytes32 a, Bytes32 b) { return {a.low ^ b.low, a.high ^ b.high}; }
 INLINE Bytes32 operator&(Bytes32 a, uint8_t b) { return {a.low & b, a.high & b}; }
 INLINE Floats8 operator*(Floats8 a, Floats8 b) { return {a.low * b.low, a.high * b.high}; }
+INLINE Floats8 operator+(Floats8 a, Floats8 b) { return {a.low + b.low, a.high + b.high}; }
 INLINE Floats8 operator-(Floats8 a) { return {-a.low, -a.high}; }
 
 INLINE Bytes32 load32(const void* address) {
@@ -271,6 +283,11 @@ INLINE Floats4 floats_of(Ints4 v) {
 }
 
 INLINE Floats8 floats_of(Ints8 v) { return {floats_of(v.low), floats_of(v.high)}; }
+INLINE Ints8 first_lane(int32_t value) { return {Ints4{value}, Ints4{}}; }
+INLINE Ints8 repeat_int(int32_t value) {
+    const Ints4 four = Ints4{} + value;
+    return {four, four};
+}
 INLINE Bytes32 repeat_four(const int8_t* four) {
     typedef uint32_t Words __attribute__((vector_size(16)));
     uint32_t word;
@@ -287,11 +304,5 @@ INLINE Ints8 add_dot(Ints8 sums, Bytes32 codes, Bytes32 x) {
 }
 
 #endif
-
-// 32 products as eight sums: lanes 0..3 of columns 0..15, lanes 4..7 of columns 16..31.
-INLINE Floats8 dot32(Bytes32 codes, Bytes32 x) { return floats_of(add_dot(Ints8{}, codes, x)); }
-INLINE Floats8 dot32_signed(Bytes32 codes, Bytes32 x) {
-    return floats_of(add_dot_signed(Ints8{}, codes, x));
-}
 
 }  // namespace KERNELS

@@ -9,15 +9,19 @@
 //   scales()      writes the scale of each SUB columns of a block, and its offset or zero
 //   codes()       the codes of columns 32 * index .. 32 * index + 31 of a block
 //
-// One token, packed GB/s of one thread of a Sapphire Rapids (512 x 1536 weights in the cache):
-//                    Q4_K  Q6_K
-//   1 baseline        4.7   5.6   SSE2 pmaddwd
-//   2 avx2           15.9  18.5   vpmaddubsw
-//   3 avx_vnni       17.5  20.0   vpdpbusd; avx512_vnni and amx use it too
-// Registers of 32 bytes are enough: three ports take them, and two take those of 64. Scales of eight
-// short blocks at once (Q4_0, Q8_0) were no faster.
+// One token, packed GB/s of one thread of a Zen 4 (512 x 1536 weights in the cache):
+//                     Q4_K  Q6_K  Q4_0  Q8_0
+//   1 baseline         4.8   6.1   5.8  12.3   SSE2 pmaddwd
+//   2 avx2            17.3  17.1  15.7  29.2   vpmaddubsw
+//   3 avx512          17.3  21.7  15.6  29.2   64 columns at once where a block has several scales
+//   4 avx512_vnni     19.1  23.3  19.1  39.4   vpdpbusd; avx512_bf16 and amx use it too
+// Four rows go step by step together, so that their sums do not wait for each other: one row after
+// the other gave 17.7 (Q4_K) and 21.5 (Q6_K) on rung 4, and 32 columns at once 16.4 and 17.3. Scales
+// of eight short blocks at once (Q4_0, Q8_0), and those of Q4_K unpacked in a register, were no
+// faster.
 //
-// From memory (600 MB in huge pages), GB/s of two threads of a Zen 4, on which numpy's sum reads 30:
+// From memory (600 MB in huge pages), before the last two steps, GB/s of two threads of a Zen 4, on
+// which numpy's sum reads 30:
 //                                     Q8_0  Q4_0  Q4_K  Q6_K
 //   the next four rows fetched ahead  17.4  19.5  24.4  23.8
 //   four streams of rows              27.0  23.7  31.3  20.2
@@ -28,7 +32,7 @@
 
 #include "../kernels.h"
 #include "../panel.h"
-#include "../wide.h"
+#include "../wide512.h"
 
 namespace KERNELS {
 
@@ -79,12 +83,31 @@ INLINE float offset_of(const Scales<Type>& of, int sub) {
     return (float)-Type::CENTER * of.scale[sub];
 }
 
+// Columns that share a scale, of at most 32 that are multiplied at once.
+template <class Type>
+constexpr int WIDTH_OF = Type::SUB == 16 ? 16 : 32;
+
+// Signed codes are multiplied as 0..255 where the instruction set can.
+template <class Type>
+constexpr bool SHIFTED = Type::SIGNED && FULL_BYTES;
+
+template <class Type>
+INLINE Bytes32 codes_of(const uint8_t* block, int part) {
+    const Bytes32 codes = Type::codes(block, part);
+    return SHIFTED<Type> ? codes ^ repeat32(128) : codes;
+}
+
+// The code of weight zero, but for the offsets of FORM ZERO and AFFINE.
+template <class Type>
+constexpr int CENTER_OF = (Type::FORM == CENTERED ? Type::CENTER : 0) + (SHIFTED<Type> ? 128 : 0);
+
 #if defined(HAS_PANELS)
 template <class Type>
-void unpack_panel(const uint8_t* const rows[PANEL_ROWS], Panel& panel) {
-    constexpr int WIDTH = Type::SUB == 16 ? 16 : 32;
+void unpack_panel(const uint8_t* const* rows, Panel& panel) {
+    constexpr int WIDTH = WIDTH_OF<Type>;
     panel.width = WIDTH;
-    panel.is_signed = Type::SIGNED;
+    panel.is_signed = Type::SIGNED && !SHIFTED<Type>;
+    panel.has_offsets = Type::FORM != CENTERED;
     for (int row = 0; row < PANEL_ROWS; row++) {
         const uint8_t* block = rows[row];
         for (int start = 0; start < panel.cols; start += Type::BLOCK, block += Type::BYTES) {
@@ -93,10 +116,10 @@ void unpack_panel(const uint8_t* const rows[PANEL_ROWS], Panel& panel) {
             for (int col = 0; col < Type::BLOCK; col += WIDTH) {
                 const int at = (start + col) / WIDTH * PANEL_ROWS + row;
                 panel.scales[at] = of.scale[col / Type::SUB];
-                panel.offsets[at] = offset_of(of, col / Type::SUB);
+                if (Type::FORM != CENTERED) panel.offsets[at] = offset_of(of, col / Type::SUB);
             }
             for (int part = 0; part < Type::BLOCK / 32; part++) {
-                const Bytes32 codes = Type::codes(block, part);
+                const Bytes32 codes = codes_of<Type>(block, part);
                 uint32_t fours[8];
                 memcpy(fours, &codes, sizeof fours);
                 uint8_t* to = panel.codes + (start + 32 * part) * PANEL_ROWS + 4 * row;
@@ -109,7 +132,7 @@ template <class Type>
 constexpr auto UNPACK_PANEL = unpack_panel<Type>;
 #else
 template <class Type>
-constexpr void (*UNPACK_PANEL)(const uint8_t* const rows[PANEL_ROWS], Panel&) = nullptr;
+constexpr void (*UNPACK_PANEL)(const uint8_t* const*, Panel&) = nullptr;
 #endif
 
 #if defined(__AVX512BF16__)
@@ -139,20 +162,45 @@ template <class Type>
 constexpr void (*DECODE_BFLOAT)(const uint8_t*, int, ptrdiff_t, uint16_t*) = nullptr;
 #endif
 
-// The activations of one call of dot_rows, from one column on.
+// The activations of one call of dot_rows, from one column on; see Quantized.
 struct Columns {
     const int8_t* codes;
-    const float* scales;
-    const float* sums;  // of the columns that share a weight's scale: 16 or 32
+    const float *scales, *sums;
+    const int32_t* starts;
 };
 
-// The running sums of one row with one activation: scale * code, and what the offsets add.
+// Blocks of one scale begin their products with the center's; other centers count as offsets.
+template <class Type>
+constexpr bool HAS_START = Scales<Type>::COUNT == 1 && CENTER_OF<Type> != 0;
+template <class Type>
+constexpr bool HAS_REST =
+    Type::FORM != CENTERED || (Scales<Type>::COUNT > 1 && CENTER_OF<Type> != 0);
+
+// Blocks of several scales are multiplied 64 columns at a time where registers are that long.
+#if defined(__AVX512BW__)
+template <class Type>
+constexpr bool IN_PAIRS = Scales<Type>::COUNT > 1;
+typedef Floats16 Longest;
+#else
+template <class Type>
+constexpr bool IN_PAIRS = false;
+typedef Floats8 Longest;
+#endif
+
+// The running sums of one row with one activation: scale * code (in `pairs` where IN_PAIRS), and
+// what the offsets add.
 struct Sums {
     Floats8 main, rest;
+    Longest pairs;
 };
 
+// The scales of a row's block times those of an activation.
 template <class Type>
-constexpr bool HAS_REST = Type::FORM != CENTERED || Type::CENTER != 0;
+struct Factors {
+    static constexpr int COUNT = Scales<Type>::COUNT;
+    alignas(32) float scales[COUNT < 8 ? 8 : COUNT];
+    Longest pairs;
+};
 
 // The factor of the activations' sums: `rest` is made of the scales alone where all zeros are one.
 template <class Type>
@@ -162,15 +210,12 @@ INLINE Floats8 rest_factor(const Scales<Type>& of, int i) {
     return load8(of.scale + i);
 }
 
-// A block with eight or sixteen scales: what its 32-column parts are multiplied by.
+// Eight scales of a block from i on, times those of the activations.
 template <class Type>
-INLINE void multiply_scales(const Scales<Type>& of, const Columns& x, float* scales, Sums& sums) {
-    constexpr int COUNT = Scales<Type>::COUNT;
-    for (int i = 0; i < COUNT; i += 8) {
-        const Floats8 of_x = COUNT == 8 ? load8(x.scales) : repeat_pairs(x.scales + i / 2);
-        store8(scales + i, load8(of.scale + i) * of_x);
-        if (HAS_REST<Type>) sums.rest = fused(rest_factor(of, i), load8(x.sums + i), sums.rest);
-    }
+INLINE Floats8 multiply_scales(const Scales<Type>& of, const Columns& x, int i, Sums& sums) {
+    const Floats8 of_x = Type::SUB == 16 ? repeat_pairs(x.scales + i / 2) : load8(x.scales);
+    if (HAS_REST<Type>) sums.rest = fused(rest_factor(of, i), load8(x.sums + i), sums.rest);
+    return load8(of.scale + i) * of_x;
 }
 
 // A block with one scale: all 32-column parts share it.
@@ -184,55 +229,128 @@ INLINE void multiply_scale(const Scales<Type>& of, const Columns& x, float* scal
     }
 }
 
+// The first step of a block: its scales, and what its offsets add.
 template <class Type, int N>
-INLINE void add_block(const uint8_t* block, const Columns x[N], Sums sums[N]) {
-    constexpr int COUNT = Scales<Type>::COUNT, PARTS_OF_32 = Type::BLOCK / 32;
+INLINE void read_scales(const uint8_t* block, const Columns x[N], Factors<Type> out[N],
+                        Sums sums[N]) {
     Scales<Type> of;
     Type::scales(block, of.scale, of.offset);
-    alignas(32) float scales[N][COUNT < 8 ? 8 : COUNT];
     for (int i = 0; i < N; i++) {
-        if constexpr (COUNT > 1) multiply_scales<Type>(of, x[i], scales[i], sums[i]);
-        if constexpr (COUNT == 1) multiply_scale<Type>(of, x[i], scales[i], sums[i]);
+        if constexpr (IN_PAIRS<Type>) {
+            const Floats8 low = multiply_scales<Type>(of, x[i], 0, sums[i]);
+            const bool more = Scales<Type>::COUNT > 8;
+            out[i].pairs = join(low, more ? multiply_scales<Type>(of, x[i], 8, sums[i]) : low);
+        } else if constexpr (Scales<Type>::COUNT == 1) {
+            multiply_scale<Type>(of, x[i], out[i].scales, sums[i]);
+        } else {
+            for (int at = 0; at < Scales<Type>::COUNT; at += 8) {
+                store8(out[i].scales + at, multiply_scales<Type>(of, x[i], at, sums[i]));
+            }
+        }
     }
-    for (int part = 0; part < PARTS_OF_32; part++) {
-        const Bytes32 codes = Type::codes(block, part);
-        for (int i = 0; i < N; i++) {
-            const Bytes32 xs = load32(x[i].codes + 32 * part);
-            const Floats8 dots = Type::SIGNED ? dot32_signed(codes, xs) : dot32(codes, xs);
-            const float* scale = scales[i] + (Type::SUB == 16 ? 2 * part : part);
-            const Floats8 factor = Type::SUB == 16 ? repeat_two(scale, scale + 1) : repeat8(*scale);
-            sums[i].main = fused(dots, factor, sums[i].main);
+}
+
+// Columns 32 * part .. 32 * part + 31 of a block.
+template <class Type, int N>
+INLINE void add_32(const uint8_t* block, int part, const Columns x[N],
+                     const Factors<Type> factors[N], Sums sums[N]) {
+    const Bytes32 codes = codes_of<Type>(block, part);
+    for (int i = 0; i < N; i++) {
+        const Bytes32 xs = load32(x[i].codes + 32 * part);
+        const Ints8 from = HAS_START<Type> ? first_lane(x[i].starts[part]) : Ints8{};
+        const Floats8 dots =
+            floats_of(Type::SIGNED && !SHIFTED<Type> ? add_dot_signed(from, codes, xs)
+                                                     : add_dot(from, codes, xs));
+        const float* scale = factors[i].scales + (Type::SUB == 16 ? 2 * part : part);
+        const Floats8 factor = Type::SUB == 16 ? repeat_two(scale, scale + 1) : repeat8(*scale);
+        sums[i].main = fused(dots, factor, sums[i].main);
+    }
+}
+
+#if defined(__AVX512BW__)
+// Which scale each sum of 64 columns from 64 * pair on takes.
+template <class Type>
+INLINE Ints16 scales_of_pair(int pair) {
+    Ints16 lanes;
+    for (int i = 0; i < 16; i++) lanes[i] = (64 * pair + 4 * i) / Type::SUB;
+    return lanes;
+}
+
+// Columns 64 * pair .. 64 * pair + 63 of a block.
+template <class Type, int N>
+INLINE void add_64(const uint8_t* block, int pair, const Columns x[N],
+                     const Factors<Type> factors[N], Sums sums[N]) {
+    const Bytes64 codes =
+        join(codes_of<Type>(block, 2 * pair), codes_of<Type>(block, 2 * pair + 1));
+    const Ints16 lanes = scales_of_pair<Type>(pair);
+    for (int i = 0; i < N; i++) {
+        const Bytes64 xs = load64(x[i].codes + 64 * pair);
+        const Floats16 dots =
+            floats_of(Type::SIGNED && !SHIFTED<Type> ? add_dot_signed(Ints16{}, codes, xs)
+                                                     : add_dot(Ints16{}, codes, xs));
+        sums[i].pairs = fused(dots, pick(factors[i].pairs, lanes), sums[i].pairs);
+    }
+}
+#endif
+
+// Columns STEP_OF * step .. of a block.
+template <class Type>
+constexpr int STEP_OF = IN_PAIRS<Type> ? 64 : 32;
+
+template <class Type, int N>
+INLINE void add_columns(const uint8_t* block, int step, const Columns x[N],
+                        const Factors<Type> factors[N], Sums sums[N]) {
+#if defined(__AVX512BW__)
+    if constexpr (IN_PAIRS<Type>) return add_64<Type, N>(block, step, x, factors, sums);
+#endif
+    add_32<Type, N>(block, step, x, factors, sums);
+}
+
+// A block of TILE_ROWS rows, step by step: in one row alone, each sum waits for the one before.
+template <class Type, int N>
+INLINE void add_block(const uint8_t* const rows[TILE_ROWS], int at, const Columns x[N],
+                      Sums sums[TILE_ROWS][N]) {
+    Factors<Type> factors[TILE_ROWS][N];
+#pragma GCC unroll 4
+    for (int r = 0; r < TILE_ROWS; r++) {
+        for (int line = 0; line < Type::BYTES; line += 64) {
+            __builtin_prefetch(rows[r] + at + AHEAD + line);
+        }
+        read_scales<Type, N>(rows[r] + at, x, factors[r], sums[r]);
+    }
+#pragma GCC unroll 8
+    for (int step = 0; step < Type::BLOCK / STEP_OF<Type>; step++) {
+#pragma GCC unroll 4
+        for (int r = 0; r < TILE_ROWS; r++) {
+            add_columns<Type, N>(rows[r] + at, step, x, factors[r], sums[r]);
         }
     }
 }
 
 template <class Type>
 INLINE float finish(const Sums& sums) {
-    if (!HAS_REST<Type>) return total(sums.main);
+    const float main = IN_PAIRS<Type> ? total(sums.pairs) : total(sums.main);
+    if (!HAS_REST<Type>) return main;
     const float rest = Scales<Type>::COUNT > 1 ? total(sums.rest) : first_of(sums.rest);
-    const float factor = Type::FORM == CENTERED ? (float)-Type::CENTER : 1.0f;
-    return fused(factor, rest, total(sums.main));
+    const float factor = Type::FORM == CENTERED ? (float)-CENTER_OF<Type> : 1.0f;
+    return fused(factor, rest, main);
 }
 
 // A sum is made of the same steps whatever N and its neighbours are.
 template <class Type, int N>
 void dot_some(const uint8_t* const rows[TILE_ROWS], const Quantized& x, int first, float* out) {
-    constexpr int WIDTH = Type::SUB == 16 ? 16 : 32;
-    const float* all_sums = WIDTH == 16 ? x.sums16 : x.sums32;
-    Sums sums[TILE_ROWS][N] = {};
+    Sums sums[TILE_ROWS][N];
+    for (int r = 0; r < TILE_ROWS; r++) {
+        for (int i = 0; i < N; i++) sums[r][i] = {repeat8(0), repeat8(0), Longest{}};
+    }
     for (int col = 0, at = 0; col < x.cols; col += Type::BLOCK, at += Type::BYTES) {
         Columns columns[N];
         for (int i = 0; i < N; i++) {
             const size_t from = (size_t)(first + i) * x.cols + col;
-            columns[i] = {x.codes + from, x.scales + from / 32, all_sums + from / WIDTH};
+            const size_t sub = from / WIDTH_OF<Type>;
+            columns[i] = {x.codes + from, x.scales + from / 32, x.sums + sub, x.starts + sub};
         }
-        for (int r = 0; r < TILE_ROWS; r++) {
-            const uint8_t* block = rows[r] + at;
-            for (int line = 0; line < Type::BYTES; line += 64) {
-                __builtin_prefetch(block + AHEAD + line);
-            }
-            add_block<Type, N>(block, columns, sums[r]);
-        }
+        add_block<Type, N>(rows, at, columns, sums);
     }
     for (int i = 0; i < N; i++) {
         for (int r = 0; r < TILE_ROWS; r++) out[i * TILE_ROWS + r] = finish<Type>(sums[r][i]);
@@ -251,8 +369,9 @@ void dot_rows(const uint8_t* const rows[TILE_ROWS], const Quantized& x, int firs
 
 template <class Type>
 constexpr Layout layout_of(const char* name) {
-    return {name,           Type::BLOCK,         Type::BYTES,       decode_row<Type>,
-            dot_rows<Type>, DECODE_BFLOAT<Type>, UNPACK_PANEL<Type>};
+    return {name,           Type::BLOCK,         Type::BYTES,        decode_row<Type>,
+            dot_rows<Type>, DECODE_BFLOAT<Type>, UNPACK_PANEL<Type>, WIDTH_OF<Type>,
+            CENTER_OF<Type>};
 }
 
 }  // namespace KERNELS
