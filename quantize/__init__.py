@@ -1,4 +1,4 @@
-"""Quantize language models for laptops and phones, and prove the result; `cli.py` is the way in."""
+"""Quantize language models for laptops and phones, and prove the result; `cli` is the way in."""
 
 import os
 

@@ -1,0 +1,131 @@
+"""Commands that begin with a checkpoint: `run`, `plan` and `imatrix`."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quantize.cli import options
+from quantize.cli.screen import errors, finish_report, show_result
+from quantize.progress import Bar
+
+if TYPE_CHECKING:  # it imports torch, which `--help` does not need
+    from quantize.plan import Plan
+
+
+def planned(
+    model: options.Model = None,
+    to: options.To = None,
+    output: options.Output = None,
+    method: options.MethodName = None,
+    effort: options.EffortName = None,
+    rewrite: options.RewriteNames = None,
+    target_size: options.TargetSize = None,
+    target_bpw: options.TargetBpw = None,
+    rule: options.Rules = None,
+    plan: options.PlanFile = None,
+    calibration: options.Calibration = None,
+    imatrix: options.ImatrixFile = None,
+    calib_rows: options.CalibRows = None,
+    calib_length: options.CalibLength = None,
+    seed: options.Seed = None,
+    damp: options.Damp = None,
+    allow_fallback: options.AllowFallback = None,
+    max_ram: options.MaxRam = None,
+    device: options.Device = None,
+    overwrite: options.Overwrite = None,
+    check_: options.Check = None,
+    max_kl: options.MaxKl = None,
+    min_top1: options.MinTop1 = None,
+    max_ppl_ratio: options.MaxRatio = None,
+    baseline: options.Baseline = None,
+    eval_data: options.EvalData = None,
+    eval_rows: options.EvalRows = None,
+    eval_length: options.EvalLength = None,
+) -> "Plan":
+    """The plan that the flags of `run` and `plan` describe."""
+    from quantize.plan import Plan
+
+    flags = options.given(
+        model=model, to=to or None, output=output, method=method, target_size=target_size,
+        target_bpw=target_bpw, effort=effort, rewrites=rewrite or None, rules=rule or None,
+        calibration=calibration, imatrix=imatrix, rows=calib_rows, length=calib_length, seed=seed,
+        damp=damp, allow_fallback=allow_fallback, max_ram=max_ram, device=device,
+        overwrite=overwrite, check=check_, max_kl=max_kl, min_top1=min_top1,
+        max_ppl_ratio=max_ppl_ratio, baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
+        eval_length=eval_length,
+    )  # fmt: skip
+    return Plan.from_flags(plan, flags)
+
+
+def takes_plan(body: Callable[["Plan", bool], None]) -> Callable[..., None]:
+    """A command of `body`, with the flags of `planned` and --json."""
+
+    def command(as_json: bool, **flags: Any) -> None:
+        body(planned(**flags), as_json)
+
+    shared = inspect.signature(planned)
+    option = inspect.Parameter(
+        "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Json
+    )
+    signature = inspect.Signature([*shared.parameters.values(), option])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
+    command.__doc__ = body.__doc__
+    return command
+
+
+@takes_plan
+def run(made: "Plan", as_json: bool) -> None:
+    """Quantize a checkpoint, write the artifacts, and prove them against the original."""
+    from quantize import pipeline
+
+    with Bar(errors) as bar:
+        report = pipeline.run(made, bar.update, bar.say)
+    if report is not None:
+        finish_report(report, as_json)
+    else:
+        files = pipeline.artifacts(made)
+        lines = [f"{file['path']}: {file['bytes']:,} bytes, not checked" for file in files]
+        show_result({"artifacts": files}, "\n".join(lines), as_json)
+
+
+@takes_plan
+def plan(made: "Plan", as_json: bool) -> None:
+    """Say what a run with the same flags would make: types, bytes, memory, disk and time."""
+    from quantize import forecast
+
+    with Bar(errors) as bar:
+        result = forecast.forecast(made, bar.update)
+    show_result(result.to_json(), forecast.render(result), as_json)
+
+
+def imatrix(
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, NAME.gguf.")],
+    model: options.Model = None,
+    calibration: options.Calibration = None,
+    calib_rows: options.CalibRows = None,
+    calib_length: options.CalibLength = None,
+    seed: options.Seed = None,
+    max_ram: options.MaxRam = None,
+    device: options.Device = None,
+    overwrite: options.Overwrite = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make an importance matrix for llama.cpp's quantizer, or for `run --imatrix`."""
+    from quantize import collect
+
+    flags = options.given(
+        model=model, calibration=calibration, rows=calib_rows, length=calib_length, seed=seed,
+        max_ram=max_ram, device=device, overwrite=overwrite,
+    )  # fmt: skip
+    with Bar(errors) as bar:
+        made = collect.make(collect.Request(output, **flags), bar.update)
+    result = made.summary() | {"path": str(output), "bytes": output.stat().st_size}
+    shown = (
+        f"{output}: {result['bytes']:,} bytes, {result['entries']} weights, "
+        f"{result['chunks']} windows of {result['chunk_size']} tokens"
+    )
+    show_result(result, shown, as_json)

@@ -1,0 +1,96 @@
+"""The flags that several commands share: type, spelling and help."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Model = Annotated[
+    str | None,
+    typer.Argument(help="Checkpoint folder or hub id. Default: the bundled tiny-qwen2.5."),
+]
+To = Annotated[
+    list[str] | None,
+    typer.Option("--to", help="CONTAINER:PRESET, repeatable; see `quantize list`."),
+]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Folder for artifacts and report.")
+]
+Rules = Annotated[list[str] | None, typer.Option("--rule", help="REGEX=TYPE for matching tensors.")]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", help="TOML file with a plan; flags win over it.")
+]
+MethodName = Annotated[
+    str | None,
+    typer.Option("--method", help="gptq, awq, awq-gptq or rtn. Default: gptq; rtn with --imatrix."),
+]
+EffortName = Annotated[
+    str | None,
+    typer.Option("--effort", help="low, medium or high: work spent on better values."),
+]
+TargetSize = Annotated[
+    str | None, typer.Option(help="Most bytes of gguf:auto or onnx:auto, like 350MB or 300MiB.")
+]
+TargetBpw = Annotated[
+    float | None, typer.Option("--target-bpw", help="Most bits a weight of gguf:auto or onnx:auto.")
+]
+RewriteNames = Annotated[
+    list[str] | None,
+    typer.Option("--rewrite", help="Function-preserving rewrite, repeatable; none for none."),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(help="builtin[:domains], a .txt/.jsonl/.parquet, hub:..., or self."),
+]
+ImatrixFile = Annotated[
+    Path | None,
+    typer.Option("--imatrix", help="llama.cpp's importance matrix, instead of calibration text."),
+]
+CalibRows = Annotated[int | None, typer.Option(help="Calibration windows. Default: 64.")]
+CalibLength = Annotated[int | None, typer.Option(help="Tokens a window. Default: 512.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the choice of text. Default: 0.")]
+Damp = Annotated[
+    float | None, typer.Option(help="GPTQ damping, share of the mean diagonal. Default: 0.01.")
+]
+AllowFallback = Annotated[
+    bool | None,
+    typer.Option("--allow-fallback", help="Round to nearest where a Hessian is singular."),
+]
+MaxRam = Annotated[
+    float | None, typer.Option(help="GiB of hidden states before they go to disk. Default: 8.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cpu.")]
+Overwrite = Annotated[bool | None, typer.Option("--overwrite", help="Replace outputs.")]
+Check = Annotated[bool | None, typer.Option("--check/--no-check", help="Judge what was written.")]
+Against = Annotated[
+    str | None, typer.Option("--against", help="The original. Default: the bundled one.")
+]
+MaxKl = Annotated[
+    float | None, typer.Option(help="Gate: highest mean KL divergence, nats a token.")
+]
+MinTop1 = Annotated[float | None, typer.Option(help="Gate: least top-1 agreement, 0 to 1.")]
+MaxRatio = Annotated[
+    float | None,
+    typer.Option("--max-ppl-ratio", help="Gate: highest perplexity over the original's."),
+]
+Baseline = Annotated[
+    Path | None, typer.Option(help="Gate: an earlier report.json that must not get worse.")
+]
+EvalData = Annotated[
+    str | None,
+    typer.Option(
+        "--eval-data", help="Evaluation text: a file, or (default) the held-out part of builtin."
+    ),
+]
+EvalRows = Annotated[int | None, typer.Option(help="Evaluation windows; 0 = all, at most 64.")]
+EvalLength = Annotated[int | None, typer.Option(help="Tokens a window.")]
+Backend = Annotated[str, typer.Option(help="Engine for GGUF files.")]
+Report = Annotated[
+    Path | None, typer.Option("--report", help="Folder for report.html and report.json.")
+]
+
+
+def given(**flags: Any) -> dict[str, Any]:
+    """The flags that were given."""
+    return {name: value for name, value in flags.items() if value is not None}

@@ -1,0 +1,83 @@
+"""Commands that run a file: `generate` and `bench`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantize.cli import options
+from quantize.cli.screen import errors, show_result
+from quantize.progress import Bar
+
+
+def generate(
+    file: Annotated[
+        Path, typer.Argument(help="A .gguf file, an ONNX folder or a checkpoint folder.")
+    ],
+    prompt: Annotated[str, typer.Argument(help="Text, or the user's turn with --chat.")],
+    count: Annotated[int, typer.Option("-n", "--count", help="Most new tokens.")] = 128,
+    chat: Annotated[bool, typer.Option("--chat", help="Use the model's chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="System message, with --chat.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="0 = all tokens.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Least mass of likely tokens.")] = 1.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Default: native, onnxruntime for ONNX.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Stream text from a model."""
+    from quantize import opening
+    from runtime.generate import generate_text
+    from runtime.sample import Sampler
+
+    engine = opening.open_any(file, backend, resident=True)
+    if chat:
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": prompt})
+        prompt = opening.render(engine, messages)
+    sampler = Sampler(temperature, top_k, top_p, seed)
+    pieces = generate_text(engine, prompt, count, sampler, tuple(stop or ()))
+    if as_json:
+        typer.echo(json.dumps({"prompt": prompt, "text": "".join(pieces)}, ensure_ascii=False))
+        return
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def bench(
+    file: Annotated[Path, typer.Argument(help="A .gguf file, an ONNX folder or a checkpoint.")],
+    against: Annotated[
+        str | None, typer.Option("--against", help="Engine to compare with: llama.cpp.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each engine. Default: every core.")
+    ] = None,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
+    generate_: Annotated[
+        int, typer.Option("--generate", help="Tokens to generate in a round.")
+    ] = 64,
+    context: Annotated[int, typer.Option(help="Tokens in the cache before generation.")] = 0,
+    repeat: Annotated[int, typer.Option(help="Rounds; figures are their medians.")] = 5,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", help="File for a chart of speeds: .svg or .png.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """How fast a file runs here: prompt, generation, loading, memory, and what limits it."""
+    from quantize.bench import show as shown
+    from quantize.bench import speed
+
+    used = speed.usable_cores() if threads is None else threads
+    asked = speed.Request(file, used, against, prompt, generate_, context, repeat, chart)
+    with Bar(errors) as bar:
+        result = speed.measure(asked, bar.update)
+    if chart is not None:
+        shown.write(result, chart)
+    show_result(result.to_json(), shown.table(result), as_json)
