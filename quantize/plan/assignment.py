@@ -1,0 +1,124 @@
+"""From a plan to the type of every tensor: preset, rules, and what fits a row."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from export import CONTAINERS, Container
+from quantize.plan.plan import Plan
+from quantize.plan.rule import Rule
+from quantize.plan.target import Target
+from runtime.archs import FAMILIES, Arch
+from runtime.blocks import BLOCKS, Block
+from runtime.errors import EdgequantError
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What was known of an automatic target when its types were chosen."""
+
+    bytes: int
+    """Of the whole artifact."""
+    kl: float
+    """Predicted, nats a token."""
+    frontier: tuple[tuple[int, float], ...]
+    """Bytes of the artifact, up to the padding between its tensors, and least predicted KL, from
+    the smallest to the largest."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The types of one target's tensors."""
+
+    target: Target
+    types: dict[str, Block]
+    """Every 2-D weight, in file order. Norms and biases are always F32."""
+    fallbacks: tuple[str, ...] = field(default=())
+    """One sentence for each group of tensors that could not have the type that was asked for."""
+    allocation: Allocation | None = None
+    """For an automatic target."""
+
+    @property
+    def bits(self) -> float:
+        """Least bits a weight of any decoder linear."""
+        return min(b.bits for name, b in self.types.items() if name.startswith("blk."))
+
+
+def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
+    """Preset, then rules (the last match wins), then narrowing where a row does not fit the blocks.
+
+    A rule whose type this container cannot hold leaves it alone (see check_rules).
+    """
+    container = CONTAINERS[target.container]
+    preset = container.presets[target.preset]
+    widths = matrix_widths(arch)
+    wanted = {name: ruled(name, rules, container) or preset.choose(arch, name) for name in widths}
+    types = {name: narrow(kind, widths[name], container) for name, kind in wanted.items()}
+    return Assignment(target, types, fallback_sentences(arch, wanted, container))
+
+
+def matrix_widths(arch: Arch) -> dict[str, int]:
+    """Columns of every 2-D weight, in file order."""
+    shapes = FAMILIES[arch.family].shapes(arch).items()
+    return {name: shape[1] for name, shape in shapes if len(shape) == 2}
+
+
+def ruled(name: str, rules: tuple[Rule, ...], container: Container) -> str | None:
+    """The type that the last rule for a tensor says, of those that the container can hold."""
+    kinds = [
+        rule.kind
+        for rule in rules
+        if re.search(rule.pattern, name) and container.holds(BLOCKS[rule.kind])
+    ]
+    return kinds[-1] if kinds else None
+
+
+def fallback_sentences(
+    arch: Arch, wanted: Mapping[str, str], container: Container
+) -> tuple[str, ...]:
+    """One for each group of tensors whose rows do not fit the blocks of the type wanted."""
+    widths = matrix_widths(arch)
+    narrowed: dict[tuple[str, str, int], list[str]] = {}
+    for name, kind in wanted.items():
+        got = narrow(kind, widths[name], container).name
+        if got != kind:
+            narrowed.setdefault((kind, got, widths[name]), []).append(name)
+    return tuple(
+        f"{len(names)} tensors with rows of {cols} cannot be {kind} "
+        f"(packs {BLOCKS[kind].size} at a time) and became {got}: {_span(names)}"
+        for (kind, got, cols), names in narrowed.items()
+    )
+
+
+def narrow(kind: str, cols: int, container: Container) -> Block:
+    """The type itself, or the next best one whose blocks divide a row of `cols` weights."""
+    while not BLOCKS[kind].fits(cols):
+        kind = BLOCKS[kind].narrower or container.widest
+    return BLOCKS[kind]
+
+
+def check_rules(plan: Plan, arch: Arch) -> None:
+    """Raise EdgequantError for a rule that matches no tensor, or a type that no target can hold."""
+    names = [n for n, shape in FAMILIES[arch.family].shapes(arch).items() if len(shape) == 2]
+    for rule in plan.rules:
+        if not any(re.search(rule.pattern, name) for name in names):
+            raise EdgequantError(
+                f"--rule {rule.pattern}={rule.kind} matches no tensor; names look like {names[1]}."
+            )
+        if not any(_holds(target.container, rule.kind) for target in plan.targets):
+            holders = [name for name in CONTAINERS if _holds(name, rule.kind)]
+            raise EdgequantError(
+                f"--rule {rule.pattern}={rule.kind}: none of the targets can hold {rule.kind}, "
+                f"which goes into {' or '.join(holders) or 'no container'}; choose a type from "
+                "`quantize list types`, or add a --to."
+            )
+
+
+def _holds(container: str, kind: str) -> bool:
+    return CONTAINERS[container].holds(BLOCKS[kind])
+
+
+def _span(names: list[str]) -> str:
+    """A few names that stand for many."""
+    parts = sorted({name.split(".")[-2] for name in names})
+    return ", ".join(parts)

@@ -1,0 +1,210 @@
+"""What a run will do, frozen: the command line or a TOML file makes it, the artifact carries it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import calib_data
+from quantize.methods import METHODS
+from quantize.plan.effort import EFFORTS
+from quantize.plan.rule import Rule
+from quantize.plan.target import AUTO, Target
+from quantize.plan.values import parse_bytes, read_toml
+from quantize.rewrites import REWRITES
+from runtime.errors import EdgequantError
+
+LIMITS = (
+    ("rows", 1, inf),
+    ("length", 16, inf),
+    ("damp", 1e-9, 1),
+    ("max_ram", 0, inf),
+    ("eval_rows", 0, inf),
+    ("eval_length", 16, inf),
+    ("target_size", 1, inf),
+    ("target_bpw", 0.1, 32),
+    ("max_kl", 0, inf),
+    ("min_top1", 0, 1),
+    ("max_ppl_ratio", 0, inf),
+)
+"""Least and greatest value of a Plan's numbers."""
+
+
+def check_limits(settings: object) -> None:
+    """Raise EdgequantError for a number of a Plan, or of what shares its fields, out of LIMITS."""
+    for name, least, most in LIMITS:
+        value = getattr(settings, name, None)
+        if value is not None and not least <= value <= most:
+            bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < inf else "")
+            raise EdgequantError(f"{name} must be {bounds}, not {value}.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bytes of the artifacts, and how they are judged."""
+
+    targets: tuple[Target, ...]
+    model: str | None = None
+    """Checkpoint folder or hub id; None = the bundled one."""
+    output: Path = Path("dist")
+    method: str = "gptq"
+    effort: str = "medium"
+    rewrites: tuple[str, ...] | None = None
+    """Names of function-preserving changes; None = those of the effort."""
+    rules: tuple[Rule, ...] = ()
+    target_size: int | None = None
+    """Bytes that an automatic target may take."""
+    target_bpw: float | None = None
+    """Bits a weight that its tensors may take."""
+    calibration: str = "builtin"
+    imatrix: Path | None = None
+    """File with the mean squared inputs, taken instead of calibration text."""
+    rows: int = 64
+    length: int = 512
+    seed: int = 0
+    damp: float = 0.01
+    allow_fallback: bool = False
+    max_ram: float = 8.0
+    """GiB that hidden states may take before they go to disk."""
+    device: str = "cpu"
+    overwrite: bool = False
+    eval_data: str = "builtin"
+    eval_rows: int = 0
+    """Windows of the held-out part; 0 = all there are, at most 64."""
+    eval_length: int = 512
+    max_kl: float | None = None
+    min_top1: float | None = None
+    max_ppl_ratio: float | None = None
+    baseline: Path | None = None
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise EdgequantError("nothing to make; give at least one --to, like --to gguf:Q4_K_M.")
+        if len(set(self.targets)) < len(self.targets):
+            raise EdgequantError("the same --to is given twice; name each target once.")
+        if self.method not in METHODS:
+            raise EdgequantError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
+        if self.effort not in EFFORTS:
+            raise EdgequantError(f"unknown effort {self.effort!r}; known: {', '.join(EFFORTS)}.")
+        for name in self.chosen_rewrites:
+            if name not in REWRITES:
+                raise EdgequantError(
+                    f"unknown rewrite {name!r}; known: {', '.join(REWRITES)}, or none."
+                )
+        if self.imatrix and METHODS[self.method].calibrated:
+            raise EdgequantError(
+                f"--imatrix holds only the mean squared inputs, and {self.method} needs the whole "
+                "Hessian; use --method rtn, or leave --imatrix out to calibrate on text."
+            )
+        if self.imatrix and self.calibration != Plan.calibration:
+            raise EdgequantError(
+                "--imatrix takes the place of calibration text; give it or --calibration, not both."
+            )
+        check_limits(self)
+        self._check_automatic()
+
+    @property
+    def chosen_rewrites(self) -> tuple[str, ...]:
+        """Those that were named, or else those of the effort: none for a method with its own."""
+        if self.rewrites is not None:
+            return self.rewrites
+        return () if METHODS[self.method].scales else EFFORTS[self.effort].rewrites
+
+    def _check_automatic(self) -> None:
+        """Automatic targets need something to reach, and calibration to know the way."""
+        automatic = [target.label for target in self.targets if target.automatic]
+        flag = "--target-size" if self.target_size is not None else "--target-bpw"
+        if self.target_size is not None and self.target_bpw is not None:
+            raise EdgequantError("--target-size and --target-bpw say the same; give one of them.")
+        if not automatic and (self.target_size, self.target_bpw) != (None, None):
+            raise EdgequantError(
+                f"{flag} works with an automatic target; add --to gguf:{AUTO} or --to onnx:{AUTO}."
+            )
+        if automatic and (self.target_size, self.target_bpw, self.max_kl) == (None, None, None):
+            raise EdgequantError(
+                f"--to {automatic[0]} needs something to reach; add --target-size 350MB, "
+                "--target-bpw 4.5 or --max-kl 0.02."
+            )
+        if automatic and not METHODS[self.method].calibrated:
+            raise EdgequantError(
+                f"--to {automatic[0]} predicts the loss of methods that calibrate, and "
+                f"{self.method} does not; use --method gptq, or a preset."
+            )
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the bytes of an artifact besides the model: stored inside it."""
+        names = (
+            "method",
+            "effort",
+            "calibration",
+            "rows",
+            "length",
+            "seed",
+            "damp",
+            "allow_fallback",
+        )
+        recipe: dict[str, Any] = {name: getattr(self, name) for name in names}
+        recipe["rewrites"] = list(self.chosen_rewrites)
+        recipe["rules"] = [f"{rule.pattern}={rule.kind}" for rule in self.rules]
+        if any(target.automatic for target in self.targets):
+            recipe |= self.aim()
+        recipe["targets"] = [target.label for target in self.targets]
+        if self.calibration_file:
+            recipe["calibration"] = self.calibration_file.name
+        if self.imatrix:
+            for name in ("calibration", "rows", "length", "seed"):
+                del recipe[name]  # no text is read
+            recipe["imatrix"] = self.imatrix.name
+        return recipe
+
+    def aim(self) -> dict[str, Any]:
+        """What automatic targets are to reach. Beside a size, max_kl is nothing but a gate."""
+        sizes = {"target_size": self.target_size, "target_bpw": self.target_bpw}
+        given = {name: value for name, value in sizes.items() if value is not None}
+        return given or {"max_kl": self.max_kl}
+
+    @property
+    def calibration_file(self) -> Path | None:
+        """The user's own calibration file, when the spec names one."""
+        return Path(self.calibration) if calib_data.is_file(self.calibration) else None
+
+    @property
+    def imatrix_sha256(self) -> str:
+        """sha256 of the imatrix file; empty without one."""
+        if self.imatrix is None or not self.imatrix.exists():
+            return ""
+        return hashlib.sha256(self.imatrix.read_bytes()).hexdigest()
+
+    def key(self, fingerprint: str, version: str) -> str:
+        """sha256 of recipe, model and code: unfinished work goes on only under the same key."""
+        state: dict[str, Any] = {"recipe": self.recipe(), "model": fingerprint, "code": version}
+        state["device"] = self.device  # a GPU adds in another order
+        if self.calibration_file and self.calibration_file.exists():
+            state["text"] = hashlib.sha256(self.calibration_file.read_bytes()).hexdigest()
+        state["imatrix"] = self.imatrix_sha256
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+    @staticmethod
+    def from_flags(path: Path | None, flags: dict[str, Any]) -> "Plan":
+        """From a TOML file with the field names as keys, and flags, which win over it.
+
+        Both spell targets as `to = ["gguf:Q4_K_M"]` and rules as `rules = ["attn_v=Q6_K"]`.
+        With an imatrix the method is rtn unless another one is named.
+        Raises EdgequantError for an unreadable file, an unknown key or a value of the wrong kind.
+        """
+        values = (read_toml(path, get_type_hints(Plan)) if path else {}) | flags
+        values["targets"] = tuple(Target.parse(text) for text in values.pop("to", ()))
+        values["rules"] = tuple(Rule.parse(text) for text in values.get("rules", ()))
+        for name in ("output", "baseline", "imatrix"):
+            if values.get(name) is not None:
+                values[name] = Path(values[name])
+        if values.get("rewrites") is not None:
+            values["rewrites"] = tuple(name for name in values["rewrites"] if name != "none")
+        if isinstance(values.get("target_size"), str):
+            values["target_size"] = parse_bytes(values["target_size"])
+        if values.get("imatrix"):
+            values.setdefault("method", "rtn")
+        return Plan(**values)

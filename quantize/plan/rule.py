@@ -1,0 +1,27 @@
+"""`--rule REGEX=TYPE`: the user's own choice of types."""
+
+import re
+from dataclasses import dataclass
+
+from runtime.blocks import block
+from runtime.errors import EdgequantError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Tensors whose name matches `pattern` (a regular expression, searched) get `kind`."""
+
+    pattern: str
+    kind: str
+
+    @staticmethod
+    def parse(text: str) -> "Rule":
+        """From "attn_v=Q6_K". Raises EdgequantError for a bad expression or an unknown type."""
+        pattern, equals, kind = text.rpartition("=")
+        if not equals:
+            raise EdgequantError(f"--rule {text!r} has no '='; write REGEX=TYPE, like attn_v=Q6_K.")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise EdgequantError(f"--rule {text!r} is no regular expression: {error}.") from error
+        return Rule(pattern, block(kind).name)

@@ -1,0 +1,51 @@
+"""`--to CONTAINER:PRESET`: what one artifact is to be."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from export import CONTAINERS
+from runtime.errors import EdgequantError
+
+AUTO = "auto"
+"""Stands for a preset where types are allocated by measured loss (allocate.py)."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One artifact: a container and the mixture of types in it."""
+
+    container: str
+    preset: str
+
+    @staticmethod
+    def parse(text: str) -> "Target":
+        """From "gguf:Q4_K_M". Raises EdgequantError naming the known containers or presets."""
+        container, _, preset = text.partition(":")
+        if container not in CONTAINERS:
+            raise EdgequantError(
+                f"unknown container {container!r} in --to {text}; known: {', '.join(CONTAINERS)}."
+            )
+        if preset in ("", AUTO):
+            return Target(container, AUTO)
+        presets = CONTAINERS[container].presets
+        for known in presets:
+            if known.lower() == preset.lower():
+                return Target(container, known)
+        raise EdgequantError(
+            f"unknown preset {preset!r} in --to {text}; known for {container}: "
+            f"{', '.join(presets)}, or {AUTO} with --target-size, --target-bpw or --max-kl."
+        )
+
+    @property
+    def automatic(self) -> bool:
+        """Whether types are chosen tensor by tensor to reach a size or a loss."""
+        return self.preset == AUTO
+
+    @property
+    def label(self) -> str:
+        """The --to spelling."""
+        return f"{self.container}:{self.preset}"
+
+    def path(self, folder: Path, model: str) -> Path:
+        """Where the artifact goes."""
+        return folder / f"{model}-{self.preset}{CONTAINERS[self.container].suffix}"

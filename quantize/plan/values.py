@@ -1,0 +1,54 @@
+"""What a user writes, as values: plan files and sizes."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+from runtime.errors import EdgequantError
+
+UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+"""Bytes of a unit, written in capitals."""
+
+
+def parse_bytes(text: str) -> int:
+    """From "350MB", "300 MiB", "1.5GB" or plain bytes. Raises EdgequantError for anything else."""
+    match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise EdgequantError(f"{text!r} is no size; write it like 350MB, 300MiB or 1.5GB.")
+    return int(float(match[1].replace("_", "")) * UNITS[match[2].upper()])
+
+
+def read_toml(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """The values of a plan file, each of the right kind. Errors as in `Plan.from_flags`.
+
+    `fields` are the names and types of a Plan's fields; some are spelled otherwise in a file.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EdgequantError(f"plan {path} cannot be read: {error}.") from error
+    kinds = fields | {"to": list, "rules": list, "rewrites": list}
+    kinds |= {"output": str, "baseline": str, "imatrix": str, "target_size": str | int}
+    del kinds["targets"]  # spelled `to`
+    for name, value in values.items():
+        if name not in kinds:
+            known = ", ".join(sorted(kinds))
+            raise EdgequantError(f"plan {path} has an unknown key {name!r}; known: {known}.")
+        if not _is(value, kinds[name]):
+            kind = "a list of strings" if kinds[name] is list else _kind_name(kinds[name])
+            raise EdgequantError(f"plan {path}: {name} must be {kind}, not {value!r}.")
+    return values
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a TOML value can stand for a field of this kind: 1 is a float, true is no int."""
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    kinds = get_args(kind) or (kind,)
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
+def _kind_name(kind: Any) -> str:
+    names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+    return names[next(k for k in (get_args(kind) or (kind,)) if k in names)]
