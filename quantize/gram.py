@@ -6,10 +6,7 @@ rounded to bfloat16 (runtime/native/pairs.h); sums are float32 everywhere.
 
 import torch
 
-try:
-    from runtime import _native
-except ImportError:
-    _native = None
+from runtime.compiled import kernels
 
 STRIPE = 512
 """Rows of the sum that one product fills: long enough for the product to run at full speed."""
@@ -21,7 +18,7 @@ def add_gram(total: torch.Tensor, weighed: torch.Tensor, x: torch.Tensor) -> Non
     x (tokens, in); weighed is x with each token times a number, so that the sum is symmetric.
     """
     every = (total, weighed, x)
-    if _native and kernels_read(*every) and _native.add_gram(*(a.numpy() for a in every)):
+    if kernels and kernels_read(*every) and kernels.add_gram(*(a.numpy() for a in every)):
         return
     for start in range(0, len(total), STRIPE):
         here = slice(start, start + STRIPE)

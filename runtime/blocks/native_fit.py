@@ -8,10 +8,7 @@ from typing import Any
 
 import numpy as np
 
-try:
-    from runtime import _native
-except ImportError:
-    _native = None
+from runtime.compiled import kernels
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,8 @@ def native_search(
     **facts: Any,
 ) -> NativeSearch | None:
     """The search of a Block with these facts (see `_native.Rounder`); None where not compiled."""
-    if _native is None:
+    if kernels is None:
         return None
     codes = (layout.low, layout.high)
-    rounder = _native.Rounder(layout.name, family, layout.size, layout.group, codes, **facts)
+    rounder = kernels.Rounder(layout.name, family, layout.size, layout.group, codes, **facts)
     return NativeSearch(rounder, names, group_names)

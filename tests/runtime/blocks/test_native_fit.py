@@ -96,7 +96,7 @@ def test_tensors_on_the_cpu_take_the_native_search(
 
 
 def test_without_the_compiled_module_the_definition_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_fit, "_native", None)
+    monkeypatch.setattr(native_fit, "kernels", None)
     layout = object.__new__(Q4_K)
     assert layout.native is None
     assert_same_bits(
