@@ -43,15 +43,15 @@ def open_model(path: Path) -> Model:
     return open_checkpoint(path).model()
 
 
-def open_any(path: Path, backend: str | None = None, resident: bool = False) -> Engine:
+def open_any(path: Path, backend: str | None = None, generating: bool = False) -> Engine:
     """An engine for a file: the one that its container names, or native, unless one is given.
 
-    `resident` is for who generates: see `runtime.backends.native.open`.
+    `generating` is for who wants many tokens: see `runtime.engine.open_engine`.
     """
     container = container_of(path)
     backend = backend or ("native" if container is None else container.engine)
-    options = {"resident": True} if resident and backend == "native" else {}
-    return open_engine(path if reads_files(backend) else open_model(path), backend, **options)
+    model = path if reads_files(backend) else open_model(path)
+    return open_engine(model, backend, generating=generating)
 
 
 def render(engine: Engine, messages: list[dict[str, str]]) -> str:

@@ -54,12 +54,18 @@ def reads_files(backend: str) -> bool:
     return bool(getattr(_module(backend), "READS_FILES", False))
 
 
-def open_engine(model: Any, backend: str = "native", **options: Any) -> Engine:
+def open_engine(
+    model: Any, backend: str = "native", *, generating: bool = False, **options: Any
+) -> Engine:
     """Run `model` (a Model, or a path where `reads_files`) on a backend.
 
+    `generating` is for who wants many tokens, one by one: it adds the options of FOR_GENERATION.
     Raises EdgequantError for an unknown backend, or one whose package is not installed.
     """
-    engine: Engine = _module(backend).open(model, **options)
+    module = _module(backend)
+    if generating:
+        options = getattr(module, "FOR_GENERATION", {}) | options
+    engine: Engine = module.open(model, **options)
     return engine
 
 

@@ -86,11 +86,10 @@ def opener(file: Path, backend: str, threads: int) -> Callable[[], Engine]:
         llamacpp.load_library()
         arch = read_arch(file)
         return lambda: llamacpp.LlamaEngine(file, arch, None, threads)
-    options: dict[str, Any] = {"threads": threads}
+    # as `quantize generate` opens it
+    options: dict[str, Any] = {"generating": True, "threads": threads}
     if from_file:
         return lambda: open_engine(file, backend, **options)
-    if backend == "native":
-        options["resident"] = True  # as `quantize generate` opens it
     if is_gguf(file):
         return lambda: open_engine(open_gguf(file), backend, **options)
     opening = importlib.import_module("quantize.opening")

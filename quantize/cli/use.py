@@ -35,7 +35,7 @@ def generate(
     from runtime.generate import generate_text
     from runtime.sample import Sampler
 
-    engine = opening.open_any(file, backend, resident=True)
+    engine = opening.open_any(file, backend, generating=True)
     if chat:
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})

@@ -197,7 +197,7 @@ def original_backend(arch: Arch, device: str) -> str:
 
 def open_original(source: Model, backend: str, device: str) -> OpsEngine:
     """The full-precision model, ready to run."""
-    options = {"device": device} if backend == "torch" else {}
+    options: dict[str, Any] = {"device": device} if backend == "torch" else {}
     engine = open_engine(source, backend, **options)
     assert isinstance(engine, OpsEngine)
     return engine

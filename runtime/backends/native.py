@@ -24,6 +24,8 @@ except ImportError as error:
 TYPES = frozenset(_native.types())
 """Block layouts that have a kernel."""
 
+FOR_GENERATION = {"resident": True}
+
 
 @dataclass(frozen=True)
 class Packed:

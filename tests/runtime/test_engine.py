@@ -51,3 +51,14 @@ def test_options_reach_the_backend(tiny: Checkpoint) -> None:
     assert str(engine.ops.device) == "cpu"
     with pytest.raises(TypeError, match="device"):
         open_engine(tiny.model(), "numpy", device="cpu")
+
+
+def test_who_generates_gets_the_options_that_the_backend_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = "runtime.backends.numpy"
+    monkeypatch.setattr(f"{backend}.open", lambda model, **options: options)
+    assert open_engine(None, "numpy", generating=True) == {}
+    monkeypatch.setattr(f"{backend}.FOR_GENERATION", {"a": 1, "b": 1}, raising=False)
+    assert open_engine(None, "numpy", generating=True, b=2) == {"a": 1, "b": 2}
+    assert open_engine(None, "numpy", b=2) == {"b": 2}

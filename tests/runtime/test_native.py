@@ -323,8 +323,9 @@ def test_a_layout_without_a_kernel_is_decoded_by_its_definition(
     np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.parametrize("word", ["resident", "generating"])
 def test_weights_in_memory_give_the_logits_of_the_file(
-    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    word: str, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "tiny.gguf"
     write(path, tiny.arch, rounded(tiny, "Q4_K"), tiny.folder, {})
@@ -332,7 +333,7 @@ def test_weights_in_memory_give_the_logits_of_the_file(
     mapped = open_engine(model, "native")
     assert mapped.mapped > 0
     monkeypatch.setattr("runtime.backends.native.has_room", lambda count: count == mapped.mapped)
-    resident = open_engine(model, "native", resident=True)
+    resident = open_engine(model, "native", **{word: True})
     cache = resident.new_cache(3, 21)
     first = resident.logits(PROMPTS[:, :9], cache)
     assert resident.settling

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from export import CONTAINERS
+from quantize import opening
 from quantize.bench import bandwidth, client, show, speed, worker
 from quantize.bench.speed import Request, Samples, Speed
 from quantize.checkpoint import Checkpoint, open_checkpoint
@@ -94,6 +95,15 @@ def test_reading_memory_covers_an_array_of_bounded_size() -> None:
     assert len(memory.parts) == 3
     assert sum(part.nbytes for part in memory.parts) == bandwidth.LEAST
     assert memory.read() > 0
+
+
+def test_a_file_is_opened_as_generate_opens_it(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    for module in (worker, opening):
+        monkeypatch.setattr(module, "open_engine", lambda *_, **options: asked.append(options))
+    worker.opener(gguf, "numpy", 2)()
+    opening.open_any(gguf, "numpy", generating=True)
+    assert asked == [{"generating": True, "threads": 2}, {"generating": True}]
 
 
 def test_generation_goes_on_where_the_last_round_ended(tiny: Checkpoint) -> None:
