@@ -110,6 +110,13 @@ static Quantized quantize(const Product& p, int group) {
     int8_t* codes = (int8_t*)(starts + parts);
     const Quantized x = {p.n,   p.cols, group, p.layout.width, p.layout.center,
                          codes, scales, sums,  starts};
+    if (p.n % group != 0) {  // what fills up the last group is zero
+        const size_t last = (count - (size_t)group * p.cols), rest = count - last;
+        std::fill_n(codes + last, rest, (int8_t)0);
+        std::fill_n(scales + last / 32, rest / 32, 0.0f);
+        std::fill_n(sums + last / p.layout.width, rest / p.layout.width, 0.0f);
+        std::fill_n(starts + last / p.layout.width, rest / p.layout.width, 0);
+    }
     run_parallel(p.n, least_items(p.cols), [&](int start, int stop) {
         for (int row = start; row < stop; row++) p.kernels.quantize(p.x, row, x);
     });

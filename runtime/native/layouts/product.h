@@ -268,13 +268,16 @@ INLINE void add_32(const uint8_t* block, int part, const Columns x[N],
 }
 
 #if defined(__AVX512BW__)
-// Which scale each sum of 64 columns from 64 * pair on takes.
+// Which scale each sum of four columns takes.
 template <class Type>
-INLINE Ints16 scales_of_pair(int pair) {
-    Ints16 lanes;
-    for (int i = 0; i < 16; i++) lanes[i] = (64 * pair + 4 * i) / Type::SUB;
-    return lanes;
-}
+struct Lanes4 {
+    int32_t scale[Type::BLOCK / 4];
+    constexpr Lanes4() : scale() {
+        for (int i = 0; i < Type::BLOCK / 4; i++) scale[i] = 4 * i / Type::SUB;
+    }
+};
+template <class Type>
+constexpr Lanes4<Type> LANES4;
 
 // Columns 64 * pair .. 64 * pair + 63 of a block.
 template <class Type, int N>
@@ -282,7 +285,7 @@ INLINE void add_64(const uint8_t* block, int pair, const Columns x[N],
                      const Factors<Type> factors[N], Sums sums[N]) {
     const Bytes64 codes =
         join(codes_of<Type>(block, 2 * pair), codes_of<Type>(block, 2 * pair + 1));
-    const Ints16 lanes = scales_of_pair<Type>(pair);
+    const Ints16 lanes = (Ints16)load64(LANES4<Type>.scale + 16 * pair);
     for (int i = 0; i < N; i++) {
         const Bytes64 xs = load64(x[i].codes + 64 * pair);
         const Floats16 dots =
@@ -311,18 +314,28 @@ template <class Type, int N>
 INLINE void add_block(const uint8_t* const rows[TILE_ROWS], int at, const Columns x[N],
                       Sums sums[TILE_ROWS][N]) {
     Factors<Type> factors[TILE_ROWS][N];
-#pragma GCC unroll 4
-    for (int r = 0; r < TILE_ROWS; r++) {
+    const auto read = [&](int r) __attribute__((always_inline)) {
         for (int line = 0; line < Type::BYTES; line += 64) {
             __builtin_prefetch(rows[r] + at + AHEAD + line);
         }
         read_scales<Type, N>(rows[r] + at, x, factors[r], sums[r]);
-    }
-#pragma GCC unroll 8
-    for (int step = 0; step < Type::BLOCK / STEP_OF<Type>; step++) {
+    };
+    const auto add = [&](int step, int r) __attribute__((always_inline)) {
+        add_columns<Type, N>(rows[r] + at, step, x, factors[r], sums[r]);
+    };
+    constexpr int STEPS = Type::BLOCK / STEP_OF<Type>;
+    if constexpr (N == 1) {  // all sums in registers
 #pragma GCC unroll 4
-        for (int r = 0; r < TILE_ROWS; r++) {
-            add_columns<Type, N>(rows[r] + at, step, x, factors[r], sums[r]);
+        for (int r = 0; r < TILE_ROWS; r++) read(r);
+#pragma GCC unroll 8
+        for (int step = 0; step < STEPS; step++) {
+#pragma GCC unroll 4
+            for (int r = 0; r < TILE_ROWS; r++) add(step, r);
+        }
+    } else {
+        for (int r = 0; r < TILE_ROWS; r++) read(r);
+        for (int step = 0; step < STEPS; step++) {
+            for (int r = 0; r < TILE_ROWS; r++) add(step, r);
         }
     }
 }
