@@ -19,6 +19,8 @@ from runtime.blocks import Block, Params, join, shares
 
 WINDOW = 128
 """Columns that get the errors of all columns before at once (lazy batching)."""
+PIECE = 1 << 18
+"""Numbers that `reverse` moves at a time."""
 
 
 def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
@@ -31,19 +33,32 @@ def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
     dead = diagonal == 0
     mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 0.0
     while mean > 0 and damp <= 1:
-        # H with its order reversed is L L^T; L reversed is R. Few copies are kept: H takes
-        # gigabytes in a large model.
+        # H with its order reversed is L L^T; L reversed is R. All of it happens in one copy: H takes
+        # gigabytes in a large model, and new memory costs as much as a pass over it.
         damped = hessian.flip(0, 1)
         damped.diagonal().add_(torch.where(dead, mean, damp * mean).to(hessian.dtype).flip(0))
-        factored, failed = torch.linalg.cholesky_ex(damped)
-        del damped
+        columns = damped.T  # LAPACK's order
+        failed = torch.empty((), dtype=torch.int32, device=hessian.device)
+        torch.linalg.cholesky_ex(columns, out=(columns, failed))
         # whatever is not finite comes through to the diagonal
-        if not int(failed) and bool(torch.isfinite(factored.diagonal()).all()):
-            root = factored.flip(0, 1)
+        if not int(failed) and bool(torch.isfinite(columns.diagonal()).all()):
+            root = reverse(damped).T
             importance = torch.where(dead, 0.0, root.diagonal().square())
             return Factor(importance, root, damp, hessian, damp * mean)
         damp *= 10
     raise SingularHessian
+
+
+def reverse(matrix: torch.Tensor) -> torch.Tensor:
+    """Turn the order of a contiguous matrix's rows and columns around, in place."""
+    flat, count = matrix.view(-1), matrix.numel()
+    for start in range(0, count // 2, PIECE):
+        stop = min(start + PIECE, count // 2)
+        front, back = flat[start:stop], flat[count - stop : count - start]
+        saved = front.flip(0)
+        front.copy_(back.flip(0))
+        back.copy_(saved)
+    return matrix
 
 
 def gptq(weight: torch.Tensor, block: Block, factor: Factor | None) -> Rounded:
