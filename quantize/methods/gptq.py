@@ -33,8 +33,8 @@ def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
     dead = diagonal == 0
     mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 0.0
     while mean > 0 and damp <= 1:
-        # H with its order reversed is L L^T; L reversed is R. All of it happens in one copy: H takes
-        # gigabytes in a large model, and new memory costs as much as a pass over it.
+        # H with its order reversed is L L^T; L reversed is R. All of it happens in one copy: H
+        # takes gigabytes in a large model, and new memory costs as much as a pass over it.
         damped = hessian.flip(0, 1)
         damped.diagonal().add_(torch.where(dead, mean, damp * mean).to(hessian.dtype).flip(0))
         columns = damped.T  # LAPACK's order
