@@ -17,8 +17,8 @@ constexpr int MOST_PANEL_ROWS = 16;  // rows that a panel can have
 constexpr int GRAM_COLS = 48;        // columns of a panel of pairs, see pairs.h
 constexpr int MOST_X = 4;  // activations that dot_tile and dot_rows can multiply at once
 
-// Activations (n, cols) as int8 codes with a float32 scale for each 32 columns, and what the form of
-// the weights needs: weight = (code - center) * scale + offset, a scale for each `width` columns.
+// Activations (n, cols) as int8 codes with a float32 scale for each 32 columns, and what the form
+// of the weights needs: weight = (code - center) * scale + offset, a scale for each `width` columns.
 // `group` tokens lie side by side: T of them, n / T groups of them, the last one filled up.
 struct Quantized {
     int n, cols, group;

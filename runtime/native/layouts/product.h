@@ -15,10 +15,12 @@
 //   2 avx2            17.3  17.1  15.7  29.2   vpmaddubsw
 //   3 avx512          17.3  21.7  15.6  29.2   64 columns at once where a block has several scales
 //   4 avx512_vnni     19.1  23.3  19.1  39.4   vpdpbusd; avx512_bf16 and amx use it too
+// avx_vnni is rung 2 with vpdpbusd; on a Sapphire Rapids it took avx2 from 15.9 to 17.5 (Q4_K) and
+// from 18.5 to 20.0 (Q6_K), one row after the other.
 // Four rows go step by step together, so that their sums do not wait for each other: one row after
-// the other gave 17.7 (Q4_K) and 21.5 (Q6_K) on rung 4, and 32 columns at once 16.4 and 17.3. Scales
-// of eight short blocks at once (Q4_0, Q8_0), and those of Q4_K unpacked in a register, were no
-// faster.
+// the other gave 17.7 (Q4_K) and 21.5 (Q6_K) on rung 4, and 32 columns at once 16.4 and 17.3.
+// Scales of eight short blocks at once (Q4_0, Q8_0), and those of Q4_K unpacked in a register, were
+// no faster.
 //
 // From memory (600 MB in huge pages), before the last two steps, GB/s of two threads of a Zen 4, on
 // which numpy's sum reads 30:
