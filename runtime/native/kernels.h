@@ -35,6 +35,7 @@ struct Panel {
     int first, cols;
     int width;         // columns that share a scale: 16 or 32
     bool is_signed;    // codes are -128..127
+    int bits;          // of a code
     bool has_offsets;  // some offset is not zero
     uint8_t* codes;    // [cols / 4][row][4]
     float* scales;     // [cols / width][row]

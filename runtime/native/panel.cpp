@@ -35,9 +35,43 @@ struct Group {
     const int32_t* starts;
 };
 
+// How products of codes are added up: each into 32 bits, or first STEPS of them into 16 bits, where
+// codes are so small that they cannot overflow.
+constexpr int SIGNED_CODES = 0, ONE_STEP = 1;
+
+#if defined(HAS_SHORTS)
+// The most that stay below 2^15: two products each, with activations up to 127.
+INLINE int steps_of(const Panel& panel) {
+    if (panel.is_signed) return SIGNED_CODES;
+    return panel.bits <= 4 ? 8 : panel.bits == 5 ? 4 : ONE_STEP;  // 2 with 6 bits gained nothing
+}
+static_assert(8 * 2 * 15 * 127 < 1 << 15 && 4 * 2 * 31 * 127 < 1 << 15);
+
+template <int WIDTH, int STEPS, int N>
+INLINE void multiply_small_codes(const uint8_t* codes, const Group& x, int col, RowInts* dots) {
+    constexpr int PART = 4 * STEPS < WIDTH ? 4 * STEPS : WIDTH;
+    for (int part = col; part < col + WIDTH; part += PART) {
+        decltype(pairs_of(RowFours{}, RowFours{})) pairs[N] = {};
+#pragma GCC unroll 8
+        for (int four = part; four < part + PART; four += 4) {
+            const RowFours w = load_fours(codes + PANEL_ROWS * four);
+            for (int i = 0; i < N; i++) {
+                pairs[i] += pairs_of(w, repeat_fours(x.codes + PANEL_TOKENS * four + 4 * i));
+            }
+        }
+        for (int i = 0; i < N; i++) dots[i] = add_pairs(dots[i], pairs[i]);
+    }
+}
+#else
+INLINE int steps_of(const Panel& panel) { return panel.is_signed ? SIGNED_CODES : ONE_STEP; }
+#endif
+
 // Adds the products of `WIDTH` columns from `col` on, for the group's first N tokens.
-template <int WIDTH, bool SIGNED, int N>
+template <int WIDTH, int STEPS, int N>
 INLINE void multiply_codes(const uint8_t* codes, const Group& x, int col, RowInts* dots) {
+#if defined(HAS_SHORTS)
+    if constexpr (STEPS > 1) return multiply_small_codes<WIDTH, STEPS, N>(codes, x, col, dots);
+#endif
     codes += PANEL_ROWS * col;
     const int8_t* x_codes = x.codes + PANEL_TOKENS * col;
 #pragma GCC unroll 2
@@ -45,7 +79,8 @@ INLINE void multiply_codes(const uint8_t* codes, const Group& x, int col, RowInt
         const RowFours w = load_fours(codes + PANEL_ROWS * four);
         for (int i = 0; i < N; i++) {
             const RowFours xs = repeat_fours(x_codes + PANEL_TOKENS * four + 4 * i);
-            dots[i] = SIGNED ? add_dot_signed(dots[i], w, xs) : add_dot(dots[i], w, xs);
+            dots[i] = STEPS == SIGNED_CODES ? add_dot_signed(dots[i], w, xs)
+                                            : add_dot(dots[i], w, xs);
         }
     }
 }
@@ -83,7 +118,7 @@ INLINE void multiply_pairs(const uint8_t* codes, const Group& x, int col, Ints8*
 #endif
 
 // `WIDTH` columns from `col` on as floats, not yet times the activations' scales.
-template <int WIDTH, bool SIGNED, int N>
+template <int WIDTH, int STEPS, int N>
 INLINE void multiply_width(const uint8_t* codes, const Group& x, int col, RowFloats* out) {
     const int32_t* starts = x.starts + PANEL_TOKENS * (col / WIDTH);
     RowInts dots[N];
@@ -92,10 +127,10 @@ INLINE void multiply_width(const uint8_t* codes, const Group& x, int col, RowFlo
     if constexpr (N % 2 == 0) {
         multiply_pairs<WIDTH, N>(codes, x, col, dots);
     } else {
-        multiply_codes<WIDTH, SIGNED, N>(codes, x, col, dots);
+        multiply_codes<WIDTH, STEPS, N>(codes, x, col, dots);
     }
 #else
-    multiply_codes<WIDTH, SIGNED, N>(codes, x, col, dots);
+    multiply_codes<WIDTH, STEPS, N>(codes, x, col, dots);
 #endif
     for (int i = 0; i < N; i++) out[i] = floats_of(dots[i]);
 }
@@ -108,18 +143,18 @@ INLINE void add_offsets(const Panel& panel, const Group& x, int col, RowFloats* 
 }
 
 // `N` is a constant at each call. A sum is made of the same steps whatever N is.
-template <int WIDTH, bool SIGNED, bool OFFSETS, int N>
+template <int WIDTH, int STEPS, bool OFFSETS, int N>
 static void multiply(const Panel& panel, const Group& x, RowFloats* out) {
     for (int col = 0; col < panel.cols; col += 32) {
         const float* x_scales = x.scales + PANEL_TOKENS * (col / 32);
         const float* scales = panel.scales + PANEL_ROWS * (col / WIDTH);
         const RowFloats scale = load_floats(scales);
         RowFloats dots[N];
-        multiply_width<WIDTH, SIGNED, N>(panel.codes, x, col, dots);
+        multiply_width<WIDTH, STEPS, N>(panel.codes, x, col, dots);
         if constexpr (WIDTH == 16) {
             const RowFloats second_scale = load_floats(scales + PANEL_ROWS);
             RowFloats second[N];
-            multiply_width<WIDTH, SIGNED, N>(panel.codes, x, col + 16, second);
+            multiply_width<WIDTH, STEPS, N>(panel.codes, x, col + 16, second);
             for (int i = 0; i < N; i++) {
                 const RowFloats both = fused(second[i], second_scale, dots[i] * scale);
                 out[i] = fused(both, repeat_floats(x_scales[i]), out[i]);
@@ -137,12 +172,22 @@ static void multiply(const Panel& panel, const Group& x, RowFloats* out) {
     }
 }
 
-template <int WIDTH, int N>
+template <int WIDTH, int STEPS, int N>
 static void multiply_form(const Panel& panel, const Group& x, RowFloats* out) {
-    if (panel.is_signed && panel.has_offsets) return multiply<WIDTH, true, true, N>(panel, x, out);
-    if (panel.is_signed) return multiply<WIDTH, true, false, N>(panel, x, out);
-    if (panel.has_offsets) return multiply<WIDTH, false, true, N>(panel, x, out);
-    return multiply<WIDTH, false, false, N>(panel, x, out);
+    if (panel.has_offsets) return multiply<WIDTH, STEPS, true, N>(panel, x, out);
+    multiply<WIDTH, STEPS, false, N>(panel, x, out);
+}
+
+template <int WIDTH, int N>
+static void multiply_codes_of(const Panel& panel, const Group& x, RowFloats* out) {
+    switch (steps_of(panel)) {
+#if defined(HAS_SHORTS)
+        case 8: return multiply_form<WIDTH, 8, N>(panel, x, out);
+        case 4: return multiply_form<WIDTH, 4, N>(panel, x, out);
+#endif
+        case SIGNED_CODES: return multiply_form<WIDTH, SIGNED_CODES, N>(panel, x, out);
+        default: return multiply_form<WIDTH, ONE_STEP, N>(panel, x, out);
+    }
 }
 
 // Writes the first `height` rows of a register, or adds them.
@@ -163,8 +208,8 @@ static void multiply_tokens(const Panel& panel, const Group& x, int count, int h
     RowFloats sums[N];
     for (int i = 0; i < N; i++) sums[i] = repeat_floats(0);
     for (int i = 0; i < count; i++) __builtin_prefetch(out + i * stride, 1);
-    if (panel.width == 16) multiply_form<16, N>(panel, x, sums);
-    if (panel.width == 32) multiply_form<32, N>(panel, x, sums);
+    if (panel.width == 16) multiply_codes_of<16, N>(panel, x, sums);
+    if (panel.width == 32) multiply_codes_of<32, N>(panel, x, sums);
     for (int i = 0; i < count; i++) write_rows(sums[i], panel.first > 0, height, out + i * stride);
 }
 

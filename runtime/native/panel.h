@@ -9,8 +9,8 @@
 // from registers:
 //                            Q4_K  Q6_K  Q4_0  Q8_0
 //   1 row by row               43    35    50    50  dot_rows of layouts/product.h, avx512_vnni
-//   2 panels, avx2             72    68    77    56
-//   3 panels, avx512           85    81    88    68
+//   2 panels, avx2             78    68    88    56  small codes add up in 16 bits; else 69, 77
+//   3 panels, avx512          103    81   107    68
 //   4 panels, avx512_vnni     132   129   146   139  eight rows and four tokens at once: 76 to 97
 // avx_vnni is rung 2 with vpdpbusd; on a Sapphire Rapids it took avx2 from 77 to 107 (Q4_K) and
 // from 61 to 78 (Q6_K), before tokens lay side by side. On 64-bit ARM sdot takes the place of rung

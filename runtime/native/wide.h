@@ -121,6 +121,19 @@ constexpr bool FULL_BYTES = true;  // codes of `add_dot` may be 0..255
 constexpr bool FULL_BYTES = false;
 #endif
 
+#if !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
+#define HAS_SHORTS 1
+typedef int16_t Shorts16 __attribute__((vector_size(32)));
+
+// Sixteen sums of two products each in 16 bits, which are enough for a few small codes.
+INLINE Shorts16 pairs_of(Bytes32 codes, Bytes32 x) {
+    return (Shorts16)_mm256_maddubs_epi16((__m256i)codes, (__m256i)x);
+}
+INLINE Ints8 add_pairs(Ints8 sums, Shorts16 pairs) {
+    return sums + (Ints8)_mm256_madd_epi16((__m256i)pairs, _mm256_set1_epi16(1));
+}
+#endif
+
 // Eight sums plus four products each, of codes 0..127 (0..255 with FULL_BYTES) with x.
 INLINE Ints8 add_dot(Ints8 sums, Bytes32 codes, Bytes32 x) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
@@ -128,8 +141,7 @@ INLINE Ints8 add_dot(Ints8 sums, Bytes32 codes, Bytes32 x) {
 #elif defined(__AVXVNNI__)
     return (Ints8)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)codes, (__m256i)x);
 #else
-    const __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, (__m256i)x);
-    return sums + (Ints8)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return add_pairs(sums, pairs_of(codes, x));
 #endif
 }
 

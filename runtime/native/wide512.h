@@ -40,13 +40,23 @@ INLINE float total(Floats16 v) {
                  (Floats8)_mm512_extractf32x8_ps((__m512)v, 1));
 }
 
+#if defined(HAS_SHORTS)
+typedef int16_t Shorts32 __attribute__((vector_size(64)));
+
+INLINE Shorts32 pairs_of(Bytes64 codes, Bytes64 x) {
+    return (Shorts32)_mm512_maddubs_epi16((__m512i)codes, (__m512i)x);
+}
+INLINE Ints16 add_pairs(Ints16 sums, Shorts32 pairs) {
+    return sums + (Ints16)_mm512_madd_epi16((__m512i)pairs, _mm512_set1_epi16(1));
+}
+#endif
+
 // Sixteen sums plus four products each; see wide.h.
 INLINE Ints16 add_dot(Ints16 sums, Bytes64 codes, Bytes64 x) {
 #if defined(__AVX512VNNI__)
     return (Ints16)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)codes, (__m512i)x);
 #else
-    const __m512i pairs = _mm512_maddubs_epi16((__m512i)codes, (__m512i)x);
-    return sums + (Ints16)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+    return add_pairs(sums, pairs_of(codes, x));
 #endif
 }
 INLINE Ints16 add_dot_signed(Ints16 sums, Bytes64 codes, Bytes64 x) {

@@ -91,7 +91,8 @@ def test_a_few_tokens_are_multiplied_as_int8(name: str, instructions: str) -> No
 @pytest.mark.parametrize("name", PACKED)
 def test_many_tokens_are_multiplied_as_int8_or_bfloat16(name: str, instructions: str) -> None:
     _native.set_instruction_set(instructions)
-    for rows, cols in [(1, 256), (33, 768), (290, 256)]:  # around 32 rows, 512 columns, 256 rows
+    # around 16 and 32 rows, 512 and 1,024 columns, 256 rows
+    for rows, cols in [(1, 256), (33, 768), (17, 1280), (290, 256)]:
         data = packed_rows(name, rows, cols)
         weight = _native.decode(name, data, cols)
         for count in MANY:
@@ -106,6 +107,22 @@ def test_many_tokens_are_multiplied_as_int8_or_bfloat16(name: str, instructions:
                 assert np.abs(error).max() <= 4e-3 * scale.max()
             else:
                 assert_within(actual, as_int8(x), weight.astype(np.float64), CLOSE)
+
+
+@pytest.mark.parametrize("instructions", _native.instruction_sets())
+@pytest.mark.parametrize("name", [name for name in PACKED if name in BLOCKS])
+def test_sums_have_room_for_the_largest_codes(name: str, instructions: str) -> None:
+    _native.set_instruction_set(instructions)
+    layout = block(name)
+    for code in (layout.low, layout.high):
+        params = layout.fit(activations(17, 1280))
+        data = layout.pack(np.full((17, 1280), code, np.int32), params)
+        weight = _native.decode(name, data, 1280)
+        x = np.ones((19, 1280), np.float32)  # codes 127 and -127
+        x[::2] = -1
+        actual = _native.matvec(name, data, 1280, x)
+        share = 2.0**-7 if instructions == "amx" else CLOSE
+        assert_within(actual, x.astype(np.float64), weight.astype(np.float64), share)
 
 
 @pytest.mark.parametrize("cols", [1, 31, 33, 545])

@@ -15,7 +15,7 @@ static_assert(sizeof(BlockIQ4_NL) == 18);
 
 struct IQ4_NL {
     static constexpr int BLOCK = 32, BYTES = sizeof(BlockIQ4_NL), SUB = 32, CENTER = 0;
-    static constexpr bool SIGNED = true;
+    static constexpr int BITS = 8;
     static constexpr Form FORM = CENTERED;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {

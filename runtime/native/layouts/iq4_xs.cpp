@@ -25,7 +25,7 @@ static int scale_of(const BlockIQ4_XS* block, int sub) {
 
 struct IQ4_XS {
     static constexpr int BLOCK = 256, BYTES = sizeof(BlockIQ4_XS), SUB = 32, CENTER = 0;
-    static constexpr bool SIGNED = true;
+    static constexpr int BITS = 8;
     static constexpr Form FORM = CENTERED;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {

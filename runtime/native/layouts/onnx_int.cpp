@@ -7,7 +7,7 @@ template <int SIZE, bool SYMMETRIC>
 struct Int4 {
     static constexpr int BLOCK = SIZE, BYTES = SIZE / 2 + (SYMMETRIC ? 4 : 5), SUB = SIZE;
     static constexpr int CENTER = 8;
-    static constexpr bool SIGNED = false;
+    static constexpr int BITS = 4;
     static constexpr Form FORM = SYMMETRIC ? CENTERED : ZERO;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float* zero) {
@@ -25,7 +25,7 @@ template <int SIZE, bool SYMMETRIC>
 struct Int8 {
     static constexpr int BLOCK = SIZE, BYTES = SIZE + (SYMMETRIC ? 4 : 5), SUB = SIZE;
     static constexpr int CENTER = 0;
-    static constexpr bool SIGNED = true;
+    static constexpr int BITS = 8;
     static constexpr Form FORM = SYMMETRIC ? CENTERED : ZERO;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float* zero) {

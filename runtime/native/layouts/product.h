@@ -3,7 +3,7 @@
 // A layout is a struct (see any file beside this one) with
 //   BLOCK, BYTES  weights and bytes of a block
 //   SUB           columns that share a scale: 16, 32 or the whole block
-//   SIGNED        whether codes are -128..127; otherwise they are 0..127
+//   BITS          of a code: -128..127 with 8, unsigned with fewer
 //   FORM          how a weight is made of its code
 //   CENTER        of CENTERED: the code of weight zero
 //   scales()      writes the scale of each SUB columns of a block, and its offset or zero
@@ -91,7 +91,9 @@ constexpr int WIDTH_OF = Type::SUB == 16 ? 16 : 32;
 
 // Signed codes are multiplied as 0..255 where the instruction set can.
 template <class Type>
-constexpr bool SHIFTED = Type::SIGNED && FULL_BYTES;
+constexpr bool SHIFTED = Type::BITS == 8 && FULL_BYTES;
+template <class Type>
+constexpr bool SIGNED = Type::BITS == 8 && !FULL_BYTES;
 
 template <class Type>
 INLINE Bytes32 codes_of(const uint8_t* block, int part) {
@@ -108,7 +110,8 @@ template <class Type>
 void unpack_panel(const uint8_t* const* rows, Panel& panel) {
     constexpr int WIDTH = WIDTH_OF<Type>;
     panel.width = WIDTH;
-    panel.is_signed = Type::SIGNED && !SHIFTED<Type>;
+    panel.is_signed = SIGNED<Type>;
+    panel.bits = Type::BITS;
     panel.has_offsets = Type::FORM != CENTERED;
     for (int row = 0; row < PANEL_ROWS; row++) {
         const uint8_t* block = rows[row];
@@ -261,8 +264,7 @@ INLINE void add_32(const uint8_t* block, int part, const Columns x[N],
         const Bytes32 xs = load32(x[i].codes + 32 * part);
         const Ints8 from = HAS_START<Type> ? first_lane(x[i].starts[part]) : Ints8{};
         const Floats8 dots =
-            floats_of(Type::SIGNED && !SHIFTED<Type> ? add_dot_signed(from, codes, xs)
-                                                     : add_dot(from, codes, xs));
+            floats_of(SIGNED<Type> ? add_dot_signed(from, codes, xs) : add_dot(from, codes, xs));
         const float* scale = factors[i].scales + (Type::SUB == 16 ? 2 * part : part);
         const Floats8 factor = Type::SUB == 16 ? repeat_two(scale, scale + 1) : repeat8(*scale);
         sums[i].main = fused(dots, factor, sums[i].main);
@@ -291,8 +293,8 @@ INLINE void add_64(const uint8_t* block, int pair, const Columns x[N],
     for (int i = 0; i < N; i++) {
         const Bytes64 xs = load64(x[i].codes + 64 * pair);
         const Floats16 dots =
-            floats_of(Type::SIGNED && !SHIFTED<Type> ? add_dot_signed(Ints16{}, codes, xs)
-                                                     : add_dot(Ints16{}, codes, xs));
+            floats_of(SIGNED<Type> ? add_dot_signed(Ints16{}, codes, xs)
+                                   : add_dot(Ints16{}, codes, xs));
         sums[i].pairs = fused(dots, pick(factors[i].pairs, lanes), sums[i].pairs);
     }
 }

@@ -18,7 +18,7 @@ static_assert(sizeof(BlockQ2_K) == 84);
 
 struct Q2_K {
     static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ2_K), SUB = 16, CENTER = 0;
-    static constexpr bool SIGNED = false;
+    static constexpr int BITS = 2;
     static constexpr Form FORM = AFFINE;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {

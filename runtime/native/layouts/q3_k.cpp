@@ -19,7 +19,7 @@ static_assert(sizeof(BlockQ3_K) == 110);
 
 struct Q3_K {
     static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ3_K), SUB = 16, CENTER = 4;
-    static constexpr bool SIGNED = false;
+    static constexpr int BITS = 3;
     static constexpr Form FORM = CENTERED;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {

@@ -14,7 +14,7 @@ static_assert(sizeof(BlockQ4_0) == 18);
 
 struct Q4_0 {
     static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ4_0), SUB = 32, CENTER = 8;
-    static constexpr bool SIGNED = false;
+    static constexpr int BITS = 4;
     static constexpr Form FORM = CENTERED;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {

@@ -16,7 +16,7 @@ static_assert(sizeof(BlockQ4_1) == 20);
 
 struct Q4_1 {
     static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ4_1), SUB = 32, CENTER = 0;
-    static constexpr bool SIGNED = false;
+    static constexpr int BITS = 4;
     static constexpr Form FORM = AFFINE;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {

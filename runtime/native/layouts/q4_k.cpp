@@ -19,7 +19,7 @@ static_assert(sizeof(BlockQ4_K) == 144);
 
 struct Q4_K {
     static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ4_K), SUB = 32, CENTER = 0;
-    static constexpr bool SIGNED = false;
+    static constexpr int BITS = 4;
     static constexpr Form FORM = AFFINE;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {

@@ -16,7 +16,7 @@ static_assert(sizeof(BlockQ5_0) == 22);
 
 struct Q5_0 {
     static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ5_0), SUB = 32, CENTER = 16;
-    static constexpr bool SIGNED = false;
+    static constexpr int BITS = 5;
     static constexpr Form FORM = CENTERED;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {

@@ -18,7 +18,7 @@ static_assert(sizeof(BlockQ5_1) == 24);
 
 struct Q5_1 {
     static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ5_1), SUB = 32, CENTER = 0;
-    static constexpr bool SIGNED = false;
+    static constexpr int BITS = 5;
     static constexpr Form FORM = AFFINE;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {

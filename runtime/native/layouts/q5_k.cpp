@@ -21,7 +21,7 @@ static_assert(sizeof(BlockQ5_K) == 176);
 
 struct Q5_K {
     static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ5_K), SUB = 32, CENTER = 0;
-    static constexpr bool SIGNED = false;
+    static constexpr int BITS = 5;
     static constexpr Form FORM = AFFINE;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {

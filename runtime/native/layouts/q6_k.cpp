@@ -20,7 +20,7 @@ static_assert(sizeof(BlockQ6_K) == 210);
 
 struct Q6_K {
     static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ6_K), SUB = 16, CENTER = 32;
-    static constexpr bool SIGNED = false;
+    static constexpr int BITS = 6;
     static constexpr Form FORM = CENTERED;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {

@@ -14,7 +14,7 @@ static_assert(sizeof(BlockQ8_0) == 34);
 
 struct Q8_0 {
     static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ8_0), SUB = 32, CENTER = 0;
-    static constexpr bool SIGNED = true;
+    static constexpr int BITS = 8;
     static constexpr Form FORM = CENTERED;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
