@@ -99,7 +99,7 @@ def narrow(kind: str, cols: int, container: Container) -> Block:
 
 def check_rules(plan: Plan, arch: Arch) -> None:
     """Raise EdgequantError for a rule that matches no tensor, or a type that no target can hold."""
-    names = [n for n, shape in FAMILIES[arch.family].shapes(arch).items() if len(shape) == 2]
+    names = list(matrix_widths(arch))
     for rule in plan.rules:
         if not any(re.search(rule.pattern, name) for name in names):
             raise EdgequantError(

@@ -53,29 +53,26 @@ static inline Part part_of(const float* x) {
     return part;
 }
 
-// Where the numbers of one token from `col` on lie, one for each `unit` columns.
-static inline size_t place(const Quantized& out, int row, int col, int unit) {
-    const size_t group = row / out.group, units = out.cols / unit;
-    return (group * units + col / unit) * out.group + row % out.group;
-}
-
-static inline void write(const Part& part, int row, int col, const Quantized& out) {
-    int8_t* codes = out.codes + 4 * place(out, row, col, 4);
-    for (int four = 0; four < 8; four++) {
-        memcpy(codes + 4 * out.group * four, part.codes + 4 * four, 4);
-    }
-    out.scales[place(out, row, col, 32)] = part.scale;
-    for (int first = 0; first < 32; first += out.width) {
-        const int sum = out.width == 32 ? part.sums[0] + part.sums[1] : part.sums[first / 16];
-        const size_t at = place(out, row, col + first, out.width);
-        out.sums[at] = part.scale * (float)sum;
-        out.starts[at] = -out.center * sum;
-    }
-}
-
+// A token's numbers lie as far apart as its group is wide.
 void quantize_activations(const float* x, int row, const Quantized& out) {
+    const int step = out.group, inside = row % step;
+    const size_t before = (size_t)(row - inside) * out.cols;  // of the groups before
+    int8_t* codes = out.codes + before + 4 * inside;
+    float* scales = out.scales + before / 32 + inside;
+    size_t sub = before / out.width + inside;
     x += (size_t)row * out.cols;
-    for (int col = 0; col < out.cols; col += 32) write(part_of(x + col), row, col, out);
+    for (int col = 0; col < out.cols; col += 32, scales += step) {
+        const Part part = part_of(x + col);
+        for (int four = 0; four < 32; four += 4, codes += 4 * step) {
+            memcpy(codes, part.codes + four, 4);
+        }
+        *scales = part.scale;
+        for (int first = 0; first < 32; first += out.width, sub += step) {
+            const int sum = out.width == 32 ? part.sums[0] + part.sums[1] : part.sums[first / 16];
+            out.sums[sub] = part.scale * (float)sum;
+            out.starts[sub] = -out.center * sum;
+        }
+    }
 }
 
 }  // namespace KERNELS

@@ -18,7 +18,8 @@ constexpr int GRAM_COLS = 48;        // columns of a panel of pairs, see pairs.h
 constexpr int MOST_X = 4;  // activations that dot_tile and dot_rows can multiply at once
 
 // Activations (n, cols) as int8 codes with a float32 scale for each 32 columns, and what the form
-// of the weights needs: weight = (code - center) * scale + offset, a scale for each `width` columns.
+// of the weights needs: weight = (code - center) * scale + offset, a scale for each `width`
+// columns.
 // `group` tokens lie side by side: T of them, n / T groups of them, the last one filled up.
 struct Quantized {
     int n, cols, group;
@@ -33,12 +34,10 @@ struct Quantized {
 // The unpacked form of a few rows' columns from `first` on.
 struct Panel {
     int first, cols;
-    int width;         // columns that share a scale: 16 or 32
-    bool is_signed;    // codes are -128..127
     int bits;          // of a code
     bool has_offsets;  // some offset is not zero
     uint8_t* codes;    // [cols / 4][row][4]
-    float* scales;     // [cols / width][row]
+    float* scales;     // [cols / width][row], `width` as in Quantized
     float* offsets;    // [cols / width][row]
 };
 
@@ -103,8 +102,8 @@ struct Kernels {
                      int cols, float* out);
     // Activations x (n, cols) of one row to its codes; cols is a multiple of 32.
     void (*quantize)(const float* x, int row, const Quantized& out);
+    int panel_rows, panel_tokens;  // rows of a panel, and a group of activations; 0 without panels
     // Products of a panel's first `height` rows, see panel.h; null without panels.
-    int panel_rows, panel_tokens;  // rows of a panel, and a group of activations
     void (*multiply_panel)(const Panel& panel, const Quantized& x, int rows, int row, int height,
                            float* out);
     // Activations and products of many tokens in bfloat16, see tiles.h; null without them.

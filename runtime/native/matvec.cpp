@@ -158,16 +158,16 @@ static void multiply_codes(const Product& p) {
     });
 }
 
-// Where the panel's columns of rows row..row + height lie; a short panel repeats its last row.
+// Where the panel's columns of rows from `row` on lie; a short panel repeats the row before `stop`.
 struct PanelRows {
     const uint8_t* rows[MOST_PANEL_ROWS];
 };
 
-static PanelRows rows_of(const Product& p, const Panel& panel, int row, int height) {
+static PanelRows rows_of(const Product& p, const Panel& panel, int row, int stop) {
     const uint8_t* data = p.data + row_bytes(p.layout, panel.first);
     PanelRows of;
     for (int r = 0; r < p.kernels.panel_rows; r++) {
-        of.rows[r] = data + (row + std::min(r, height - 1)) * row_bytes(p.layout, p.cols);
+        of.rows[r] = data + std::min(row + r, stop - 1) * row_bytes(p.layout, p.cols);
     }
     return of;
 }
@@ -178,15 +178,16 @@ static void multiply_panels(const Product& p, const Quantized& x, int start, int
                             Panel& panel) {
     const int most = p.kernels.panel_rows;
     const size_t bytes = row_bytes(p.layout, panel.cols);
+    PanelRows of = rows_of(p, panel, start, stop);
     for (int row = start; row < stop; row += most) {
-        const int height = std::min(most, stop - row);
-        p.layout.unpack_panel(rows_of(p, panel, row, height).rows, panel);
-        // the next panel comes from memory while this one is multiplied
-        const PanelRows next = rows_of(p, panel, row + most, std::min(most, stop - row - most));
-        for (int r = 0; r < most && row + most < stop; r++) {
-            for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(next.rows[r] + at);
+        p.layout.unpack_panel(of.rows, panel);
+        if (row + most < stop) {  // the next ones come from memory while these are multiplied
+            of = rows_of(p, panel, row + most, stop);
+            for (int r = 0; r < most; r++) {
+                for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(of.rows[r] + at);
+            }
         }
-        p.kernels.multiply_panel(panel, x, p.rows, row, height, p.out);
+        p.kernels.multiply_panel(panel, x, p.rows, row, std::min(most, stop - row), p.out);
     }
 }
 
@@ -199,7 +200,7 @@ static void multiply_many_codes(const Product& p) {
         alignas(64) uint8_t codes[MOST];
         alignas(64) float scales[MOST / 16], offsets[MOST / 16];
         for (int first = 0; first < p.cols; first += CHUNK) {
-            Panel panel = {first, std::min(CHUNK, p.cols - first), 0, false, 0, false, codes, scales,
+            Panel panel = {first, std::min(CHUNK, p.cols - first), 0, false, codes, scales,
                            offsets};
             multiply_panels(p, x, start * most, std::min(stop * most, p.rows), panel);
         }

@@ -40,13 +40,6 @@ struct Group {
 constexpr int SIGNED_CODES = 0, ONE_STEP = 1;
 
 #if defined(HAS_SHORTS)
-// The most that stay below 2^15: two products each, with activations up to 127.
-INLINE int steps_of(const Panel& panel) {
-    if (panel.is_signed) return SIGNED_CODES;
-    return panel.bits <= 4 ? 8 : panel.bits == 5 ? 4 : ONE_STEP;  // 2 with 6 bits gained nothing
-}
-static_assert(8 * 2 * 15 * 127 < 1 << 15 && 4 * 2 * 31 * 127 < 1 << 15);
-
 template <int WIDTH, int STEPS, int N>
 INLINE void multiply_small_codes(const uint8_t* codes, const Group& x, int col, RowInts* dots) {
     constexpr int PART = 4 * STEPS < WIDTH ? 4 * STEPS : WIDTH;
@@ -62,8 +55,6 @@ INLINE void multiply_small_codes(const uint8_t* codes, const Group& x, int col, 
         for (int i = 0; i < N; i++) dots[i] = add_pairs(dots[i], pairs[i]);
     }
 }
-#else
-INLINE int steps_of(const Panel& panel) { return panel.is_signed ? SIGNED_CODES : ONE_STEP; }
 #endif
 
 // Adds the products of `WIDTH` columns from `col` on, for the group's first N tokens.
@@ -180,14 +171,17 @@ static void multiply_form(const Panel& panel, const Group& x, RowFloats* out) {
 
 template <int WIDTH, int N>
 static void multiply_codes_of(const Panel& panel, const Group& x, RowFloats* out) {
-    switch (steps_of(panel)) {
-#if defined(HAS_SHORTS)
-        case 8: return multiply_form<WIDTH, 8, N>(panel, x, out);
-        case 4: return multiply_form<WIDTH, 4, N>(panel, x, out);
-#endif
-        case SIGNED_CODES: return multiply_form<WIDTH, SIGNED_CODES, N>(panel, x, out);
-        default: return multiply_form<WIDTH, ONE_STEP, N>(panel, x, out);
+    if constexpr (!FULL_BYTES) {
+        if (panel.bits == 8) return multiply_form<WIDTH, SIGNED_CODES, N>(panel, x, out);
     }
+#if defined(HAS_SHORTS)
+    // as many steps as stay below 2^15, of two products each with activations up to 127
+    static_assert(8 * 2 * 15 * 127 < 1 << 15 && 4 * 2 * 31 * 127 < 1 << 15);
+    if (panel.bits <= 4) return multiply_form<WIDTH, 8, N>(panel, x, out);
+    if (panel.bits == 5) return multiply_form<WIDTH, 4, N>(panel, x, out);
+    // two steps of 6 bits gained nothing
+#endif
+    multiply_form<WIDTH, ONE_STEP, N>(panel, x, out);
 }
 
 // Writes the first `height` rows of a register, or adds them.
@@ -203,13 +197,13 @@ INLINE void write_rows(RowFloats sums, bool add, int height, float* out) {
 
 // `count` <= N tokens, whose sums lie at out, out + stride, ..
 template <int N>
-static void multiply_tokens(const Panel& panel, const Group& x, int count, int height, float* out,
-                            ptrdiff_t stride) {
+static void multiply_tokens(const Panel& panel, const Group& x, int width, int count, int height,
+                            float* out, ptrdiff_t stride) {
     RowFloats sums[N];
     for (int i = 0; i < N; i++) sums[i] = repeat_floats(0);
     for (int i = 0; i < count; i++) __builtin_prefetch(out + i * stride, 1);
-    if (panel.width == 16) multiply_codes_of<16, N>(panel, x, sums);
-    if (panel.width == 32) multiply_codes_of<32, N>(panel, x, sums);
+    if (width == 16) multiply_codes_of<16, N>(panel, x, sums);
+    if (width == 32) multiply_codes_of<32, N>(panel, x, sums);
     for (int i = 0; i < count; i++) write_rows(sums[i], panel.first > 0, height, out + i * stride);
 }
 
@@ -218,15 +212,15 @@ void multiply_panel(const Panel& panel, const Quantized& x, int rows, int row, i
     out += row;
     for (int first = 0; first < x.n; first += PANEL_TOKENS, out += PANEL_TOKENS * (ptrdiff_t)rows) {
         const size_t at = (size_t)first * x.cols + (size_t)panel.first * PANEL_TOKENS;
-        const Group group = {x.codes + at, x.scales + at / 32, x.sums + at / panel.width,
-                             x.starts + at / panel.width};
+        const Group group = {x.codes + at, x.scales + at / 32, x.sums + at / x.width,
+                             x.starts + at / x.width};
         const int count = x.n - first < PANEL_TOKENS ? x.n - first : PANEL_TOKENS;
         if (count == 1) {
-            multiply_tokens<1>(panel, group, count, height, out, rows);
+            multiply_tokens<1>(panel, group, x.width, count, height, out, rows);
         } else if (2 * count <= PANEL_TOKENS) {
-            multiply_tokens<PANEL_TOKENS / 2>(panel, group, count, height, out, rows);
+            multiply_tokens<PANEL_TOKENS / 2>(panel, group, x.width, count, height, out, rows);
         } else {
-            multiply_tokens<PANEL_TOKENS>(panel, group, count, height, out, rows);
+            multiply_tokens<PANEL_TOKENS>(panel, group, x.width, count, height, out, rows);
         }
     }
 }

@@ -5,8 +5,8 @@
 // three float operations. A group of tokens shares each register of weights; their codes lie side
 // by side too, so that one pointer leads to all of them.
 //
-// 512 tokens, 10^9 products a second of one thread of a Zen 4 (1536 x 1536 weights), which does 231
-// from registers:
+// 512 tokens, 10^9 products a second of one thread of a Zen 4 (1536 x 1536 weights), which can do
+// 64 a cycle; `python bench/ladder.py` measures the last three:
 //                            Q4_K  Q6_K  Q4_0  Q8_0
 //   1 row by row               43    35    50    50  dot_rows of layouts/product.h, avx512_vnni
 //   2 panels, avx2             78    68    88    56  small codes add up in 16 bits; else 69, 77

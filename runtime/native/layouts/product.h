@@ -109,8 +109,6 @@ constexpr int CENTER_OF = (Type::FORM == CENTERED ? Type::CENTER : 0) + (SHIFTED
 template <class Type>
 void unpack_panel(const uint8_t* const* rows, Panel& panel) {
     constexpr int WIDTH = WIDTH_OF<Type>;
-    panel.width = WIDTH;
-    panel.is_signed = SIGNED<Type>;
     panel.bits = Type::BITS;
     panel.has_offsets = Type::FORM != CENTERED;
     for (int row = 0; row < PANEL_ROWS; row++) {
@@ -255,6 +253,11 @@ INLINE void read_scales(const uint8_t* block, const Columns x[N], Factors<Type> 
     }
 }
 
+template <class Type, class Ints, class Bytes>
+INLINE auto dots_of(Ints from, Bytes codes, Bytes x) {
+    return floats_of(SIGNED<Type> ? add_dot_signed(from, codes, x) : add_dot(from, codes, x));
+}
+
 // Columns 32 * part .. 32 * part + 31 of a block.
 template <class Type, int N>
 INLINE void add_32(const uint8_t* block, int part, const Columns x[N],
@@ -263,8 +266,7 @@ INLINE void add_32(const uint8_t* block, int part, const Columns x[N],
     for (int i = 0; i < N; i++) {
         const Bytes32 xs = load32(x[i].codes + 32 * part);
         const Ints8 from = HAS_START<Type> ? first_lane(x[i].starts[part]) : Ints8{};
-        const Floats8 dots =
-            floats_of(SIGNED<Type> ? add_dot_signed(from, codes, xs) : add_dot(from, codes, xs));
+        const Floats8 dots = dots_of<Type>(from, codes, xs);
         const float* scale = factors[i].scales + (Type::SUB == 16 ? 2 * part : part);
         const Floats8 factor = Type::SUB == 16 ? repeat_two(scale, scale + 1) : repeat8(*scale);
         sums[i].main = fused(dots, factor, sums[i].main);
@@ -292,9 +294,7 @@ INLINE void add_64(const uint8_t* block, int pair, const Columns x[N],
     const Ints16 lanes = (Ints16)load64(LANES4<Type>.scale + 16 * pair);
     for (int i = 0; i < N; i++) {
         const Bytes64 xs = load64(x[i].codes + 64 * pair);
-        const Floats16 dots =
-            floats_of(SIGNED<Type> ? add_dot_signed(Ints16{}, codes, xs)
-                                   : add_dot(Ints16{}, codes, xs));
+        const Floats16 dots = dots_of<Type>(Ints16{}, codes, xs);
         sums[i].pairs = fused(dots, pick(factors[i].pairs, lanes), sums[i].pairs);
     }
 }
