@@ -51,6 +51,7 @@ bench: interop
 
 # GPTQMODEL is a Python that has gptqmodel; without it our GPTQ is timed alone
 speed: interop
+	$(BIN)/python bench/ladder.py
 	$(BIN)/python bench/token_profile.py
 	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/quantize_speed.py $(if $(GPTQMODEL),--gptqmodel $(GPTQMODEL))
