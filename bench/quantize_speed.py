@@ -40,7 +40,6 @@ from quantize.calibrate import Recipe, Watched, quantize_weight
 from quantize.methods import METHODS
 from quantize.plain import round_tensor
 from quantize.plan import Target, assign
-from runtime.archs import FAMILIES
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, Block
 from runtime.tensor import Tensor
@@ -58,7 +57,7 @@ def kinds(size: str, preset: str) -> Counter[Kind]:
     """How many 2-D tensors of each shape and type a model has."""
     arch = shapes.arch_of(size)
     types = assign(Target("gguf", preset), arch, ()).types
-    known = FAMILIES[arch.family].shapes(arch).items()
+    known = arch.shapes().items()
     return Counter(((s[0], s[1]), types[name].name) for name, s in known if len(s) == 2)
 
 

@@ -16,9 +16,10 @@ from quantize.plan import (
     narrow,
     ruled,
 )
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
+from runtime.tensor import is_matrix, stored_bytes
 
 CAUTION = 0.6
 """Part of max_kl that may be predicted: of small types the measured loss is up to 1/0.6 of that."""
@@ -59,14 +60,14 @@ def choices_of(
     """What each tensor may become: all that the container holds, or what the last rule says."""
     container = CONTAINERS[target.container]
     out: dict[str, list[Choice]] = {}
-    for name, shape in FAMILIES[arch.family].shapes(arch).items():
-        if len(shape) != 2:
+    for name, shape in arch.shapes().items():
+        if not is_matrix(shape):
             continue
         kinds = [kind for kind in predictions[name] if container.holds(BLOCKS[kind])]
         if wanted := ruled(name, rules, container):
-            kinds = [narrow(wanted, shape[1], container).name]
+            kinds = [narrow(wanted, shape[-1], container).name]
         out[name] = [
-            Choice(kind, shape[0] * BLOCKS[kind].row_bytes(shape[1]), predictions[name][kind])
+            Choice(kind, stored_bytes(BLOCKS[kind], shape), predictions[name][kind])
             for kind in kinds
         ]
     return out
@@ -107,8 +108,8 @@ def _by_size(plan: Plan, target: Target, choices: Choices, path: list[Step], siz
 
 def _by_bits(plan: Plan, target: Target, choices: Choices, path: list[Step], arch: Arch) -> Step:
     """The least loss whose 2-D weights take at most plan.target_bpw bits each on average."""
-    shapes = FAMILIES[arch.family].shapes(arch).values()
-    weights = sum(math.prod(shape) for shape in shapes if len(shape) == 2)
+    shapes = arch.shapes().values()
+    weights = sum(math.prod(shape) for shape in shapes if is_matrix(shape))
     bits = plan.target_bpw or 0.0
     least, most = (8 * path[at].bytes / weights for at in (0, -1))
     if not least <= bits <= most:

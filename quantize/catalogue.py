@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def describe(path: Path) -> dict[str, Any]:
         "bytes": sum(f.stat().st_size for f in files),
         "weights": weights,
         "bits_per_weight": 8 * sum(t["bytes"] for t in tensors) / weights,
-        "arch": vars(model.arch) | {"rope": vars(model.arch.rope)},
+        "arch": asdict(model.arch),
         "tokenizer": None if model.tokenizer is None else model.tokenizer.backend.get_vocab_size(),
         "provenance": {} if container is None else container.provenance(path),
         "tensors": tensors,

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from runtime.archs import FAMILIES, Arch, Family, family_of
+from runtime.archs import Arch, Family, family_of
 from runtime.blocks import BLOCKS
 from runtime.errors import EdgequantError
 from runtime.model import Model
-from runtime.tensor import Tensor
+from runtime.tensor import Tensor, rows_and_cols
 from runtime.tokenizer import Tokenizer, read_json
 
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -79,7 +79,7 @@ class LazyTensors(Mapping[str, Tensor]):
         hf_name = self.hf_names[name]
         with safe_open(self.files[hf_name], "pt") as shard:
             values = shard.get_tensor(hf_name)
-        rows = self.shapes[name][0] if len(self.shapes[name]) == 2 else 1
+        rows, _ = rows_and_cols(self.shapes[name])
         raw = values.contiguous().view(torch.uint8).numpy().reshape(rows, -1)
         return Tensor(name, self.shapes[name], BLOCKS[DTYPES[values.dtype]], raw)
 
@@ -118,8 +118,7 @@ def open_checkpoint(source: str | Path | None) -> Checkpoint:
     family = family_of(config)
     arch = family.arch(config)
     files = _shards(folder)
-    shapes = family.shapes(arch)
-    hf_names = {name: family.hf_name(name) for name in shapes}
+    shapes, hf_names = arch.shapes(), arch.hf_names()
     _check(shapes, hf_names, files, folder)
     tensors = LazyTensors(shapes, hf_names, files)
     return Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder))
@@ -279,10 +278,11 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
 
     family = family_of(config)
     arch = family.arch(config)
+    hf_names = arch.hf_names()
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
     shards: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, shape in family.shapes(arch).items():
+    for name, shape in arch.shapes().items():
         key = name.split(".")[1] if name.startswith("blk.") else name.split(".")[0]
         shards.setdefault(f"model-{key}.safetensors", {})[name] = shape
     table = {}
@@ -290,8 +290,8 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
         values = {}
         for name, shape in names.items():
             noise = torch.randn(shape, generator=generator) * 0.02
-            values[family.hf_name(name)] = (noise + ("norm" in name)).bfloat16()
-            table[family.hf_name(name)] = shard
+            values[hf_names[name]] = (noise + ("norm" in name)).bfloat16()
+            table[hf_names[name]] = shard
         save_file(values, folder / shard, metadata={"format": "pt"})
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": table}))
     (folder / "config.json").write_text(json.dumps(config, indent=1))
@@ -301,7 +301,6 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
 
 
 __all__ = [
-    "FAMILIES",
     "Checkpoint",
     "LazyTensors",
     "bundled",

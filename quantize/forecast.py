@@ -16,9 +16,8 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from quantize.calibrate import CHUNK, Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.curvature import LOGITS
+from quantize.fisher import LOGITS
 from quantize.imatrix import for_model
 from quantize.measure import windows
 from quantize.methods import METHODS
@@ -26,9 +25,12 @@ from quantize.methods.rtn import rtn
 from quantize.passes import state_sets
 from quantize.pipeline import artifact_bytes, assign_all, check_device
 from quantize.plan import EFFORTS, Assignment, Plan, check_rules
+from quantize.progress import Progress, silent
 from quantize.resume import Work
+from quantize.rounding import CHUNK
 from quantize.space import disk_bytes, weight_bytes
 from quantize.tune import WINDOWS as TUNED
+from runtime.tensor import is_matrix
 
 SAMPLE = 64
 """Rows of a tensor that are rounded to know its error."""
@@ -142,13 +144,13 @@ def hidden_bytes(plan: Plan, checkpoint: Checkpoint, assignments: list[Assignmen
 
 def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
     """Bytes resident at most: a layer (original, values, codes), its Hessians, the embedding."""
-    shapes = checkpoint.family.layer_shapes(checkpoint.arch)
+    shapes = checkpoint.arch.layer(0).shapes
     layer = sum(4 * int(np.prod(shape)) for shape in shapes.values())
     largest = max(4 * int(np.prod(shape)) for shape in shapes.values())
-    stages = checkpoint.family.stages
-    hessians = [4 * shapes[f"{s.linears[0]}.weight"][1] ** 2 for s in stages] if hidden else [0]
-    # a moment beside each Hessian, and factoring with two more of its size (prefix.py), come before
-    # rounding with one of them
+    groups = checkpoint.arch.layer(0).groups
+    hessians = [4 * group.width**2 for group in groups] if hidden else [0]
+    # a moment beside each Hessian, and factoring with two more of its size (compensation.py), come
+    # before rounding with one of them
     work = max(max(hessians) + 8 * largest, sum(hessians) + 2 * max(hessians))
     embedding = 4 * checkpoint.arch.vocab * checkpoint.arch.hidden  # bf16 source and packed rows
     states = min(hidden, int(plan.max_ram * 2**30))
@@ -172,9 +174,9 @@ def seconds(
     for _ in range(4):
         side @ side
     rate = 4 * 2 * 1024**3 / (time.perf_counter() - start)  # operations a second
-    shapes = checkpoint.family.layer_shapes(checkpoint.arch)
-    matrices = [shape for shape in shapes.values() if len(shape) == 2]
-    widths = [shapes[f"{s.linears[0]}.weight"][1] for s in checkpoint.family.stages]
+    shapes = checkpoint.arch.layer(0).shapes
+    matrices = [shape for shape in shapes.values() if is_matrix(shape)]
+    widths = [group.width for group in checkpoint.arch.layer(0).groups]
     looks = state_sets(plan, assignments)  # moments beside Hessians
     work = 2 * (1 + looks) * tokens * sum(rows * cols for rows, cols in matrices)
     work += looks * 2 * tokens * sum(width**2 for width in widths) + sum(

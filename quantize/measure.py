@@ -1,7 +1,7 @@
 """What the model reacts to, measured once before any rounding and kept in the work folder.
 
 tables        Hessians for the embedding and the head
-tokens        how much each calibration token counts in each stage (high effort)
+tokens        how much each calibration token counts in each input group (high effort)
 predictions   the KL that each type would add in each tensor (automatic targets)
 """
 
@@ -14,12 +14,12 @@ import torch
 
 from export import CONTAINERS
 from quantize.allocate import predicted_kl, sample
-from quantize.calibrate import Progress
 from quantize.checkpoint import Checkpoint
-from quantize.curvature import LayerCurvature, curvature
+from quantize.fisher import LayerFisher, fisher
 from quantize.methods import METHODS, Factor, SingularHessian
 from quantize.methods.gptq import factor
 from quantize.plan import EFFORTS, LEAST_WINDOWS, Plan
+from quantize.progress import Progress
 from quantize.resume import Work
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, Block
@@ -41,12 +41,14 @@ class Measured:
         return torch.from_numpy(self.work.load(STAGE, name))
 
     def tokens(self, index: int) -> dict[str, np.ndarray]:
-        """First linear of each stage of a layer -> weight of each token (rows, T), mean 1."""
+        """Input group of a layer -> weight of each token (rows, T), mean 1."""
         info = self.work.stages.get(STAGE, {})
         if not info.get("weigh"):
             return {}
-        found = {first: self.work.load(STAGE, f"{index}.{first}") for first in info["firsts"]}
-        return {first: size / max(float(size.mean()), 1e-30) for first, size in found.items()}
+        found = {
+            group: self.work.load(STAGE, f"{index}.{group}") for group in info["groups"][index]
+        }
+        return {group: size / max(float(size.mean()), 1e-30) for group, size in found.items()}
 
     def predictions(self) -> Mapping[str, Mapping[str, float]]:
         """Tensor -> type -> KL."""
@@ -96,9 +98,9 @@ class Measuring:
         """Measure and store."""
         checkpoint, plan = self.checkpoint, self.plan
         ops = TorchOps(plan.device)
-        room = partial(self.work.room, max_ram=plan.max_ram)
+        allocate = partial(self.work.allocate, max_ram=plan.max_ram)
         visit = self.layer if self.weigh or self.blocks else None
-        found = curvature(checkpoint, self.ids, ops, room, visit, plan.seed, progress)
+        found = fisher(checkpoint, self.ids, ops, allocate, visit, plan.seed, progress)
         for name, table in found.tables.items():
             self.arrays[name] = table.hessian.cpu().numpy()
             if self.blocks:
@@ -108,26 +110,27 @@ class Measuring:
                 weight = torch.from_numpy(picked).to(table.rows.device)
                 self.predict(name, weight, table.hessian, table.rows)
         self.work.save(STAGE, self.arrays)
-        self.work.drop("curvature-states.npy")
+        self.work.drop("gradient-states.npy")
+        layers = map(checkpoint.arch.layer, range(checkpoint.arch.layers))
         self.work.finish(
             STAGE,
             tables=list(found.tables),
             weigh=self.weigh,
-            firsts=[stage.linears[0] for stage in checkpoint.family.stages],
+            groups=[[group.name for group in layer.groups] for layer in layers],
             predictions=self.predictions,
         )
 
-    def layer(self, index: int, found: LayerCurvature) -> None:
+    def layer(self, index: int, found: LayerFisher) -> None:
         """Keep what is asked for of one layer."""
         if self.weigh:
-            self.arrays |= {f"{index}.{first}": sizes for first, sizes in found.tokens.items()}
+            self.arrays |= {f"{index}.{group}": sizes for group, sizes in found.tokens.items()}
         if not self.blocks:
             return
-        for stage in self.checkpoint.family.stages:
-            for linear in stage.linears:
+        for group in self.checkpoint.arch.layer(index).groups:
+            for linear in group.linears:
                 rows = found.rows[linear]
                 weight = found.weights[f"{linear}.weight"][sample(rows)]
-                hessian = found.hessians[stage.linears[0]]
+                hessian = found.hessians[group.name]
                 self.predict(f"blk.{index}.{linear}.weight", weight, hessian, rows)
 
     def predict(

@@ -1,33 +1,24 @@
 """Walk over the layers once for all targets that can share it; a run resumes after each layer."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from quantize.calibrate import (
-    LayerResult,
-    Progress,
-    Recipe,
-    Weights,
-    advance,
-    embed,
-    head_statistics,
-    load_layer,
-    quantize_layer,
-    rewrite_layer,
-    silent,
-    statistics,
-)
 from quantize.checkpoint import Checkpoint, check_finite
+from quantize.compensation import Compared, ComparedPrefix, compensate
+from quantize.hessian import Hessians, head_hessian
 from quantize.imatrix import for_model
 from quantize.measure import Measured, measure, windows
 from quantize.methods import METHODS, Factor
 from quantize.plain import round_layer, round_tensor
 from quantize.plan import EFFORTS, Assignment, Plan
-from quantize.prefix import aim, compare
+from quantize.progress import Progress, silent
 from quantize.resume import Work
+from quantize.rounding import LayerResult, Recipe, quantize_layer, rewrite_layer
+from quantize.stream import Carried, Original, Prefix, embed, forward
 from quantize.texts import load_text
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, numpy_of
@@ -70,7 +61,7 @@ def group(assignments: list[Assignment], calibrated: bool) -> list[Group]:
 def state_sets(plan: Plan, assignments: list[Assignment]) -> int:
     """Sets of hidden states in a walk: the target's, and the original's where linears aim at it."""
     alone = any(g.own_prefix for g in group(assignments, METHODS[plan.method].calibrated))
-    return 2 if alone and EFFORTS[plan.effort].aims else 1
+    return 2 if alone and EFFORTS[plan.effort].compensates else 1
 
 
 def folder_name(assignment: Assignment) -> str:
@@ -132,8 +123,8 @@ class Pass:
         self.measured = Measured(work)
         self.imatrix = for_model(plan.imatrix, checkpoint.arch)
         self.own_prefix = members.own_prefix
-        self.aims = self.own_prefix and EFFORTS[plan.effort].aims
-        """Whether the original's states are kept beside the target's (prefix.py)."""
+        self.compensates = self.own_prefix and EFFORTS[plan.effort].compensates
+        """Whether the original's states are kept beside the target's (compensation.py)."""
 
     def run(self, ids: np.ndarray | None) -> None:
         """Embedding, layers, head."""
@@ -141,27 +132,39 @@ class Pass:
         norm = self.checkpoint.tensors["output_norm.weight"]
         check_finite(norm, norm.decode())
         self.embedding(ids)
-        hidden = exact = None
-        for index in range(layers):
-            stage = f"{self.group.name}/blk.{index}"
-            if self.work.done(stage):
-                continue
-            if ids is not None and hidden is None:
-                hidden = self.start(ids, index)
-                exact = self.start(ids, index, EXACT) if self.aims else None
-            losses, notes = self.layer(index, hidden, exact)
-            for states, values in (("hidden", hidden), (EXACT, exact)):
-                if values is not None:
-                    self.work.save_array(f"{self.group.name}/{states}-{index}", values)
-            self.work.finish(stage, losses=losses, notes=notes)
-            for states in ("hidden", EXACT):
-                self.work.drop(f"{self.group.name}/{states}-{index - 1}.npy")
-            worst = max(losses.values())
-            self.progress(f"layers ({self.group.name})", index + 1, layers, f"loss {worst:.2e}")
+        start = next(
+            (i for i in range(layers) if not self.work.done(f"{self.group.name}/blk.{i}")), layers
+        )
+        states = None
+        if ids is None:
+            for index in range(start, layers):
+                self.finish(index, self.plain_layer(index), [])
+        elif start < layers:
+            states = self.start(ids, start)
+            source = Original(self.checkpoint, self.ops.device)
+            for layer, hessians in forward(self.ops, source, states, self.observe, start):
+                found = self.layer(layer, states, hessians)
+                self.keep(states, layer.index)
+                self.finish(layer.index, *found)
+                del layer, hessians
         if not self.checkpoint.arch.tied:
-            self.head(ids, hidden)
+            self.head(ids, states)
         for file in (f"{self.group.name}-hidden", f"{self.group.name}/hidden-{layers - 1}"):
             self.work.drop(f"{file}.npy")
+
+    def keep(self, states: Carried, index: int) -> None:
+        """Store the states behind a layer, from which a continued run goes on."""
+        self.work.save_array(f"{self.group.name}/hidden-{index}", states.values)
+        if isinstance(states, ComparedPrefix):
+            self.work.save_array(f"{self.group.name}/{EXACT}-{index}", states.exact)
+
+    def finish(self, index: int, losses: dict[str, float], notes: list[str]) -> None:
+        """Record a layer; a continued run starts behind it."""
+        self.work.finish(f"{self.group.name}/blk.{index}", losses=losses, notes=notes)
+        for states in ("hidden", EXACT):
+            self.work.drop(f"{self.group.name}/{states}-{index - 1}.npy")
+        layers, worst = self.checkpoint.arch.layers, max(losses.values())
+        self.progress(f"layers ({self.group.name})", index + 1, layers, f"loss {worst:.2e}")
 
     def embedding(self, ids: np.ndarray | None) -> None:
         """The embedding, by what its rows do as inputs and, when tied, as output head."""
@@ -172,72 +175,69 @@ class Pass:
             factor, note = self.recipe.factor(hessian.to(self.ops.device), "token_embd")
         self.globals(name, factor, note)
 
-    def start(self, ids: np.ndarray, index: int, states: str = "hidden") -> np.ndarray:
+    def start(self, ids: np.ndarray, index: int) -> Carried:
+        """States before layer `index`, on the way that this group takes."""
+        hidden = self.states("hidden", ids, index)
+        if not self.own_prefix:
+            return Carried(hidden)
+        if not self.compensates:
+            return Prefix(hidden)
+        return ComparedPrefix(hidden, self.states(EXACT, ids, index))
+
+    def states(self, name: str, ids: np.ndarray, index: int) -> np.ndarray:
         """States before layer `index`, "hidden" or EXACT: embedded rows, or what the last left."""
         shape = (*ids.shape, self.checkpoint.arch.hidden)
-        room = self.plan.max_ram / (2 if self.aims else 1)
-        hidden = self.work.room(f"{self.group.name}-{states}", shape, room)
+        limit = self.plan.max_ram / (2 if self.compensates else 1)
+        hidden = self.work.allocate(f"{self.group.name}-{name}", shape, limit)
         if index:
-            hidden[:] = self.work.open_array(f"{self.group.name}/{states}-{index - 1}")
+            hidden[:] = self.work.open_array(f"{self.group.name}/{name}-{index - 1}")
             return hidden
         tensor = self.checkpoint.tensors["token_embd.weight"]
-        if self.own_prefix and states != EXACT:
+        if self.own_prefix and name != EXACT:
             tensor = stored(self.work, self.checkpoint, self.group.members[0], "token_embd.weight")
         embed(tensor, ids, hidden)
         return hidden
 
+    def observe(self, layer: Layer) -> Hessians:
+        """What watches a layer."""
+        tokens = self.measured.tokens(layer.index)
+        if self.compensates:
+            return Compared(layer, self.ops.device, tokens)
+        return Hessians(layer.spec, self.ops.device, tokens)
+
     def layer(
-        self, index: int, hidden: np.ndarray | None, exact: np.ndarray | None
+        self, layer: Layer, states: Carried, observer: Hessians
     ) -> tuple[dict[str, float], list[str]]:
-        """Statistics, rounding for each target, and the hidden states after the layer."""
-        if hidden is None:
-            return self.plain_layer(index), []
-        checkpoint, stages = self.checkpoint, self.checkpoint.family.stages
-        weights = load_layer(checkpoint, index, self.ops.device)
-        weights, hessians = self.look(index, weights, hidden, exact)
-        for first in (s.linears[0] for s in stages):
-            if factor := self.importance(f"blk.{index}.{first}.weight"):
-                hessians[first] = factor.importance
+        """Round a layer that was watched for each target; states of its own go on through it."""
+        spec, weights = layer.spec, dict(layer.weights)
+        hessians = observer.mean(math.prod(states.values.shape[:2]))
+        if isinstance(observer, Compared):
+            weights = compensate(weights, spec.groups, hessians, observer.errors, self.plan.damp)
+        for group in spec.groups:
+            if factor := self.importance(f"blk.{layer.index}.{group.linears[0]}.weight"):
+                hessians[group.name] = factor.importance
         losses: dict[str, float] = {}
         notes: list[str] = []
         for member in self.group.members:
-            types = {
-                linear: member.types[f"blk.{index}.{linear}.weight"]
-                for s in stages
-                for linear in s.linears
-            }
-            where = f"blk.{index}"
-            rewritten = rewrite_layer(
-                checkpoint.arch, weights, stages, types, hessians, self.recipe, where
-            )
+            where = f"blk.{layer.index}"
+            types = {linear: member.types[f"{where}.{linear}.weight"] for linear in spec.linears}
+            rewritten = rewrite_layer(spec, weights, types, hessians, self.recipe, where)
             result: LayerResult = quantize_layer(
-                rewritten[0], stages, types, rewritten[1], self.recipe, f"{where}."
+                rewritten[0], spec.groups, types, rewritten[1], self.recipe, f"{where}."
             )
-            self.work.save(f"{folder_name(member)}/blk.{index}", result.packed)
+            self.work.save(f"{folder_name(member)}/{where}", result.packed)
             losses |= {f"{member.target.label} {k}": v for k, v in result.losses.items()}
             notes += [f"{member.target.label} {note}" for note in result.notes]
-        if self.own_prefix:
-            advance(self.ops, Layer(checkpoint.arch, result.values), hidden, hidden)
+        if isinstance(states, Prefix):
+            states.replace(self.ops, Layer(spec, result.values, layer.index))
         return losses, notes
-
-    def look(
-        self, index: int, weights: Weights, hidden: np.ndarray, exact: np.ndarray | None
-    ) -> tuple[Weights, dict[str, torch.Tensor]]:
-        """The weights to be rounded, and the Hessian of each stage, of a layer's hidden states."""
-        arch, stages = self.checkpoint.arch, self.checkpoint.family.stages
-        tokens = self.measured.tokens(index)
-        if exact is None:
-            after = None if self.own_prefix else hidden
-            return weights, statistics(self.ops, arch, weights, stages, hidden, after, tokens)
-        hessians, drifts = compare(self.ops, arch, weights, stages, hidden, exact, tokens)
-        return aim(weights, stages, hessians, drifts, self.plan.damp), hessians
 
     def plain_layer(self, index: int) -> dict[str, float]:
         """Rounding to nearest for each target."""
         checkpoint, where = self.checkpoint, f"blk.{index}."
-        names = checkpoint.family.layer_shapes(checkpoint.arch)
-        tensors = {name: checkpoint.tensors[where + name] for name in names}
-        firsts = {linear: s.linears[0] for s in checkpoint.family.stages for linear in s.linears}
+        spec = checkpoint.arch.layer(index)
+        tensors = {name: checkpoint.tensors[where + name] for name in spec.shapes}
+        firsts = {linear: group.linears[0] for group in spec.groups for linear in group.linears}
         factors = {name: self.importance(f"{where}{firsts[name]}.weight") for name in firsts}
         losses: dict[str, float] = {}
         for member in self.group.members:
@@ -248,7 +248,7 @@ class Pass:
         return losses
 
     def importance(self, name: str) -> Factor | None:
-        """What the plan's imatrix says of a weight. Linears of a stage have equal inputs."""
+        """What the plan's imatrix says of a weight. Linears of a group have equal inputs."""
         if self.imatrix is None or name not in self.imatrix.means:
             return None
         return Factor(torch.from_numpy(self.imatrix.means[name]).to(self.ops.device))
@@ -268,15 +268,14 @@ class Pass:
                 self.work.finish(stage, notes=notes)
                 self.progress(name, 1, 1, member.target.label)
 
-    def head(self, ids: np.ndarray | None, hidden: np.ndarray | None) -> None:
+    def head(self, ids: np.ndarray | None, states: Carried | None) -> None:
         """The untied output head, against the Hessian of the final hidden states."""
         factor, note = self.importance("output.weight"), None
         stages = [f"{folder_name(member)}/output.weight" for member in self.group.members]
         if ids is not None and not all(map(self.work.done, stages)):
-            if hidden is None:
-                hidden = self.start(ids, self.checkpoint.arch.layers)
+            hidden = (states or self.start(ids, self.checkpoint.arch.layers)).values
             norm = self.ops.load(self.checkpoint.tensors["output_norm.weight"])
-            hessian = head_statistics(self.ops, self.checkpoint.arch, norm, hidden)
+            hessian = head_hessian(self.ops, self.checkpoint.arch, norm, hidden)
             factor, note = self.recipe.factor(hessian, "output")
         self.globals("output.weight", factor, note)
 

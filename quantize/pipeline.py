@@ -15,13 +15,13 @@ import export
 import quantize
 import runtime
 from quantize.automatic import Size, Types, allocate, rule_fallbacks
-from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import for_model
 from quantize.measure import STAGE, Measured, measure
 from quantize.methods import METHODS
 from quantize.passes import artifact_tensors, calibration, group, quantize_model
 from quantize.plan import Assignment, Plan, Target, assign, check_rules
+from quantize.progress import Progress, silent
 from quantize.report.judge import REPORTS, check_settings, judge
 from quantize.report.report import Report
 from quantize.resume import Work, work_folder

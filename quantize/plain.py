@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from quantize.calibrate import CHUNK, Recipe, quantize_weight
 from quantize.checkpoint import check_finite
 from quantize.methods import Factor, output_error
 from quantize.methods.rtn import rtn
+from quantize.rounding import CHUNK, Recipe, quantize_weight
 from runtime.blocks import BLOCKS, Block, numpy_of, shares
 from runtime.tensor import Tensor
 

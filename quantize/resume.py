@@ -81,7 +81,7 @@ class Work:
         with self._readable(name):
             return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
 
-    def room(self, name: str, shape: tuple[int, ...], max_ram: float) -> np.ndarray:
+    def allocate(self, name: str, shape: tuple[int, ...], max_ram: float) -> np.ndarray:
         """float32 zeros in memory, or in a file of the folder when larger than `max_ram` GiB."""
         size = 4 * int(np.prod(shape, dtype=np.int64))
         if size <= max_ram * 2**30:

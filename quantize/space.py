@@ -64,7 +64,11 @@ def measured_bytes(plan: Plan, checkpoint: Checkpoint) -> int:
         return 0
     arch = checkpoint.arch
     tables = 1 if arch.tied else 2
-    weighed = arch.layers * len(checkpoint.family.stages) if EFFORTS[plan.effort].weigh else 0
+    weighed = (
+        sum(len(arch.layer(i).groups) for i in range(arch.layers))
+        if EFFORTS[plan.effort].weigh
+        else 0
+    )
     sizes = tables * arch.hidden**2 + weighed * plan.rows * plan.length
     return 4 * sizes + ENTRY * (tables + weighed)
 

@@ -15,14 +15,14 @@ from math import cos, pi, sqrt
 import numpy as np
 import torch
 
-from quantize.calibrate import Progress
 from quantize.checkpoint import Checkpoint
-from quantize.curvature import Room
 from quantize.divergence import Head
 from quantize.methods import METHODS
 from quantize.passes import folder_name, stored
 from quantize.plan import EFFORTS, Assignment, Plan
+from quantize.progress import Progress
 from quantize.resume import Work
+from quantize.stream import Allocate
 from quantize.student import (
     NORM,
     Deltas,
@@ -59,7 +59,7 @@ class Lesson:
     """(rows, T)"""
     domains: np.ndarray
     """(rows,) names"""
-    room: Room
+    allocate: Allocate
     seed: int
 
     @property
@@ -85,7 +85,7 @@ class Lesson:
     def judge(self, deltas: Deltas) -> dict[str, float]:
         """Domain -> mean KL of its windows held back, as the file would store the deltas."""
         rows = self.held_back
-        found = kl(self.student, deltas, self.ids, self.teacher, rows, self.room)
+        found = kl(self.student, deltas, self.ids, self.teacher, rows, self.allocate)
         names = np.unique(self.domains)
         return {str(name): float(found[self.domains[rows] == name].mean()) for name in names}
 
@@ -123,13 +123,13 @@ def tune_targets(
     left = [a for a in assignments if steps and not work.done(stage(a)) and not is_float(a)]
     if not left:
         return
-    ops, room = TorchOps(plan.device), partial(work.room, max_ram=plan.max_ram)
+    ops, allocate = TorchOps(plan.device), partial(work.allocate, max_ram=plan.max_ram)
     ids = work.load("calibration", "ids")
     domains = work.load("calibration", "domains")
-    teacher = teach(checkpoint, ids, ops, room)
+    teacher = teach(checkpoint, ids, ops, allocate)
     for member in left:
         student = open_student(checkpoint, member, work, ops)
-        lesson = Lesson(student, teacher, ids, domains, room, plan.seed)
+        lesson = Lesson(student, teacher, ids, domains, allocate, plan.seed)
         tune(lesson, member, steps, work, progress)
     for name in ("teacher-states", "student-states"):
         work.drop(f"{name}.npy")

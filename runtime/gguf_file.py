@@ -197,7 +197,7 @@ def _rope_factors(header: Header) -> tuple[float, ...] | None:
 
 def _check_tensors(file: GgufFile, arch: Arch) -> dict[str, TensorInfo]:
     """The model's tensors in file order, when they are just those that its sizes imply."""
-    expected = FAMILIES[arch.family].shapes(arch)
+    expected = arch.shapes()
     infos = {name: info for name, info in file.tensors.items() if name != ROPE_FACTORS}
     for name, shape in expected.items():
         if name not in infos:

@@ -15,7 +15,7 @@ from runtime.blocks import BLOCKS
 from runtime.blocks.onnx_int import OnnxInt, onnx_name
 from runtime.errors import EdgequantError
 from runtime.model import Model
-from runtime.tensor import Tensor
+from runtime.tensor import Tensor, rows_and_cols
 from runtime.tokenizer import Tokenizer, read_json
 
 INT_OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
@@ -85,7 +85,7 @@ class OnnxTensors(Mapping[str, Tensor]):
             quants, scales = self.arrays[f"{name}.q"], self.arrays[f"{name}.scale"]
             quants = quants.reshape(*scales.shape, -1)  # an embedding's are (rows, codes' bytes)
             return Tensor(name, shape, layout, layout.join_parts(quants, scales, zeros))
-        rows = shape[0] if len(shape) == 2 else 1
+        rows, _ = rows_and_cols(shape)
         return Tensor(
             name, shape, BLOCKS["F32"], self.arrays[name].reshape(rows, -1).view(np.uint8)
         )

@@ -16,7 +16,7 @@ from typing import Any
 from quantize import opening
 from quantize.bench.bandwidth import Memory
 from quantize.bench.client import Worker
-from quantize.calibrate import Progress
+from quantize.progress import Progress
 from quantize.report import frontier_chart
 from runtime.errors import EdgequantError
 from runtime.model import Model

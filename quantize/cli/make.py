@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantize.cli import options
+from quantize.cli.bar import Bar
 from quantize.cli.screen import errors, finish_report, show_result
-from quantize.progress import Bar
 
 if TYPE_CHECKING:  # it imports torch, which `--help` does not need
     from quantize.plan import Plan
@@ -115,14 +115,14 @@ def imatrix(
     as_json: options.Json = False,
 ) -> None:
     """Make an importance matrix for llama.cpp's quantizer, or for `run --imatrix`."""
-    from quantize import collect
+    from quantize import make_imatrix
 
     flags = options.given(
         model=model, calibration=calibration, rows=calib_rows, length=calib_length, seed=seed,
         max_ram=max_ram, device=device, overwrite=overwrite,
     )  # fmt: skip
     with Bar(errors) as bar:
-        made = collect.make(collect.Request(output, **flags), bar.update)
+        made = make_imatrix.make(make_imatrix.Request(output, **flags), bar.update)
     result = made.summary() | {"path": str(output), "bytes": output.stat().st_size}
     shown = (
         f"{output}: {result['bytes']:,} bytes, {result['entries']} weights, "

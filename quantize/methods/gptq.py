@@ -12,10 +12,10 @@ and the last factor is the inverse of a small triangle. So one Cholesky factorin
 import numpy as np
 import torch
 
-from quantize.gram import kernels_read
 from quantize.methods.base import Factor, Method, Rounded, SingularHessian
 from quantize.methods.rtn import rtn
 from runtime.blocks import Block, Params, join, shares
+from runtime.compiled import kernels_read
 
 WINDOW = 128
 """Columns that get the errors of all columns before at once (lazy batching)."""

@@ -10,15 +10,15 @@ class Effort:
     passes: int
     """Coordinate descent after rounding (methods/descent.py)."""
     windows: int
-    """Calibration windows whose gradients are taken (curvature.py), for the embedding."""
+    """Calibration windows whose gradients are taken (fisher.py), for the embedding."""
     weigh: bool
     """Whether gradients of all windows are taken, and weigh the tokens in every Hessian."""
     rewrites: tuple[str, ...]
     """Function-preserving changes before rounding (quantize/rewrites)."""
     steps: int
     """Steps of gradient descent on norms, biases and block scales after rounding (tune.py)."""
-    aims: bool = False
-    """Whether linears make up for the rounding of the layers before them (prefix.py)."""
+    compensates: bool = False
+    """Whether linears make up for the rounding of the layers before them (compensation.py)."""
 
 
 EFFORTS = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from calib_data import Windows
 from quantize.opening import container_of, kind, open_any, open_model
-from quantize.report.compare import Progress
+from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.report import Result, Speed, WindowScore, WorstToken
 from quantize.report.scan import Scan, TensorFact, scan, weights

@@ -12,8 +12,9 @@ from calib_data import Part, Windows
 from export.files import new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan
+from quantize.progress import Progress
 from quantize.report import render
-from quantize.report.compare import Progress, compare
+from quantize.report.compare import compare
 from quantize.report.examine import Subject, examine, open_subject
 from quantize.report.gate import REJECTED, Gates, always, match, read_baseline
 from quantize.report.report import Evaluation, Original, Report, Result

@@ -41,7 +41,7 @@ class NativeOps(NumpyOps):
     """Ops on numpy arrays with native products: for who runs one layer, with weights of his own."""
 
     def load(self, tensor: Tensor) -> np.ndarray | Packed:  # type: ignore[override]
-        if len(tensor.shape) == 1:
+        if not tensor.is_matrix:
             return np.array(tensor.decode())  # of a mapped F32 tensor that would be a view
         if tensor.block.name not in TYPES:
             # the layout's own definition decodes it, once: slower and larger, never different

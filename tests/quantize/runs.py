@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.passes import quantize_model, stored
 from quantize.plan import Assignment, Plan, assign
+from quantize.progress import Progress, silent
 from quantize.resume import Work
 from runtime.model import Model
 from runtime.tensor import Tensor

@@ -5,7 +5,7 @@ The states come from the full-precision model, as in llama-imatrix.
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +13,17 @@ import torch
 
 import calib_data
 from export.files import check_target
-from quantize.calibrate import Progress, advance, batches, embed, fetch, load_layer, silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import Imatrix, write
 from quantize.pipeline import check_device
 from quantize.plan import Plan, check_limits
+from quantize.progress import Progress, silent
 from quantize.resume import Work
+from quantize.stream import TOKENS, Carried, Original, batches, embed, fetch, forward
 from quantize.texts import load_text
 from runtime.backends.torch import TorchOps
 from runtime.errors import EdgequantError
-from runtime.forward import Layer
-
-TOKENS = 2048
-"""Tokens whose final states are normed at a time."""
+from runtime.forward import Layer, Observer
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,18 @@ class Request:
         check_limits(self)
 
 
-@dataclass
-class Listening(Layer):
-    """A layer that adds up the squares of what some linears read while it computes."""
+class Squares(Observer):
+    """Adds up the squares of what every input group of a layer reads."""
 
-    squares: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Linear -> sum over tokens of the squared input, (in,) float64."""
+    def __init__(self, layer: Layer, device: torch.device) -> None:
+        self.sums = {
+            group.name: torch.zeros(group.width, dtype=torch.float64, device=device)
+            for group in layer.spec.groups
+        }
+        """Input group -> sum over tokens of the squared input, (in,)."""
 
-    def linear(self, ops: TorchOps, name: str, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        if name in self.squares:
-            self.squares[name] += x.reshape(-1, x.shape[-1]).square().sum(0, dtype=torch.float64)
-        return super().linear(ops, name, x)
+    def read(self, group: str, x: torch.Tensor) -> None:
+        self.sums[group] += x.reshape(-1, x.shape[-1]).square().sum(0, dtype=torch.float64)
 
 
 def make(request: Request, progress: Progress = silent) -> Imatrix:
@@ -71,7 +70,7 @@ def make(request: Request, progress: Progress = silent) -> Imatrix:
     rows, length = windows.ids.shape
     with tempfile.TemporaryDirectory(prefix=".imatrix-", dir=request.output.parent) as folder:
         shape = (rows, length, checkpoint.arch.hidden)
-        hidden = Work(Path(folder), "").room("hidden", shape, request.max_ram)
+        hidden = Work(Path(folder), "").allocate("hidden", shape, request.max_ram)
         means = dict(collect(checkpoint, windows.ids, hidden, request.device, progress))
     own_file = calib_data.is_file(request.calibration)
     dataset = Path(request.calibration).name if own_file else request.calibration
@@ -96,19 +95,15 @@ def collect(
     """
     arch, ops = checkpoint.arch, TorchOps(device)
     embed(checkpoint.tensors["token_embd.weight"], ids, hidden)
-    for index in range(arch.layers):
-        layer = Listening(arch, load_layer(checkpoint, index, ops.device))
-        for stage in checkpoint.family.stages:
-            width = layer.weights[f"{stage.linears[0]}.weight"].shape[1]
-            zeros = torch.zeros(width, dtype=torch.float64, device=ops.device)
-            layer.squares[stage.linears[0]] = zeros
-        advance(ops, layer, hidden, hidden)
-        for stage in checkpoint.family.stages:
-            where = f"blk.{index}.{stage.linears[0]}.weight"
-            mean = as_mean(where, layer.squares[stage.linears[0]], ids.size)
-            for linear in stage.linears:  # they read the same input
-                yield f"blk.{index}.{linear}.weight", mean
-        progress("layers", index + 1, arch.layers, "")
+    source, states = Original(checkpoint, ops.device), Carried(hidden)
+    for layer, squares in forward(ops, source, states, lambda layer: Squares(layer, ops.device)):
+        for group in layer.spec.groups:
+            where = f"blk.{layer.index}.{group.linears[0]}.weight"
+            mean = as_mean(where, squares.sums[group.name], ids.size)
+            for linear in group.linears:  # they read the same input
+                yield f"blk.{layer.index}.{linear}.weight", mean
+        progress("layers", layer.index + 1, arch.layers, "")
+        del layer, squares
     yield arch.head, head(ops, checkpoint, hidden)
 
 
