@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from quantize.hessian import Hessians
-from quantize.stream import TOKENS, Prefix, Weights, batches, fetch
+from quantize.stream import Prefix, Weights, batches, fetch
 from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps
 from runtime.forward import NOBODY, Layer, Observer, Positions, decoder_layer
@@ -117,7 +117,7 @@ class ComparedPrefix(Prefix):
         assert isinstance(observer, Compared)
         rows, length = self.values.shape[:2]
         positions, held = Positions(0, length), held_back(rows)
-        for here in batches(rows, max(1, TOKENS // length)):
+        for here in batches(rows, max(1, self.tokens // length)):
             at = [row - here.start for row in range(here.start, here.stop) if row in held]
             observer.held = [slice(row * length, (row + 1) * length) for row in at]
             batch = fetch(self.exact, here, ops.device)

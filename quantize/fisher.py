@@ -84,11 +84,14 @@ def fisher(
     visit: Callable[[int, LayerFisher], None] | None = None,
     seed: int = 0,
     progress: Progress = silent,
+    tokens: int = TOKENS_BACK,
+    logits: int = LOGITS,
 ) -> Tables:
     """Call `visit` with every layer from the last to the first; returns what is outside them.
 
     ids (rows, T) are token windows. The same arguments give the same numbers. Without `visit`
-    gradients only pass through the layers, which is faster.
+    gradients only pass through the layers, which is faster. `tokens` go backwards and `logits` are
+    made at a time.
     """
     arch, source = checkpoint.arch, Original(checkpoint, ops.device)
     states = Kept(allocate("gradient-states", (arch.layers + 1, *ids.shape, arch.hidden)))
@@ -99,12 +102,12 @@ def fisher(
             progress("gradients", layer.index + 1, steps, f"layer {layer.index}")
             del layer
     gradient = states.values[-1]  # (rows, T, D): takes the place of the last states
-    head, used = head_gradient(checkpoint, ops, gradient, seed)
+    head, used = head_gradient(checkpoint, ops, gradient, seed, logits)
 
     def observe(layer: Layer) -> Gradients:
         return FisherSums(layer, *ids.shape) if visit else Gradients()
 
-    for layer, observer in backward(ops, source, states, gradient, observe):
+    for layer, observer in backward(ops, source, states, gradient, observe, tokens):
         if visit:
             visit(layer.index, observer.mean())
         progress("gradients", steps - layer.index, steps, f"layer {layer.index}")
@@ -113,7 +116,7 @@ def fisher(
 
 
 def head_gradient(
-    checkpoint: Checkpoint, ops: TorchOps, states: np.ndarray, seed: int
+    checkpoint: Checkpoint, ops: TorchOps, states: np.ndarray, seed: int, logits: int = LOGITS
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Replace last states (rows, T, D) by the gradient of log p of a token drawn from p.
 
@@ -125,9 +128,9 @@ def head_gradient(
     hessian = torch.zeros(arch.hidden, arch.hidden, device=ops.device)
     used = torch.zeros(arch.vocab, device=ops.device)
     flat = states.reshape(-1, arch.hidden)
-    # drawn at once and on the CPU: neither LOGITS nor the device changes which tokens come
+    # drawn at once and on the CPU: neither the chunk size nor the device changes which tokens come
     u = torch.rand(len(flat), generator=torch.Generator().manual_seed(seed)).to(ops.device)
-    for here in batches(len(flat), max(1, LOGITS // arch.vocab)):
+    for here in batches(len(flat), max(1, logits // arch.vocab)):
         x = fetch(flat, here, ops.device).requires_grad_()
         normed = ops.rmsnorm(x, norm, arch.eps)
         read = normed.detach()

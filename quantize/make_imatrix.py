@@ -86,6 +86,7 @@ def collect(
     hidden: np.ndarray,
     device: str = "cpu",
     progress: Progress = silent,
+    tokens: int = TOKENS,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Weight and mean squared input of each channel, (in,) float32, in the order of the layers.
 
@@ -95,7 +96,7 @@ def collect(
     """
     arch, ops = checkpoint.arch, TorchOps(device)
     embed(checkpoint.tensors["token_embd.weight"], ids, hidden)
-    source, states = Original(checkpoint, ops.device), Carried(hidden)
+    source, states = Original(checkpoint, ops.device), Carried(hidden, tokens=tokens)
     for layer, squares in forward(ops, source, states, lambda layer: Squares(layer, ops.device)):
         for group in layer.spec.groups:
             where = f"blk.{layer.index}.{group.linears[0]}.weight"
@@ -104,15 +105,17 @@ def collect(
                 yield f"blk.{layer.index}.{linear}.weight", mean
         progress("layers", layer.index + 1, arch.layers, "")
         del layer, squares
-    yield arch.head, head(ops, checkpoint, hidden)
+    yield arch.head, head(ops, checkpoint, hidden, tokens)
 
 
-def head(ops: TorchOps, checkpoint: Checkpoint, hidden: np.ndarray) -> np.ndarray:
+def head(
+    ops: TorchOps, checkpoint: Checkpoint, hidden: np.ndarray, tokens: int = TOKENS
+) -> np.ndarray:
     """Mean squared input of the output head, (D,): final states (rows, T, D), normed."""
     rows, length, width = hidden.shape
     norm = ops.load(checkpoint.tensors["output_norm.weight"])
     squares = torch.zeros(width, dtype=torch.float64, device=ops.device)
-    for here in batches(rows, max(1, TOKENS // length)):
+    for here in batches(rows, max(1, tokens // length)):
         x = fetch(hidden, here, ops.device)
         normed = ops.rmsnorm(x, norm, checkpoint.arch.eps)
         squares += normed.reshape(-1, width).square().sum(0, dtype=torch.float64)

@@ -100,10 +100,12 @@ def quantize_layer(
     hessians: Mapping[str, torch.Tensor],
     recipe: Recipe,
     where: str = "",
+    chunk: int = CHUNK,
 ) -> LayerResult:
     """Round every linear of one layer.
 
-    `types`: linear -> block; `hessians`: input group -> H, (in, in), or its diagonal.
+    `types`: linear -> block; `hessians`: input group -> H, (in, in), or its diagonal; `chunk`:
+    weights rounded at a time.
     """
     packed: dict[str, np.ndarray] = {}
     values: Weights = {}
@@ -116,7 +118,7 @@ def quantize_layer(
         for linear in group.linears:
             name = f"{linear}.weight"
             packed[name], values[name] = quantize_weight(
-                weights[name], types[linear], recipe, factor
+                weights[name], types[linear], recipe, factor, chunk
             )
             losses[linear] = relative_error(weights[name], values[name], hessian)
     for name, vector in weights.items():
@@ -127,10 +129,10 @@ def quantize_layer(
 
 
 def quantize_weight(
-    weight: torch.Tensor, block: Block, recipe: Recipe, factor: Factor | None
+    weight: torch.Tensor, block: Block, recipe: Recipe, factor: Factor | None, chunk: int = CHUNK
 ) -> tuple[np.ndarray, torch.Tensor]:
     """Round (out, in), some rows at a time: packed rows, and the values a reader will see."""
-    step = max(1, CHUNK // weight.shape[1])
+    step = max(1, chunk // weight.shape[1])
     parts, values = [], torch.empty_like(weight)
     for start in range(0, weight.shape[0], step):
         rows = weight[start : start + step]

@@ -11,7 +11,7 @@ windows are too, or lie on disk when they are large.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -79,12 +79,13 @@ class States(Protocol):
 
 @dataclass
 class Carried:
-    """Hidden states (rows, T, D) that every layer replaces."""
+    """Hidden states (rows, T, D) that every layer replaces; `tokens` of them go at a time."""
 
     values: np.ndarray
+    tokens: int = field(default=TOKENS, kw_only=True)
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        run(ops, layer, self.values, self.values, observer)
+        run(ops, layer, self.values, self.values, observer, self.tokens)
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Prefix(Carried):
     """Hidden states behind rounded layers: the walk looks at a layer, `replace` goes through it."""
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        run(ops, layer, self.values, None, observer)
+        run(ops, layer, self.values, None, observer, self.tokens)
 
     def replace(self, ops: TorchOps, layer: Layer) -> None:
         """Go on through what the layer became."""

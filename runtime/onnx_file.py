@@ -40,7 +40,7 @@ def open_onnx(folder: Path) -> Model:
             f"{folder} has no config.json; copy the one of the original checkpoint into it."
         )
     arch = family_of(config).arch(config)
-    tensors = OnnxTensors(folder, family_of(config).shapes(arch))
+    tensors = OnnxTensors(folder, arch.shapes())
     has_tokenizer = (folder / "tokenizer.json").exists()
     return Model(arch, tensors, Tokenizer.from_folder(folder) if has_tokenizer else None)
 

@@ -106,7 +106,8 @@ def rescaled(original: Model, artifact: Model) -> bool:
     arch = original.arch
     for layer in range(arch.layers):
         spec = arch.layer(layer)
-        for source in sorted({group.fold for group in spec.groups} & spec.linears.keys()):
+        folds = {group.fold for group in spec.groups if group.fold}
+        for source in sorted(folds & spec.linears.keys()):
             name = f"blk.{layer}.{source}.weight"
             gains = channel_gains(original.tensors[name], artifact.tensors[name])
             if np.median(np.abs(gains / np.median(gains) - 1)) > MOVED:

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantize import checkpoint
-from quantize.calibrate import load_layer
 from quantize.checkpoint import INDEX, bundled, open_checkpoint, random_checkpoint
 from runtime.errors import EdgequantError
 from tests.conftest import CONFIGS, config
+from tests.quantize.layers import layer_of
 
 
 @pytest.fixture
@@ -146,12 +146,12 @@ def test_nan_and_inf_weights_are_counted_and_named(bad: float, folder: Path) -> 
     with pytest.raises(
         EdgequantError, match="blk.0.ffn_up.weight holds 5 NaN or infinite values of"
     ):
-        load_layer(open_checkpoint(folder), 0, torch.device("cpu"))
+        layer_of(open_checkpoint(folder))
 
 
 def test_huge_finite_weights_are_not_taken_for_infinite(folder: Path) -> None:
     replace_tensor(folder, lambda t: torch.full_like(t, 3e38))
-    assert load_layer(open_checkpoint(folder), 0, torch.device("cpu"))
+    assert layer_of(open_checkpoint(folder))
 
 
 def test_a_file_is_refused(folder: Path) -> None:

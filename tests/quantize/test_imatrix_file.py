@@ -251,7 +251,7 @@ def arch() -> Arch:
 
 def whole(arch: Arch, folder: Path, drop: str = "", **more: int) -> Path:
     """An importance matrix of ones for every linear of a model; `more`: name -> channels."""
-    shapes = {n: s[1] for n, s in FAMILIES[arch.family].shapes(arch).items() if len(s) == 2}
+    shapes = {n: s[1] for n, s in arch.shapes().items() if len(s) == 2}
     names = {name: cols for name, cols in shapes.items() if name.startswith("blk.")}
     means = {n: np.ones(c, np.float32) for n, c in (names | more).items() if n != drop}
     write(folder / "a.gguf", Imatrix(means, dict.fromkeys(means, 9), (), 1, 9))

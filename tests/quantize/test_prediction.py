@@ -10,18 +10,20 @@ import torch
 
 import calib_data
 from quantize import pipeline
-from quantize.calibrate import Recipe, quantize_weight, silent, statistics
 from quantize.checkpoint import Checkpoint
 from quantize.measure import measure
 from quantize.methods import METHODS, Factor
 from quantize.passes import calibration, quantize_model
 from quantize.plan import EFFORTS, Plan
+from quantize.progress import silent
 from quantize.resume import Work
+from quantize.rounding import Recipe, quantize_weight
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS
 from runtime.engine import open_engine
 from runtime.forward import forward, layers
 from runtime.gguf_file import open_gguf
+from tests.quantize.layers import hessians_of
 from tests.quantize.runs import small_plan
 from tests.small_models import kl
 
@@ -108,13 +110,11 @@ def rounded(
     hidden = weights["token_embd.weight"][torch.from_numpy(ids).long()].numpy()
     out: dict[str, torch.Tensor] = {}
     for layer in layers(checkpoint.arch, weights):
-        own = dict(layer.weights)
-        stages = checkpoint.family.stages
-        hessians = statistics(ops, checkpoint.arch, own, stages, hidden, hidden)
-        for stage in stages:
-            factor: Factor | None = recipe.factor(hessians[stage.linears[0]], "")[0]
-            for linear in stage.linears:
-                weight = own[f"{linear}.weight"]
+        hessians = hessians_of(layer, hidden, hidden)
+        for group in layer.spec.groups:
+            factor: Factor | None = recipe.factor(hessians[group.name], "")[0]
+            for linear in group.linears:
+                weight = layer.weights[f"{linear}.weight"]
                 value = quantize_weight(weight, BLOCKS[kind], recipe, factor)[1]
                 out[f"blk.{layer.index}.{linear}.weight"] = value
     return out

@@ -15,6 +15,8 @@ from calib_data import CalibrationError
 from quantize import pipeline
 from quantize.plan import Plan
 from quantize.resume import CHANGED, Work, work_folder
+from quantize.stream import Original
+from runtime.backends.torch import TorchOps
 from runtime.errors import EdgequantError
 from tests.quantize.runs import small_plan
 
@@ -130,8 +132,8 @@ def test_work_of_finished_stages_is_not_done_again(
 ) -> None:
     with pytest.raises(Stop):
         run(plan, stop_before="writing")
-    monkeypatch.setattr("quantize.passes.load_layer", None)  # nobody may call it
-    monkeypatch.setattr("quantize.passes.head_statistics", None)
+    monkeypatch.setattr(Original, "layer", None)  # nobody may call them
+    monkeypatch.setattr(TorchOps, "rmsnorm", None)
     run(plan)
     assert (plan.output / "qwen2-untied-int4-onnx" / "model.onnx").exists()
 
@@ -259,15 +261,15 @@ def test_a_full_disk_is_one_sentence_and_the_work_is_kept(
 def test_room_for_states_is_claimed_before_it_is_mapped(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource", reason="this system has no limits on file sizes")
     work = Work(tmp_path, "key")
-    assert not isinstance(work.room("states", (4, 8), max_ram=1), np.memmap)
-    mapped = work.room("states", (4, 8), max_ram=0)
+    assert not isinstance(work.allocate("states", (4, 8), max_ram=1), np.memmap)
+    mapped = work.allocate("states", (4, 8), max_ram=0)
     assert isinstance(mapped, np.memmap)
     assert (tmp_path / "states.npy").stat().st_blocks > 0
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
         with pytest.raises(EdgequantError, match="cannot store large.npy in"):
-            work.room("large", (100, 100), max_ram=0)
+            work.allocate("large", (100, 100), max_ram=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 

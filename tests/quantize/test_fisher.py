@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from quantize import curvature as curvature_file
-from quantize.calibrate import Weights, load_layer
+from quantize import fisher as fisher_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.curvature import LayerCurvature, Outside, curvature, drawn
+from quantize.fisher import LayerFisher, Tables, fisher, sample_categorical
 from quantize.resume import Work
+from quantize.stream import Original
 from runtime.backends.torch import TorchOps
-from runtime.forward import forward, layers
+from runtime.forward import Layer, forward, layers
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS
+from tests.quantize.layers import layer_of
 from tests.small_models import kl
 
 pytestmark = pytest.mark.usefixtures("exact_products")
@@ -31,10 +32,10 @@ def rooms(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @dataclass
 class Found:
-    """All that `curvature` told."""
+    """All that `fisher` told."""
 
-    layers: dict[int, LayerCurvature]
-    outside: Outside
+    layers: dict[int, LayerFisher]
+    outside: Tables
     tokens: torch.Tensor
     """(rows * T,): what was drawn from the model itself."""
 
@@ -45,18 +46,19 @@ def measured(
     ops: TorchOps | None = None,
     room: Callable[[str, tuple[int, ...]], np.ndarray] = rooms,
     seed: int = 0,
+    **chunks: int,
 ) -> Found:
-    """Run `curvature` and keep every layer's answer and the tokens."""
-    seen: dict[int, LayerCurvature] = {}
+    """Run `fisher` and keep every layer's answer and the tokens."""
+    seen: dict[int, LayerFisher] = {}
     tokens: list[torch.Tensor] = []
 
-    def watched(chances: torch.Tensor, luck: torch.Tensor) -> torch.Tensor:
-        tokens.append(drawn(chances, luck))
+    def watched(probs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        tokens.append(sample_categorical(probs, u))
         return tokens[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curvature_file, "drawn", watched)
-        out = curvature(checkpoint, ids, ops or TorchOps(), room, seen.__setitem__, seed)
+        patch.setattr(fisher_file, "sample_categorical", watched)
+        out = fisher(checkpoint, ids, ops or TorchOps(), room, seen.__setitem__, seed, **chunks)
     return Found(seen, out, torch.cat(tokens))
 
 
@@ -133,17 +135,16 @@ def test_a_layer_costs_what_the_whole_model_s_gradients_say(
     ops = twin(checkpoint, ids, found.tokens).ops
     assert list(found.layers) == [1, 0]
     for index, layer in found.layers.items():
-        for stage in checkpoint.family.stages:
-            gradients = {n: ops.gradient(f"blk.{index}.{n}.weight") for n in stage.linears}
+        for group in checkpoint.arch.layer(index).groups:
+            gradients = {n: ops.gradient(f"blk.{index}.{n}.weight") for n in group.linears}
             for linear, gradient in gradients.items():
                 close(layer.rows[linear], gradient.square().mean(0))
-            first = stage.linears[0]
             weight = torch.stack([g.square().sum(1) for g in gradients.values()]).sum(0)
-            size = torch.from_numpy(layer.tokens[first])
+            size = torch.from_numpy(layer.tokens[group.name])
             assert size.shape == (ROWS, LENGTH)
             close(size.flatten(), weight.sqrt())
-            x = ops.read[f"blk.{index}.{first}.weight"]
-            close(layer.hessians[first], (x.T * weight) @ x / weight.sum())
+            x = ops.read[f"blk.{index}.{group.linears[0]}.weight"]
+            close(layer.hessians[group.name], (x.T * weight) @ x / weight.sum())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -187,20 +188,18 @@ def same(left: Found, right: Found) -> None:
 
 def test_the_tables_need_no_look_at_the_layers(random_models: dict[str, Path]) -> None:
     checkpoint, ids = open_checkpoint(random_models["qwen2-untied"]), random_ids()
-    unwatched = curvature(checkpoint, ids, TorchOps(), rooms)
+    unwatched = fisher(checkpoint, ids, TorchOps(), rooms)
     for name, table in measured(checkpoint, ids).outside.tables.items():
         assert torch.equal(unwatched.tables[name].hessian, table.hessian)
         assert torch.equal(unwatched.tables[name].rows, table.rows)
 
 
 def test_how_many_tokens_and_logits_go_at_once_changes_nothing(
-    random_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    random_models: dict[str, Path],
 ) -> None:
     checkpoint, ids = open_checkpoint(random_models["qwen2-untied"]), random_ids()
-    whole = measured(checkpoint, ids)
-    monkeypatch.setattr(curvature_file, "TOKENS", 2 * LENGTH)  # two rows, and one left over
-    monkeypatch.setattr(curvature_file, "LOGITS", 7 * 4096)
-    same(measured(checkpoint, ids), whole)
+    pieces = measured(checkpoint, ids, tokens=2 * LENGTH, logits=7 * 4096)  # one row is left over
+    same(pieces, measured(checkpoint, ids))
 
 
 def test_states_on_disk_give_the_same_numbers(
@@ -211,7 +210,7 @@ def test_states_on_disk_give_the_same_numbers(
 
     def room(name: str, shape: tuple[int, ...]) -> np.ndarray:
         asked.append(shape)
-        array = work.room(name, shape, max_ram=0)
+        array = work.allocate(name, shape, max_ram=0)
         assert isinstance(array, np.memmap)
         return array
 
@@ -230,11 +229,11 @@ def test_another_seed_draws_other_tokens(random_models: dict[str, Path]) -> None
 
 
 def test_tokens_are_drawn_as_often_as_their_chances_say() -> None:
-    chances = torch.tensor([0.0, 0.5, 0.125, 0.0, 0.375, 0.0])
-    luck = (torch.arange(1000) + 0.5) / 1000
-    counts = torch.bincount(drawn(chances.expand(1000, 6), luck), minlength=6)
+    probs = torch.tensor([0.0, 0.5, 0.125, 0.0, 0.375, 0.0])
+    u = (torch.arange(1000) + 0.5) / 1000
+    counts = torch.bincount(sample_categorical(probs.expand(1000, 6), u), minlength=6)
     assert counts.tolist() == [0, 500, 125, 0, 375, 0]
-    ends = drawn(chances.expand(2, 6), torch.tensor([0.0, 1 - 2**-24]))
+    ends = sample_categorical(probs.expand(2, 6), torch.tensor([0.0, 1 - 2**-24]))
     assert ends.tolist() == [1, 4]
 
 
@@ -254,17 +253,18 @@ def test_one_layer_is_loaded_at_a_time_there_and_back(
     random_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
+    real = Original.layer
 
-    def counted(checkpoint: Checkpoint, index: int, device: torch.device) -> Weights:
+    def counted(source: Original, index: int) -> Layer:
         asked.append(index)
-        return load_layer(checkpoint, index, device)
+        return real(source, index)
 
-    monkeypatch.setattr(curvature_file, "load_layer", counted)
+    monkeypatch.setattr(Original, "layer", counted)
     checkpoint, ops = open_checkpoint(random_models["qwen2-untied"]), Counting()
     found = measured(checkpoint, random_ids(), ops)
     assert asked == [0, 1, 1, 0]
     assert ops.loaded == ["output_norm.weight", "output.weight"]
-    expected = load_layer(checkpoint, 1, torch.device("cpu"))
+    expected = layer_of(checkpoint, 1).weights
     assert found.layers[1].weights.keys() == expected.keys()
     assert all(torch.equal(found.layers[1].weights[n], w) for n, w in expected.items())
 
@@ -298,8 +298,9 @@ def test_a_small_random_error_costs_what_the_formula_says(tiny: Checkpoint) -> N
         else:
             _, index, linear = name.split(".")
             layer = found.layers[int(index)]
-            stage = next(s for s in tiny.family.stages if linear in s.linears)
-            hessian, rows = layer.hessians[stage.linears[0]], layer.rows[linear]
+            groups = tiny.arch.layer(int(index)).groups
+            group = next(group for group in groups if linear in group.linears)
+            hessian, rows = layer.hessians[group.name], layer.rows[linear]
         predicted = 0.5 * float((rows * ((error @ hessian) * error).sum(1)).sum())
         real = kl(original, logits_with(tiny, ids, f"{name}.weight", error))
         ratios[name] = predicted / real

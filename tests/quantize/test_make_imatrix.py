@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantize import calibrate, collect
 from quantize.checkpoint import bundled, open_checkpoint, random_checkpoint
-from quantize.collect import Request, make
 from quantize.forecast import forecast
 from quantize.imatrix import read
+from quantize.make_imatrix import Request, collect, make
 from quantize.methods import Factor
 from quantize.methods.rtn import rtn
 from quantize.pipeline import run as run_plan
@@ -24,7 +23,7 @@ from runtime.errors import EdgequantError
 from runtime.gguf_file import read as read_gguf
 from tests.conftest import CONFIGS, config
 from tests.quantize.runs import small_plan, walk
-from tests.quantize.test_calibrate import dense_run
+from tests.quantize.test_rounding import dense_run
 
 
 def request(model: Path, output: Path, **changes: Any) -> Request:
@@ -34,15 +33,13 @@ def request(model: Path, output: Path, **changes: Any) -> Request:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_means_are_the_diagonals_of_a_dense_runs_hessians(
-    name: str, random_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    name: str, random_models: dict[str, Path]
 ) -> None:
     checkpoint = open_checkpoint(random_models[name])
     ids = np.random.default_rng(0).integers(0, 4096, (5, 40))
     dense = dense_run(checkpoint.model(), ids)
-    for module in (calibrate, collect):
-        monkeypatch.setattr(module, "TOKENS", 80)  # two rows at a time, and one left over
     hidden = np.zeros((5, 40, 96), np.float32)
-    means = dict(collect.collect(checkpoint, ids, hidden))
+    means = dict(collect(checkpoint, ids, hidden, tokens=80))  # two rows, and one left over
     assert list(means)[-1] == ("token_embd.weight" if checkpoint.arch.tied else "output.weight")
     assert means.keys() == dense.inputs.keys()
     for weight, mean in means.items():
@@ -86,13 +83,13 @@ def test_hidden_states_go_to_disk_over_max_ram_and_nothing_changes(
     random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, kinds = random_models["qwen2-tied"], []
-    real = Work.room
+    real = Work.allocate
 
     def watched(*args: Any) -> np.ndarray:
         kinds.append(type(room := real(*args)))
         return room
 
-    monkeypatch.setattr(Work, "room", watched)
+    monkeypatch.setattr(Work, "allocate", watched)
     make(request(model, tmp_path / "ram.gguf"))
     make(request(model, tmp_path / "disk.gguf", max_ram=0.0))
     assert kinds == [np.ndarray, np.memmap]
