@@ -298,7 +298,7 @@ def test_sizes_and_tokenizer_are_known_whatever_the_types(tiny_file: bytes, scra
     assert tokenizer.encode("a b") == expected.tokenizer.encode("a b")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_model_cut_anywhere_opens_or_is_refused(
     tiny_file: bytes, scratch: Path, data: st.DataObject
@@ -306,7 +306,7 @@ def test_a_model_cut_anywhere_opens_or_is_refused(
     survives(scratch, tiny_file[: data.draw(st.integers(0, len(tiny_file) - 1))])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_model_with_changed_bytes_opens_or_is_refused(
     tiny_file: bytes, scratch: Path, data: st.DataObject

@@ -152,7 +152,7 @@ def test_a_graph_cut_anywhere_is_refused_or_whole(damaged: Damaged) -> None:
         damaged.readable_or_refused(damaged.graph[:length])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(place=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
 def test_flipped_bits_never_end_in_another_error(damaged: Damaged, place, mask: int) -> None:
     at = int(place * len(damaged.graph))
