@@ -48,6 +48,12 @@ def attention_of(heads: int, kv_heads: int, head_dim: int, **facts: Any) -> Atte
     )
 
 
+def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
+    """Equal but for the order of float32 sums: within 1e-5 of the largest value."""
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 def kl(expected: np.ndarray, found: np.ndarray) -> float:
     """Mean KL divergence in nats a token between the distributions of two (..., V) logits."""
     log_p, log_q = log_softmax(expected), log_softmax(found)

@@ -13,7 +13,7 @@ from runtime.forward import Cache, layers
 from runtime.model import Model
 from runtime.rope import Rope
 from tests.conftest import CONFIGS
-from tests.small_models import attention_of
+from tests.small_models import assert_near, attention_of
 
 BACKENDS = ("numpy", "torch")
 
@@ -68,7 +68,7 @@ def test_logits_are_those_of_the_slow_loop(
     ids = np.random.default_rng(0).integers(0, 4096, (2, 11))
     found = open_engine(model, backend).logits(ids)
     for row in range(2):
-        np.testing.assert_allclose(found[row], slow_logits(model, ids[row]), atol=2e-5)
+        assert_near(found[row], slow_logits(model, ids[row]))
 
 
 @pytest.mark.parametrize("name", ["qwen2-yarn", "llama-tied"])
@@ -82,7 +82,7 @@ def test_a_cache_gives_the_logits_of_full_recomputation(
     cache = engine.new_cache(3, 24)
     pieces = [ids[:, :10], ids[:, 10:17], *(ids[:, at : at + 1] for at in range(17, 24))]
     found = np.concatenate([engine.logits(piece, cache) for piece in pieces], axis=1)
-    np.testing.assert_allclose(found, whole, atol=2e-5)
+    assert_near(found, whole)
     assert cache.length == 24
 
 
@@ -94,7 +94,7 @@ def test_last_gives_only_the_last_tokens_logits(
     ids = np.arange(12).reshape(2, 6)
     last = engine.logits(ids, last=True)
     assert last.shape == (2, 1, 4096)
-    np.testing.assert_allclose(last, engine.logits(ids)[:, -1:], atol=1e-5)
+    assert_near(last, engine.logits(ids)[:, -1:])
 
 
 def test_later_tokens_change_nothing_before_them(random_models: dict[str, Path]) -> None:
@@ -103,7 +103,7 @@ def test_later_tokens_change_nothing_before_them(random_models: dict[str, Path])
     other = ids.copy()
     other[0, 12:] = 7
     left, right = engine.logits(ids), engine.logits(other)
-    np.testing.assert_allclose(left[:, :12], right[:, :12], atol=1e-6)
+    assert_near(left[:, :12], right[:, :12])
     assert np.abs(left[:, 12:] - right[:, 12:]).max() > 1e-3
 
 
@@ -137,7 +137,7 @@ def test_a_large_head_is_decoded_in_pieces(
     ids = np.arange(6)[None]
     whole = OpsEngine(model, NumpyOps()).logits(ids)
     monkeypatch.setattr("runtime.backends.numpy.ROWS_AT_ONCE", 1000)
-    np.testing.assert_allclose(OpsEngine(model, NumpyOps()).logits(ids), whole, atol=1e-6)
+    assert_near(OpsEngine(model, NumpyOps()).logits(ids), whole)
 
 
 @pytest.mark.parametrize("facts", [{}, {"window": 3}, {"soft_cap": 0.5}, {"scale": 0.5}])

@@ -22,7 +22,7 @@ from runtime.gguf_file import open_gguf
 from runtime.memory import mapping_of
 from runtime.model import Model
 from runtime.tensor import Tensor
-from tests.small_models import rounded, rounded_model
+from tests.small_models import assert_near, rounded, rounded_model
 
 _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
@@ -66,6 +66,15 @@ def assert_same_bits(actual: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(actual.view("u4")[number], expected.view("u4")[number])
 
 
+def assert_exact(actual: np.ndarray, x: np.ndarray, weight: np.ndarray) -> None:
+    """x @ weight.T but for what float32 rounds of the sizes that are added up."""
+    x, weight = x.astype(np.float64), weight.astype(np.float64)
+    bound = np.abs(x) @ np.abs(weight).T
+    assert actual.shape == bound.shape
+    assert (np.abs(actual - x @ weight.T) <= 16 * ULP * bound).all()
+    assert (bound > 0).all()
+
+
 def test_every_layout_of_the_two_containers_has_a_kernel() -> None:
     assert set(GGML) | set(ONNX) == set(_native.types())
 
@@ -107,15 +116,10 @@ def test_exact_products_agree_with_float64(
     _native.set_instruction_set(instructions)
     for rows, cols in [(1, 256), (7, 1280), (46, 2304)]:  # around the tile of 4 rows, 1024 columns
         data = tame_rows(name, rows, cols)
-        weight = _native.decode(name, data, cols).astype(np.float64)
+        weight = _native.decode(name, data, cols)
         for count in (1, 3, 40):
             x = activations(count, cols)
-            actual = _native.matvec(name, data, cols, x)
-            bound = np.abs(x.astype(np.float64)) @ np.abs(weight).T
-            error = np.abs(actual - x.astype(np.float64) @ weight.T)
-            assert actual.shape == (count, rows)
-            assert (error <= 16 * ULP * bound).all()
-            assert (bound > 0).all()
+            assert_exact(_native.matvec(name, data, cols, x), x, weight)
 
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
@@ -125,15 +129,13 @@ def test_columns_that_fill_no_register_are_multiplied(
 ) -> None:
     _native.set_instruction_set(instructions)
     weight, x = activations(5, cols), activations(3, cols)[::-1].copy()
-    actual = _native.matvec("F32", weight.view(np.uint8), cols, x)
-    np.testing.assert_allclose(actual, x @ weight.T, rtol=1e-5, atol=1e-5)
+    assert_exact(_native.matvec("F32", weight.view(np.uint8), cols, x), x, weight)
 
 
 def test_more_activations_than_one_pass_takes_are_multiplied(exact_products: None) -> None:
     cols = 1 << 16  # 4 activations a pass
     weight, x = activations(5, cols), activations(9, cols)
-    actual = _native.matvec("F32", weight.view(np.uint8), cols, x)
-    np.testing.assert_allclose(actual, x @ weight.T, rtol=1e-4, atol=1e-2)
+    assert_exact(_native.matvec("F32", weight.view(np.uint8), cols, x), x, weight)
 
 
 def test_no_activations_give_no_rows() -> None:
@@ -275,17 +277,11 @@ def engines(request: pytest.FixtureRequest, tiny: Checkpoint) -> tuple[OpsEngine
     return native, plain
 
 
-def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
-    """Within 1e-5 of the largest logit: float32 sums in another order."""
-    assert actual.shape == expected.shape
-    assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
-
-
 def test_logits_agree_with_numpy(
     engines: tuple[OpsEngine, OpsEngine], exact_products: None
 ) -> None:
     native, plain = engines
-    assert_close(native.logits(PROMPTS), plain.logits(PROMPTS))
+    assert_near(native.logits(PROMPTS), plain.logits(PROMPTS))
 
 
 def test_steps_with_a_cache_agree_with_the_whole_prompt(
@@ -296,7 +292,7 @@ def test_steps_with_a_cache_agree_with_the_whole_prompt(
     cache = native.new_cache(3, PROMPTS.shape[1])
     parts = [native.logits(PROMPTS[:, :9], cache)]
     parts += [native.logits(PROMPTS[:, at : at + 1], cache) for at in range(9, PROMPTS.shape[1])]
-    assert_close(np.concatenate(parts, axis=1), whole)
+    assert_near(np.concatenate(parts, axis=1), whole)
 
 
 def test_greedy_tokens_agree_with_numpy(tiny: Checkpoint, exact_products: None) -> None:

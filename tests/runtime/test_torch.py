@@ -12,7 +12,7 @@ from runtime.backends.numpy import NumpyOps
 from runtime.backends.torch import TorchOps, open
 from runtime.blocks import BLOCKS
 from runtime.tensor import Tensor
-from tests.small_models import attention_of
+from tests.small_models import assert_near, attention_of
 
 RANDOM = np.random.default_rng(0)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -32,7 +32,7 @@ def on(ops: TorchOps, x: np.ndarray) -> torch.Tensor:
 
 
 def check(ops: TorchOps, found: torch.Tensor, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(ops.numpy(found), expected, atol=1e-5)
+    assert_near(ops.numpy(found), expected)
 
 
 def test_embed(ops: TorchOps) -> None:
