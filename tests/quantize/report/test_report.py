@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from quantize.report.report import SCHEMA_VERSION, Report, read_report, schema
+from quantize.report.report import SCHEMA_VERSION, Report, read_report
 from runtime.errors import EdgequantError
-from tests.quantize.report.schemas import errors
+from tests.quantize.report.schemas import errors, schema
 
 
 def test_the_json_follows_the_shipped_schema(report: Report) -> None:
