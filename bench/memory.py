@@ -20,10 +20,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common
-from quantize.checkpoint import bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import bundled, open_checkpoint
 from quantize.forecast import hidden_bytes, memory
 from quantize.plan import Assignment, Plan
 from runtime.gguf_file import open_gguf
+from tests.random_checkpoint import random_checkpoint
 
 QWEN: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],

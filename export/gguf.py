@@ -27,7 +27,7 @@ from export.gguf_vocab import vocabulary
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
-from runtime.gguf_file import ROPE_FACTORS, is_gguf, open_gguf, read
+from runtime.gguf_file import READER, ROPE_FACTORS, read
 from runtime.gguf_header import ALIGNMENT
 from runtime.tensor import Tensor, is_matrix, stored_bytes
 
@@ -254,18 +254,14 @@ def _differs(what: str) -> EdgequantError:
 
 
 Container(
-    "gguf",
+    READER,
     suffix=".gguf",
-    described="a .gguf file",
     widest="F16",
     holds=lambda layout: layout.ggml_type is not None,
     presets=PRESETS,
     write=write,
     size=size,
-    recognises=is_gguf,
-    open=open_gguf,
     provenance=provenance,
     maker=maker,
-    engine="native",
     usage=USAGE,
 )

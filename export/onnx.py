@@ -38,7 +38,7 @@ from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.blocks.onnx_int import OnnxInt
 from runtime.errors import EdgequantError
-from runtime.onnx_file import is_onnx, maker, metadata, open_onnx
+from runtime.onnx_file import READER, maker, metadata
 from runtime.tensor import Tensor, is_matrix
 
 CHUNK = 1 << 24
@@ -213,18 +213,14 @@ def _crc(file: BinaryIO, length: int) -> int:
 
 
 Container(
-    "onnx",
+    READER,
     suffix="-onnx",
-    described="an ONNX folder",
     widest="F32",
     holds=lambda layout: isinstance(layout, OnnxInt) or layout.name == "F32",
     presets=PRESETS,
     write=write,
     size=size,
-    recognises=is_onnx,
-    open=open_onnx,
     provenance=metadata,
     maker=maker,
-    engine="onnxruntime",
     usage=USAGE,
 )

@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
+from tests.random_checkpoint import random_checkpoint
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from calib_data import Windows
-from quantize.opening import container_of, kind, open_any, open_model
+from export import CONTAINERS
+from quantize.opening import open_any
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.report import Result, Speed, WindowScore, WorstToken
 from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.tokens import check_tokenizer
+from runtime.containers import recognise
 from runtime.engine import Engine, OpsEngine
 from runtime.errors import EdgequantError
 from runtime.generate import generate
@@ -66,10 +68,11 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
 
     Raises EdgequantError when the file cannot be read or run at all.
     """
-    container = container_of(path)
+    reader = recognise(path)
+    container = CONTAINERS.get(reader.name)
     notes = []
-    if container is not None and container.engine != "native":
-        backend = container.engine
+    if reader.engine != "native":
+        backend = reader.engine
     try:
         engine = open_any(path, backend)
     except EdgequantError as error:
@@ -78,14 +81,14 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
         notes.append(f"run on the numpy backend, because the native one cannot: {error}")
         backend, engine = "numpy", open_any(path, "numpy")
     try:
-        model = open_model(path)
+        model = reader.open(path)
     except EdgequantError as error:
         model = None
         notes.append(
             f"its stored tensors were not looked at, so bits count the whole file: {error}"
         )
     maker = container.maker(path) if container else None
-    return Subject(label, path, kind(path), backend, engine, model, tuple(notes), maker)
+    return Subject(label, path, reader.name, backend, engine, model, tuple(notes), maker)
 
 
 def examine(

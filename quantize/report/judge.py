@@ -180,7 +180,7 @@ def prepare(settings: Settings, checkpoint: Checkpoint, artifacts: list[set[str]
         fingerprint=checkpoint.fingerprint(),
         family=arch.family,
         weights=weights(arch),
-        bytes=sum(file.stat().st_size for file in set(checkpoint.tensors.files.values())),
+        bytes=checkpoint.nbytes,
         backend=original_backend(arch, settings.device),
     )
     baseline, name = None, None

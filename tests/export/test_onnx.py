@@ -16,7 +16,7 @@ import pytest
 import export.onnx
 import export.onnx_data
 from export import CONTAINERS, genai
-from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from runtime.blocks import BLOCKS
 from runtime.blocks.onnx_int import OnnxInt
 from runtime.engine import open_engine
@@ -24,6 +24,7 @@ from runtime.errors import EdgequantError
 from runtime.onnx_file import metadata, open_onnx
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS, config
+from tests.random_checkpoint import random_checkpoint
 from tests.small_models import assert_near, kl, rounded
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 import calib_data
 from export.gguf import write
-from quantize.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
+from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.report.torture import TORTURE
 from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
@@ -24,6 +24,7 @@ from runtime.model import Model
 from runtime.rope import Rope
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS, config
+from tests.random_checkpoint import random_checkpoint
 from tests.tokenizers_made import KINDS, made, save, sentencepiece
 
 pytest.importorskip(

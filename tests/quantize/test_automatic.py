@@ -279,7 +279,7 @@ def test_told_fallbacks_count_in_the_bytes_announced(
     taken = pipeline.artifacts(plan)[0]["bytes"]
     assert "2 tensors with rows of 96 cannot be INT4_128" in said[0]
     assert said[1].startswith(f"onnx:auto: {taken:,} bytes, ")
-    tensors = CONTAINERS["onnx"].open(tmp_path / "llama-untied-auto-onnx").tensors
+    tensors = CONTAINERS["onnx"].reader.open(tmp_path / "llama-untied-auto-onnx").tensors
     assert tensors["blk.1.ffn_down.weight"].block.name == "INT8_32"
     assert tensors["blk.0.attn_v.weight"].block is tensors["blk.1.attn_v.weight"].block
 

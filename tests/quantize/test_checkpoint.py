@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantize import checkpoint
-from quantize.checkpoint import INDEX, bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import bundled, check_finite, open_checkpoint
+from runtime.checkpoint import INDEX
 from runtime.errors import EdgequantError
 from tests.conftest import CONFIGS, config
 from tests.quantize.layers import layer_of
+from tests.random_checkpoint import random_checkpoint
 
 
 @pytest.fixture
@@ -120,6 +122,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: replace_tensor(f, lambda t: t.to(torch.int8)),
         "is I8, not F32, F16 or BF16",
     ),
+    "index without a table": (
+        lambda f: (f / INDEX).write_text("{}"),
+        "index.json has no weight_map from tensors to shards; download it again",
+    ),
+    "index of other things": (
+        lambda f: (f / INDEX).write_text('{"weight_map": {"lm_head.weight": 1}}'),
+        "index.json has no weight_map from tensors to shards; download it again",
+    ),
     "index promises more": (
         lambda f: replace_tensor(f, lambda t: None),
         "does not hold model.layers.0.mlp.up_proj",
@@ -151,7 +161,10 @@ def test_nan_and_inf_weights_are_counted_and_named(bad: float, folder: Path) -> 
 
 def test_huge_finite_weights_are_not_taken_for_infinite(folder: Path) -> None:
     replace_tensor(folder, lambda t: torch.full_like(t, 3e38))
-    assert layer_of(open_checkpoint(folder))
+    checkpoint = open_checkpoint(folder)
+    assert layer_of(checkpoint)
+    tensor = checkpoint.tensors["blk.0.ffn_up.weight"]
+    check_finite(tensor, tensor.decode())  # numpy warns of the overflow of their sum
 
 
 def test_a_file_is_refused(folder: Path) -> None:

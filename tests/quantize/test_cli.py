@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from quantize import cli
 from quantize.catalogue import CATALOGUES
-from quantize.checkpoint import bundled, random_checkpoint
+from quantize.checkpoint import bundled
 from tests.conftest import config
+from tests.random_checkpoint import random_checkpoint
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantize.checkpoint import bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import bundled, open_checkpoint
 from quantize.forecast import forecast
 from quantize.imatrix import read
 from quantize.make_imatrix import Request, collect, make
@@ -24,6 +24,7 @@ from runtime.gguf_file import read as read_gguf
 from tests.conftest import CONFIGS, config
 from tests.quantize.runs import small_plan, walk
 from tests.quantize.test_rounding import dense_run
+from tests.random_checkpoint import random_checkpoint
 
 
 def request(model: Path, output: Path, **changes: Any) -> Request:

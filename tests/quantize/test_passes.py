@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.methods import METHODS, Factor, Method, Rounded
 from quantize.methods.rtn import rtn
 from quantize.passes import group
@@ -23,6 +23,7 @@ from runtime.tensor import Tensor
 from tests.conftest import config
 from tests.quantize.runs import Walk, same, small_plan, walk
 from tests.quantize.test_rounding import Recording, dense_run
+from tests.random_checkpoint import random_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("exact_products")]
 

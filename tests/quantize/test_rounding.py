@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.methods import METHODS
 from quantize.methods.rtn import rtn
 from quantize.rounding import Recipe, fold_scales, quantize_layer
@@ -21,6 +21,7 @@ from runtime.model import Model
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS, config
 from tests.quantize.layers import computed, embedded, hessians_of, layer_of
+from tests.random_checkpoint import random_checkpoint
 
 pytestmark = pytest.mark.usefixtures("exact_products")
 

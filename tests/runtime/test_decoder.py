@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantize.checkpoint import bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import bundled, open_checkpoint
 from runtime import memory
 from runtime.engine import Engine, open_engine
 from runtime.errors import EdgequantError
 from runtime.model import Model
 from tests.conftest import CONFIGS, config
+from tests.random_checkpoint import random_checkpoint
 from tests.small_models import assert_near, kl
 
 _native: Any = pytest.importorskip(

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.gguf import write
-from quantize.checkpoint import open_checkpoint, random_checkpoint
+from quantize.checkpoint import open_checkpoint
 from runtime.blocks import BLOCKS
 from runtime.errors import EdgequantError
 from runtime.gguf_file import OTHER_TYPES, GgufFile, arch_and_tokenizer, open_gguf, read
 from runtime.gguf_header import Line, read_header
 from tests.conftest import config
+from tests.random_checkpoint import random_checkpoint
 from tests.tokenizers_made import made
 
 UINT32, FLOAT32, BOOL, STRING, ARRAY, FLOAT64 = 4, 6, 7, 8, 9, 12

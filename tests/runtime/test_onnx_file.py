@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from export import CONTAINERS
 from quantize.checkpoint import open_checkpoint
 from runtime.errors import EdgequantError
-from runtime.onnx_file import OnnxTensors, metadata, open_onnx
+from runtime.onnx_file import metadata, onnx_tensors, open_onnx
 from tests.small_models import rounded
 
 pytestmark = pytest.mark.slow
@@ -134,7 +134,7 @@ class Damaged:
         """Opening another graph ends in an EdgequantError or in tensors that can be read."""
         (self.folder / "model.onnx").write_bytes(graph)
         try:
-            tensors = OnnxTensors(self.folder, self.shapes)
+            tensors = onnx_tensors(self.folder, self.shapes)
         except EdgequantError:
             return
         assert all(tensor.data.size for tensor in tensors.values())
@@ -194,7 +194,7 @@ def test_a_block_that_we_do_not_know_is_refused(copy: Path) -> None:
 def test_a_config_of_another_size_is_refused(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"vocab_size": 4000}))
-    message = r"token_embd.weight.q in .* is \|u1 \(4096, 48\), but its config.json says"
+    message = r"token_embd.weight.q in .* is U8 \(4096, 48\), but its config.json says"
     with pytest.raises(EdgequantError, match=message):
         open_onnx(copy)
 
