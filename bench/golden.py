@@ -29,7 +29,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": 4096,
     "hidden_size": 256,
     "intermediate_size": 512,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "rms_norm_eps": 1e-6,
@@ -49,28 +49,27 @@ MODELS: dict[str, dict[str, Any]] = {
 
 TEXT = ["--calib-rows", "16", "--calib-length", "64", "--eval-rows", "6", "--eval-length", "64"]
 SHARED = ["--to", "gguf:Q4_K_M", "--to", "gguf:Q4_0", "--to", "onnx:int4", "--to", "gguf:Q2_K"]
-ALONE = {
-    "q4_k_m": ["--to", "gguf:Q4_K_M"],
-    "int4": ["--to", "onnx:int4"],
-    "auto": ["--to", "gguf:auto", "--target-bpw", "5"],
+METHODS = ("gptq", "awq", "awq-gptq")
+RUNS: dict[str, list[str]] = {
+    "rtn": ["--method", "rtn", *SHARED],
+    **{
+        f"{m}-{e}": ["--method", m, "--effort", e, *SHARED]
+        for m in METHODS
+        for e in ("low", "medium")
+    },
+    # tuning takes most of the time: of one target
+    **{f"{m}-high": ["--method", m, "--effort", "high", "--to", "gguf:Q2_K"] for m in METHODS},
+    "alone-low": ["--effort", "low", "--to", "gguf:Q4_K_M"],
+    "alone-medium": ["--effort", "medium", "--to", "gguf:Q4_K_M"],
+    "alone-onnx": ["--effort", "medium", "--to", "onnx:int4"],
+    "auto-medium": ["--effort", "medium", "--to", "gguf:auto", "--target-bpw", "5"],
 }
-EFFORTS = ("low", "medium", "high")
-CHECKED = ("rtn", "gptq-medium", "q4_k_m-high")
+"""Name of a run -> flags of `quantize run`, besides the model's."""
+CHECKED = ("rtn", "gptq-low", "alone-medium")
 """Runs whose artifacts are judged as well: their reports' numbers are kept."""
 
 UNSTABLE = ("speed", "version", "machine")
 """Keys of report.json that no two runs share."""
-
-
-def runs() -> dict[str, list[str]]:
-    """Name of a run -> flags of `quantize run`, besides the model's."""
-    found = {"rtn": ["--method", "rtn", *SHARED]}
-    for effort in EFFORTS:
-        for method in ("gptq", "awq", "awq-gptq"):
-            found[f"{method}-{effort}"] = ["--method", method, "--effort", effort, *SHARED]
-        for name, flags in ALONE.items():
-            found[f"{name}-{effort}"] = ["--effort", effort, *flags]
-    return found
 
 
 def make_models(folder: Path) -> dict[str, Path]:
@@ -170,7 +169,7 @@ def record(path: Path, only: list[str] | None) -> None:
             imatrix = folder / f"{model}.gguf"
             quantize("imatrix", str(checkpoint), *TEXT[:4], "-o", str(imatrix))
             found[f"{model} imatrix"] = {"file": hashlib.sha256(imatrix.read_bytes()).hexdigest()}
-            for name, flags in (runs() | {"imatrix": ["--imatrix", str(imatrix), *SHARED]}).items():
+            for name, flags in (RUNS | {"imatrix": ["--imatrix", str(imatrix), *SHARED]}).items():
                 text = TEXT[4:] if name == "imatrix" else TEXT
                 output = folder / "out" / model / name
                 judged = [] if name in CHECKED else ["--no-check"]
