@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from runtime.archs import Activation, Arch, Attention, GatedMLP, LayerSpec, Norm, Residual
-from runtime.errors import EdgequantError
+from runtime.archs import Activation, Arch, Attention, GatedMLP, LayerSpec, MoE, Norm, Residual
 from runtime.tensor import Tensor
 
 Array = Any
@@ -50,6 +49,16 @@ class Ops(Protocol):
 
     def add(self, x: Array, y: Array) -> Array:
         """x + y."""
+
+    def sigmoid(self, x: Array) -> Array:
+        """1 / (1 + exp(-x))."""
+
+    def route(self, scores: Array, top_k: int, normalized: bool) -> tuple[Array, np.ndarray]:
+        """Softmax of a router's scores (N, experts): the `top_k` largest shares of each token,
+        made to sum to 1 where `normalized`, and their experts: two (N, top_k)."""
+
+    def expert(self, weight: Weight, index: int) -> Weight:
+        """The matrix of one expert of a weight (experts, out, in)."""
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Room for a KV cache, float32."""
@@ -134,12 +143,10 @@ def decoder_layer(
                 y = step.attention(op, y)
             case GatedMLP():
                 y = step.mlp(op, y)
+            case MoE():
+                y = step.moe(op, y)
             case Residual():
                 x = y = step.residual(op, x, y)
-            case _:
-                raise EdgequantError(
-                    f"{type(op).__name__} cannot be computed here; use another model."
-                )
     return x
 
 
@@ -192,13 +199,42 @@ class _Step:
         values[:, start:stop] = v
         return start, keys[:, :stop], values[:, :stop]
 
-    def mlp(self, op: GatedMLP, x: Array) -> Array:
-        """x (B, T, D) -> (B, T, D)."""
-        self.observer.read("ffn_gate_up", x)
+    def mlp(self, op: GatedMLP, x: Array, group: str = "ffn") -> Array:
+        """x (B, T, D) -> (B, T, D); `group` starts the names of its input groups."""
+        self.observer.read(f"{group}_gate_up", x)
         gate, up = self.linear(op.gate.name, x), self.linear(op.up.name, x)
         inner = self.ops.gated(op.activation, gate, up)
-        self.observer.read("ffn_down", inner)
+        self.observer.read(f"{group}_down", inner)
         return self.linear(op.down.name, inner)
+
+    def moe(self, op: MoE, x: Array) -> Array:
+        """x (B, T, D) -> (B, T, D); an expert computes the tokens that the router gave it."""
+        flat = x.reshape(-1, x.shape[-1])
+        self.observer.read("ffn_router", x)
+        shares, chosen = self.ops.route(self.linear(op.router.name, flat), op.top_k, op.normalized)
+        out = self.ops.zeros(tuple(flat.shape))
+        for expert in np.unique(chosen):
+            rows, places = np.nonzero(chosen == expert)
+            y = self.expert(op.experts, int(expert), flat[rows])
+            out[rows] = out[rows] + shares[rows, places][:, None] * y
+        if op.shared:
+            self.observer.read("ffn_shared_gate", x)
+            y = self.mlp(op.shared, flat, "ffn_shared")
+            gate = op.shared_gate
+            out = out + (self.ops.sigmoid(self.linear(gate.name, flat)) * y if gate else y)
+        return out.reshape(x.shape)
+
+    def expert(self, op: GatedMLP, index: int, x: Array) -> Array:
+        """x (n, D) through one expert: (n, D)."""
+
+        def linear(name: str, x: Array) -> Array:
+            weight = self.ops.expert(self.layer.weights[f"{name}.weight"], index)
+            return self.ops.matmul(x, weight, None)
+
+        self.observer.read("ffn_experts_gate_up", x)
+        inner = self.ops.gated(op.activation, linear(op.gate.name, x), linear(op.up.name, x))
+        self.observer.read("ffn_experts_down", inner)
+        return linear(op.down.name, inner)
 
     def residual(self, op: Residual, x: Array, y: Array) -> Array:
         """The stream x with y added to it, (B, T, D)."""

@@ -74,13 +74,28 @@ class NumpyOps:
         if activation == "gelu":
             inner = np.float32(math.sqrt(2 / math.pi)) * (gate + np.float32(0.044715) * gate**3)
             return np.float32(0.5) * gate * (1 + np.tanh(inner)) * up
-        # exp of -|gate| never overflows
-        tail = np.exp(-np.abs(gate))
-        sigmoid = np.where(gate >= 0, 1 / (1 + tail), tail / (1 + tail))
-        return gate * sigmoid * up
+        return gate * self.sigmoid(gate) * up
 
     def add(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return x + y
+
+    def sigmoid(self, x: np.ndarray) -> np.ndarray:
+        tail = np.exp(-np.abs(x))  # never overflows
+        return np.where(x >= 0, 1 / (1 + tail), tail / (1 + tail))
+
+    def route(
+        self, scores: np.ndarray, top_k: int, normalized: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        shares = np.exp(scores - scores.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        chosen = np.argsort(-shares, axis=-1, kind="stable")[:, :top_k]
+        best = np.take_along_axis(shares, chosen, -1)
+        return best / best.sum(-1, keepdims=True) if normalized else best, chosen
+
+    def expert(self, weight: Tensor, index: int) -> Tensor:
+        rows = weight.shape[-2]
+        data = weight.data[index * rows : (index + 1) * rows]
+        return Tensor(weight.name, weight.shape[1:], weight.block, data)
 
     def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, np.float32)

@@ -27,12 +27,12 @@ class TorchOps:
     def load(self, tensor: Tensor) -> torch.Tensor:
         if not tensor.is_matrix:
             return torch.from_numpy(np.array(tensor.decode())).to(self.device)
-        out = torch.empty(tensor.shape, device=self.device)
+        out = torch.empty(tensor.rows, tensor.cols, device=self.device)
         # decoding takes several times the room of its result: a large head goes in pieces
-        for start in range(0, tensor.shape[0], ROWS_AT_ONCE):
+        for start in range(0, tensor.rows, ROWS_AT_ONCE):
             rows = tensor.decode(start, start + ROWS_AT_ONCE)
             out[start : start + len(rows)] = torch.from_numpy(np.array(rows))
-        return out
+        return out.reshape(tensor.shape)
 
     def embed(self, weight: torch.Tensor, ids: np.ndarray) -> torch.Tensor:
         return weight[torch.from_numpy(np.asarray(ids, np.int64)).to(self.device)]
@@ -93,6 +93,19 @@ class TorchOps:
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x + y
+
+    def sigmoid(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x)
+
+    def route(
+        self, scores: torch.Tensor, top_k: int, normalized: bool
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        best, chosen = scores.softmax(-1).topk(top_k, dim=-1)
+        shares = best / best.sum(-1, keepdim=True) if normalized else best
+        return shares, chosen.cpu().numpy()
+
+    def expert(self, weight: torch.Tensor, index: int) -> torch.Tensor:
+        return weight[index]
 
     def zeros(self, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.zeros(shape, device=self.device)
