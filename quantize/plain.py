@@ -9,7 +9,7 @@ from quantize.checkpoint import check_finite
 from quantize.methods import Factor, output_error
 from quantize.methods.rtn import rtn
 from quantize.rounding import CHUNK, Recipe, quantize_weight
-from runtime.blocks import BLOCKS, Block, numpy_of, shares
+from runtime.blocks import BLOCKS, Block, normalize_importance, numpy_of
 from runtime.tensor import Tensor
 
 Rounded = tuple[np.ndarray, float]
@@ -51,7 +51,7 @@ def native_tensor(tensor: Tensor, block: Block, factor: Factor | None) -> Rounde
     assert block.native
     cols = tensor.shape[1]
     importance = None if factor is None else numpy_of(factor.importance).astype(np.float32)
-    weight = shares(np, importance, cols, block.size, block.floor)
+    weight = normalize_importance(np, importance, cols, block.size, block.floor)
     counted = np.ones(cols, np.float32) if importance is None else importance
     data = np.ascontiguousarray(tensor.data)
     packed, error, energy, finite = block.native.rounder.quantize(

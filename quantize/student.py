@@ -57,12 +57,12 @@ class Student:
     head: Head
     """Not tuned."""
 
-    def layer(self, index: int) -> list["Part"]:
+    def layer(self, index: int) -> list["TunableTensor"]:
         """The tensors of one decoder layer."""
         names = self.arch.layer(index).shapes
         return [open_part(self.read(f"blk.{index}.{name}"), self.ops.device) for name in names]
 
-    def norm(self) -> "Part":
+    def norm(self) -> "TunableTensor":
         """The norm before the head."""
         return open_part(self.read(NORM), self.ops.device)
 
@@ -86,7 +86,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Part:
+class TunableTensor:
     """One tensor of a target, unpacked."""
 
     tensor: Tensor
@@ -111,7 +111,7 @@ class Part:
             unit = base.abs().mean() if name.endswith(".bias") else base
             out[key] = base + deltas[name] * unit
             if as_stored and self.codes is not None:
-                out[key] = self.tensor.block.storable(out[key])
+                out[key] = self.tensor.block.round_to_stored(out[key])
         return out
 
     def value(self, deltas: Deltas, as_stored: bool = False) -> torch.Tensor:
@@ -130,13 +130,15 @@ class Part:
         return self.tensor.block.pack(numpy_of(self.codes), params)
 
 
-def open_part(tensor: Tensor, device: torch.device) -> Part:
+def open_part(tensor: Tensor, device: torch.device) -> TunableTensor:
     """Unpack a tensor to float32 params on a device."""
     if tensor.block.is_float:
-        return Part(tensor, None, {"": torch.from_numpy(np.array(tensor.decode())).to(device)})
+        return TunableTensor(
+            tensor, None, {"": torch.from_numpy(np.array(tensor.decode())).to(device)}
+        )
     codes, params = tensor.block.unpack(tensor.data)
     on_device = {key: torch.from_numpy(np.array(value)).to(device) for key, value in params.items()}
-    return Part(tensor, torch.from_numpy(codes).to(device), on_device)
+    return TunableTensor(tensor, torch.from_numpy(codes).to(device), on_device)
 
 
 def zeros(student: Student) -> Deltas:
@@ -149,13 +151,15 @@ def zeros(student: Student) -> Deltas:
     return out
 
 
-def layer_weights(parts: list[Part], deltas: Deltas, as_stored: bool = False) -> Weights:
+def layer_weights(parts: list[TunableTensor], deltas: Deltas, as_stored: bool = False) -> Weights:
     """float32 tensors of a layer by their name within it."""
     return {p.tensor.name.split(".", 2)[2]: p.value(deltas, as_stored) for p in parts}
 
 
 @torch.inference_mode()
-def teach(checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, allocate: Allocate) -> Teacher:
+def run_teacher(
+    checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, allocate: Allocate
+) -> Teacher:
     """Run the original on windows ids (rows, T)."""
     arch = checkpoint.arch
     states = allocate("teacher-states", (*ids.shape, arch.hidden))

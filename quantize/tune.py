@@ -30,7 +30,7 @@ from quantize.student import (
     Teacher,
     kl,
     kl_gradient,
-    teach,
+    run_teacher,
     zeros,
 )
 from runtime.backends.torch import TorchOps
@@ -50,7 +50,7 @@ DECAYS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TuningTask:
     """What a target is taught with."""
 
     student: Student
@@ -126,11 +126,11 @@ def tune_targets(
     ops, allocate = TorchOps(plan.device), partial(work.allocate, max_ram=plan.max_ram)
     ids = work.load("calibration", "ids")
     domains = work.load("calibration", "domains")
-    teacher = teach(checkpoint, ids, ops, allocate)
+    teacher = run_teacher(checkpoint, ids, ops, allocate)
     for member in left:
         student = open_student(checkpoint, member, work, ops)
-        lesson = Lesson(student, teacher, ids, domains, allocate, plan.seed)
-        tune(lesson, member, steps, work, progress)
+        task = TuningTask(student, teacher, ids, domains, allocate, plan.seed)
+        tune(task, member, steps, work, progress)
     for name in ("teacher-states", "student-states"):
         work.drop(f"{name}.npy")
 
@@ -152,11 +152,11 @@ def open_student(checkpoint: Checkpoint, member: Assignment, work: Work, ops: To
     return Student(arch, ops, lambda name: stored(work, checkpoint, member, name), head)
 
 
-def tune(lesson: Lesson, member: Assignment, steps: int, work: Work, progress: Progress) -> None:
+def tune(task: TuningTask, member: Assignment, steps: int, work: Work, progress: Progress) -> None:
     """Tune one target, from where a killed run left it, and store it when it got better."""
     label, name = member.target.label, stage(member)
-    if not len(lesson.training):
-        rows = len(lesson.ids)
+    if not len(task.training):
+        rows = len(task.ids)
         note = f"{label} tuning was left out: {rows} windows leave none to train on; give more rows"
         work.finish(name, accepted=False, notes=[note])
         return
@@ -166,34 +166,34 @@ def tune(lesson: Lesson, member: Assignment, steps: int, work: Work, progress: P
         note = f"KL {average(state.start):.5f} -> {average(state.reached):.5f}"
         progress(f"tuning {label}", state.step, steps, note)
 
-    state = load_state(work, member, lesson) if work.done(f"{name}-state") else begin(lesson)
-    state = learn(lesson, state, steps, keep)
+    state = load_state(work, member, task) if work.done(f"{name}-state") else begin(task)
+    state = train(task, state, steps, keep)
     notes = []
     if state.worse:
         notes = [f"{label} tuning was dropped: KL on {', '.join(state.worse)} did not fall"]
     else:
-        save_tuned(lesson.student, state.best, member, work)
+        save_tuned(task.student, state.best, member, work)
     figures = {"before": state.start, "after": state.reached}
     work.finish(name, accepted=not state.worse, notes=notes, kl=figures)
     work.drop(f"{name}-state.npz")
 
 
-def begin(lesson: Lesson) -> State:
+def begin(task: TuningTask) -> State:
     """Nothing moved yet."""
-    start = lesson.judge(zeros(lesson.student))
-    nothing = zeros(lesson.student)
+    start = task.judge(zeros(task.student))
+    nothing = zeros(task.student)
     return State(0, nothing, nothing, nothing, nothing, start, start)
 
 
-def learn(lesson: Lesson, state: State, steps: int, keep: Callable[[State], None]) -> State:
+def train(task: TuningTask, state: State, steps: int, keep: Callable[[State], None]) -> State:
     """Go on to the last step; `keep` is called at every look at the windows held back."""
     size = STEP * sqrt(average(state.start))
     while state.step < steps:
-        rows = lesson.batch(state.step)
-        _, gradient = kl_gradient(lesson.student, state.deltas, lesson.ids, lesson.teacher, rows)
+        rows = task.batch(state.step)
+        _, gradient = kl_gradient(task.student, state.deltas, task.ids, task.teacher, rows)
         state = adam(state, gradient, size * schedule(state.step, steps))
         if state.step % EVERY == 0 or state.step == steps:
-            state = better(state, lesson.judge(state.deltas))
+            state = keep_best(state, task.judge(state.deltas))
             keep(state)
     return state
 
@@ -216,7 +216,7 @@ def adam(state: State, gradient: Deltas, size: float) -> State:
     return replace(state, step=step, deltas=deltas, mean=mean, square=square)
 
 
-def better(state: State, judged: dict[str, float]) -> State:
+def keep_best(state: State, judged: dict[str, float]) -> State:
     """The state with its deltas as the best ones, when they are.
 
     Fewer domains that did not fall come first, then the mean over domains.
@@ -250,15 +250,15 @@ def save_state(work: Work, member: Assignment, state: State) -> None:
     work.finish(name)
 
 
-def load_state(work: Work, member: Assignment, lesson: Lesson) -> State:
+def load_state(work: Work, member: Assignment, task: TuningTask) -> State:
     """What `save_state` kept."""
-    name, device = f"{stage(member)}-state", lesson.student.ops.device
-    names = list(zeros(lesson.student))
+    name, device = f"{stage(member)}-state", task.student.ops.device
+    names = list(zeros(task.student))
 
     def deltas(field: str) -> Deltas:
         return {n: torch.from_numpy(work.load(name, f"{field}/{n}")).to(device) for n in names}
 
-    domains = [str(domain) for domain in np.unique(lesson.domains)]
+    domains = [str(domain) for domain in np.unique(task.domains)]
 
     def figures(field: str) -> dict[str, float]:
         return dict(zip(domains, work.load(name, field).tolist(), strict=True))

@@ -131,7 +131,7 @@ def examine(
         sensitivity=effects.how,
         tokenizer=checked,
         speed=speed(subject.engine, [int(token) for token in windows.ids[0, :16]]),
-        broken_tokens=int(scores.broken.sum()),
+        broken_tokens=int(scores.non_finite.sum()),
         failures=(),
         maker=subject.maker,
         notes=subject.notes + found.notes + (checked.notes if checked else ()),
@@ -165,7 +165,7 @@ def window_scores(scores: TokenScores, domains: tuple[str, ...]) -> tuple[Window
         WindowScore(
             domain,
             float(scores.kl[row].mean(dtype=np.float64)),
-            float(scores.same_top[row].mean()),
+            float(scores.top1_match[row].mean()),
             float(scores.nll_original[row, :-1].mean(dtype=np.float64)),
             float(scores.nll_artifact[row, :-1].mean(dtype=np.float64)),
         )
@@ -195,9 +195,9 @@ def worst_tokens(
                 context=text(ids[max(0, at + 1 - CONTEXT) : at + 1]),
                 following=text(ids[at + 1 : at + 2]),
                 original=text(scores.top_original[row, at : at + 1]),
-                original_probability=float(scores.sure_original[row, at]),
+                original_probability=float(scores.p_top_original[row, at]),
                 artifact=text(scores.top_artifact[row, at : at + 1]),
-                artifact_probability=float(scores.sure_artifact[row, at]),
+                artifact_probability=float(scores.p_top_artifact[row, at]),
             )
         )
     return tuple(found)

@@ -16,7 +16,7 @@ from quantize.progress import Progress
 from quantize.report import render
 from quantize.report.compare import compare
 from quantize.report.examine import Subject, examine, open_subject
-from quantize.report.gate import REJECTED, Gates, always, match, read_baseline
+from quantize.report.gate import REJECTED, Gates, integrity_failures, match, read_baseline
 from quantize.report.report import Evaluation, Original, Report, Result
 from quantize.report.scan import weights
 from runtime.archs import Arch
@@ -89,7 +89,7 @@ def judge(
     )
     labels = tuple(f"{assignment.target.label} " for assignment in assignments)
     general = tuple(note for note in notes if not note.startswith(labels))
-    report = refuse(replace(report, notes=general), paths)
+    report = reject_failed(replace(report, notes=general), paths)
     # the pipeline refused files of other runs before it began; what is here now is its own
     write(report, plan.output, render.card(report, plan.recipe()), overwrite=True)
     return report
@@ -143,7 +143,7 @@ def check_files(
         effects,
     )
     if reject:
-        report = refuse(report, files)
+        report = reject_failed(report, files)
     if report_folder is not None:
         report_folder.mkdir(parents=True, exist_ok=True)
         write(report, report_folder, None, overwrite=False)
@@ -239,7 +239,7 @@ def measure(
         result, problems = examine(
             original, source, subject, scores[subject.label], setup.windows, progress, effects
         )
-        results.append(gated(result, problems, setup.gates))
+        results.append(apply_gates(result, problems, setup.gates))
     return Report(
         version=quantize.__version__,
         original=setup.original,
@@ -249,16 +249,16 @@ def measure(
     )
 
 
-def gated(result: Result, problems: tuple[str, ...], gates: Gates) -> Result:
+def apply_gates(result: Result, problems: tuple[str, ...], gates: Gates) -> Result:
     """The result with its failures, and a note where the baseline does not have it."""
     notes = result.notes
     if gates.baseline is not None and not match(gates.baseline, {result.label, result.file}):
         notes += (f"not in the baseline {gates.baseline_file}, so not compared with it",)
-    failures = (*always(result, problems), *gates.failures(result))
+    failures = (*integrity_failures(result, problems), *gates.failures(result))
     return replace(result, failures=failures, notes=notes)
 
 
-def refuse(report: Report, paths: list[Path]) -> Report:
+def reject_failed(report: Report, paths: list[Path]) -> Report:
     """Rename the artifacts that failed to NAME.rejected; the report names them as they are left."""
     results = []
     for result, path in zip(report.results, paths, strict=True):

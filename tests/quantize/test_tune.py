@@ -12,8 +12,8 @@ from quantize import pipeline, tune
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.plan import EFFORTS
 from quantize.resume import Work
-from quantize.student import Student, kl_gradient, open_part, teach, zeros
-from quantize.tune import Lesson, State, adam, better, open_student, tune_targets
+from quantize.student import Student, kl_gradient, open_part, run_teacher, zeros
+from quantize.tune import State, TuningTask, adam, keep_best, open_student, tune_targets
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
@@ -70,7 +70,7 @@ def test_gradient_by_layers_is_that_of_the_whole_model(
     found = rounded(tmp_path / "work", random_models[name], effort="low")
     ids = found.work.load("calibration", "ids")
     student = open_student(found.checkpoint, found.assignments[0], found.work, OPS)
-    teacher = teach(found.checkpoint, ids, OPS, room)
+    teacher = run_teacher(found.checkpoint, ids, OPS, room)
     deltas = small_deltas(student)
     rows = np.array([3, 1])
     loss, gradient = kl_gradient(student, deltas, ids, teacher, rows)
@@ -153,21 +153,21 @@ def test_a_float_matrix_does_not_move() -> None:
     assert np.array_equal(part.packed({}), tensor.data)
 
 
-def lesson(domains: list[str]) -> Lesson:
+def task(domains: list[str]) -> TuningTask:
     """Only what splits windows."""
     ids = np.zeros((len(domains), 4), np.int32)
     nothing: Any = None
-    return Lesson(nothing, nothing, ids, np.array(domains), room, seed=0)
+    return TuningTask(nothing, nothing, ids, np.array(domains), room, seed=0)
 
 
 def test_one_window_of_eight_of_each_domain_is_held_back_and_at_least_one() -> None:
-    found = lesson(["prose"] * 17 + ["code"] * 3 + ["math"])
+    found = task(["prose"] * 17 + ["code"] * 3 + ["math"])
     assert sorted(found.held_back) == [15, 16, 19, 20]
     assert set(found.training) == set(range(21)) - {15, 16, 19, 20}
 
 
 def test_batches_see_every_training_window_before_any_again() -> None:
-    found = lesson(["prose"] * 8)
+    found = task(["prose"] * 8)
     seen = np.concatenate([found.batch(step) for step in range(7)])
     assert sorted(seen[:7]) == sorted(seen[7:]) == list(range(7))
 
@@ -175,12 +175,12 @@ def test_batches_see_every_training_window_before_any_again() -> None:
 def test_a_state_in_which_every_domain_fell_is_better_than_a_lower_mean() -> None:
     start = {"code": 1.0, "prose": 1.0}
     state = State(0, {}, {}, {}, {}, start, start)
-    uneven = better(state, {"code": 1.1, "prose": 0.1})
+    uneven = keep_best(state, {"code": 1.1, "prose": 0.1})
     assert uneven.worse == ["code"]
-    even = better(uneven, {"code": 0.9, "prose": 0.9})
+    even = keep_best(uneven, {"code": 0.9, "prose": 0.9})
     assert even.worse == []
-    assert better(even, {"code": 1.1, "prose": 0.1}) is even
-    assert better(even, {"code": float("nan"), "prose": 0.1}) is even
+    assert keep_best(even, {"code": 1.1, "prose": 0.1}) is even
+    assert keep_best(even, {"code": float("nan"), "prose": 0.1}) is even
 
 
 def test_adam_goes_against_the_gradient_by_the_step_size_at_first() -> None:
@@ -222,7 +222,9 @@ def test_tuning_lowers_the_kl_of_the_stored_tensors_on_windows_held_back(tmp_pat
     assert "token_embd.weight" not in changed
     ids, domains = (found.work.load("calibration", key) for key in ("ids", "domains"))
     student = open_student(found.checkpoint, found.assignments[0], found.work, OPS)
-    whole = Lesson(student, teach(found.checkpoint, ids, OPS, room), ids, domains, room, 0)
+    whole = TuningTask(
+        student, run_teacher(found.checkpoint, ids, OPS, room), ids, domains, room, 0
+    )
     again = whole.judge(zeros(student))
     assert again == pytest.approx(stage["kl"]["after"], rel=1e-3)
     assert all(again[domain] < was for domain, was in stage["kl"]["before"].items())
