@@ -14,9 +14,9 @@ of floating point differ between processors, so only records of one machine can 
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -119,12 +119,20 @@ def random_model(folder: Path, config: dict[str, Any], seed: int) -> None:
 
 
 def quantize(*arguments: str) -> None:
-    """Run the command line in a process of its own, as a user does."""
-    command = [sys.executable, "-m", "quantize.cli", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
+    """Run the command line in a fork, so that torch is imported once for all runs."""
+    child = os.fork()
+    if child == 0:
+        from quantize import cli
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv = ["quantize", *arguments]
+        try:
+            cli.main()
+        except SystemExit as left:
+            os._exit(int(left.code or 0))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status:
+        sys.exit(f"{' '.join(arguments)} ended with {status}")
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -160,6 +168,9 @@ def numbers(value: Any) -> Any:
 
 def record(path: Path, only: list[str] | None) -> None:
     """Run everything and write the sums."""
+    sys.path.insert(0, str(ROOT))
+    for module in ("torch", "onnx", "onnxruntime", "quantize.pipeline"):
+        importlib.import_module(module)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -10,7 +10,7 @@ import numpy as np
 
 from calib_data import Windows
 from export import CONTAINERS
-from quantize.opening import open_any
+from quantize.opening import open_any, open_model
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.report import Result, Speed, WindowScore, WorstToken
@@ -81,7 +81,7 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
         notes.append(f"run on the numpy backend, because the native one cannot: {error}")
         backend, engine = "numpy", open_any(path, "numpy")
     try:
-        model = reader.open(path)
+        model = open_model(path)
     except EdgequantError as error:
         model = None
         notes.append(
