@@ -15,7 +15,7 @@
 constexpr int TILE_ROWS = 4;         // rows of a weight that dot_tile and dot_rows multiply at once
 constexpr int MOST_PANEL_ROWS = 16;  // rows that a panel can have
 constexpr int GRAM_COLS = 48;        // columns of a panel of pairs, see pairs.h
-constexpr int MOST_X = 4;  // activations that dot_tile and dot_rows can multiply at once
+constexpr int MOST_X = 4;            // activations that dot_tile and dot_rows can multiply at once
 
 // Activations (n, cols) as int8 codes with a float32 scale for each 32 columns, and what the form
 // of the weights needs: weight = (code - center) * scale + offset, a scale for each `width`

@@ -200,7 +200,7 @@ static void multiply_many_codes(const Product& p) {
         alignas(64) uint8_t codes[MOST];
         alignas(64) float scales[MOST / 16], offsets[MOST / 16];
         for (int first = 0; first < p.cols; first += CHUNK) {
-            Panel panel = {first, std::min(CHUNK, p.cols - first), 0, false, codes, scales,
+            Panel panel = {first,  std::min(CHUNK, p.cols - first), 0, false, codes, scales,
                            offsets};
             multiply_panels(p, x, start * most, std::min(stop * most, p.rows), panel);
         }

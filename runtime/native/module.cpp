@@ -141,11 +141,12 @@ NB_MODULE(_native, m) {
           "float32 x (n, cols) times packed rows (rows, cols), transposed -> float32 (n, rows).\n\n"
           "Activations are rounded to int8 or bfloat16 unless exact(). Equal on any number of\n"
           "threads. Raises EdgequantError for sizes that do not fit.");
-    m.def("add_gram", &add_to_gram, nb::arg("total").noconvert(), nb::arg("weighed").noconvert(),
-          nb::arg("x").noconvert(),
-          "Add weighed^T x, float32 (tokens, cols), to the upper half of total (cols, cols), with\n"
-          "inputs rounded to bfloat16. False, and nothing added, where exact() or where BLAS is as\n"
-          "fast. Raises EdgequantError for sizes that do not fit.");
+    m.def(
+        "add_gram", &add_to_gram, nb::arg("total").noconvert(), nb::arg("weighed").noconvert(),
+        nb::arg("x").noconvert(),
+        "Add weighed^T x, float32 (tokens, cols), to the upper half of total (cols, cols), with\n"
+        "inputs rounded to bfloat16. False, and nothing added, where exact() or where BLAS is as\n"
+        "fast. Raises EdgequantError for sizes that do not fit.");
     m.def("threads", &pool_threads, "Threads that a kernel uses at most.");
     m.def("set_threads", &set_threads, nb::arg("count"),
           "Use `count` threads from now on. Raises EdgequantError for less than 1.");

@@ -8,8 +8,8 @@
 
 #include "kernels.h"
 
-using Packed = nanobind::ndarray<const uint8_t, nanobind::ndim<2>, nanobind::c_contig,
-                                 nanobind::device::cpu>;
+using Packed =
+    nanobind::ndarray<const uint8_t, nanobind::ndim<2>, nanobind::c_contig, nanobind::device::cpu>;
 
 // Raise EdgequantError.
 [[noreturn]] void refuse(const std::string& sentence);

@@ -70,8 +70,8 @@ INLINE void multiply_codes(const uint8_t* codes, const Group& x, int col, RowInt
         const RowFours w = load_fours(codes + PANEL_ROWS * four);
         for (int i = 0; i < N; i++) {
             const RowFours xs = repeat_fours(x_codes + PANEL_TOKENS * four + 4 * i);
-            dots[i] = STEPS == SIGNED_CODES ? add_dot_signed(dots[i], w, xs)
-                                            : add_dot(dots[i], w, xs);
+            dots[i] =
+                STEPS == SIGNED_CODES ? add_dot_signed(dots[i], w, xs) : add_dot(dots[i], w, xs);
         }
     }
 }

@@ -1,8 +1,8 @@
 #include "rounder.h"
 
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -46,8 +46,7 @@ static Family family_of(const std::string& name) {
 static void check_sizes(const Spec& spec, size_t tries, size_t parts) {
     const bool fits = spec.group >= 16 && (spec.group & (spec.group - 1)) == 0 &&
                       spec.group <= 128 && spec.size % spec.group == 0 && spec.size <= MOST_SIZE &&
-                      tries >= 1 && tries <= MOST_TRIES && parts <= 4 &&
-                      spec.params <= MOST_PARAMS;
+                      tries >= 1 && tries <= MOST_TRIES && parts <= 4 && spec.params <= MOST_PARAMS;
     if (!fits) {
         refuse("the native scale search takes groups of 16, 32, 64 or 128 in blocks of at most " +
                std::to_string(MOST_SIZE) + " weights, " + std::to_string(MOST_TRIES) +
@@ -57,18 +56,20 @@ static void check_sizes(const Spec& spec, size_t tries, size_t parts) {
 
 static int params_of(const Spec& spec) {
     switch (spec.family) {
-        case SCALED: case SYMMETRIC: return 1;
-        case LINE: case AFFINE: return 2;
+        case SCALED:
+        case SYMMETRIC: return 1;
+        case LINE:
+        case AFFINE: return 2;
         case SCALED_SUPER: return 1 + spec.groups;
         default: return 2 + 2 * spec.groups;
     }
 }
 
 static void make_rounder(Rounder* rounder, const std::string& name, const std::string& family,
-                         int size, int group,
-                         std::pair<int, int> codes, const std::vector<double>& first,
-                         const std::vector<double>& second, std::pair<int, int> span, int rounds,
-                         const std::vector<double>& parts, int middle) {
+                         int size, int group, std::pair<int, int> codes,
+                         const std::vector<double>& first, const std::vector<double>& second,
+                         std::pair<int, int> span, int rounds, const std::vector<double>& parts,
+                         int middle) {
     new (rounder) Rounder;
     rounder->name = name;
     Spec& spec = rounder->spec;
@@ -106,8 +107,8 @@ static void set_points(Rounder& rounder, const Vector& points, const Codes& near
 
 template <typename Array>
 static auto strided(const Array& matrix) {
-    return Strided<std::remove_pointer_t<decltype(matrix.data())>>{
-        matrix.data(), matrix.stride(0), matrix.stride(1)};
+    return Strided<std::remove_pointer_t<decltype(matrix.data())>>{matrix.data(), matrix.stride(0),
+                                                                   matrix.stride(1)};
 }
 
 // Rows first.. of a matrix.
@@ -174,8 +175,9 @@ static nb::tuple quantize(const Rounder& rounder, const std::string& kind, const
     const Layout& layout = check_rows(kind, data, cols);
     if (layout.block != 1 || cols % spec.size != 0 || importance.shape(0) != weight.shape(0)) {
         refuse("rows of " + kind + " with " + std::to_string(cols) + " columns and " +
-               std::to_string(importance.shape(0)) + " importances cannot be rounded in blocks of " +
-               std::to_string(spec.size) + "; give floats in whole blocks.");
+               std::to_string(importance.shape(0)) +
+               " importances cannot be rounded in blocks of " + std::to_string(spec.size) +
+               "; give floats in whole blocks.");
     }
     const size_t rows = data.shape(0), out_bytes = (size_t)(cols / spec.size) * packer->bytes;
     uint8_t* packed = new uint8_t[rows * out_bytes];
@@ -187,8 +189,9 @@ static nb::tuple quantize(const Rounder& rounder, const std::string& kind, const
         run_tiles(rows, cols, [&](size_t row, int count) {
             const Source source = {data.data() + row * data.shape(1), data.shape(1), layout.bytes,
                                    layout.decode_row};
-            const Rows tile = {source,        count,     cols, weight.data(), importance.data(),
-                               packed + row * out_bytes, out_bytes};
+            const Rows tile = {
+                source,   count, cols, weight.data(), importance.data(), packed + row * out_bytes,
+                out_bytes};
             losses[row / ROWS] = chosen_kernels().rounders->quantize(spec, *packer, tile);
         });
     }
@@ -214,9 +217,9 @@ static Fitted gptq(const Rounder& rounder, const Matrix& w, const Vector& weight
     const Spec& spec = rounder.spec;
     const size_t rows = w.shape(0), cols = w.shape(1);
     const auto whole = [&](const auto& a) { return a.shape(0) == rows && a.shape(1) == cols; };
-    check_window(spec, cols, whole(codes) && whole(value) && upper.shape(0) == cols &&
-                                 upper.shape(1) == cols && upper.stride(1) == 1 &&
-                                 weight.shape(0) == cols);
+    check_window(spec, cols,
+                 whole(codes) && whole(value) && upper.shape(0) == cols && upper.shape(1) == cols &&
+                     upper.stride(1) == 1 && weight.shape(0) == cols);
     Fitted out = new_params(spec, w);
     const size_t row_params = out.shape(1) * out.shape(2);
     nb::gil_scoped_release unlocked;
@@ -246,9 +249,10 @@ static void recode(const Rounder& rounder, const Matrix& scale, const Matrix& of
     const Spec& spec = rounder.spec;
     const size_t rows = pull.shape(1), cols = pull.shape(0), size = spec.size;
     const auto block = [&](const auto& a) { return a.shape(0) == size && a.shape(1) == rows; };
-    check_window(spec, cols, block(scale) && block(offset) && block(codes) && block(value) &&
-                                 hessian.shape(0) == cols && hessian.shape(1) == cols &&
-                                 hessian.stride(1) == 1 && start >= 0 && start + size <= cols);
+    check_window(spec, cols,
+                 block(scale) && block(offset) && block(codes) && block(value) &&
+                     hessian.shape(0) == cols && hessian.shape(1) == cols &&
+                     hessian.stride(1) == 1 && start >= 0 && start + size <= cols);
     nb::gil_scoped_release unlocked;
     run_tiles(rows, size * cols / 8, [&](int row, int count) {
         const Descent tile = {count,
@@ -267,18 +271,20 @@ static void recode(const Rounder& rounder, const Matrix& scale, const Matrix& of
 void bind_rounder(nb::module_& m) {
     nb::set_leak_warnings(false);  // block layouts keep their Rounder until the process ends
     nb::class_<Rounder>(m, "Rounder", "The scale search of one layout; see runtime.blocks.")
-        .def("__init__", &make_rounder, nb::arg("name"), nb::arg("family"), nb::arg("size"), nb::arg("group"),
-             nb::arg("codes"), nb::arg("first"), nb::arg("second") = std::vector<double>(),
-             nb::arg("span") = std::pair<int, int>(0, 0), nb::arg("rounds") = 1,
-             nb::arg("parts") = std::vector<double>(), nb::arg("middle") = 0,
+        .def("__init__", &make_rounder, nb::arg("name"), nb::arg("family"), nb::arg("size"),
+             nb::arg("group"), nb::arg("codes"), nb::arg("first"),
+             nb::arg("second") = std::vector<double>(), nb::arg("span") = std::pair<int, int>(0, 0),
+             nb::arg("rounds") = 1, nb::arg("parts") = std::vector<double>(), nb::arg("middle") = 0,
              "Raises EdgequantError for a family or for sizes that it does not know.")
         .def("set_points", &set_points, nb::arg("points"), nb::arg("nearest"),
              "Let codes name points; `nearest` is the code of every half step from the first on.")
-        .def("fit", &fit, nb::arg("w").noconvert(), nb::arg("weight").noconvert(),
-             "float32 w (rows, cols), importance (cols,) beside its block -> the stored numbers of\n"
-             "each block, float32 (rows, blocks, numbers).")
-        .def_prop_ro("packs", [](const Rounder& r) { return find_packer(r.name) != nullptr; },
-                     "Whether `quantize` knows the layout's bytes.")
+        .def(
+            "fit", &fit, nb::arg("w").noconvert(), nb::arg("weight").noconvert(),
+            "float32 w (rows, cols), importance (cols,) beside its block -> the stored numbers of\n"
+            "each block, float32 (rows, blocks, numbers).")
+        .def_prop_ro(
+            "packs", [](const Rounder& r) { return find_packer(r.name) != nullptr; },
+            "Whether `quantize` knows the layout's bytes.")
         .def("quantize", &quantize, nb::arg("kind"), nb::arg("data").noconvert(),
              nb::arg("weight").noconvert(), nb::arg("importance").noconvert(),
              "Rows of float kind F32, F16 or BF16 -> packed rows, the sums of importance (cols,)\n"
@@ -291,6 +297,6 @@ void bind_rounder(nb::module_& m) {
         .def("recode", &recode, nb::arg("scale").noconvert(), nb::arg("offset").noconvert(),
              nb::arg("hessian").noconvert(), nb::arg("start"), nb::arg("codes").noconvert(),
              nb::arg("value").noconvert(), nb::arg("pull").noconvert(),
-             "Coordinate descent over the codes of a block, which starts at a column of its window;\n"
-             "all matrices are (columns, rows), and change in place.");
+             "Coordinate descent over the codes of a block, which starts at a column of its\n"
+             "window; all matrices are (columns, rows), and change in place.");
 }

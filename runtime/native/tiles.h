@@ -10,12 +10,12 @@
 
 #include "kernels.h"
 
-constexpr int TILE = 16;            // rows or activations of a tile
-constexpr int TILE_COLS = 32;       // columns of a tile
-constexpr int TILE_SIZE = 512;      // numbers of a tile of weights or activations: 1 KiB
-constexpr int DEPTH = 16;           // tiles side by side of a panel: 512 columns, 32 KiB, fit L1
-constexpr int GROUP_ROWS = 256;     // rows whose sums are kept at a time
-constexpr int TOKENS = 512;         // activations multiplied at a time; their sums stay in L2
+constexpr int TILE = 16;         // rows or activations of a tile
+constexpr int TILE_COLS = 32;    // columns of a tile
+constexpr int TILE_SIZE = 512;   // numbers of a tile of weights or activations: 1 KiB
+constexpr int DEPTH = 16;        // tiles side by side of a panel: 512 columns, 32 KiB, fit L1
+constexpr int GROUP_ROWS = 256;  // rows whose sums are kept at a time
+constexpr int TOKENS = 512;      // activations multiplied at a time; their sums stay in L2
 constexpr int SCRATCH_FLOATS = GROUP_ROWS * TOKENS + DEPTH * TILE_SIZE;
 
 namespace KERNELS {

@@ -92,8 +92,8 @@ void check_products(const Kernels& kernels, const Layout& layout, Fill how, int 
         for (const bool exact : {false, true}) {
             set_exact(exact);
             matvec(kernels, layout, data.data, rows, cols, (float*)x.data, n, (float*)out.data);
-            const double error = largest_error(w.data(), (float*)x.data, (float*)out.data, rows,
-                                               cols, n);
+            const double error =
+                largest_error(w.data(), (float*)x.data, (float*)out.data, rows, cols, n);
             // int8 activations: half a step of 1/127 of the largest; bfloat16: less
             if (error > (exact ? 1e-5 : 0.02)) fail(kernels, layout, "is not the product", n);
         }
@@ -140,8 +140,8 @@ void check_gram(const Kernels& kernels, int tokens, int cols) {
             double sum = 0, size = 0;
             for (int token = 0; token < tokens; token++) {
                 const size_t at = (size_t)token * cols;
-                const double part = (double)((float*)weighed.data)[at + row] *
-                                    (double)((float*)x.data)[at + col];
+                const double part =
+                    (double)((float*)weighed.data)[at + row] * (double)((float*)x.data)[at + col];
                 sum += part, size += std::fabs(part);
             }
             const double found = ((float*)total.data)[(size_t)row * cols + col];

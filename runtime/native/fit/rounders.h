@@ -51,8 +51,8 @@ struct Window {
 
 // One block of a weight in coordinate descent; matrices are transposed, (columns, rows).
 struct Descent {
-    int rows, cols;  // cols: of the window
-    int start;       // the block's first column in the window
+    int rows, cols;                      // cols: of the window
+    int start;                           // the block's first column in the window
     Strided<const float> scale, offset;  // grid of each weight of the block
     Strided<const float> hessian;        // (cols, cols): row i is column i of the Hessian
     Strided<int32_t> codes;              // of the block

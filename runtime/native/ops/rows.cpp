@@ -25,9 +25,7 @@ void rmsnorm(const float* x, const float* weight, int count, float eps, float* o
     for (int i = 0; i < count; i++) out[i] = x[i] * scale * weight[i];
 }
 
-INLINE Lanes silu(Lanes gate, Lanes up) {
-    return gate / (1.0f + lane_exp(-gate)) * up;
-}
+INLINE Lanes silu(Lanes gate, Lanes up) { return gate / (1.0f + lane_exp(-gate)) * up; }
 
 void silu_mul(float* gate, const float* up, int count) {
     const int whole = count / LANES * LANES;

@@ -24,7 +24,7 @@ constexpr int TILE = 8;  // rows whose sums stay in registers: 16 of 32
 #else
 constexpr int TILE = 6;  // 12 of 16
 #endif
-constexpr int SIDE = 2;  // registers side by side
+constexpr int SIDE = 2;            // registers side by side
 constexpr uintptr_t AHEAD = 2048;  // bytes; 1,024 to 8,192 are as good
 
 // ROWS is a constant of the template: the loops over it unroll into registers.
