@@ -1,7 +1,7 @@
 """Hessians: the mean of x x^T of every input that linears share, summed while a layer computes.
 
 Only one half of a symmetric matrix is computed. Where the processor multiplies pairs of bfloat16
-faster than BLAS multiplies float32, inputs are rounded to bfloat16 (runtime/native/pairs.h); sums
+faster than BLAS multiplies float32, inputs are rounded to bfloat16 (runtime/native/syrk_bf16.h); sums
 are float32 everywhere.
 """
 
@@ -76,7 +76,7 @@ def add_gram(total: torch.Tensor, weighed: torch.Tensor, x: torch.Tensor) -> Non
     x (tokens, in); weighed is x with each token times a number, so that the sum is symmetric.
     """
     every = (total, weighed, x)
-    if kernels and kernels_read(*every) and kernels.add_gram(*(a.numpy() for a in every)):
+    if kernels and kernels_read(*every) and kernels.syrk(*(a.numpy() for a in every)):
         return
     for start in range(0, len(total), STRIPE):
         here = slice(start, start + STRIPE)

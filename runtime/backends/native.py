@@ -56,7 +56,7 @@ class NativeOps(NumpyOps):
         self, x: np.ndarray, weight: Packed, bias: np.ndarray | None
     ) -> np.ndarray:
         flat = np.ascontiguousarray(x.reshape(-1, weight.cols))
-        out = _native.matvec(weight.kind, weight.data, weight.cols, flat)
+        out = _native.matmul(weight.kind, weight.data, weight.cols, flat)
         out = out.reshape(*x.shape[:-1], -1)
         return np.asarray(out if bias is None else out + bias)
 

@@ -14,7 +14,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "matvec.h"
+#include "matmul.h"
 #include "pool.h"
 
 namespace {
@@ -51,7 +51,7 @@ struct Decoder::Pass {
          const int64_t* ids, int stride);
 
     void product(const Linear& linear, const float* in, float* out) const {
-        matvec(kernels, *kernels.layouts[linear.layout], linear.data, linear.rows, linear.cols, in,
+        matmul(kernels, *kernels.layouts[linear.layout], linear.data, linear.rows, linear.cols, in,
                step.rows(), out);
     }
 

@@ -8,8 +8,8 @@
 #include <optional>
 #include <vector>
 
+#include "binding.h"
 #include "decoder.h"
-#include "module.h"
 
 namespace nb = nanobind;
 

@@ -3,11 +3,11 @@
 
 #include "activations.h"
 #include "dot.h"
+#include "gemm_amx.h"
+#include "gemm_int8.h"
 #include "layouts/layouts.h"
 #include "ops/ops.h"
-#include "pairs.h"
-#include "panel.h"
-#include "tiles.h"
+#include "syrk_bf16.h"
 
 namespace KERNELS {
 
@@ -21,13 +21,13 @@ static const Layout* const LAYOUTS[] = {
 
 #if !defined(HAS_PANELS)
 constexpr int PANEL_ROWS = 0, PANEL_TOKENS = 0;
-constexpr std::nullptr_t multiply_panel = nullptr;
+constexpr std::nullptr_t gemm_int8 = nullptr;
 #endif
 #if !defined(__AMX_BF16__)
-constexpr std::nullptr_t pack_activations = nullptr, multiply_tiles = nullptr;
+constexpr std::nullptr_t pack_activations = nullptr, gemm_amx = nullptr;
 #endif
 #if !defined(__AVX512BF16__) || defined(__AMX_BF16__)
-constexpr std::nullptr_t pack_pairs = nullptr, add_panels = nullptr;
+constexpr std::nullptr_t pack_pairs = nullptr, syrk_bf16 = nullptr;
 #endif
 
 #define TEXT(word) #word
@@ -43,12 +43,12 @@ const Kernels kernels = {
     quantize_activations,
     PANEL_ROWS,
     PANEL_TOKENS,
-    multiply_panel,
+    gemm_int8,
     pack_activations,
-    multiply_tiles,
+    gemm_amx,
     pack_pairs,
-    add_panels,
-    &::FIT::rounders,
+    syrk_bf16,
+    &::FIT::rounding,
     {add, rmsnorm, silu_mul, rotate, to_f16, to_f32, times_strip_f16, times_strip_f32,
      softmax_step},
 };

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "numbers.h"
+#include "float16.h"
 #include "vectors.h"
 
 namespace KERNELS {

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "attention.h"
+#include "cpu_features.h"
 #include "decoder.h"
 #include "guarded.h"
-#include "levels.h"
-#include "matvec.h"
+#include "matmul.h"
 #include "pool.h"
 
 namespace {

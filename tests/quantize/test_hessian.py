@@ -50,13 +50,13 @@ def test_pairs_add_up_what_rounding_to_bfloat16_leaves(
     for tokens in (20, 7):  # an odd one is left over
         weighed, x = inputs(width, tokens)
         wide = torch.cat([torch.zeros(tokens, 3), x], 1)[:, 3:]  # rows that are not next to others
-        assert _native.add_gram(total.numpy(), weighed.numpy(), wide.numpy())
+        assert _native.syrk(total.numpy(), weighed.numpy(), wide.numpy())
         expected += weighed.bfloat16().double().T @ x.bfloat16().double()
     # rounded once with and once without its weight: the other half would be a little different
     expected = mirror(expected.triu())
     torch.testing.assert_close(mirror(total).double(), expected, rtol=1e-5, atol=1e-4)
     unweighed = torch.zeros(width, width)
-    assert _native.add_gram(unweighed.numpy(), x.numpy(), x.numpy())
+    assert _native.syrk(unweighed.numpy(), x.numpy(), x.numpy())
     expected = x.bfloat16().double().T @ x.bfloat16().double()
     torch.testing.assert_close(mirror(unweighed).double(), expected, rtol=1e-5, atol=1e-4)
 
@@ -66,14 +66,14 @@ def test_exact_products_and_other_instruction_sets_leave_the_sum_to_blas(
 ) -> None:
     x, total = np.ones((4, 8), np.float32), np.zeros((8, 8), np.float32)
     _native.set_exact(True)
-    assert not _native.add_gram(total, x, x)
+    assert not _native.syrk(total, x, x)
     _native.set_exact(False)
     _native.set_instruction_set("baseline")
-    assert not _native.add_gram(total, x, x)
+    assert not _native.syrk(total, x, x)
     assert not total.any()
 
 
 def test_sums_of_another_size_are_refused() -> None:
     x, total = np.ones((4, 8), np.float32), np.zeros((8, 9), np.float32)
     with pytest.raises(EdgequantError, match=r"inputs \(tokens, 8\) do not match each other"):
-        _native.add_gram(total, x, x)
+        _native.syrk(total, x, x)

@@ -119,7 +119,7 @@ def test_exact_products_agree_with_float64(
         weight = _native.decode(name, data, cols)
         for count in (1, 3, 40):
             x = activations(count, cols)
-            assert_exact(_native.matvec(name, data, cols, x), x, weight)
+            assert_exact(_native.matmul(name, data, cols, x), x, weight)
 
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
@@ -129,18 +129,18 @@ def test_columns_that_fill_no_register_are_multiplied(
 ) -> None:
     _native.set_instruction_set(instructions)
     weight, x = activations(5, cols), activations(3, cols)[::-1].copy()
-    assert_exact(_native.matvec("F32", weight.view(np.uint8), cols, x), x, weight)
+    assert_exact(_native.matmul("F32", weight.view(np.uint8), cols, x), x, weight)
 
 
 def test_more_activations_than_one_pass_takes_are_multiplied(exact_products: None) -> None:
     cols = 1 << 16  # 4 activations a pass
     weight, x = activations(5, cols), activations(9, cols)
-    assert_exact(_native.matvec("F32", weight.view(np.uint8), cols, x), x, weight)
+    assert_exact(_native.matmul("F32", weight.view(np.uint8), cols, x), x, weight)
 
 
 def test_no_activations_give_no_rows() -> None:
     data = tame_rows("Q4_0", 5, 64)
-    assert _native.matvec("Q4_0", data, 64, activations(0, 64)).shape == (0, 5)
+    assert _native.matmul("Q4_0", data, 64, activations(0, 64)).shape == (0, 5)
     assert _native.decode("Q4_0", data[:0], 64).shape == (0, 64)
 
 
@@ -156,7 +156,7 @@ def test_results_do_not_depend_on_the_threads(name: str, exact: bool) -> None:
         for threads in (1, 2, 3):
             _native.set_threads(threads)
             assert _native.threads() == threads
-            results.append(_native.matvec(name, data, cols, x))
+            results.append(_native.matmul(name, data, cols, x))
             assert_same_bits(_native.decode(name, data, cols), block_decode(name, data))
         assert_same_bits(results[1], results[0])
         assert_same_bits(results[2], results[0])
@@ -170,19 +170,19 @@ def block_decode(name: str, data: np.ndarray) -> np.ndarray:
 
 def test_a_row_of_an_exact_batch_equals_the_row_alone(exact_products: None) -> None:
     data, x = tame_rows("Q6_K", 45, 1280), activations(41, 1280)
-    together = _native.matvec("Q6_K", data, 1280, x)
+    together = _native.matmul("Q6_K", data, 1280, x)
     for index in (0, 1, 40):
         assert_same_bits(
-            _native.matvec("Q6_K", data, 1280, x[index : index + 1])[0], together[index]
+            _native.matmul("Q6_K", data, 1280, x[index : index + 1])[0], together[index]
         )
 
 
 def test_callers_on_several_python_threads_get_their_own_results() -> None:
     _native.set_threads(2)
     data, x = tame_rows("Q8_0", 1000, 1024), activations(8, 1024)
-    expected = [_native.matvec("Q8_0", data, 1024, row[None]) for row in x]
+    expected = [_native.matmul("Q8_0", data, 1024, row[None]) for row in x]
     with ThreadPoolExecutor(4) as pool:
-        actual = list(pool.map(lambda row: _native.matvec("Q8_0", data, 1024, row[None]), [*x] * 5))
+        actual = list(pool.map(lambda row: _native.matmul("Q8_0", data, 1024, row[None]), [*x] * 5))
     for index, result in enumerate(actual):
         assert_same_bits(result, expected[index % len(x)])
 
@@ -192,10 +192,10 @@ import os, numpy as np
 from runtime import _native
 _native.set_threads(2)
 data, x = np.full((1000, 4096), 1, np.uint8), np.ones((1, 1024), np.float32)
-before = _native.matvec("F32", data, 1024, x)
+before = _native.matmul("F32", data, 1024, x)
 child = os.fork()
 if child == 0:
-    os._exit(0 if (_native.matvec("F32", data, 1024, x) == before).all() else 1)
+    os._exit(0 if (_native.matmul("F32", data, 1024, x) == before).all() else 1)
 print(os.waitpid(child, 0)[1])
 """
 
@@ -214,8 +214,8 @@ def test_weights_in_a_read_only_map_of_a_file_are_used_as_they_lie(tmp_path: Pat
         b"12345" + data.tobytes()
     )  # an odd offset: nothing is aligned
     mapped = np.memmap(tmp_path / "weights", np.uint8, "r", offset=5, shape=data.shape)
-    expected = _native.matvec("Q4_0", data, 64, x)
-    assert_same_bits(_native.matvec("Q4_0", mapped, 64, x), expected)
+    expected = _native.matmul("Q4_0", data, 64, x)
+    assert_same_bits(_native.matmul("Q4_0", mapped, 64, x), expected)
 
 
 @pytest.mark.parametrize(
@@ -233,15 +233,15 @@ def test_sizes_that_do_not_belong_together_are_refused(
 ) -> None:
     name, shape, cols, width = arguments
     with pytest.raises(EdgequantError, match=message):
-        _native.matvec(name, np.zeros(shape, np.uint8), cols, np.zeros((1, width), np.float32))
+        _native.matmul(name, np.zeros(shape, np.uint8), cols, np.zeros((1, width), np.float32))
 
 
 def test_arrays_of_another_kind_are_refused_rather_than_converted() -> None:
     data, x = np.zeros((4, 18), np.uint8), np.zeros((1, 32), np.float32)
     with pytest.raises(TypeError):
-        _native.matvec("Q4_0", data, 32, x.astype(np.float64))
+        _native.matmul("Q4_0", data, 32, x.astype(np.float64))
     with pytest.raises(TypeError):
-        _native.matvec("Q4_0", data.astype(np.int32), 32, x)
+        _native.matmul("Q4_0", data.astype(np.int32), 32, x)
     with pytest.raises(TypeError):
         _native.decode("Q4_0", np.zeros((4, 36), np.uint8)[:, ::2], 32)
 

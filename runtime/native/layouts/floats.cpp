@@ -3,7 +3,7 @@
 // Ladder of F16: 1 bit by bit, 2 f16c (with avx2).
 #include <cstring>
 
-#include "../numbers.h"
+#include "../float16.h"
 #include "layouts.h"
 
 #if defined(__F16C__)

@@ -32,8 +32,8 @@
 // four streams and fetches ahead of them, which it does not for rows that end after 15 lines.
 #pragma once
 
+#include "../gemm_int8.h"
 #include "../kernels.h"
-#include "../panel.h"
 #include "../wide512.h"
 
 namespace KERNELS {

@@ -1,6 +1,4 @@
-#include "rounder.h"
-
-#include <nanobind/ndarray.h>
+// runtime._native.Rounder: the scale search of one block layout, and rounding with it.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -10,13 +8,13 @@
 #include <utility>
 #include <vector>
 
+#include "binding.h"
 #include "pool.h"
 
 namespace nb = nanobind;
 
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Codes = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using PackedRows = nb::ndarray<const uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using PackedResult = nb::ndarray<nb::numpy, uint8_t, nb::ndim<2>>;
 using Writable = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
 using WritableCodes = nb::ndarray<int32_t, nb::ndim<2>, nb::device::cpu>;
@@ -151,7 +149,7 @@ static Fitted fit(const Rounder& rounder, const Matrix& w, const Vector& weight)
     const size_t row_params = out.shape(1) * out.shape(2);
     nb::gil_scoped_release unlocked;
     run_tiles(w.shape(0), w.shape(1), [&](int row, int rows) {
-        chosen_kernels().rounders->fit(spec, from_row(strided(w), row), weight.data(), rows,
+        chosen_kernels().rounding->fit(spec, from_row(strided(w), row), weight.data(), rows,
                                        (int)w.shape(1), out.data() + row * row_params);
     });
     return out;
@@ -159,14 +157,14 @@ static Fitted fit(const Rounder& rounder, const Matrix& w, const Vector& weight)
 
 // The packer of a layout; null when there is none.
 static const Packer* find_packer(const std::string& name) {
-    const Rounders& rounders = *chosen_kernels().rounders;
-    for (int i = 0; i < rounders.packer_count; i++) {
-        if (name == rounders.packers[i].name) return &rounders.packers[i];
+    const RoundingKernels& rounding = *chosen_kernels().rounding;
+    for (int i = 0; i < rounding.packer_count; i++) {
+        if (name == rounding.packers[i].name) return &rounding.packers[i];
     }
     return nullptr;
 }
 
-static nb::tuple quantize(const Rounder& rounder, const std::string& kind, const PackedRows& data,
+static nb::tuple quantize(const Rounder& rounder, const std::string& kind, const Packed& data,
                           const Vector& weight, const Vector& importance) {
     const Spec& spec = rounder.spec;
     const Packer* packer = find_packer(rounder.name);
@@ -192,7 +190,7 @@ static nb::tuple quantize(const Rounder& rounder, const std::string& kind, const
             const Rows tile = {
                 source,   count, cols, weight.data(), importance.data(), packed + row * out_bytes,
                 out_bytes};
-            losses[row / ROWS] = chosen_kernels().rounders->quantize(spec, *packer, tile);
+            losses[row / ROWS] = chosen_kernels().rounding->quantize(spec, *packer, tile);
         });
     }
     for (const Losses& tile : losses) {  // in order: the same on any number of threads
@@ -232,7 +230,7 @@ static Fitted gptq(const Rounder& rounder, const Matrix& w, const Vector& weight
                              out.data() + row * row_params,
                              from_row(strided(codes), row),
                              from_row(strided(value), row)};
-        chosen_kernels().rounders->gptq(spec, tile);
+        chosen_kernels().rounding->gptq(spec, tile);
     });
     return out;
 }
@@ -264,11 +262,11 @@ static void recode(const Rounder& rounder, const Matrix& scale, const Matrix& of
                               from_col(strided(codes), row),
                               from_col(strided(value), row),
                               from_col(strided(pull), row)};
-        chosen_kernels().rounders->recode(spec, tile);
+        chosen_kernels().rounding->recode(spec, tile);
     });
 }
 
-void bind_rounder(nb::module_& m) {
+void bind_rounding(nb::module_& m) {
     nb::set_leak_warnings(false);  // block layouts keep their Rounder until the process ends
     nb::class_<Rounder>(m, "Rounder", "The scale search of one layout; see runtime.blocks.")
         .def("__init__", &make_rounder, nb::arg("name"), nb::arg("family"), nb::arg("size"),

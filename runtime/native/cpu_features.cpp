@@ -1,4 +1,4 @@
-#include "levels.h"
+#include "cpu_features.h"
 
 #if defined(HAS_X86_KERNELS)
 #include <cpuid.h>

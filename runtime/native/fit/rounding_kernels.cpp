@@ -1,5 +1,5 @@
 // Tiles of ROWS rows, turned so that a column is contiguous; every lane works on a row of its own.
-#include "rounders.h"
+#include "rounding_kernels.h"
 
 #include "fitters.h"
 #include "packers.h"
@@ -197,7 +197,7 @@ static void recode(const Spec& spec, const Descent& tile) {
     write_planes<float>(pull, tile.rows, tile.cols, turned(tile.pull));
 }
 
-extern const Rounders rounders;
-const Rounders rounders = {PACKERS, PACKER_COUNT, fit, quantize, gptq, recode};
+extern const RoundingKernels rounding;
+const RoundingKernels rounding = {PACKERS, PACKER_COUNT, fit, quantize, gptq, recode};
 
 }  // namespace KERNELS

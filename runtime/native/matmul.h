@@ -13,7 +13,7 @@ void decode_rows(const Layout& layout, const uint8_t* data, int rows, int cols, 
 //
 // By default activations are rounded to int8 codes or, when there are many and the processor has
 // AMX, to bfloat16 together with the weights. A row of `out` depends on n at most by this choice.
-void matvec(const Kernels& kernels, const Layout& layout, const uint8_t* data, int rows, int cols,
+void matmul(const Kernels& kernels, const Layout& layout, const uint8_t* data, int rows, int cols,
             const float* x, int n, float* out);
 
 // Whether products are float32 throughout: the definition that the fast ones are tested against.

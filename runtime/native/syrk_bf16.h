@@ -1,4 +1,4 @@
-// Sums of a^T b over tokens in bfloat16 products; see gram.h.
+// Sums of a^T b over tokens in bfloat16 products; see syrk.h.
 //
 // A register holds a pair of tokens of 16 columns, so that one instruction adds two tokens. The
 // error is a rounding of 2^-9 in each factor, which averages out over tokens; sums are float32.
@@ -14,15 +14,15 @@
 namespace KERNELS {
 
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
-// Columns first..first + GRAM_COLS - 1 of x (tokens, cols) as pairs of tokens:
+// Columns first..first + SYRK_COLS - 1 of x (tokens, cols) as pairs of tokens:
 // [token pair][column][2], zeros where there is none.
 void pack_pairs(const float* x, ptrdiff_t stride, int tokens, int cols, int first,
                 uint32_t* packed);
 
 // Add a^T b of two packed panels of `pairs` token pairs to total, of which `rows` rows and `cols`
 // columns exist.
-void add_panels(const uint32_t* a, const uint32_t* b, int pairs, int rows, int cols, float* total,
-                ptrdiff_t stride);
+void syrk_bf16(const uint32_t* a, const uint32_t* b, int pairs, int rows, int cols, float* total,
+               ptrdiff_t stride);
 #endif
 
 }  // namespace KERNELS

@@ -1,5 +1,5 @@
-// See panel.h. A few tokens at a time share each register of weights.
-#include "panel.h"
+// See gemm_int8.h. A few tokens at a time share each register of weights.
+#include "gemm_int8.h"
 
 #if defined(HAS_PANELS)
 
@@ -207,8 +207,7 @@ static void multiply_tokens(const Panel& panel, const Group& x, int width, int c
     for (int i = 0; i < count; i++) write_rows(sums[i], panel.first > 0, height, out + i * stride);
 }
 
-void multiply_panel(const Panel& panel, const Quantized& x, int rows, int row, int height,
-                    float* out) {
+void gemm_int8(const Panel& panel, const Quantized& x, int rows, int row, int height, float* out) {
     out += row;
     for (int first = 0; first < x.n; first += PANEL_TOKENS, out += PANEL_TOKENS * (ptrdiff_t)rows) {
         const size_t at = (size_t)first * x.cols + (size_t)panel.first * PANEL_TOKENS;

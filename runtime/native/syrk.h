@@ -13,6 +13,6 @@ struct TokenRows {
 
 // Add weighed^T x, both (tokens, cols), to the upper half of total (cols, cols) and to blocks along
 // its diagonal, with inputs rounded to bfloat16. `weighed` is x itself or x with each token times a
-// number. The kernels must have `add_panels`.
-void add_gram(const Kernels& kernels, TokenRows weighed, TokenRows x, int tokens, int cols,
-              float* total, ptrdiff_t stride);
+// number. The kernels must have `syrk_bf16`.
+void syrk(const Kernels& kernels, TokenRows weighed, TokenRows x, int tokens, int cols,
+          float* total, ptrdiff_t stride);

@@ -1,7 +1,7 @@
-// See tiles.h. The order of the loops keeps each operand where it is read fast: a panel of 32 rows
-// by 512 columns in the first-level cache, the activations of 512 columns and the sums of 256 rows
-// in the second-level one.
-#include "tiles.h"
+// See gemm_amx.h. The order of the loops keeps each operand where it is read fast: a panel of 32
+// rows by 512 columns in the first-level cache, the activations of 512 columns and the sums of 256
+// rows in the second-level one.
+#include "gemm_amx.h"
 
 #if defined(__AMX_BF16__)
 #include <immintrin.h>
@@ -188,8 +188,8 @@ static void multiply_group(const Job& job, int row, int stop) {
     }
 }
 
-void multiply_tiles(const Layout& layout, const uint8_t* data, int rows, int cols, int start,
-                    int stop, const uint16_t* packed, int n, float* scratch, float* out) {
+void gemm_amx(const Layout& layout, const uint8_t* data, int rows, int cols, int start, int stop,
+              const uint16_t* packed, int n, float* scratch, float* out) {
     uint16_t* panel = (uint16_t*)scratch;
     const Job job = {layout, data, rows, cols, packed, n, panel, scratch + DEPTH * TILE_SIZE, out};
     configure();

@@ -17,8 +17,8 @@ using Packed =
 // The instruction set in use.
 const Kernels& chosen_kernels();
 
+// Use the instruction set called `name` from now on.
+void choose_kernels(const std::string& name);
+
 // The layout called `name`, after checking that `data` holds rows of `cols` weights of it.
 const Layout& check_rows(const std::string& name, const Packed& data, int cols);
-
-// Add the class Decoder and its Cache to the module.
-void bind_decoder(nanobind::module_& m);

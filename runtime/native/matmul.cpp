@@ -1,11 +1,11 @@
-#include "matvec.h"
+#include "matmul.h"
 
 #include <algorithm>
 #include <atomic>
 
+#include "gemm_amx.h"
 #include "pool.h"
 #include "scratch.h"
-#include "tiles.h"
 
 // Columns decoded at a time, a multiple of every layout's block: TILE_ROWS such rows (16 KiB) stay
 // in the first-level cache.
@@ -187,7 +187,7 @@ static void multiply_panels(const Product& p, const Quantized& x, int start, int
                 for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(of.rows[r] + at);
             }
         }
-        p.kernels.multiply_panel(panel, x, p.rows, row, std::min(most, stop - row), p.out);
+        p.kernels.gemm_int8(panel, x, p.rows, row, std::min(most, stop - row), p.out);
     }
 }
 
@@ -221,9 +221,9 @@ static void multiply_bfloats(const Product& p) {
     const int row_tiles = (p.rows + 2 * TILE - 1) / (2 * TILE);
     run_parallel(row_tiles, 1, [&](int start, int stop) {
         static thread_local Scratch scratch;
-        p.kernels.multiply_tiles(p.layout, p.data, p.rows, p.cols, start * 2 * TILE,
-                                 std::min(stop * 2 * TILE, p.rows), packed, p.n,
-                                 (float*)scratch.take(SCRATCH_FLOATS * sizeof(float)), p.out);
+        p.kernels.gemm_amx(p.layout, p.data, p.rows, p.cols, start * 2 * TILE,
+                           std::min(stop * 2 * TILE, p.rows), packed, p.n,
+                           (float*)scratch.take(SCRATCH_FLOATS * sizeof(float)), p.out);
     });
 }
 
@@ -232,11 +232,11 @@ static std::atomic<bool> exact_products{false};
 void set_exact(bool exact) { exact_products = exact; }
 bool is_exact() { return exact_products; }
 
-void matvec(const Kernels& kernels, const Layout& layout, const uint8_t* data, int rows, int cols,
+void matmul(const Kernels& kernels, const Layout& layout, const uint8_t* data, int rows, int cols,
             const float* x, int n, float* out) {
     const Product p = {kernels, layout, data, rows, cols, x, n, out};
     if (is_exact() || n == 0) return multiply_exactly(p);
-    if (n >= LEAST_TOKENS && kernels.multiply_tiles && layout.decode_bfloat) {
+    if (n >= LEAST_TOKENS && kernels.gemm_amx && layout.decode_bfloat) {
         for (int first = 0; first < n; first += TOKENS) {
             const int count = std::min(TOKENS, n - first);
             multiply_bfloats({kernels, layout, data, rows, cols, x + (size_t)first * cols, count,

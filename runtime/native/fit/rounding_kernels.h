@@ -1,4 +1,4 @@
-// Rounding on one instruction set: tiles of up to ROWS rows of a weight. See rounders.cpp.
+// Rounding on one instruction set: tiles of up to ROWS rows of a weight. See rounding_kernels.cpp.
 #pragma once
 
 #include <cstddef>
@@ -61,7 +61,7 @@ struct Descent {
 };
 
 // Tiles have up to ROWS rows.
-struct Rounders {
+struct RoundingKernels {
     const Packer* packers;
     int packer_count;
     // The scales of `rows` rows of w: params (rows, blocks, Spec::params).
@@ -75,11 +75,11 @@ struct Rounders {
 };
 
 namespace baseline {
-extern const Rounders rounders;
+extern const RoundingKernels rounding;
 }
 namespace avx2 {
-extern const Rounders rounders;
+extern const RoundingKernels rounding;
 }
 namespace avx512 {
-extern const Rounders rounders;
+extern const RoundingKernels rounding;
 }

@@ -27,8 +27,8 @@ void pack_activations(const float* x, int n, int cols, int tile, uint16_t* packe
 
 // Rows start..stop of the packed rows against n <= TOKENS packed activations: out (n, rows).
 // scratch: SCRATCH_FLOATS floats, aligned to 64 bytes.
-void multiply_tiles(const Layout& layout, const uint8_t* data, int rows, int cols, int start,
-                    int stop, const uint16_t* packed, int n, float* scratch, float* out);
+void gemm_amx(const Layout& layout, const uint8_t* data, int rows, int cols, int start, int stop,
+              const uint16_t* packed, int n, float* scratch, float* out);
 #endif
 
 }  // namespace KERNELS

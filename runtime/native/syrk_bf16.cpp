@@ -1,14 +1,14 @@
-// See pairs.h. Eight rows by 48 columns of sums are in registers; the panel of columns stays in the
-// second-level cache while rows pass by.
-#include "pairs.h"
+// See syrk_bf16.h. Eight rows by 48 columns of sums are in registers; the panel of columns stays in
+// the second-level cache while rows pass by.
+#include "syrk_bf16.h"
 
 #if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
 #include <immintrin.h>
 
 namespace KERNELS {
 
-constexpr int ROWS_AT_ONCE = 8, WIDTH = GRAM_COLS / 16;  // registers across
-static_assert(GRAM_COLS % ROWS_AT_ONCE == 0 && GRAM_COLS % 16 == 0);
+constexpr int ROWS_AT_ONCE = 8, WIDTH = SYRK_COLS / 16;  // registers across
+static_assert(SYRK_COLS % ROWS_AT_ONCE == 0 && SYRK_COLS % 16 == 0);
 
 static __mmask16 mask_of(int count) {
     return count >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (count > 0 ? count : 0)) - 1);
@@ -40,7 +40,7 @@ static void add_rows(const uint32_t* a, const uint32_t* b, int pairs, int rows,
     for (int r = 0; r < ROWS_AT_ONCE; r++) {
         for (int c = 0; c < WIDTH; c++) sums[r][c] = _mm512_setzero_ps();
     }
-    for (int pair = 0; pair < pairs; pair++, a += GRAM_COLS, b += GRAM_COLS) {
+    for (int pair = 0; pair < pairs; pair++, a += SYRK_COLS, b += SYRK_COLS) {
         __m512bh columns[WIDTH];
         for (int c = 0; c < WIDTH; c++) columns[c] = (__m512bh)_mm512_loadu_si512(b + 16 * c);
         for (int r = 0; r < ROWS_AT_ONCE; r++) {
@@ -58,8 +58,8 @@ static void add_rows(const uint32_t* a, const uint32_t* b, int pairs, int rows,
     }
 }
 
-void add_panels(const uint32_t* a, const uint32_t* b, int pairs, int rows, int cols, float* total,
-                ptrdiff_t stride) {
+void syrk_bf16(const uint32_t* a, const uint32_t* b, int pairs, int rows, int cols, float* total,
+               ptrdiff_t stride) {
     __mmask16 masks[WIDTH];
     for (int c = 0; c < WIDTH; c++) masks[c] = mask_of(cols - 16 * c);
     for (int row = 0; row < rows; row += ROWS_AT_ONCE) {

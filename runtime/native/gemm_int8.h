@@ -15,7 +15,7 @@
 // avx_vnni is rung 2 with vpdpbusd; on a Sapphire Rapids it took avx2 from 77 to 107 (Q4_K) and
 // from 61 to 78 (Q6_K), before tokens lay side by side. On 64-bit ARM sdot takes the place of rung
 // 2, and smmla (i8mm), with twice the products, that of rung 3; both were run in an emulator, which
-// tells no speed. AMX has products of its own, see tiles.h.
+// tells no speed. AMX has products of its own, see gemm_amx.h.
 #pragma once
 
 #include "kernels.h"
@@ -34,8 +34,7 @@ constexpr int PANEL_ROWS = 8, PANEL_TOKENS = 4;
 
 // out (n, rows) from `row` on, for the panel's first `height` rows and all activations: written for
 // the first columns, added to for the others.
-void multiply_panel(const Panel& panel, const Quantized& x, int rows, int row, int height,
-                    float* out);
+void gemm_int8(const Panel& panel, const Quantized& x, int rows, int row, int height, float* out);
 #endif
 
 }  // namespace KERNELS
