@@ -1,8 +1,8 @@
 """Hessians: the mean of x x^T of every input that linears share, summed while a layer computes.
 
 Only one half of a symmetric matrix is computed. Where the processor multiplies pairs of bfloat16
-faster than BLAS multiplies float32, inputs are rounded to bfloat16 (runtime/native/syrk_bf16.h); sums
-are float32 everywhere.
+faster than BLAS multiplies float32, inputs are rounded to bfloat16 (runtime/native/syrk_bf16.h);
+sums are float32 everywhere.
 """
 
 from collections import Counter

@@ -12,6 +12,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from quantize.cli import interrupt
+
 
 class Bar:
     """One bar a step; `update` is a Progress. A pipe gets a line when a step ends."""
@@ -32,6 +34,7 @@ class Bar:
 
     def update(self, stage: str, done: int, total: int, note: str) -> None:
         """Show that `done` of `total` steps of a stage are over."""
+        interrupt.check()
         if stage not in self.stages:
             self.stages[stage] = self.progress.add_task(stage, total=total, note=note)
         self.progress.update(self.stages[stage], completed=done, total=total, note=note)

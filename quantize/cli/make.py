@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantize.cli import options
+from quantize.cli import interrupt, options
 from quantize.cli.bar import Bar
 from quantize.cli.screen import errors, finish_report, show_result
 
@@ -84,6 +84,7 @@ def run(made: "Plan", as_json: bool) -> None:
 
     with Bar(errors) as bar:
         report = pipeline.run(made, bar.update, bar.say)
+    interrupt.too_late()
     if report is not None:
         finish_report(report, as_json)
     else:

@@ -294,6 +294,51 @@ def test_killed_at_any_moment_a_run_goes_on_and_writes_the_same_bytes(
     assert {moment["left"] for moment in moments} == {""}
 
 
+INTERRUPTED = "interrupted; run the same command again to go on after the last finished stage."
+
+
+def test_ctrl_c_at_any_moment_exits_with_130_and_the_same_command_writes_the_same_bytes(
+    plan: Plan, tmp_path: Path
+) -> None:
+    pytest.importorskip("fcntl", reason="this system cannot fork")
+    command = [sys.executable, "-m", "tests.quantize.interrupted", str(plan.model)]
+    command.append(str(tmp_path / "interrupted"))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    moments = json.loads(done.stdout)
+    assert len(moments) >= 12
+    for moment in moments:
+        assert (moment["code"], moment["same"]) == (130, True), moment
+        assert moment["said"].endswith(f"{INTERRUPTED}\n"), moment
+        assert "Traceback" not in moment["said"], moment
+
+
+IMPORTING = """
+import signal, sys
+
+class Presses:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == MODULE:
+            sys.meta_path.remove(Presses)
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Presses)
+from quantize.cli import main
+sys.argv[1:] = ["run", "--to", "onnx:int4"]
+main()
+"""
+"""The program, with Ctrl-C when MODULE is imported."""
+
+
+@pytest.mark.parametrize("module", ["typer", "rich", "quantize.plan", "torch", "quantize.pipeline"])
+def test_ctrl_c_while_a_module_is_imported_exits_with_130(module: str) -> None:
+    command = [sys.executable, "-c", f"MODULE = {module!r}\n{IMPORTING}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{INTERRUPTED}\n")
+
+
 @pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_the_same_command_goes_on(plan: Plan) -> None:
     command = [sys.executable, "-m", "quantize.cli", "run", str(plan.model), "--to", "onnx:int4"]
@@ -313,9 +358,7 @@ def test_ctrl_c_exits_with_130_and_the_same_command_goes_on(plan: Plan) -> None:
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
         assert process.wait() == 130
-    assert rest.strip().endswith(
-        "interrupted; run the same command again to go on after the last finished stage."
-    )
+    assert rest.strip().endswith(INTERRUPTED)
     assert "Traceback" not in rest
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 0
