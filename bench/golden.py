@@ -19,6 +19,9 @@ import json
 import os
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +80,7 @@ def make_models(folder: Path) -> dict[str, Path]:
     found = {"bundled": BUNDLED}
     for seed, (name, config) in enumerate(MODELS.items()):
         found[name] = folder / name
-        random_model(found[name], config, seed)
+        in_a_fork(partial(random_model, found[name], config, seed), name)
     return found
 
 
@@ -118,21 +121,30 @@ def random_model(folder: Path, config: dict[str, Any], seed: int) -> None:
         (folder / name).write_bytes((BUNDLED / name).read_bytes())
 
 
-def quantize(*arguments: str) -> None:
-    """Run the command line in a fork, so that torch is imported once for all runs."""
+def in_a_fork(work: Callable[[], None], what: str) -> None:
+    """Do something in a fork: torch is imported once, and its threads never cross a fork."""
     child = os.fork()
     if child == 0:
-        from quantize import cli
-
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.argv = ["quantize", *arguments]
         try:
-            cli.main()
+            work()
         except SystemExit as left:
             os._exit(int(left.code or 0))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(2)
+        os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status:
-        sys.exit(f"{' '.join(arguments)} ended with {status}")
+        sys.exit(f"{what} ended with {status}")
+
+
+def quantize(*arguments: str) -> None:
+    """Run the command line."""
+    from quantize import cli
+
+    sys.argv = ["quantize", *arguments]
+    in_a_fork(cli.main, " ".join(arguments))
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -169,8 +181,7 @@ def numbers(value: Any) -> Any:
 def record(path: Path, only: list[str] | None) -> None:
     """Run everything and write the sums."""
     sys.path.insert(0, str(ROOT))
-    for module in ("torch", "onnx", "onnxruntime", "quantize.pipeline"):
-        importlib.import_module(module)
+    importlib.import_module("quantize.pipeline")  # torch, before it has started any thread
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -85,7 +85,7 @@ def check_tensor(
     """Raise EdgequantError for a tensor that has no place among `shapes`, or came before."""
     name = tensor.name
     if name not in shapes or name in seen:
-        what = "came twice" if name in seen else "is no tensor of this model"
+        what = "came twice" if name in seen else "is not a tensor of this model"
         raise EdgequantError(f"{name} {what}; pass each tensor of the model once.")
     if tensor.shape != shapes[name]:
         raise EdgequantError(

@@ -59,7 +59,7 @@ def predicted_kl(weight: torch.Tensor, block: Block, factor: Factor, rows: torch
 def sample(rows: torch.Tensor) -> torch.Tensor:
     """Indices of at most SAMPLE rows, each with a chance in proportion to rows (out,).
 
-    Rows at equal distances on the running sum: no luck is involved, and a mean over them stands for
+    Rows at equal distances on the running sum: nothing is random, and a mean over them stands for
     the weighted mean over all.
     """
     count = min(SAMPLE, len(rows))

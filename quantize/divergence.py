@@ -14,9 +14,9 @@ from quantize.stream import batches
 from runtime.tensor import Tensor
 
 ROWS = 4096
-"""Rows of a head that stand in memory as float32."""
+"""Chunk size in rows of a head, decoded to float32."""
 TOKENS = 256
-"""Tokens whose logits by these rows stand in memory."""
+"""Chunk size in tokens, of the logits by these rows."""
 
 
 @dataclass(frozen=True)

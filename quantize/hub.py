@@ -35,6 +35,6 @@ def download(source: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise EdgequantError(
-            f"{source} cannot be had from the hub nor from its cache ({reason}); "
+            f"{source} could not be downloaded and is not cached ({reason}); "
             "check the name and the connection, or give a local folder."
         ) from error

@@ -96,7 +96,7 @@ def for_model(path: Path | None, arch: Arch) -> Imatrix | None:
             )
     if missing := [name for name in linears if name not in found.means]:
         raise EdgequantError(
-            f"{path} lacks {len(missing)} of the model's {len(linears)} linears, the first is "
+            f"{path} is missing {len(missing)} of the model's {len(linears)} linears, the first is "
             f"{missing[0]}; it was made of another model: {MAKE}."
         )
     if unknown := sorted(name for name in found.means if name not in known):

@@ -21,7 +21,7 @@ def open_model(path: Path) -> Model:
 def open_any(path: Path, backend: str | None = None, generating: bool = False) -> Engine:
     """An engine for a file: the one that its reader names, unless one is given.
 
-    `generating` is for who wants many tokens: see `runtime.engine.open_engine`.
+    `generating=True`: token-by-token decoding; see `runtime.engine.open_engine`.
     """
     reader = recognise(path)
     backend = backend or reader.engine

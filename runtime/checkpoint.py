@@ -130,7 +130,7 @@ def _arrays(folder: Path) -> dict[str, StoredArray]:
     missing = [shard for shard in shards if not (folder / shard).exists()]
     if missing:
         raise EdgequantError(
-            f"{folder} misses {len(missing)} of {len(shards)} shards "
+            f"{folder} is missing {len(missing)} of {len(shards)} shards "
             f"({missing[0]}{', ...' if missing[1:] else ''}); download them again."
         )
     held = {shard: read(folder / shard) for shard in shards}

@@ -194,7 +194,7 @@ def _check_tensors(file: GgufFile, arch: Arch) -> dict[str, TensorInfo]:
     infos = {name: info for name, info in file.tensors.items() if name != ROPE_FACTORS}
     for name, shape in expected.items():
         if name not in infos:
-            raise EdgequantError(f"{file.path} lacks {name}; convert the model again.")
+            raise EdgequantError(f"{file.path} has no tensor {name}; convert the model again.")
         if infos[name].shape != shape:
             raise EdgequantError(
                 f"{name} in {file.path} has shape {infos[name].shape}, but its metadata "

@@ -132,7 +132,9 @@ def _load(folder: Path) -> Any:
         "".join(_names(model))  # a damaged name is bytes, which join refuses
         return model
     except Exception as error:  # protobuf's own, which has no public stub
-        raise EdgequantError(f"{path} is no ONNX model or was cut; copy it again.") from error
+        raise EdgequantError(
+            f"{path} is not an ONNX model, or is cut short; copy it again."
+        ) from error
 
 
 def _names(model: Any) -> Iterator[str]:
@@ -202,7 +204,7 @@ def _place(folder: Path, proto: Any) -> tuple[str, int]:
     if not sound or min(proto.dims, default=0) < 0:
         raise EdgequantError(
             f"{folder / 'model.onnx'} places {proto.name} at offset {offset!r} of {location!r}, "
-            "which is no place in a file beside it; only folders written by edgequant are read."
+            "which is not inside a file beside it; only folders written by edgequant are read."
         )
     return location, int(offset)
 

@@ -37,7 +37,7 @@ def read(path: Path) -> dict[str, StoredArray]:
         }
         places = {name: _place(line) for name, line in lines.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise damaged(path, "its header is no table of arrays") from error
+        raise damaged(path, "its header is not a table of arrays") from error
     end = 0
     for name, (first, stop) in sorted(places.items(), key=lambda item: item[1]):
         if first != end:
@@ -66,7 +66,7 @@ def _place(line: dict[str, Any]) -> tuple[int, int]:
     numbers = [start, stop, *line["shape"]]
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
         raise ValueError(numbers)
-    # the type may be one that is not read here, which only who wants the array need know
+    # the type may be one that is not read here, which matters only when the array is read
     item = ITEM_BYTES.get(line["dtype"])
     if stop < start or item is not None and stop - start != math.prod(line["shape"]) * item:
         raise ValueError(line)

@@ -16,7 +16,7 @@ from quantize.cli import interrupt
 
 
 class Bar:
-    """One bar a step; `update` is a Progress. A pipe gets a line when a step ends."""
+    """One bar for each step; `update` is a Progress. A pipe gets a line when a step ends."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

@@ -1,4 +1,4 @@
-"""`--effort`: what each of its words buys."""
+"""Settings of each effort level (`--effort`)."""
 
 from dataclasses import dataclass
 

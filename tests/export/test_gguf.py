@@ -233,7 +233,7 @@ def _wrong(tiny: Checkpoint) -> dict[str, list[Tensor]]:
     rows = np.zeros((4, 4), np.float32)
     return {
         "token_embd.weight came twice; pass each": [first, first],
-        "other.weight is no tensor of this model": [Tensor.dense("other.weight", rows)],
+        "other.weight is not a tensor of this model": [Tensor.dense("other.weight", rows)],
         r"token_embd.weight has shape \(4, 4\)": [Tensor.dense("token_embd.weight", rows)],
         "token_embd.weight is INT4_32, which GGUF cannot hold; choose one of F32": [
             replace(first, block=BLOCKS["INT4_32"])

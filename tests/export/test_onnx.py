@@ -314,7 +314,7 @@ def changed(tensors: list[Tensor], fault: str) -> list[Tensor]:
     [
         ("missing", "1 tensors are missing, the first is output_norm.weight; pass every"),
         ("twice", "output_norm.weight came twice; pass each"),
-        ("foreign", "blk.0.gate.weight is no tensor of this model; pass each"),
+        ("foreign", "blk.0.gate.weight is not a tensor of this model; pass each"),
         (
             "short",
             r"output_norm.weight has shape \(255,\), but its config.json says \(256,\); take",

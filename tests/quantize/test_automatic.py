@@ -170,8 +170,11 @@ def test_a_rule_whose_type_does_not_fit_is_told(random_models: dict[str, Path]) 
             {"to": ["onnx:auto"], "target_bpw": 4.0, "method": "rtn"},
             "--to onnx:auto predicts the loss of methods that calibrate, and rtn does not; use",
         ),
-        ({"to": ["gguf:auto"], "target_size": "3 apples"}, "'3 apples' is no size; write it like"),
-        ({"to": ["gguf:auto"], "target_size": "-3MB"}, "'-3MB' is no size; write it like 350MB"),
+        (
+            {"to": ["gguf:auto"], "target_size": "3 apples"},
+            "'3 apples' is not a size; write it like",
+        ),
+        ({"to": ["gguf:auto"], "target_size": "-3MB"}, "'-3MB' is not a size; write it like 350MB"),
         ({"to": ["gguf:auto"], "target_size": 0}, "target_size must be at least 1, not 0"),
         ({"to": ["gguf:auto"], "target_bpw": 40.0}, "target_bpw must be at least 0.1 and at most"),
         ({"to": ["gguf:auto"], "max_kl": 1.0, "effort": "some"}, "unknown effort 'some'; known:"),

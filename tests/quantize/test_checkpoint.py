@@ -93,7 +93,7 @@ def add_tensor(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing shard": (
         lambda f: (f / "model-1.safetensors").unlink(),
-        r"misses 1 of 5 shards .*download them again",
+        r"is missing 1 of 5 shards .*download them again",
     ),
     "cut shard": (cut_shard, "model-1.safetensors is cut short or damaged"),
     "no weights": (lambda f: (f / INDEX).unlink(), "holds no model.safetensors"),
@@ -202,7 +202,7 @@ def test_an_unreachable_hub_is_said_in_one_sentence(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(EdgequantError, match="cannot be had from the hub nor from its cache"):
+    with pytest.raises(EdgequantError, match="could not be downloaded and is not cached"):
         open_checkpoint("someone/model")
 
 

@@ -80,7 +80,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing there": (shutil.rmtree, "does not exist; give a checkpoint folder or a hub id"),
     "missing shard": (
         lambda f: (f / "model-1.safetensors").unlink(),
-        "misses 1 of 4 shards (model-1.safetensors); download them again",
+        "is missing 1 of 4 shards (model-1.safetensors); download them again",
     ),
     "cut shard": (cut_shard, "model-1.safetensors is cut short or damaged"),
     "shape": (edit_config(intermediate_size=128), "config.json implies (128, 96)"),

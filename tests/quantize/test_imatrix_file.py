@@ -290,11 +290,15 @@ def test_a_head_of_another_width_is_refused(head: str, arch: Arch, tmp_path: Pat
 def test_an_imatrix_of_fewer_layers_or_linears_is_refused(arch: Arch, tmp_path: Path) -> None:
     deep = replace(arch, layers=3)
     path = whole(arch, tmp_path)
-    with pytest.raises(EdgequantError, match="lacks 7 of the model's 21 linears, the first is blk"):
+    with pytest.raises(
+        EdgequantError, match="is missing 7 of the model's 21 linears, the first is blk"
+    ):
         for_model(path, deep)
     path.unlink()
     path = whole(arch, tmp_path, drop="blk.1.attn_k.weight")
-    message = r"lacks 1 of the model's 14 linears, the first is blk\.1\.attn_k\.weight; it was made"
+    message = (
+        r"is missing 1 of the model's 14 linears, the first is blk\.1\.attn_k\.weight; it was made"
+    )
     with pytest.raises(EdgequantError, match=message):
         for_model(path, arch)
 

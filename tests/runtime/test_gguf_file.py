@@ -322,7 +322,7 @@ def test_a_model_with_changed_bytes_opens_or_is_refused(
 
 MISFITS = {
     "has the architecture 'phony'; supported: .*llama": (b"llama", b"phony"),
-    "lacks blk.0.ffn_up.weight": (b"blk.0.ffn_up.weight", b"blk.0.ffn_xp.weight"),
+    "has no tensor blk.0.ffn_up.weight": (b"blk.0.ffn_up.weight", b"blk.0.ffn_xp.weight"),
     r"blk.0.attn_k.weight in .* has shape \(8, 16\), but its metadata implies \(16, 16\)": (
         b"llama.attention.head_count_kv",
         b"llama.attention.head_count_xx",

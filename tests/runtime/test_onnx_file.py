@@ -110,7 +110,9 @@ def test_a_cut_data_file_is_refused_with_its_bytes(copy: Path, left: int) -> Non
 @pytest.mark.parametrize("content", [b"not protobuf at all", b"\xff" * 64, b"GGUF\x03\0\0\0"])
 def test_another_kind_of_file_is_no_onnx_model(copy: Path, content: bytes) -> None:
     (copy / "model.onnx").write_bytes(content)
-    with pytest.raises(EdgequantError, match="is no ONNX model or was cut; copy it again"):
+    with pytest.raises(
+        EdgequantError, match="is not an ONNX model, or is cut short; copy it again"
+    ):
         open_onnx(copy)
 
 
@@ -204,7 +206,7 @@ def test_a_weight_outside_the_folder_is_refused(copy: Path, location: str) -> No
     def change(graph: onnx.GraphProto) -> None:
         initializer(graph, "output_norm.weight").external_data[0].value = location
 
-    with pytest.raises(EdgequantError, match="output_norm.weight at offset .* no place in a file"):
+    with pytest.raises(EdgequantError, match="output_norm.weight at offset .* not inside a file"):
         open_onnx(edited(copy, change))
 
 
@@ -213,7 +215,7 @@ def test_an_offset_that_is_no_number_is_refused(copy: Path, offset: str) -> None
     def change(graph: onnx.GraphProto) -> None:
         initializer(graph, "output_norm.weight").external_data[1].value = offset
 
-    with pytest.raises(EdgequantError, match="output_norm.weight at offset .* no place in a file"):
+    with pytest.raises(EdgequantError, match="output_norm.weight at offset .* not inside a file"):
         open_onnx(edited(copy, change))
 
 
