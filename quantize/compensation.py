@@ -10,15 +10,17 @@ A change that only fits its own tokens would harm: each is learned on seven of e
 the others say what fraction of the step is taken, or none where it does not pay there.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from quantize.cost import FLOAT, Cost
 from quantize.hessian import Hessians
-from quantize.stream import Prefix, Weights, batches, fetch
-from runtime.archs import InputGroup
+from quantize.stream import Prefix, Weights, at_once, batches, fetch, layer_bytes
+from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.forward import NOBODY, Layer, Observer, Positions, decoder_layer
 
@@ -178,3 +180,27 @@ def step_fraction(
         along += float((moved * wanted).sum())
         size += float(moved.square().sum())
     return min(1.0, max(0.0, along / size)) if size > 0 else 0.0
+
+
+def beside_bytes(spec: LayerSpec, rows: int, length: int) -> int:
+    """Bytes that a Compared keeps beside its Hessians: moments, windows held back, and the last
+    inputs of both models."""
+    *inner, last = spec.groups
+    outputs = math.prod(spec.linears[last.linears[0]].shape[:-1])
+    moments = sum(group.width**2 for group in inner) + outputs * last.width
+    widths = sum(group.width for group in spec.groups)
+    held = len(held_back(rows)) * length * (2 * widths - last.width + outputs)
+    return FLOAT * (moments + held + at_once(rows, length) * (widths + last.width))
+
+
+def compensation_cost(spec: LayerSpec, tokens: int) -> Cost:
+    """Of sums of the errors and of `compensate` for one layer.
+
+    Its weights are there twice, and a damped Hessian beside its factor.
+    """
+    widest = max(group.width for group in spec.groups)
+    flops = 0.0
+    for group in spec.groups:
+        rows = sum(math.prod(spec.linears[linear].shape[:-1]) for linear in group.linears)
+        flops += 2 * tokens * group.width**2 + group.width**3 / 3 + 4 * rows * group.width**2
+    return Cost(memory=layer_bytes(spec) + FLOAT * 2 * widest**2, flops=flops)

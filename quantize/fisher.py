@@ -22,26 +22,36 @@ import numpy as np
 import torch
 
 from quantize.checkpoint import Checkpoint
-from quantize.hessian import add_gram, mirror
+from quantize.cost import FLOAT, Cost, in_memory
+from quantize.hessian import add_gram, hessian_bytes, hessian_flops, mirror
 from quantize.progress import Progress, silent
 from quantize.stream import (
+    BACKWARD,
     TOKENS_BACK,
     Allocate,
     Gradients,
     Kept,
     Original,
     Weights,
+    activation_bytes,
+    at_once,
     backward,
+    backward_bytes,
     batches,
     embed,
     fetch,
     forward,
+    forward_flops,
+    layer_bytes,
 )
+from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer
 
 LOGITS = 1 << 23
 """Chunk size in logits."""
+SAMPLED = 5
+"""Copies of the probabilities of a chunk while tokens are drawn: float32, and two of float64."""
 
 
 @dataclass(frozen=True)
@@ -222,3 +232,30 @@ def tables(
         return Tables({"token_embd.weight": both})
     embedding = {"token_embd.weight": TableFisher(hessian, seen)}
     return Tables(embedding | {"output.weight": TableFisher(head, used)})
+
+
+def states_bytes(arch: Arch, rows: int, length: int) -> int:
+    """Bytes of the states before every layer and after the last."""
+    return FLOAT * (arch.layers + 1) * rows * length * arch.hidden
+
+
+def fisher_cost(arch: Arch, rows: int, length: int, visited: bool, max_ram: float) -> Cost:
+    """Of `fisher` for windows (rows, length); states that lie in memory are in it.
+
+    What most memory is needed for is the head: in float32, beside its source or some logits.
+    """
+    cells, tokens = arch.vocab * arch.hidden, rows * length
+    head = FLOAT * cells + max(2 * cells, SAMPLED * FLOAT * min(LOGITS, tokens * arch.vocab))
+    most, flops = head, 4.0 * tokens * cells
+    for spec in map(arch.layer, range(arch.layers)):
+        layer = layer_bytes(spec)
+        there = activation_bytes(spec, at_once(rows, length))
+        back = backward_bytes(spec, at_once(rows, length, TOKENS_BACK))
+        if visited:  # a Hessian is factored to predict losses (measure.py)
+            widest = max(group.width for group in spec.groups)
+            back = max(back, FLOAT * widest**2) + hessian_bytes(spec)
+            flops += hessian_flops(spec, tokens)
+        most = max(most, layer + there, layer + back)
+        flops += (1 + BACKWARD) * forward_flops(spec, tokens)
+    states = in_memory(states_bytes(arch, rows, length), max_ram)
+    return Cost(memory=states + most, flops=flops)

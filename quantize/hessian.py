@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from quantize.cost import FLOAT
 from quantize.stream import TOKENS, batches, fetch
 from runtime.archs import Arch, LayerSpec
 from runtime.backends.torch import TorchOps
@@ -91,3 +92,13 @@ def mirror(total: torch.Tensor) -> torch.Tensor:
         square.copy_(square.triu() + square.triu(1).T)
         total[stop:, start:stop] = total[start:stop, stop:].T
     return total
+
+
+def hessian_bytes(spec: LayerSpec) -> int:
+    """Bytes of the Hessians of a layer."""
+    return FLOAT * sum(group.width**2 for group in spec.groups)
+
+
+def hessian_flops(spec: LayerSpec, tokens: int) -> float:
+    """Operations of their sums, of which one half is computed."""
+    return float(tokens * sum(group.width**2 for group in spec.groups))

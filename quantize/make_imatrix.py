@@ -15,7 +15,7 @@ import calib_data
 from export.files import check_target
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.imatrix import Imatrix, write
-from quantize.pipeline import check_device
+from quantize.job import check_device
 from quantize.plan import Plan, check_limits
 from quantize.progress import Progress, silent
 from quantize.resume import Work

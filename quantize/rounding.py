@@ -1,21 +1,33 @@
 """Rounding of one layer: rewrites, then every linear onto its grid, in the order of the inputs."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
 
+from quantize.cost import FLOAT, Cost
 from quantize.methods import Factor, Method, SingularHessian, output_error
 from quantize.methods.descent import descend
+from quantize.methods.rtn import rtn
 from quantize.rewrites import REWRITES, check_preserved, fold
-from quantize.stream import Weights
+from quantize.stream import Weights, layer_bytes
 from runtime.archs import InputGroup, LayerSpec
 from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
 from runtime.errors import EdgequantError
+from runtime.tensor import Shape, rows_and_cols
 
 CHUNK = 1 << 23
-"""Weights rounded at a time: 32 MiB of float32, of which descent keeps a dozen copies."""
+"""Weights rounded at a time."""
+ROUNDED, DESCENDED = 3, 9
+"""Copies of a chunk in float32 or int32 that a method makes, and that descent does."""
+SEARCH = 800
+"""Operations of the search for a grid, a weight."""
+COLUMN_SECONDS = {"cpu": 1e-5}
+"""Time of one column of error feedback beside its products: a loop in C++."""
+STARTED_SECONDS = 4e-4
+"""The same on other devices: most of it is starting small operations."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +49,11 @@ class Recipe:
     """How linears are rounded: a method and its settings."""
 
     method: Method
+    _: KW_ONLY
     damp: float = 0.01
     allow_fallback: bool = False
-    passes: int = 0
-    """Coordinate descent after rounding, where the method has factored a Hessian."""
+    descent_iterations: int = 0
+    """Passes of coordinate descent after rounding, where the method has factored a Hessian."""
     rewrites: tuple[str, ...] = ()
     """Function-preserving changes before rounding (quantize/rewrites), by name."""
 
@@ -138,7 +151,7 @@ def quantize_weight(
         rows = weight[start : start + step]
         rounded = recipe.method.round(rows, block, factor)
         if factor is not None and factor.hessian is not None and not block.is_float:
-            for _ in range(recipe.passes):
+            for _ in range(recipe.descent_iterations):
                 rounded = descend(rows, rounded, block, factor.hessian, factor.ridge)
         values[start : start + step] = rounded.value
         parts.append(block.pack(numpy_of(rounded.codes), to_numpy(rounded.params)))
@@ -175,3 +188,62 @@ def fold_scales(
             linears, [types[linear] for linear in group.linears], hessians[group.name]
         )
         fold(weights, group, scale, hessians)
+
+
+def factors(recipe: Recipe) -> bool:
+    """Whether errors are fed back by a factored Hessian."""
+    return recipe.method.factor is not None and recipe.method.round is not rtn
+
+
+def chunk_bytes(shape: Shape, recipe: Recipe, factored: bool) -> int:
+    """Bytes that `quantize_weight` takes for the rows that it rounds at a time."""
+    rows, cols = rows_and_cols(shape)
+    copies = DESCENDED if factored and recipe.descent_iterations else ROUNDED
+    return FLOAT * copies * min(rows * cols, max(CHUNK, cols))
+
+
+def weight_cost(shape: Shape, recipe: Recipe, factored: bool, device: str) -> Cost:
+    """Of rounding one weight; memory without what it becomes."""
+    rows, cols = rows_and_cols(shape)
+    flops, turns = float(SEARCH * rows * cols), 0
+    if factored:
+        # errors of all columns before go to those to come, half of a product; a pass of descent
+        # starts with a whole one and goes on with a half
+        turns = 1 + recipe.descent_iterations
+        flops += (1 + 3 * recipe.descent_iterations) * rows * cols**2
+    column = COLUMN_SECONDS.get(device, STARTED_SECONDS)
+    chunks = -(-rows * cols // max(CHUNK, cols))
+    return Cost(
+        memory=chunk_bytes(shape, recipe, factored),
+        flops=flops,
+        seconds=turns * cols * chunks * column,
+    )
+
+
+def layer_cost(spec: LayerSpec, recipe: Recipe, device: str) -> Cost:
+    """Of `rewrite_layer` and `quantize_layer`, on top of the layer and of its Hessians.
+
+    The rounded layer stays; beside it come the factor of the widest Hessian and the work on the
+    largest linear that reads it, or the errors of that linear's outputs.
+    """
+    factored = factors(recipe)
+    work, flops, seconds = 0, 0.0, 0.0
+    for group in spec.groups:
+        root = FLOAT * group.width**2 if factored else 0
+        for linear in group.linears:
+            shape = spec.linears[linear].shape
+            rounding = weight_cost(shape, recipe, factored, device)
+            errors = 3 * FLOAT * math.prod(shape)
+            work = max(work, root + max(rounding.memory, errors))
+            flops += rounding.flops + 4 * math.prod(shape) * group.width
+            seconds += rounding.seconds
+        flops += group.width**3 / 3
+    scaled = 0
+    if recipe.method.scales or recipe.rewrites:
+        # rewrites fold scales into norms; a method's go into linears as well
+        folds = [g for g in spec.groups if g.fold]
+        folded = [g for g in folds if recipe.method.scales or g.fold not in spec.linears]
+        weights = sum(math.prod(spec.linears[name].shape) for g in folded for name in g.linears)
+        scaled = FLOAT * (weights + sum(group.width**2 for group in folded))
+        flops += sum(group.width**3 / 3 for group in folded)
+    return Cost(memory=scaled + layer_bytes(spec) + work, flops=flops, seconds=seconds)

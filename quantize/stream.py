@@ -10,6 +10,7 @@ windows are too, or lie on disk when they are large.
         ...                      # the layer is computed, the states stand behind it
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -18,10 +19,11 @@ import numpy as np
 import torch
 
 from quantize.checkpoint import Checkpoint, check_finite
-from runtime.archs import Arch
+from quantize.cost import FLOAT
+from runtime.archs import Arch, LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.forward import NOBODY, Layer, Observer, Ops, Positions, decoder_layer
-from runtime.tensor import Tensor
+from runtime.tensor import Shape, Tensor, is_matrix
 
 TOKENS = 2048
 """Tokens that go through a layer at a time."""
@@ -206,3 +208,40 @@ def batches(total: int, step: int) -> Iterator[slice]:
     """Slices of at most `step` that cover `total`."""
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
+
+
+def matrices(spec: LayerSpec) -> list[Shape]:
+    """Shapes of the weights that a layer multiplies with."""
+    return [shape for shape in spec.shapes.values() if is_matrix(shape)]
+
+
+def layer_bytes(spec: LayerSpec) -> int:
+    """Bytes of a layer that is ready to compute."""
+    return FLOAT * sum(map(math.prod, spec.shapes.values()))
+
+
+def at_once(rows: int, length: int, tokens: int = TOKENS) -> int:
+    """Tokens of windows (rows, length) that go through a layer at a time."""
+    return min(rows, max(1, tokens // length)) * length
+
+
+def activation_bytes(spec: LayerSpec, tokens: int) -> int:
+    """Bytes while tokens go forward: of the widest linears its gate, its product with the
+    activation's, and what both are made of."""
+    widest = max(math.prod(shape[:-1]) for shape in matrices(spec))
+    return FLOAT * tokens * 4 * widest
+
+
+def backward_bytes(spec: LayerSpec, tokens: int) -> int:
+    """Bytes while tokens go backward: what the layer computed, gradients, and their squares."""
+    outputs = sum(math.prod(shape[:-1]) for shape in matrices(spec))
+    return FLOAT * tokens * (4 * outputs + 2 * sum(group.width for group in spec.groups))
+
+
+def forward_flops(spec: LayerSpec, tokens: int) -> float:
+    """Operations of a layer's products."""
+    return 2.0 * tokens * sum(map(math.prod, matrices(spec)))
+
+
+BACKWARD = 2
+"""Times the products of a forward: the layer is computed again, and then its gradient."""

@@ -40,6 +40,11 @@ class Assignment:
     """For an automatic target."""
 
     @property
+    def is_float(self) -> bool:
+        """Whether nothing is rounded to codes."""
+        return all(block.is_float for block in self.types.values())
+
+    @property
     def bits(self) -> float:
         """Least bits a weight of any decoder linear."""
         return min(b.bits for name, b in self.types.items() if name.startswith("blk."))

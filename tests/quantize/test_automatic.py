@@ -9,7 +9,7 @@ import pytest
 
 from export import CONTAINERS
 from quantize import pipeline
-from quantize.automatic import CAUTION, Size, Types, allocate, choices_of
+from quantize.automatic import CAUTION, Goal, Size, Types, allocate, choices_of
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan, Rule
 from runtime.blocks import BLOCKS
@@ -47,7 +47,8 @@ def allocated(checkpoint: Checkpoint, to: str = "gguf:auto", **changes: Any) -> 
     plan = Plan.from_flags(None, {"to": [to], **changes})
     target, container = plan.targets[0], plan.targets[0].container
     known = predictions(checkpoint, container)
-    return allocate(plan, target, checkpoint.arch, known, exact(checkpoint, container))
+    goal, size = Goal(plan.target_size, plan.target_bpw, plan.max_kl), exact(checkpoint, container)
+    return allocate(goal, target, checkpoint.arch, plan.rules, known, size)
 
 
 def range_of(checkpoint: Checkpoint, to: str = "gguf:auto") -> tuple[int, int]:

@@ -217,12 +217,9 @@ def test_the_key_follows_the_content_of_the_users_text(tmp_path: Path) -> None:
 
 
 def test_the_key_follows_the_content_of_the_imatrix(tmp_path: Path) -> None:
-    path = tmp_path / "a.gguf"
-    path.write_bytes(b"one")
-    made = Plan.from_flags(None, flags(imatrix=str(path), method="rtn"))
-    key = made.key("model", "code")
+    made = Plan.from_flags(None, flags(imatrix=str(tmp_path / "a.gguf"), method="rtn"))
+    key = made.key("model", "code", "sha256 of one")
     assert key != Plan.from_flags(None, flags(method="rtn")).key("model", "code")
-    path.write_bytes(b"two")
-    assert made.key("model", "code") != key
+    assert made.key("model", "code", "sha256 of two") != key
     assert made.recipe()["imatrix"] == "a.gguf"
     assert not made.recipe().keys() & {"calibration", "rows", "length", "seed"}  # no text is read

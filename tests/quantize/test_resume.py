@@ -13,8 +13,10 @@ import pytest
 
 from calib_data import CalibrationError
 from quantize import pipeline
+from quantize.job import code_version
 from quantize.plan import Plan
-from quantize.resume import CHANGED, Work, work_folder
+from quantize.resume import CHANGED, Work
+from quantize.store import work_path
 from quantize.stream import Original
 from runtime.backends.torch import TorchOps
 from runtime.errors import EdgequantError
@@ -99,7 +101,7 @@ def test_gradients_and_types_of_a_stopped_automatic_run_are_kept(
     run(whole)
     with pytest.raises(Stop):
         run(other, stop_before="layers")
-    monkeypatch.setattr("quantize.measure.curvature", None)  # nobody may call it
+    monkeypatch.setattr("quantize.measure.fisher", None)  # nobody may call it
     assert run(other)[0].startswith("continuing after ")
     assert files(other.output) == files(whole.output)
 
@@ -122,7 +124,7 @@ def test_an_automatic_run_killed_while_it_tidied_up_ends_well(
     expected = (tmp_path / "qwen2-tied-auto.gguf").read_bytes()
     # what `clear` had already removed
     (tmp_path / ".edgequant" / "calibration.npz").unlink()
-    (tmp_path / ".edgequant" / "measured.npz").unlink()
+    (tmp_path / ".edgequant" / "statistics.npz").unlink()
     assert run(plan)[0].startswith("continuing after ")
     assert files(tmp_path) == {"qwen2-tied-auto.gguf": expected}
 
@@ -161,16 +163,16 @@ def test_a_changed_model_or_program_starts_afresh_and_says_so(
 def test_the_code_version_follows_source_and_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [pipeline.code_version()]
-    assert found == [pipeline.code_version()]
+    found = [code_version()]
+    assert found == [code_version()]
     kernels = tmp_path / "_native.so"
     kernels.write_bytes(b"other kernels")
     spec = SimpleNamespace(origin=str(kernels))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    found.append(pipeline.code_version())
+    found.append(code_version())
     (tmp_path / "__init__.py").write_text("other = 1\n", encoding="utf-8")
     monkeypatch.setattr("calib_data.__file__", str(tmp_path / "__init__.py"))
-    found.append(pipeline.code_version())
+    found.append(code_version())
     assert len(set(found)) == 3
 
 
@@ -201,7 +203,7 @@ def test_leftovers_of_a_killed_write_are_removed(plan: Plan) -> None:
 
 def test_a_locked_folder_is_refused(plan: Plan) -> None:
     with (
-        work_folder(plan.output, "key"),
+        Work(work_path(plan.output), "key").locked(),
         pytest.raises(EdgequantError, match="another run is working in .*; wait for it, or"),
     ):
         run(plan)

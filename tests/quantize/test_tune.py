@@ -20,7 +20,7 @@ from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
 from runtime.forward import forward, layers
 from runtime.gguf_file import open_gguf
 from runtime.tensor import Tensor
-from tests.quantize.runs import Walk, same, small_plan, walk
+from tests.quantize.runs import Walk, assigned, same, small_plan, walk
 
 OPS = TorchOps()
 WHAT_MOVES = [block for block in BLOCKS.values() if block.linear]
@@ -69,7 +69,7 @@ def test_gradient_by_layers_is_that_of_the_whole_model(
 ) -> None:
     found = rounded(tmp_path / "work", random_models[name], effort="low")
     ids = found.work.load("calibration", "ids")
-    student = open_student(found.checkpoint, found.assignments[0], found.work, OPS)
+    student = open_student(found.job, found.assignments[0], OPS)
     teacher = run_teacher(found.checkpoint, ids, OPS, room)
     deltas = small_deltas(student)
     rows = np.array([3, 1])
@@ -206,8 +206,9 @@ def tuned(found: Walk, steps: int = 16, stop_at: int | None = None) -> dict[str,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(EFFORTS, "high", replace(EFFORTS["high"], steps=steps))
-        tune_targets(plan, found.checkpoint, found.assignments, found.work, progress)
-    return found.work.stages[tune.stage(found.assignments[0])]
+        job = assigned(plan, found.work.folder, progress)
+        tune_targets(replace(job, store=found.work))
+    return found.work.tuned(found.assignments[0].target).facts
 
 
 @pytest.mark.slow
@@ -221,7 +222,7 @@ def test_tuning_lowers_the_kl_of_the_stored_tensors_on_windows_held_back(tmp_pat
     assert {"output_norm.weight", "blk.0.attn_q.bias", "blk.1.ffn_down.weight"} <= changed
     assert "token_embd.weight" not in changed
     ids, domains = (found.work.load("calibration", key) for key in ("ids", "domains"))
-    student = open_student(found.checkpoint, found.assignments[0], found.work, OPS)
+    student = open_student(found.job, found.assignments[0], OPS)
     whole = TuningTask(
         student, run_teacher(found.checkpoint, ids, OPS, room), ids, domains, room, 0
     )
@@ -257,7 +258,7 @@ def test_a_killed_tuning_goes_on_and_gives_the_same_bytes(
     killed = rounded(tmp_path / "killed", model, effort="low")
     with pytest.raises(Stop):
         tuned(killed, stop_at=stop_at)
-    assert tune.stage(killed.assignments[0]) not in killed.work.stages
+    assert not killed.work.tuned(killed.assignments[0].target).done
     assert tuned(killed) == expected
     assert same(whole.tensors(), killed.tensors())
 
@@ -296,20 +297,20 @@ def test_states_of_gradients_and_tuning_go_to_disk_over_max_ram_and_nothing_chan
 ) -> None:
     monkeypatch.setitem(EFFORTS, "high", replace(EFFORTS["high"], steps=2))
     written, rooms = [], {}
-    real = Work.room
+    real = Work.allocate
 
     def watched(work: Work, name: str, shape: tuple[int, ...], max_ram: float) -> np.ndarray:
         rooms[name] = real(work, name, shape, max_ram)
         return rooms[name]
 
-    monkeypatch.setattr(Work, "room", watched)
+    monkeypatch.setattr(Work, "allocate", watched)
     for max_ram, kind in ((1, np.ndarray), (0, np.memmap)):
         flags = {"rows": 16, "check": False, "max_ram": max_ram, "overwrite": True}
         plan = small_plan(random_models["qwen2-tied"], "gguf:Q4_0", effort="high", **flags)
         pipeline.run(replace(plan, output=tmp_path))
         written.append(next(tmp_path.glob("*.gguf")).read_bytes())
-        states = ("curvature-states", "shared-hidden", "shared-exact")
-        expected = dict.fromkeys((*states, "teacher-states", "student-states"), kind)
+        scratch = (f"scratch/{name}-states" for name in ("gradient", "teacher", "student"))
+        expected = dict.fromkeys((*scratch, "shared/hidden", "shared/exact"), kind)
         assert {name: type(room) for name, room in rooms.items()} == expected
         rooms.clear()
     assert written[0] == written[1]
