@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
 from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine
 from runtime.errors import EdgequantError
@@ -23,6 +24,9 @@ except ImportError as error:
 
 TYPES = frozenset(_native.types())
 """Block layouts that have a kernel."""
+
+COMPUTED = (Norm, Attention, GatedMLP, Residual)
+"""Ops of a layer that runtime/native/decoder.cpp computes."""
 
 FOR_GENERATION = {"resident": True}
 
@@ -61,10 +65,24 @@ class NativeOps(NumpyOps):
         return np.asarray(out if bias is None else out + bias)
 
 
+def check_ops(arch: Arch) -> None:
+    """Raise EdgequantError naming the first op that the C++ does not compute."""
+    for index in range(arch.layers):
+        for op in arch.layer(index).ops:
+            capped = isinstance(op, Attention) and op.soft_cap is not None
+            if capped or not isinstance(op, COMPUTED):
+                what = "a soft cap on attention scores" if capped else type(op).__name__
+                raise EdgequantError(
+                    f"blk.{index} has {what}, which the native backend does not compute; "
+                    "use --backend numpy or torch."
+                )
+
+
 class NativeEngine(OpsEngine):
     """A model whose forward is one call of C++."""
 
     def __init__(self, model: Model, kv: str, resident: bool) -> None:
+        check_ops(model.arch)
         super().__init__(model, NativeOps())
         self.halves = kv == "f16"
         mapped = {
@@ -91,14 +109,8 @@ class NativeEngine(OpsEngine):
             head=arch.head.removesuffix(".weight"),
             vocab=arch.vocab,
             hidden=arch.hidden,
-            ffn=arch.ffn,
-            layers=arch.layers,
-            heads=arch.heads,
-            kv_heads=arch.kv_heads,
-            head_dim=arch.head_dim,
-            eps=arch.eps,
-            frequencies=arch.rope.frequencies(arch.head_dim).tolist(),
-            magnitude=arch.rope.magnitude,
+            output_norm=arch.output_norm,
+            layers=[arch.layer(index).ops for index in range(arch.layers)],
         )
 
     def settle(self, mapped: dict[str, np.ndarray]) -> None:

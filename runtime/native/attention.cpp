@@ -24,18 +24,27 @@ struct Job {
     const Cache& cache;
     const int layer;
     const Step& step;
-    const int heads;
+    const Sight& sight;
     const float* q;
     float* out;
-    const int group = heads / cache.sizes.kv_heads;  // query heads of a key-value head
+    const int group = sight.heads / cache.sizes.kv_heads;  // query heads of a key-value head
     const int channels = cache.sizes.head_dim;
     const int padded = whole_strips(channels) * STRIP;
     const int block_tokens = std::max(1, MOST_ROWS / group);
     const int blocks = (step.tokens + block_tokens - 1) / block_tokens;
-    const int segments = blocks > 1 ? 1 : (step.start + step.tokens + SEGMENT - 1) / SEGMENT;
+    const int first = first_key(step.start);
+    const int segments =
+        blocks > 1 ? 1 : (step.start + step.tokens - first + SEGMENT - 1) / SEGMENT;
     const int items = step.sequences * cache.sizes.kv_heads * blocks * segments;
     const int state_floats = padded + 2;
     float* partial = nullptr;  // the states of the segments, see state_of
+
+    // Where the chunk of the first key that `position` sees begins. Chunks are the same for every
+    // query, so that a result does not depend on which others it is computed with.
+    int first_key(int position) const {
+        const int hidden = sight.window == 0 ? 0 : std::max(0, position + 1 - sight.window);
+        return hidden / CHUNK * CHUNK;
+    }
 };
 
 // One item: a key-value head's queries of some tokens against some keys.
@@ -54,7 +63,8 @@ Item item_of(const Job& job, int index) {
     item.sequence = index / job.cache.sizes.kv_heads;
     item.tokens = std::min(job.block_tokens, job.step.tokens - item.token);
     const int visible = job.step.start + item.token + item.tokens;
-    item.first = job.segments > 1 ? item.segment * SEGMENT : 0;
+    item.first = job.segments > 1 ? job.first + item.segment * SEGMENT
+                                  : job.first_key(job.step.start + item.token);
     item.last = job.segments > 1 ? std::min(visible, item.first + SEGMENT) : visible;
     return item;
 }
@@ -62,7 +72,7 @@ Item item_of(const Job& job, int index) {
 // Where row `row` of an item (token by token, its query heads in order) starts in q and in out.
 size_t row_start(const Job& job, const Item& item, int row) {
     const size_t token = (size_t)item.sequence * job.step.tokens + item.token + row / job.group;
-    return (token * job.heads + item.head * job.group + row % job.group) * job.channels;
+    return (token * job.sight.heads + item.head * job.group + row % job.group) * job.channels;
 }
 
 // What a thread computes with. It stays with the thread: nothing is allocated for each token.
@@ -95,6 +105,23 @@ void times_strip(const Job& job, Room& room, const float* a, int a_stride, int r
     }
 }
 
+// One more stretch of a row's softmax: keys start..start + width, of which its token sees those
+// from the window's first to its own. Returns the factor on everything added up before.
+float soften(const Job& job, Room& room, const Item& item, int row, int start, int width) {
+    const int position = job.step.start + item.token + row / job.group;
+    float* scores = room.scores.data() + (size_t)row * CHUNK;
+    int seen = std::min(width, position + 1 - start);
+    if (job.sight.window > 0) {
+        const int hidden = position + 1 - job.sight.window - start;
+        if (hidden >= seen) seen = 0;
+        if (hidden > 0 && seen > 0) {
+            std::fill(scores, scores + hidden, -std::numeric_limits<float>::infinity());
+        }
+    }
+    return job.kernels.ops.softmax_step(scores, whole_strips(width) * STRIP, seen,
+                                        &room.largest[row], &room.sum[row]);
+}
+
 // Keys start..start + width of an item: scores, one more stretch of the softmax, values.
 void add_chunk(const Job& job, Room& room, const Item& item, int rows, int start, int width) {
     const int channels = job.channels, sequence = job.step.first + item.sequence;
@@ -105,10 +132,7 @@ void add_chunk(const Job& job, Room& room, const Item& item, int rows, int start
                     room.scores.data() + strip * STRIP, CHUNK);
     }
     for (int row = 0; row < rows; row++) {
-        const int position = job.step.start + item.token + row / job.group;
-        room.factor[row] = job.kernels.ops.softmax_step(
-            room.scores.data() + (size_t)row * CHUNK, strips * STRIP,
-            std::min(width, position + 1 - start), &room.largest[row], &room.sum[row]);
+        room.factor[row] = soften(job, room, item, row, start, width);
     }
     for (int strip = 0; strip < job.padded / STRIP; strip++) {
         const uint8_t* values = job.cache.values(job.layer, sequence, item.head, strip, start);
@@ -120,12 +144,11 @@ void add_chunk(const Job& job, Room& room, const Item& item, int rows, int start
 
 // One item, left in room.out, room.largest and room.sum.
 void run_item(const Job& job, Room& room, const Item& item, int rows) {
-    const float scale = 1.0f / std::sqrt((float)job.channels);
     for (int row = 0; row < rows; row++) {
         const float* from = job.q + row_start(job, item, row);
         float* to = room.q.data() + (size_t)row * job.channels;
         for (int channel = 0; channel < job.channels; channel++) {
-            to[channel] = from[channel] * scale;
+            to[channel] = from[channel] * job.sight.scale;
         }
         room.largest[row] = -std::numeric_limits<float>::infinity();
         room.sum[row] = 0.0f;
@@ -187,15 +210,16 @@ void merge(const Job& job, const Item& item) {
 
 }  // namespace
 
-void attend(const Kernels& kernels, const Cache& cache, int layer, const Step& step, int heads,
-            const float* q, std::vector<float>& partial, float* out) {
-    Job job = {kernels, cache, layer, step, heads, q, out};
-    const size_t states = (size_t)step.rows() * heads * job.segments;
+void attend(const Kernels& kernels, const Cache& cache, int layer, const Step& step,
+            const Sight& sight, const float* q, std::vector<float>& partial, float* out) {
+    Job job = {kernels, cache, layer, step, sight, q, out};
+    const size_t states = (size_t)step.rows() * sight.heads * job.segments;
     if (job.segments > 1 && partial.size() < states * job.state_floats) {
         partial.resize(states * job.state_floats);
     }
     job.partial = partial.data();
-    const int keys = std::min(step.start + step.tokens, job.segments > 1 ? SEGMENT : 1 << 30);
+    const int keys =
+        std::min(step.start + step.tokens - job.first, job.segments > 1 ? SEGMENT : 1 << 30);
     const int64_t work =
         (int64_t)2 * std::min(step.tokens, job.block_tokens) * job.group * keys * job.channels;
     run_parallel(job.items, least_items_of(work, LEAST_WORK),

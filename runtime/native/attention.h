@@ -16,7 +16,14 @@ struct Step {
     int rows() const { return sequences * tokens; }
 };
 
+// How the queries of a layer see its keys.
+struct Sight {
+    int heads;    // of the queries
+    float scale;  // factor on the scores
+    int window;   // keys that a query sees, its own the last; 0 = all before it
+};
+
 // out (rows, heads * head_dim) of q (rows, heads * head_dim). `partial` is room that is kept from
 // call to call. The result does not depend on the number of threads.
-void attend(const Kernels& kernels, const Cache& cache, int layer, const Step& step, int heads,
-            const float* q, std::vector<float>& partial, float* out);
+void attend(const Kernels& kernels, const Cache& cache, int layer, const Step& step,
+            const Sight& sight, const float* q, std::vector<float>& partial, float* out);

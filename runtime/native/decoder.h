@@ -3,11 +3,14 @@
 
 #include <cstdint>
 #include <mutex>
+#include <variant>
 #include <vector>
 
 #include "attention.h"
 #include "cache.h"
 #include "kernels.h"
+
+// The records below are those of runtime/archs/layer.py.
 
 // A linear: packed rows where they lie, and its bias or nullptr.
 struct Linear {
@@ -17,21 +20,52 @@ struct Linear {
     const float* bias = nullptr;
 };
 
-struct DecoderLayer {
-    const float *attn_norm, *ffn_norm;
-    Linear q, k, v, output, gate, up, down;
+struct Norm {
+    const float* weight = nullptr;  // nullptr: there is no norm
+    float eps = 0.0f;
+};
+
+struct Attention {
+    Linear q, k, v, output;
+    Norm q_norm, k_norm;  // of each head, before rope
+    Sight sight;
+    int rope;  // index in DecoderWeights::ropes, or -1: positions are not told
+};
+
+struct GatedMLP {
+    Linear gate, up, down;
+    bool gelu;  // else silu
+};
+
+struct Residual {
+    float multiplier = 1.0f;
+    Norm post_norm;
+};
+
+using Op = std::variant<Norm, Attention, GatedMLP, Residual>;
+using LayerOps = std::vector<Op>;  // with one Attention
+
+// Angles a position of pairs of channels; cosines and sines are multiplied by `magnitude`.
+struct Rope {
+    std::vector<float> frequencies;
+    float magnitude;
+
+    bool operator==(const Rope& other) const {
+        return magnitude == other.magnitude && frequencies == other.frequencies;
+    }
 };
 
 struct DecoderSizes {
-    int vocab, hidden, ffn, layers, heads, kv_heads, head_dim;
-    float eps;
+    int vocab, hidden;
+    int kv_heads, head_dim;  // of every layer
 };
 
 // Every weight; the owner keeps the memory.
 struct DecoderWeights {
     Linear embedding, head;
-    const float* output_norm;
-    std::vector<DecoderLayer> layers;
+    Norm output_norm;
+    std::vector<LayerOps> layers;
+    std::vector<Rope> ropes;  // of all layers, each once
 };
 
 // Which tokens' logits are wanted of a step.
@@ -39,10 +73,7 @@ enum class Wanted { ALL, LAST, NONE };
 
 class Decoder {
   public:
-    // `frequencies` are the angles a position of the head_dim / 2 pairs of channels; cosines and
-    // sines are multiplied by `magnitude`.
-    Decoder(const DecoderSizes& sizes, const DecoderWeights& weights,
-            const std::vector<float>& frequencies, float magnitude);
+    Decoder(const DecoderSizes& sizes, const DecoderWeights& weights);
 
     // Logits of ids (batch, tokens), into out (batch, tokens or with `last` 1, vocab). The cache is
     // advanced by `tokens`; it has room for them. Without one the tokens are the whole context, and
@@ -53,12 +84,16 @@ class Decoder {
     // Rows that go through the layers at once; longer prompts and larger batches go in pieces.
     int rows_at_once() const;
 
+    // Of a cache for this decoder.
+    CacheSizes cache_sizes(int batch, int capacity, bool halves) const;
+
     const DecoderSizes sizes;
 
   private:
     // Activations of the rows of a step.
     struct Scratch {
-        std::vector<float> x, normed, delta, q, k, v, context, gate, up, cosines, sines, partial;
+        std::vector<float> x, normed, delta, q, k, v, context, gate, up, partial;
+        std::vector<std::vector<float>> cosines, sines;  // of each rope
     };
 
     struct Pass;  // one step on its way through the layers
@@ -67,8 +102,7 @@ class Decoder {
              Wanted wanted, float* out);
 
     const DecoderWeights weights;
-    const std::vector<float> frequencies;
-    const float magnitude;
-    std::mutex turn;  // of the scratch: one call at a time
+    int widest_query = 0, widest_ffn = 0;  // heads * head_dim and channels, of any layer
+    std::mutex turn;                       // of the scratch: one call at a time
     Scratch scratch;
 };

@@ -1,5 +1,4 @@
-// Decoder and Cache as Python sees them: every size is checked here, because the C++ behind reads
-// memory that it is not told the end of.
+// Decoder and Cache as Python sees them; what a call is given is checked here.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -8,117 +7,28 @@
 #include <optional>
 #include <vector>
 
-#include "binding.h"
-#include "decoder.h"
+#include "decoder_records.h"
 
 namespace nb = nanobind;
 
 namespace {
 
-using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const int64_t, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<nb::numpy, float, nb::ndim<3>>;
 
-// Weights by name, with what keeps their memory alive.
-struct Weights {
-    const nb::dict& named;
-    std::vector<Packed> matrices;
-    std::vector<Vector> vectors;
-
-    nb::object find(const std::string& name) const {
-        if (!named.contains(name.c_str())) {
-            refuse("the model has no " + name + "; convert it again.");
-        }
-        return named[name.c_str()];
-    }
-
-    const float* vector(const std::string& name, int count) {
-        const Vector values = nb::cast<Vector>(find(name), false);
-        if (values.shape(0) != (size_t)count) {
-            refuse(name + " has " + std::to_string(values.shape(0)) +
-                   " values, but the model needs " + std::to_string(count) + "; convert it again.");
-        }
-        vectors.push_back(values);
-        return values.data();
-    }
-
-    Linear linear(const std::string& name, int rows, int cols) {
-        const nb::object weight = find(name + ".weight");
-        const std::string kind = nb::cast<std::string>(weight.attr("kind"));
-        const Packed data = nb::cast<Packed>(weight.attr("data"), false);
-        const int width = nb::cast<int>(weight.attr("cols"));
-        check_rows(kind, data, width);
-        if (width != cols || data.shape(0) != (size_t)rows) {
-            refuse(name + ".weight is " + std::to_string(data.shape(0)) + " x " +
-                   std::to_string(width) + ", but the model needs " + std::to_string(rows) + " x " +
-                   std::to_string(cols) + "; convert it again.");
-        }
-        matrices.push_back(data);
-        Linear out;
-        while (kind != chosen_kernels().layouts[out.layout]->name) out.layout++;
-        out.data = data.data();
-        out.rows = rows;
-        out.cols = cols;
-        const std::string bias = name + ".bias";
-        if (named.contains(bias.c_str())) out.bias = vector(bias, rows);
-        return out;
-    }
-};
-
-DecoderLayer layer_of(Weights& weights, const DecoderSizes& sizes, int index) {
-    const std::string at = "blk." + std::to_string(index) + ".";
-    const int q = sizes.heads * sizes.head_dim, kv = sizes.kv_heads * sizes.head_dim;
-    DecoderLayer layer;
-    layer.attn_norm = weights.vector(at + "attn_norm.weight", sizes.hidden);
-    layer.ffn_norm = weights.vector(at + "ffn_norm.weight", sizes.hidden);
-    layer.q = weights.linear(at + "attn_q", q, sizes.hidden);
-    layer.k = weights.linear(at + "attn_k", kv, sizes.hidden);
-    layer.v = weights.linear(at + "attn_v", kv, sizes.hidden);
-    layer.output = weights.linear(at + "attn_output", sizes.hidden, q);
-    layer.gate = weights.linear(at + "ffn_gate", sizes.ffn, sizes.hidden);
-    layer.up = weights.linear(at + "ffn_up", sizes.ffn, sizes.hidden);
-    layer.down = weights.linear(at + "ffn_down", sizes.hidden, sizes.ffn);
-    return layer;
-}
-
-void check_sizes(const DecoderSizes& s, size_t frequencies) {
-    for (int size : {s.vocab, s.hidden, s.ffn, s.layers, s.heads, s.kv_heads, s.head_dim}) {
-        if (size < 1) {
-            refuse("a size of the model is " + std::to_string(size) + "; convert it again.");
-        }
-    }
-    if (s.heads % s.kv_heads != 0) {
-        refuse(std::to_string(s.heads) + " query heads cannot share " + std::to_string(s.kv_heads) +
-               " key-value heads evenly; convert the model again.");
-    }
-    if (s.head_dim % 2 != 0 || frequencies != (size_t)s.head_dim / 2) {
-        refuse("heads of " + std::to_string(s.head_dim) + " channels cannot be turned by " +
-               std::to_string(frequencies) + " frequencies; convert the model again.");
-    }
-}
-
 // A Decoder and what it reads.
 struct Model {
-    std::vector<Packed> matrices;
-    std::vector<Vector> vectors;
+    Held held;
     std::unique_ptr<Decoder> decoder;
 };
 
 void make_model(Model* place, const nb::dict& named, const std::string& head, int vocab, int hidden,
-                int ffn, int layers, int heads, int kv_heads, int head_dim, float eps,
-                const std::vector<float>& frequencies, float magnitude) {
-    const DecoderSizes sizes = {vocab, hidden, ffn, layers, heads, kv_heads, head_dim, eps};
-    check_sizes(sizes, frequencies.size());
-    Weights weights = {named, {}, {}};
-    DecoderWeights found;
-    found.embedding = weights.linear("token_embd", vocab, hidden);
-    found.head = weights.linear(head, vocab, hidden);
-    found.output_norm = weights.vector("output_norm.weight", hidden);
-    for (int index = 0; index < layers; index++) {
-        found.layers.push_back(layer_of(weights, sizes, index));
-    }
-    auto decoder = std::make_unique<Decoder>(sizes, found, frequencies, magnitude);
-    new (place) Model{std::move(weights.matrices), std::move(weights.vectors), std::move(decoder)};
+                nb::handle output_norm, const nb::list& layers) {
+    DecoderSizes sizes = {vocab, hidden, 0, 0};
+    Held held;
+    const DecoderWeights weights = read_weights(named, head, output_norm, layers, sizes, held);
+    auto decoder = std::make_unique<Decoder>(sizes, weights);
+    new (place) Model{std::move(held), std::move(decoder)};
 }
 
 CacheSizes cache_sizes(const Model& model, int batch, int capacity, bool halves) {
@@ -126,13 +36,13 @@ CacheSizes cache_sizes(const Model& model, int batch, int capacity, bool halves)
         refuse("a cache for " + std::to_string(batch) + " sequences of " +
                std::to_string(capacity) + " tokens holds nothing; ask for 1 or more of both.");
     }
-    const DecoderSizes& s = model.decoder->sizes;
-    return {s.layers, batch, s.kv_heads, s.head_dim, capacity, halves};
+    return model.decoder->cache_sizes(batch, capacity, halves);
 }
 
-void check_cache(const DecoderSizes& sizes, const Cache& cache, int batch, int tokens) {
+void check_cache(const Decoder& decoder, const Cache& cache, int batch, int tokens) {
     const CacheSizes& c = cache.sizes;
-    if (c.layers != sizes.layers || c.kv_heads != sizes.kv_heads || c.head_dim != sizes.head_dim) {
+    const CacheSizes own = decoder.cache_sizes(c.batch, c.capacity, c.halves);
+    if (c.layers != own.layers || c.kv_heads != own.kv_heads || c.head_dim != own.head_dim) {
         refuse("the cache was made for another model; call new_cache of the engine that uses it.");
     }
     if (c.batch != batch) {
@@ -168,7 +78,7 @@ Logits compute(Model& model, const Ids& ids, Cache* cache, bool halves, bool las
     Decoder& decoder = *model.decoder;
     check_ids(ids, decoder.sizes.vocab);
     const size_t batch = ids.shape(0), tokens = ids.shape(1), kept = last ? 1 : tokens;
-    if (cache != nullptr) check_cache(decoder.sizes, *cache, (int)batch, (int)tokens);
+    if (cache != nullptr) check_cache(decoder, *cache, (int)batch, (int)tokens);
     float* values = new float[batch * kept * decoder.sizes.vocab];
     nb::capsule owner(values, [](void* p) noexcept { delete[] (float*)p; });
     {
@@ -193,11 +103,10 @@ void bind_decoder(nb::module_& m) {
             "Bytes when it is full.");
     nb::class_<Model>(m, "Decoder", "runtime/forward.py on packed weights, in one call.")
         .def("__init__", &make_model, nb::arg("weights"), nb::arg("head"), nb::arg("vocab"),
-             nb::arg("hidden"), nb::arg("ffn"), nb::arg("layers"), nb::arg("heads"),
-             nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("eps"), nb::arg("frequencies"),
-             nb::arg("magnitude"),
+             nb::arg("hidden"), nb::arg("output_norm"), nb::arg("layers"),
              "`weights`: runtime name -> float32 (n,), or an object with `kind`, `data` uint8\n"
-             "(rows, row_bytes) and `cols`; `head` is the linear that makes the logits.\n\n"
+             "(rows, row_bytes) and `cols`; `head` is the linear that makes the logits; `layers`\n"
+             "has a tuple of the records of runtime/archs/layer.py for each.\n\n"
              "Raises EdgequantError for a weight that is missing or of another size.")
         .def(
             "cache_bytes",

@@ -49,7 +49,7 @@ const Kernels kernels = {
     pack_pairs,
     syrk_bf16,
     &::FIT::rounding,
-    {add, rmsnorm, silu_mul, rotate, to_f16, to_f32, times_strip_f16, times_strip_f32,
+    {add, rmsnorm, silu_mul, gelu_mul, rotate, to_f16, to_f32, times_strip_f16, times_strip_f32,
      softmax_step},
 };
 

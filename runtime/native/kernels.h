@@ -73,6 +73,8 @@ struct Ops {
     void (*rmsnorm)(const float* x, const float* weight, int count, float eps, float* out);
     // gate = silu(gate) * up.
     void (*silu_mul)(float* gate, const float* up, int count);
+    // gate = gelu(gate) * up, gelu by tanh.
+    void (*gelu_mul)(float* gate, const float* up, int count);
     // Turn the pairs (head[i], head[half + i]) by the angles whose cosines and sines are given.
     void (*rotate)(float* head, const float* cosines, const float* sines, int half);
     // float32 -> float16, to the nearest.

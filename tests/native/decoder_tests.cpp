@@ -55,6 +55,15 @@ void check_rows(const Kernels& kernels, int count) {
         expect(std::abs(gate.values()[i] - wanted) < 1e-5 * (1 + std::abs(wanted)), kernels,
                "silu_mul", count);
     }
+    memcpy(gate.data, kept.data, count * sizeof(float));
+    kernels.ops.gelu_mul(gate.values(), up.values(), count);
+    for (int i = 0; i < count; i++) {
+        const double x = kept.values()[i];
+        const double half = std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+        const double wanted = x / (1 + std::exp(-2 * half)) * up.values()[i];
+        expect(std::abs(gate.values()[i] - wanted) < 1e-5 * (1 + std::abs(wanted)), kernels,
+               "gelu_mul", count);
+    }
 }
 
 // Every float16, there and back; and float32 that lie between two of them.
@@ -84,6 +93,7 @@ void check_halves(const Kernels& kernels) {
 
 struct Shape {
     int heads, kv_heads, head_dim, start, tokens;
+    int window = 0;
 };
 
 // One query's attention in float64.
@@ -91,8 +101,9 @@ std::vector<double> slow_attention(const Shape& s, const float* q, const float* 
                                    const float* values, int kv_head, int seen) {
     std::vector<double> weights(seen), out(s.head_dim);
     const size_t stride = (size_t)s.kv_heads * s.head_dim;
+    const int first = s.window == 0 ? 0 : std::max(0, seen - s.window);
     double largest = -INFINITY, sum = 0;
-    for (int key = 0; key < seen; key++) {
+    for (int key = first; key < seen; key++) {
         double score = 0;
         for (int c = 0; c < s.head_dim; c++) {
             score += (double)q[c] * keys[key * stride + (size_t)kv_head * s.head_dim + c];
@@ -100,8 +111,10 @@ std::vector<double> slow_attention(const Shape& s, const float* q, const float* 
         weights[key] = score / std::sqrt((double)s.head_dim);
         largest = std::max(largest, weights[key]);
     }
-    for (double& weight : weights) sum += weight = std::exp(weight - largest);
-    for (int key = 0; key < seen; key++) {
+    for (int key = first; key < seen; key++) {
+        sum += weights[key] = std::exp(weights[key] - largest);
+    }
+    for (int key = first; key < seen; key++) {
         for (int c = 0; c < s.head_dim; c++) {
             const float value = values[key * stride + (size_t)kv_head * s.head_dim + c];
             out[c] += weights[key] / sum * value;
@@ -124,7 +137,8 @@ void check_attention(const Kernels& kernels, const Shape& s, bool halves) {
     }
     std::vector<float> partial;
     const Step step = {0, sequences, s.tokens, s.start};
-    attend(kernels, cache, 0, step, s.heads, q.values(), partial, out.values());
+    const Sight sight = {s.heads, 1.0f / std::sqrt((float)s.head_dim), s.window};
+    attend(kernels, cache, 0, step, sight, q.values(), partial, out.values());
     for (int index = 0; index < sequences * s.tokens * s.heads; index++) {
         const int token = index / s.heads % s.tokens, sequence = index / s.heads / s.tokens;
         const size_t first = (size_t)sequence * total * kv;
@@ -140,7 +154,7 @@ void check_attention(const Kernels& kernels, const Shape& s, bool halves) {
 
 // A decoder of one layer with float32 weights, on `threads` threads.
 void check_decoder(const Kernels& kernels) {
-    const DecoderSizes sizes = {97, 40, 56, 1, 6, 2, 10, 1e-6f};
+    const DecoderSizes sizes = {97, 40, 2, 10};
     std::vector<std::unique_ptr<Numbers>> kept;
     const auto numbers = [&](int count) {
         kept.push_back(std::make_unique<Numbers>(count, 0.2f));
@@ -154,11 +168,15 @@ void check_decoder(const Kernels& kernels) {
         out.bias = numbers(rows);
         return out;
     };
-    DecoderLayer layer = {numbers(40),    numbers(40),    linear(60, 40),
-                          linear(20, 40), linear(20, 40), linear(40, 60),
-                          linear(56, 40), linear(56, 40), linear(40, 56)};
-    Decoder decoder(sizes, {linear(97, 40), linear(97, 40), numbers(40), {layer}},
-                    {1.0f, 0.5f, 0.25f, 0.1f, 0.01f}, 1.0f);
+    const auto norm = [&](int width) { return Norm{numbers(width), 1e-6f}; };
+    const Attention attention = {linear(60, 40), linear(20, 40), linear(20, 40), linear(40, 60),
+                                 norm(10),       norm(10),       {6, 0.3f, 5},   0};
+    const GatedMLP mlp = {linear(56, 40), linear(56, 40), linear(40, 56), true};
+    const LayerOps layer = {norm(40), attention, Residual{},
+                            norm(40), mlp,       Residual{0.5f, norm(40)}};
+    Decoder decoder(
+        sizes,
+        {linear(97, 40), linear(97, 40), norm(40), {layer}, {{{1.0f, 0.5f, 0.25f, 0.1f}, 1.0f}}});
     const int batch = 2, tokens = 9;
     std::vector<int64_t> ids(batch * tokens);
     for (size_t i = 0; i < ids.size(); i++) ids[i] = (int64_t)(i * 31 % 97);
@@ -185,8 +203,11 @@ void check_decoder(const Kernels& kernels) {
 int main() {
     set_pool_threads(2);
     set_exact(true);
-    const Shape shapes[] = {{1, 1, 2, 0, 1},     {7, 1, 34, 5, 3},    {6, 2, 64, 0, 70},
-                            {3, 3, 16, 1200, 1}, {14, 2, 64, 700, 5}, {8, 1, 128, 130, 40}};
+    const Shape shapes[] = {{1, 1, 2, 0, 1},          {7, 1, 34, 5, 3},
+                            {6, 2, 64, 0, 70},        {3, 3, 16, 1200, 1},
+                            {14, 2, 64, 700, 5},      {8, 1, 128, 130, 40},
+                            {6, 2, 64, 9, 70, 5},     {3, 3, 16, 1200, 1, 700},
+                            {4, 1, 32, 1000, 3, 300}, {8, 1, 128, 130, 40, 129}};
     for (const Kernels* kernels : available_kernels()) {
         for (int count : {1, 15, 64, 101}) check_rows(*kernels, count);
         check_halves(*kernels);

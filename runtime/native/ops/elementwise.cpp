@@ -25,21 +25,36 @@ void rmsnorm(const float* x, const float* weight, int count, float eps, float* o
     for (int i = 0; i < count; i++) out[i] = x[i] * scale * weight[i];
 }
 
-INLINE Lanes silu(Lanes gate, Lanes up) { return gate / (1.0f + lane_exp(-gate)) * up; }
+struct Silu {
+    static INLINE Lanes of(Lanes x) { return x / (1.0f + lane_exp(-x)); }
+};
 
-void silu_mul(float* gate, const float* up, int count) {
+// 0.5 (1 + tanh(y)) is the sigmoid of 2 y.
+struct Gelu {
+    static INLINE Lanes of(Lanes x) {
+        const Lanes twice = 1.59576912f * (x + 0.044715f * x * x * x);  // 2 sqrt(2 / pi)
+        return x / (1.0f + lane_exp(-twice));
+    }
+};
+
+template <typename Activation>
+INLINE void activate(float* gate, const float* up, int count) {
     const int whole = count / LANES * LANES;
     for (int at = 0; at < whole; at += LANES) {
-        store(gate + at, silu(load(gate + at), load(up + at)));
+        store(gate + at, Activation::of(load(gate + at)) * load(up + at));
     }
     if (whole == count) return;
     float last_gate[LANES] = {}, last_up[LANES] = {};
     const size_t rest = (size_t)(count - whole) * sizeof(float);
     memcpy(last_gate, gate + whole, rest);
     memcpy(last_up, up + whole, rest);
-    store(last_gate, silu(load(last_gate), load(last_up)));
+    store(last_gate, Activation::of(load(last_gate)) * load(last_up));
     memcpy(gate + whole, last_gate, rest);
 }
+
+void silu_mul(float* gate, const float* up, int count) { activate<Silu>(gate, up, count); }
+
+void gelu_mul(float* gate, const float* up, int count) { activate<Gelu>(gate, up, count); }
 
 void rotate(float* head, const float* cosines, const float* sines, int half) {
     float *first = head, *second = head + half;

@@ -12,6 +12,7 @@ namespace KERNELS {
 void add(float* x, const float* y, int count);
 void rmsnorm(const float* x, const float* weight, int count, float eps, float* out);
 void silu_mul(float* gate, const float* up, int count);
+void gelu_mul(float* gate, const float* up, int count);
 void rotate(float* head, const float* cosines, const float* sines, int half);
 
 void to_f16(const float* values, int count, uint16_t* out);

@@ -1,0 +1,107 @@
+"""Every variation of a decoder layer: each engine computes what the numpy definition computes."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.engine import Engine, open_engine
+from runtime.errors import EdgequantError
+from tests.variations import COMPUTED, model_of, registered
+
+CLOSE = 1e-5
+"""Largest error of a logit, relative to the largest logit."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def family() -> Iterator[None]:
+    with registered():
+        yield
+
+
+def ids_of(*shape: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 4096, shape)
+
+
+@cache
+def expected(name: str, *shape: int) -> np.ndarray:
+    return open_engine(model_of(name), "numpy").logits(ids_of(*shape))
+
+
+def error(found: np.ndarray, wanted: np.ndarray) -> float:
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def engine_of(backend: str, name: str, folder: Path, request: pytest.FixtureRequest) -> Engine:
+    """A variation on one backend, computed as exactly as it can."""
+    model = model_of(name)
+    if backend == "native":
+        request.getfixturevalue("exact_products")
+        return open_engine(model, "native", kv="f32")
+    return open_engine(model, backend)
+
+
+@pytest.mark.parametrize("name", [name for name in COMPUTED if name != "usual"])
+def test_a_variation_shows(name: str) -> None:
+    wanted = expected(name, 2, 41 if name != "long window" else 300)
+    assert error(wanted, expected("usual", *wanted.shape[:2])) > 100 * CLOSE
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("name", [*COMPUTED, "soft cap"])
+def test_logits_are_those_of_the_definition(
+    name: str, backend: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if (backend, name) == ("native", "soft cap"):
+        return  # refused, see below
+    engine, ids = engine_of(backend, name, tmp_path, request), ids_of(2, 41)
+    wanted = expected(name, 2, 41)
+    assert error(engine.logits(ids), wanted) < CLOSE
+    assert error(engine.logits(ids, last=True), wanted[:, -1:]) < CLOSE
+    cache = engine.new_cache(2, 41)
+    steps = [engine.logits(ids[:, :30], cache)]
+    steps += [engine.logits(ids[:, at : at + 1], cache, last=True) for at in range(30, 41)]
+    assert error(np.concatenate(steps, 1), wanted) < CLOSE
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("name", ["long window", "all of it"])
+def test_a_window_moves_along_a_long_text(
+    name: str, backend: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    engine, ids = engine_of(backend, name, tmp_path, request), ids_of(1, 1300)
+    wanted = expected(name, 1, 1300)
+    assert error(engine.logits(ids), wanted) < CLOSE
+    cache = engine.new_cache(1, 1300)
+    for stop in (700, 1290, 1298, 1299, 1300):  # one token's keys go in segments of 512
+        found = engine.logits(ids[:, cache.length : stop], cache, last=True)
+        assert error(found, wanted[:, stop - 1 : stop]) < CLOSE
+
+
+@pytest.mark.parametrize("window", ["long window", "window"])
+def test_native_steps_with_a_window_equal_the_whole_to_the_last_bit(
+    window: str, exact_products: None
+) -> None:
+    engine, ids = open_engine(model_of(window), "native"), ids_of(2, 330)
+    cache = engine.new_cache(2, 330)
+    pieces = np.split(ids, [1, 150, 329], axis=1)
+    steps = [engine.logits(piece, cache) for piece in pieces]
+    np.testing.assert_array_equal(np.concatenate(steps, 1), engine.logits(ids))
+
+
+REFUSED_BY_NATIVE = {
+    "soft cap": "blk.0 has a soft cap on attention scores, which the native backend does not",
+    "experts": "blk.0 has MoE, which the native backend does not compute; use --backend numpy or",
+    "other heads": "blk.1.attn has 6 key-value heads of 32 channels and a layer before it 2 of 32",
+    "rope of too many channels": "34 of a head's 32 channels cannot be turned by 17 frequencies",
+    "no attention": "blk.2.attn: the layer has 0 attentions, and the native backend needs one",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_NATIVE)
+def test_what_native_does_not_compute_is_refused(name: str) -> None:
+    pytest.importorskip("runtime._native")
+    with pytest.raises(EdgequantError, match=REFUSED_BY_NATIVE[name]):
+        open_engine(model_of(name), "native")
