@@ -26,7 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common, derive, judge, methods, rival, rival_onnx
-from export.onnx import HEAD_MULTIPLE
+from export.onnx_graph import HEAD_MULTIPLE
 from quantize import pipeline
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.plan import Plan

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import onnx
 from onnx import TensorProto, helper
 
-from export import genai, onnx_graph
+from export import genai, onnx_graph, onnx_nodes
 from export.base import Container, check_complete, check_tensor
 from export.files import new_folder
 from export.onnx_data import (
@@ -29,7 +29,6 @@ from export.onnx_data import (
     DataFile,
     Places,
     rope_arrays,
-    rope_values,
     weight_arrays,
     weight_values,
 )
@@ -43,9 +42,6 @@ from runtime.tensor import Tensor, is_matrix
 
 CHUNK = 1 << 24
 """Bytes read at a time when the written file is compared."""
-
-HEAD_MULTIPLE = 16
-"""GroupQueryAttention rotates heads of a multiple of so many channels."""
 
 MODEL = "model.onnx"
 
@@ -87,7 +83,7 @@ def write(
     when the folder exists, the disk is too small, a tensor is missing or of a type that ONNX cannot
     hold, or the written file does not read back as it was meant.
     """
-    _check_heads(arch)
+    onnx_graph.check_ops(arch)
     config = genai.genai_config(arch, source)
     with new_folder(path, overwrite, needed=least_bytes(arch)) as temp:
         with (temp / DATA).open("wb") as file:
@@ -107,15 +103,15 @@ def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, 
     The graph is made as it will be; of the weights only places and lengths are counted. Raises
     EdgequantError for heads that onnxruntime cannot rotate, as `write` does.
     """
-    _check_heads(arch)
+    onnx_graph.check_ops(arch)
     shapes = arch.shapes()
     layouts = {name: types.get(name, BLOCKS["F32"]) for name in shapes}
     places = Places()
     for name, shape in shapes.items():
         for array in weight_arrays(name, shape, layouts[name]):
             places.add(array)
-    places.add_view(arch, layouts[onnx_graph.EMBEDDING])
-    for array in rope_arrays(arch):
+    places.add_view(arch, layouts[onnx_nodes.EMBEDDING])
+    for array, _ in rope_arrays(arch):
         places.add(array)
     model = _model(arch, layouts, places.protos, extra)
     config = genai.text(genai.genai_config(arch, source)).encode("utf-8")
@@ -131,7 +127,7 @@ def _model(
     accuracy_level: int = 4,
 ) -> bytes:
     """The graph with its metadata, as it stands in model.onnx."""
-    graph = onnx_graph.Graph(arch, dict(layouts), accuracy_level)
+    graph = onnx_nodes.Graph(arch, dict(layouts), accuracy_level)
     onnx_graph.decoder(graph)
     model = onnx_graph.model(graph, protos)
     helper.set_model_props(model, {key: _text(extra[key]) for key in sorted(extra)})
@@ -146,16 +142,7 @@ def least_bytes(arch: Arch) -> int:
     bits = min(layout.bits for layout in BLOCKS.values() if isinstance(layout, OnnxInt))
     shapes = arch.shapes().values()
     weights = sum(math.prod(shape) * (bits / 8 if is_matrix(shape) else 4) for shape in shapes)
-    return int(weights) + 2 * genai.context_length(arch) * arch.head_dim // 2 * 4
-
-
-def _check_heads(arch: Arch) -> None:
-    """Refuse heads that onnxruntime would refuse when it runs the finished file."""
-    if arch.head_dim % HEAD_MULTIPLE:
-        raise EdgequantError(
-            f"the heads have {arch.head_dim} channels, and onnxruntime's GroupQueryAttention "
-            f"rotates only multiples of {HEAD_MULTIPLE}; write a GGUF file instead."
-        )
+    return int(weights) + sum(array.nbytes for array, _ in rope_arrays(arch))
 
 
 def _store(data: DataFile, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Block]:
@@ -169,10 +156,10 @@ def _store(data: DataFile, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, B
         for array, pieces in zip(arrays, weight_values(tensor), strict=True):
             data.add(array, pieces)
     check_complete(shapes, layouts)
-    if data.places.add_view(arch, layouts[onnx_graph.EMBEDDING]):
-        data.sums[onnx_graph.TIED_BLOCKS] = data.sums[f"{onnx_graph.EMBEDDING}.q"]
-    for side, array in enumerate(rope_arrays(arch)):
-        data.add(array, rope_values(arch, side))
+    if data.places.add_view(arch, layouts[onnx_nodes.EMBEDDING]):
+        data.sums[onnx_nodes.TIED_BLOCKS] = data.sums[f"{onnx_nodes.EMBEDDING}.q"]
+    for array, pieces in rope_arrays(arch):
+        data.add(array, pieces)
     return layouts
 
 

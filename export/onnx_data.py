@@ -1,7 +1,7 @@
 """The weights of an ONNX folder: which arrays they become, and where each stands in the data file.
 
     model.onnx.data    every array at a multiple of ALIGNMENT bytes; the gaps read as zeros
-                       weights in the order in which they came, then rope.cos and rope.sin
+                       weights in the order in which they came, then the tables of each rope
 
 `size` of the container counts these arrays before there is a file, `write` fills them.
 """
@@ -16,11 +16,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export import genai, onnx_graph
+from export import genai, onnx_graph, onnx_nodes
 from runtime.archs import Arch
 from runtime.blocks import Block
 from runtime.blocks.onnx_int import OnnxInt
 from runtime.errors import EdgequantError
+from runtime.rope import Rope
 from runtime.tensor import Tensor, is_matrix
 
 DATA = "model.onnx.data"
@@ -57,11 +58,11 @@ def weight_arrays(name: str, shape: tuple[int, ...], layout: Block) -> list[Arra
     if isinstance(layout, OnnxInt) and is_matrix(shape):
         rows, blocks = shape[0], shape[1] // layout.size
         whole = (rows, blocks * layout.code_bytes)
-        codes = whole if name == onnx_graph.EMBEDDING else (rows, blocks, layout.code_bytes)
+        codes = whole if name == onnx_nodes.EMBEDDING else (rows, blocks, layout.code_bytes)
         zeros = (rows, -(-blocks * layout.code_bits // 8))
         dims, kinds = (codes, (rows, blocks), zeros), (BYTE, SINGLE, BYTE)
         # a symmetric layout has no zero points, and so one name less
-        names = onnx_graph.stored_names(name, layout)
+        names = onnx_nodes.stored_names(name, layout)
         return [Array(*array) for array in zip(names, dims, kinds, strict=False)]
     if layout.is_float:
         return [Array(name, shape, SINGLE)]
@@ -85,17 +86,22 @@ def _float_rows(tensor: Tensor) -> Iterator[np.ndarray]:
         yield tensor.decode(start, start + ROWS_AT_ONCE).astype(SINGLE, copy=False)
 
 
-def rope_arrays(arch: Arch) -> list[Array]:
-    """cos and sin of every position: (positions, head_dim / 2)."""
-    dims = (genai.context_length(arch), arch.head_dim // 2)
-    return [Array(name, dims, SINGLE) for name in ("rope.cos", "rope.sin")]
+def rope_arrays(arch: Arch) -> list[tuple[Array, Iterator[np.ndarray]]]:
+    """cos and sin of every position, (positions, channels / 2) each, for every rope.
 
-
-def rope_values(arch: Arch, side: int) -> Iterator[np.ndarray]:
-    """Values of cos (side 0) or sin (side 1), some positions at a time."""
+    With each comes an iterator over its values, some positions at a time.
+    """
     stop = genai.context_length(arch)
+    return [
+        (Array(f"{name}.{side}", (stop, channels // 2), SINGLE), _values(rope, stop, channels, at))
+        for (rope, channels), name in onnx_graph.rope_tables(arch).items()
+        for at, side in enumerate(("cos", "sin"))
+    ]
+
+
+def _values(rope: Rope, stop: int, channels: int, side: int) -> Iterator[np.ndarray]:
     for start in range(0, stop, ROWS_AT_ONCE):
-        yield arch.rope.tables(start, min(start + ROWS_AT_ONCE, stop), arch.head_dim)[side]
+        yield rope.tables(start, min(start + ROWS_AT_ONCE, stop), channels)[side]
 
 
 @dataclass
@@ -122,8 +128,8 @@ class Places:
         if not arch.tied or not isinstance(layout, OnnxInt):
             return False
         proto = TensorProto()
-        proto.CopyFrom(next(p for p in self.protos if p.name == f"{onnx_graph.EMBEDDING}.q"))
-        proto.name = onnx_graph.TIED_BLOCKS
+        proto.CopyFrom(next(p for p in self.protos if p.name == f"{onnx_nodes.EMBEDDING}.q"))
+        proto.name = onnx_nodes.TIED_BLOCKS
         proto.ClearField("dims")
         proto.dims.extend((arch.vocab, arch.hidden // layout.size, layout.code_bytes))
         self.protos.append(proto)

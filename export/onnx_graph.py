@@ -1,100 +1,150 @@
-"""The nodes of a decoder in ONNX: forward.py's model in com.microsoft operators, KV cache outside.
+"""A decoder in ONNX: the ops of each layer in com.microsoft operators, KV cache outside.
 
-    input_ids -> Gather or GatherBlockQuantized -> norm
-    each layer: q, k, v -> GroupQueryAttention (rotates, appends to the cache) -> attn_output
-                -> skip + norm -> silu(gate) * up -> ffn_down -> skip + norm
-    -> head -> logits
+    embedding   Gather or GatherBlockQuantized
+    Norm        SkipSimplifiedLayerNormalization together with the Residual before it, else standard
+                operators
+    Attention   q, k, v -> GroupQueryAttention (rotates, appends to the cache) -> attn_output
+    GatedMLP    activation(gate) * up -> ffn_down
+    Residual    taken along by the norm that follows, else Add
 
 There is no input for positions: GroupQueryAttention counts from the attention mask, so a batch may
 be padded on the right only. Names of inputs and outputs are onnxruntime-genai's.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from runtime.archs import Arch
-from runtime.blocks import Block
-from runtime.blocks.onnx_int import OnnxInt
+from export import onnx_nodes
+from export.onnx_nodes import MICROSOFT, Graph
+from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
+from runtime.errors import EdgequantError
+from runtime.rope import Rope
 
-MICROSOFT = "com.microsoft"
-
-EMBEDDING = "token_embd.weight"
-
-TIED_BLOCKS = f"{EMBEDDING}.blocks"
-"""The codes of a tied embedding as the head reads them: the same bytes under another shape.
-
-GatherBlockQuantized wants (V, codes' bytes), MatMulNBits (V, blocks, codes' bytes). A Reshape
-between them would make onnxruntime hold another copy of the codes in memory.
-"""
+HEAD_MULTIPLE = 16
+"""GroupQueryAttention rotates a multiple of so many channels of a head."""
 
 
-@dataclass
-class Graph:
-    """The nodes so far; `layouts` says how each weight is stored. Values go by their names."""
-
-    arch: Arch
-    layouts: Mapping[str, Block]
-    accuracy_level: int
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
-
-    def op(
-        self, kind: str, inputs: list[str], out: str, domain: str = "", **attributes: Any
-    ) -> str:
-        """Add a node named after its one output, which is returned."""
-        node = helper.make_node(kind, inputs, [out], name=out, domain=domain, **attributes)
-        self.nodes.append(node)
-        return out
-
-    def constant(self, name: str, values: Any, dtype: type) -> str:
-        """A small constant kept inside the .onnx file."""
-        self.constants[name] = numpy_helper.from_array(np.asarray(values, dtype), name)
-        return name
+def check_ops(arch: Arch) -> None:
+    """Refuse what onnxruntime would refuse when it runs the finished file, and what it lacks."""
+    for index in range(arch.layers):
+        for op in arch.layer(index).ops:
+            if not isinstance(op, Norm | Attention | GatedMLP | Residual):
+                raise EdgequantError(
+                    f"blk.{index} has {type(op).__name__}, which this ONNX writer has no operators "
+                    "for; write a GGUF file instead."
+                )
+            if isinstance(op, Attention):
+                _check_heads(arch, index, op)
 
 
-def stored_names(name: str, layout: Block) -> list[str]:
-    """Initializers of one weight: itself, or B, scales and (unless symmetric) zero points."""
-    if not isinstance(layout, OnnxInt):
-        return [name]
-    return [f"{name}.q", f"{name}.scale"] + ([] if layout.symmetric else [f"{name}.zero"])
+def _check_heads(arch: Arch, index: int, op: Attention) -> None:
+    if op.rope is not None and op.rope_channels % HEAD_MULTIPLE:
+        raise EdgequantError(
+            f"the heads have {op.rope_channels} channels to rotate, and onnxruntime's "
+            f"GroupQueryAttention rotates only multiples of {HEAD_MULTIPLE}; write a GGUF file "
+            "instead."
+        )
+    if (op.kv_heads, op.head_dim) != (arch.kv_heads, arch.head_dim):
+        raise EdgequantError(
+            f"blk.{index} has {op.kv_heads} key-value heads of {op.head_dim} channels and the "
+            f"model {arch.kv_heads} of {arch.head_dim}, but onnxruntime-genai makes one cache for "
+            "all layers; write a GGUF file instead."
+        )
+
+
+def rope_tables(arch: Arch) -> dict[tuple[Rope, int], str]:
+    """Every rope of the layers, with the channels it rotates -> the name of its tables."""
+    found: dict[tuple[Rope, int], str] = {}
+    for index in range(arch.layers):
+        op = arch.layer(index).attention
+        if op.rope is not None:
+            found.setdefault((op.rope, op.rope_channels), f"rope.{len(found)}" if found else "rope")
+    return found
 
 
 def decoder(graph: Graph) -> None:
     """Add every node of the model, from input_ids to logits."""
     arch = graph.arch
-    lengths = _lengths(graph)
-    residual = _embed(graph)
-    normed = _first_norm(graph, residual, "blk.0.attn_norm.weight")
-    for layer in range(arch.layers):
-        blk = f"blk.{layer}"
-        after = f"blk.{layer + 1}.attn_norm" if layer + 1 < arch.layers else "output_norm"
-        context = _attention(graph, blk, normed, lengths)
-        out = _linear(graph, f"{blk}.attn_output", context)
-        normed, residual = _skip_norm(graph, out, residual, f"{blk}.ffn_norm")
-        out = _linear(graph, f"{blk}.ffn_down", _ffn(graph, blk, normed))
-        normed, residual = _skip_norm(graph, out, residual, after)
-    _linear(graph, arch.head.removesuffix(".weight"), normed, out="logits")
+    stream = _Stream(graph, _lengths(graph), rope_tables(arch), onnx_nodes.embed(graph))
+    for index in range(arch.layers):
+        stream.layer(index)
+    stream.norm(arch.output_norm, "output_norm", last=True)
+    onnx_nodes.linear(graph, arch.head.removesuffix(".weight"), stream.y, out="logits")
+
+
+@dataclass
+class _Stream:
+    """The ops of the layers, one after the other. Values go by their names."""
+
+    graph: Graph
+    lengths: list[str]
+    ropes: Mapping[tuple[Rope, int], str]
+    x: str
+    """The residual stream."""
+    y: str = ""
+    """What the next op reads."""
+    added: str = ""
+    """What the stream is still to take up, once a norm reads it; "" = nothing."""
+
+    def layer(self, index: int) -> None:
+        """Add the nodes of a decoder layer."""
+        blk, self.y = f"blk.{index}", self.x
+        for place, op in enumerate(self.graph.arch.layer(index).ops):
+            match op:
+                case Norm():
+                    self.norm(op, f"{blk}.{op.name}")
+                case Attention():
+                    self.settle(f"{blk}.{place}")
+                    table = self.ropes[op.rope, op.rope_channels] if op.rope else ""
+                    context = onnx_nodes.attention(
+                        self.graph, index, op, self.y, self.lengths, table
+                    )
+                    self.y = onnx_nodes.linear(self.graph, f"{blk}.{op.output.name}", context)
+                case GatedMLP():
+                    self.settle(f"{blk}.{place}")
+                    inner = onnx_nodes.mlp(self.graph, blk, op, self.y)
+                    self.y = onnx_nodes.linear(self.graph, f"{blk}.{op.down.name}", inner)
+                case Residual():
+                    self.settle(f"{blk}.{place}")
+                    self.added = onnx_nodes.scaled(self.graph, blk, op, self.y, f"{blk}.{place}")
+                    self.y = self.x
+
+    def settle(self, name: str) -> None:
+        """Take up what no norm took up: the next op reads the stream itself."""
+        if self.added:
+            self.x = self.graph.op("Add", [self.added, self.x], f"{name}.residual")
+            self.y, self.added = self.x, ""
+
+    def norm(self, op: Norm, name: str, last: bool = False) -> None:
+        """Add a norm; `last`: nobody reads the stream after it."""
+        if self.added:
+            self.y, self.x = onnx_nodes.skip_norm(self.graph, op, name, [self.added, self.x], last)
+            self.added = ""
+        else:
+            out = "first_norm" if self.y == "token_embd" else name
+            self.y = onnx_nodes.norm(self.graph, op, name, self.y, out)
 
 
 def model(graph: Graph, initializers: list[onnx.TensorProto]) -> onnx.ModelProto:
     """The whole model around the nodes: inputs, outputs, opsets."""
     arch = graph.arch
-    kv = ["batch", arch.kv_heads]
     inputs = [
         _value("input_ids", TensorProto.INT64, ["batch", "sequence"]),
         _value("attention_mask", TensorProto.INT64, ["batch", "total"]),
     ]
     outputs = [_value("logits", TensorProto.FLOAT, ["batch", "sequence", arch.vocab])]
     for layer in range(arch.layers):
+        heads = arch.layer(layer).attention
+        kv, width = ["batch", heads.kv_heads], heads.head_dim
         for side in ("key", "value"):
-            past, present = _cache_names(layer, side)
-            inputs.append(_value(past, TensorProto.FLOAT, [*kv, "past", arch.head_dim]))
-            outputs.append(_value(present, TensorProto.FLOAT, [*kv, "total", arch.head_dim]))
+            past, present = onnx_nodes.cache_names(layer, side)
+            inputs.append(_value(past, TensorProto.FLOAT, [*kv, "past", width]))
+            outputs.append(_value(present, TensorProto.FLOAT, [*kv, "total", width]))
     body = helper.make_graph(
         graph.nodes, arch.family, inputs, outputs, [*initializers, *graph.constants.values()]
     )
@@ -104,10 +154,6 @@ def model(graph: Graph, initializers: list[onnx.TensorProto]) -> onnx.ModelProto
 
 def _value(name: str, kind: int, shape: list[Any]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
-
-
-def _cache_names(layer: int, side: str) -> tuple[str, str]:
-    return f"past_key_values.{layer}.{side}", f"present.{layer}.{side}"
 
 
 def _lengths(graph: Graph) -> list[str]:
@@ -122,108 +168,3 @@ def _lengths(graph: Graph) -> list[str]:
         graph.op("Cast", [last], "lengths.seqlens_k", to=TensorProto.INT32),
         graph.op("Cast", [total], "lengths.total", to=TensorProto.INT32),
     ]
-
-
-def _embed(graph: Graph) -> str:
-    """Rows of the embedding: (B, T, D)."""
-    name, layout = EMBEDDING, graph.layouts[EMBEDDING]
-    stored = stored_names(name, layout)
-    if not isinstance(layout, OnnxInt):
-        return graph.op("Gather", [name, "input_ids"], "token_embd", axis=0)
-    facts = {"bits": layout.code_bits, "block_size": layout.size}
-    return graph.op(
-        "GatherBlockQuantized",
-        [stored[0], "input_ids", *stored[1:]],
-        "token_embd",
-        MICROSOFT,
-        gather_axis=0,
-        quantize_axis=1,
-        **facts,
-    )
-
-
-def _first_norm(graph: Graph, x: str, weight: str) -> str:
-    """RMS norm in standard operators, which onnxruntime fuses; later ones come with a skip."""
-    # SimplifiedLayerNormalization is no operator of the standard: onnx's checker refuses it
-    axis = graph.constant("first_norm.axis", [-1], np.int64)
-    eps = graph.constant("first_norm.eps", graph.arch.eps, np.float32)
-    two = graph.constant("first_norm.two", 2.0, np.float32)
-    square = graph.op("Pow", [x, two], "first_norm.square")
-    mean = graph.op("ReduceMean", [square, axis], "first_norm.mean", keepdims=1)
-    safe = graph.op("Add", [mean, eps], "first_norm.safe")
-    root = graph.op("Sqrt", [safe], "first_norm.root")
-    unit = graph.op("Div", [x, root], "first_norm.unit")
-    return graph.op("Mul", [unit, weight], "first_norm")
-
-
-def _skip_norm(graph: Graph, x: str, residual: str, norm: str) -> tuple[str, str]:
-    """norm(x + residual), and x + residual."""
-    summed = f"{norm}.residual"
-    node = helper.make_node(
-        "SkipSimplifiedLayerNormalization",
-        [x, residual, f"{norm}.weight"],
-        [norm, "", "", summed],
-        name=norm,
-        domain=MICROSOFT,
-        epsilon=graph.arch.eps,
-    )
-    if norm == "output_norm":
-        del node.output[1:]  # nobody reads the last sum
-    graph.nodes.append(node)
-    return norm, summed
-
-
-def _linear(graph: Graph, part: str, x: str, out: str = "") -> str:
-    """x through a linear and its bias; the value is called `part` unless `out` is given."""
-    name, out = f"{part}.weight", out or part
-    layout = graph.layouts[name]
-    bias = [f"{part}.bias"] if f"{part}.bias" in graph.layouts else []
-    if not isinstance(layout, OnnxInt):
-        turned = graph.op("Transpose", [name], f"{out}.turned", perm=[1, 0])
-        if not bias:
-            return graph.op("MatMul", [x, turned], out)
-        return graph.op("Add", [graph.op("MatMul", [x, turned], f"{out}.product"), *bias], out)
-    rows, cols = _shape(graph.arch, part)
-    stored = stored_names(name, layout)
-    inputs = [x, TIED_BLOCKS if name == EMBEDDING else stored[0], *stored[1:]]
-    if bias:
-        inputs += [""] * (5 - len(inputs)) + bias
-    facts = {"K": cols, "N": rows, "bits": layout.code_bits, "block_size": layout.size}
-    return graph.op(
-        "MatMulNBits", inputs, out, MICROSOFT, accuracy_level=graph.accuracy_level, **facts
-    )
-
-
-def _shape(arch: Arch, part: str) -> tuple[int, ...]:
-    return arch.shapes()[f"{part}.weight"]
-
-
-def _attention(graph: Graph, blk: str, normed: str, lengths: list[str]) -> str:
-    """What attn_output reads: (B, T, H * C). The cache holds rotated keys."""
-    arch, layer = graph.arch, int(blk.removeprefix("blk."))
-    heads = [_linear(graph, f"{blk}.attn_{part}", normed) for part in "qkv"]
-    keys, values = _cache_names(layer, "key"), _cache_names(layer, "value")
-    out = f"{blk}.attention"
-    node = helper.make_node(
-        "GroupQueryAttention",
-        [*heads, keys[0], values[0], *lengths, "rope.cos", "rope.sin"],
-        [out, keys[1], values[1]],
-        name=out,
-        domain=MICROSOFT,
-        num_heads=arch.heads,
-        kv_num_heads=arch.kv_heads,
-        do_rotary=1,
-        rotary_interleaved=0,
-        scale=float(arch.head_dim**-0.5),
-    )
-    graph.nodes.append(node)
-    return out
-
-
-def _ffn(graph: Graph, blk: str, normed: str) -> str:
-    """What ffn_down reads: (B, T, F)."""
-    gate = _linear(graph, f"{blk}.ffn_gate", normed)
-    up = _linear(graph, f"{blk}.ffn_up", normed)
-    sigmoid = graph.op("Sigmoid", [gate], f"{gate}.sigmoid")
-    silu = graph.op("Mul", [gate, sigmoid], f"{gate}.silu")
-    return graph.op("Mul", [silu, up], f"{blk}.ffn")

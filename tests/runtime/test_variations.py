@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from export import CONTAINERS
 from runtime.engine import Engine, open_engine
 from runtime.errors import EdgequantError
-from tests.variations import COMPUTED, model_of, registered
+from tests.variations import COMPUTED, folder_of, model_of, registered
 
 CLOSE = 1e-5
 """Largest error of a logit, relative to the largest logit."""
@@ -40,6 +42,11 @@ def engine_of(backend: str, name: str, folder: Path, request: pytest.FixtureRequ
     if backend == "native":
         request.getfixturevalue("exact_products")
         return open_engine(model, "native", kv="f32")
+    if backend == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+        source = folder_of(name, folder / "source")
+        CONTAINERS["onnx"].write(folder / "x", model.arch, model.tensors.values(), source, {})
+        return open_engine(folder / "x", "onnxruntime", threads=1, accuracy_level=0)
     return open_engine(model, backend)
 
 
@@ -49,7 +56,7 @@ def test_a_variation_shows(name: str) -> None:
     assert error(wanted, expected("usual", *wanted.shape[:2])) > 100 * CLOSE
 
 
-@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("backend", ["torch", "native", "onnxruntime"])
 @pytest.mark.parametrize("name", [*COMPUTED, "soft cap"])
 def test_logits_are_those_of_the_definition(
     name: str, backend: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -66,7 +73,7 @@ def test_logits_are_those_of_the_definition(
     assert error(np.concatenate(steps, 1), wanted) < CLOSE
 
 
-@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("backend", ["torch", "native", "onnxruntime"])
 @pytest.mark.parametrize("name", ["long window", "all of it"])
 def test_a_window_moves_along_a_long_text(
     name: str, backend: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -105,3 +112,29 @@ def test_what_native_does_not_compute_is_refused(name: str) -> None:
     pytest.importorskip("runtime._native")
     with pytest.raises(EdgequantError, match=REFUSED_BY_NATIVE[name]):
         open_engine(model_of(name), "native")
+
+
+REFUSED_BY_ONNX = {
+    "experts": "blk.0 has MoE, which this ONNX writer has no operators for; write a GGUF",
+    "other heads": "blk.1 has 6 key-value heads of 32 channels and the model 2 of 32, but onnx",
+    "rope of few channels": "the heads have 8 channels to rotate.*multiples of 16; write a GGUF",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_ONNX)
+def test_what_onnxruntime_cannot_run_is_refused(name: str, tmp_path: Path) -> None:
+    model, tensors = model_of(name), iter(())
+    with pytest.raises(EdgequantError, match=REFUSED_BY_ONNX[name]):
+        CONTAINERS["onnx"].write(tmp_path / "x", model.arch, tensors, tmp_path, {})
+    assert not (tmp_path / "x").exists()
+
+
+def test_each_rope_has_tables_of_its_own_in_an_onnx_folder(tmp_path: Path) -> None:
+    onnx: Any = pytest.importorskip("onnx")
+    model, source = model_of("several ropes"), folder_of("several ropes", tmp_path / "source")
+    CONTAINERS["onnx"].write(tmp_path / "x", model.arch, model.tensors.values(), source, {})
+    graph = onnx.load(str(tmp_path / "x" / "model.onnx"), load_external_data=False).graph
+    tables = [proto.name for proto in graph.initializer if proto.name.startswith("rope")]
+    assert tables == ["rope.cos", "rope.sin", "rope.1.cos", "rope.1.sin"]
+    read = [node.input[7] for node in graph.node if node.op_type == "GroupQueryAttention"]
+    assert read == ["rope.cos", "rope.1.cos", "rope.1.cos"]

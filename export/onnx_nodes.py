@@ -1,0 +1,212 @@
+"""The nodes of each op of a layer, in com.microsoft operators where the standard has none.
+
+Every function adds nodes to a graph and returns the name of the value they make.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
+from runtime.blocks import Block
+from runtime.blocks.onnx_int import OnnxInt
+
+MICROSOFT = "com.microsoft"
+
+EMBEDDING = "token_embd.weight"
+
+TIED_BLOCKS = f"{EMBEDDING}.blocks"
+"""The codes of a tied embedding as the head reads them: the same bytes under another shape.
+
+GatherBlockQuantized wants (V, codes' bytes), MatMulNBits (V, blocks, codes' bytes). A Reshape
+between them would make onnxruntime hold another copy of the codes in memory.
+"""
+
+
+@dataclass
+class Graph:
+    """The nodes so far; `layouts` says how each weight is stored. Values go by their names."""
+
+    arch: Arch
+    layouts: Mapping[str, Block]
+    accuracy_level: int
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    def op(
+        self, kind: str, inputs: list[str], out: str, domain: str = "", **attributes: Any
+    ) -> str:
+        """Add a node named after its one output, which is returned."""
+        node = helper.make_node(kind, inputs, [out], name=out, domain=domain, **attributes)
+        self.nodes.append(node)
+        return out
+
+    def constant(self, name: str, values: Any, dtype: type) -> str:
+        """A small constant kept inside the .onnx file."""
+        self.constants[name] = numpy_helper.from_array(np.asarray(values, dtype), name)
+        return name
+
+
+def stored_names(name: str, layout: Block) -> list[str]:
+    """Initializers of one weight: itself, or B, scales and (unless symmetric) zero points."""
+    if not isinstance(layout, OnnxInt):
+        return [name]
+    return [f"{name}.q", f"{name}.scale"] + ([] if layout.symmetric else [f"{name}.zero"])
+
+
+def embed(graph: Graph) -> str:
+    """Rows of the embedding: (B, T, D)."""
+    name, layout = EMBEDDING, graph.layouts[EMBEDDING]
+    stored = stored_names(name, layout)
+    if not isinstance(layout, OnnxInt):
+        return graph.op("Gather", [name, "input_ids"], "token_embd", axis=0)
+    facts = {"bits": layout.code_bits, "block_size": layout.size}
+    return graph.op(
+        "GatherBlockQuantized",
+        [stored[0], "input_ids", *stored[1:]],
+        "token_embd",
+        MICROSOFT,
+        gather_axis=0,
+        quantize_axis=1,
+        **facts,
+    )
+
+
+def cache_names(layer: int, side: str) -> tuple[str, str]:
+    return f"past_key_values.{layer}.{side}", f"present.{layer}.{side}"
+
+
+def _norm_weight(graph: Graph, op: Norm, name: str) -> str:
+    """The factors of a norm, with its offset."""
+    if not op.offset:
+        return f"{name}.weight"
+    offset = graph.constant(f"{name}.offset", op.offset, np.float32)
+    return graph.op("Add", [f"{name}.weight", offset], f"{name}.factors")
+
+
+def norm(graph: Graph, op: Norm, name: str, x: str, out: str) -> str:
+    """RMS norm in standard operators, which onnxruntime fuses; most come with a skip."""
+    # SimplifiedLayerNormalization is no operator of the standard: onnx's checker refuses it
+    axis = graph.constant(f"{out}.axis", [-1], np.int64)
+    eps = graph.constant(f"{out}.eps", op.eps, np.float32)
+    two = graph.constant(f"{out}.two", 2.0, np.float32)
+    square = graph.op("Pow", [x, two], f"{out}.square")
+    mean = graph.op("ReduceMean", [square, axis], f"{out}.mean", keepdims=1)
+    safe = graph.op("Add", [mean, eps], f"{out}.safe")
+    root = graph.op("Sqrt", [safe], f"{out}.root")
+    unit = graph.op("Div", [x, root], f"{out}.unit")
+    return graph.op("Mul", [unit, _norm_weight(graph, op, name)], out)
+
+
+def skip_norm(graph: Graph, op: Norm, name: str, parts: list[str], last: bool) -> tuple[str, str]:
+    """The norm of the sum of two parts, and the sum; the `last` norm's sum is read by nobody."""
+    summed = f"{name}.residual"
+    node = helper.make_node(
+        "SkipSimplifiedLayerNormalization",
+        [*parts, _norm_weight(graph, op, name)],
+        [name] if last else [name, "", "", summed],
+        name=name,
+        domain=MICROSOFT,
+        epsilon=op.eps,
+    )
+    graph.nodes.append(node)
+    return name, summed
+
+
+def scaled(graph: Graph, blk: str, op: Residual, y: str, name: str) -> str:
+    """What a residual adds to the stream."""
+    if op.post_norm:
+        own = f"{blk}.{op.post_norm.name}"
+        y = norm(graph, op.post_norm, own, y, own)
+    if op.multiplier == 1.0:
+        return y
+    factor = graph.constant(f"{name}.multiplier", op.multiplier, np.float32)
+    return graph.op("Mul", [y, factor], f"{name}.scaled")
+
+
+def linear(graph: Graph, part: str, x: str, out: str = "") -> str:
+    """x through a linear and its bias; the value is called `part` unless `out` is given."""
+    name, out = f"{part}.weight", out or part
+    layout = graph.layouts[name]
+    bias = [f"{part}.bias"] if f"{part}.bias" in graph.layouts else []
+    if not isinstance(layout, OnnxInt):
+        turned = graph.op("Transpose", [name], f"{out}.turned", perm=[1, 0])
+        if not bias:
+            return graph.op("MatMul", [x, turned], out)
+        return graph.op("Add", [graph.op("MatMul", [x, turned], f"{out}.product"), *bias], out)
+    rows, cols = _shape(graph.arch, part)
+    stored = stored_names(name, layout)
+    inputs = [x, TIED_BLOCKS if name == EMBEDDING else stored[0], *stored[1:]]
+    if bias:
+        inputs += [""] * (5 - len(inputs)) + bias
+    facts = {"K": cols, "N": rows, "bits": layout.code_bits, "block_size": layout.size}
+    return graph.op(
+        "MatMulNBits", inputs, out, MICROSOFT, accuracy_level=graph.accuracy_level, **facts
+    )
+
+
+def _shape(arch: Arch, part: str) -> tuple[int, ...]:
+    return arch.shapes()[f"{part}.weight"]
+
+
+def _head_norm(graph: Graph, op: Norm, name: str, x: str, heads: int) -> str:
+    """Norm of each head: x (B, T, heads * C) -> the same shape."""
+    split = graph.constant(f"heads.{heads}.{op.width}", [0, 0, heads, op.width], np.int64)
+    joined = graph.constant(f"joined.{heads * op.width}", [0, 0, heads * op.width], np.int64)
+    x = graph.op("Reshape", [x, split], f"{name}.heads")
+    return graph.op("Reshape", [norm(graph, op, name, x, name), joined], f"{name}.joined")
+
+
+def attention(
+    graph: Graph, index: int, op: Attention, normed: str, lengths: list[str], table: str
+) -> str:
+    """What attn_output reads: (B, T, H * C). The cache holds rotated keys.
+
+    `lengths` are seqlens_k and total_sequence_length; `table` names cos and sin, where there is a
+    rope.
+    """
+    blk = f"blk.{index}"
+    q, k, v = (linear(graph, f"{blk}.{part.name}", normed) for part in (op.q, op.k, op.v))
+    if op.q_norm:
+        q = _head_norm(graph, op.q_norm, f"{blk}.{op.q_norm.name}", q, op.heads)
+    if op.k_norm:
+        k = _head_norm(graph, op.k_norm, f"{blk}.{op.k_norm.name}", k, op.kv_heads)
+    keys, values = cache_names(index, "key"), cache_names(index, "value")
+    tables = [f"{table}.cos", f"{table}.sin"] if op.rope is not None else []
+    facts: dict[str, Any] = {}
+    if op.window is not None:
+        facts["local_window_size"] = op.window
+    if op.soft_cap is not None:
+        facts["softcap"] = op.soft_cap
+    out = f"{blk}.attention"
+    node = helper.make_node(
+        "GroupQueryAttention",
+        [q, k, v, keys[0], values[0], *lengths, *tables],
+        [out, keys[1], values[1]],
+        name=out,
+        domain=MICROSOFT,
+        num_heads=op.heads,
+        kv_num_heads=op.kv_heads,
+        do_rotary=int(op.rope is not None),
+        rotary_interleaved=0,
+        scale=op.scores_scale,
+        **facts,
+    )
+    graph.nodes.append(node)
+    return out
+
+
+def mlp(graph: Graph, blk: str, op: GatedMLP, normed: str) -> str:
+    """What ffn_down reads: (B, T, F)."""
+    gate = linear(graph, f"{blk}.{op.gate.name}", normed)
+    up = linear(graph, f"{blk}.{op.up.name}", normed)
+    if op.activation == "gelu":
+        active = graph.op("Gelu", [gate], f"{gate}.gelu", approximate="tanh")
+    else:
+        sigmoid = graph.op("Sigmoid", [gate], f"{gate}.sigmoid")
+        active = graph.op("Mul", [gate, sigmoid], f"{gate}.silu")
+    return graph.op("Mul", [active, up], f"{blk}.ffn")
