@@ -65,10 +65,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "mlp_bias": True,
     },
+    "qwen3": {
+        "model_type": "qwen3",
+        "tie_word_embeddings": False,
+        "rope_theta": 1e6,
+        "head_dim": 32,
+    },
 }
 """What tells the random checkpoints apart; sizes are SIZES."""
 
-CLASSES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+CLASSES = {
+    "qwen2": "Qwen2ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 
 
 def config(name: str, **changes: Any) -> dict[str, Any]:

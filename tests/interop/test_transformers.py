@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from export import CONTAINERS
 from quantize.checkpoint import bundled, open_checkpoint
 from runtime.engine import open_engine
 from runtime.rope import Rope
 from tests.conftest import CONFIGS, LLAMA3, YARN
+from tests.small_models import rounded
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install 'edgequant[interop]'"
@@ -41,6 +43,19 @@ def test_logits_equal_transformers(
     engine.logits(ids[:, :25], cache)
     steps = [engine.logits(ids[:, at : at + 1], cache, last=True) for at in range(25, 40)]
     assert np.abs(np.concatenate(steps, 1) - expected[:, 25:]).max() < 1e-4
+
+
+def test_onnx_logits_equal_transformers(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    checkpoint = open_checkpoint(folder)
+    tensors = rounded(checkpoint, "F32")
+    CONTAINERS["onnx"].write(tmp_path / "x", checkpoint.arch, tensors, checkpoint.folder, {})
+    oracle = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = np.random.default_rng(2).integers(0, 4096, (2, 40))
+    with torch.no_grad():
+        expected = oracle(torch.from_numpy(ids)).logits.numpy()
+    found = open_engine(tmp_path / "x", "onnxruntime", threads=1, accuracy_level=0).logits(ids)
+    assert np.abs(found - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize("scaling", [LLAMA3, YARN, {"rope_type": "linear", "factor": 3.0}, None])

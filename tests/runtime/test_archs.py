@@ -146,3 +146,24 @@ def test_a_missing_key_is_named(key: str) -> None:
     del facts[key]
     with pytest.raises(EdgequantError, match=f"no '{key}'; take the config.json that came with"):
         family_of(facts).arch(facts)
+
+
+def test_heads_of_qwen3_are_128_channels_wide_unless_the_config_says() -> None:
+    facts = config("qwen3")
+    assert family_of(facts).arch(facts).head_dim == 32
+    del facts["head_dim"]
+    assert family_of(facts).arch(facts).head_dim == 128
+
+
+def test_biases_of_qwen3_are_those_of_the_config() -> None:
+    facts = config("qwen3", attention_bias=True)
+    biases = [name for name in family_of(facts).arch(facts).layer(0).shapes if name[-4:] == "bias"]
+    assert biases == [f"attn_{part}.bias" for part in ("q", "k", "v", "output")]
+
+
+@pytest.mark.parametrize("name", ["qwen3"])
+def test_gguf_holds_no_bias_that_llamacpp_does_not_read(name: str) -> None:
+    facts = config(name, attention_bias=True)
+    family = family_of(facts)
+    with pytest.raises(EdgequantError, match=f"no bias of attn_output in a {name}; write an ONNX"):
+        family.gguf_keys(family.arch(facts))

@@ -24,6 +24,7 @@ def slow_logits(model: Model, ids: np.ndarray) -> np.ndarray:
     w = {name: tensor.decode().astype(np.float64) for name, tensor in model.tensors.items()}
     x = w["token_embd.weight"][ids]
     cos, sin = (table.astype(np.float64) for table in arch.rope.tables(0, len(ids), arch.head_dim))
+    still = np.ones_like(cos), np.zeros_like(sin)  # positions are not told
 
     def norm(values: np.ndarray, name: str) -> np.ndarray:
         size = np.sqrt((values**2).mean(-1, keepdims=True) + arch.eps)
@@ -32,14 +33,17 @@ def slow_logits(model: Model, ids: np.ndarray) -> np.ndarray:
     def linear(values: np.ndarray, name: str) -> np.ndarray:
         return values @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0)
 
-    def rotated(head: np.ndarray, position: int) -> np.ndarray:
+    def rotated(head: np.ndarray, position: int, part: str) -> np.ndarray:
+        if f"{part}_norm.weight" in w:
+            head = norm(head, f"{part}_norm.weight")
         half = arch.head_dim // 2
         pairs = head[:half] + 1j * head[half:]
-        turned = pairs * (cos[position] + 1j * sin[position])
+        turned = pairs * (table[0][position] + 1j * table[1][position])
         return np.concatenate([turned.real, turned.imag])
 
     for layer in range(arch.layers):
         at = f"blk.{layer}."
+        table = still if layer in getattr(arch, "without_rope", ()) else (cos, sin)
         normed = norm(x, f"{at}attn_norm.weight")
         q, k, v = (linear(normed, f"{at}attn_{part}") for part in "qkv")
         context = np.zeros((len(ids), arch.heads, arch.head_dim))
@@ -48,8 +52,10 @@ def slow_logits(model: Model, ids: np.ndarray) -> np.ndarray:
                 shared = head // (arch.heads // arch.kv_heads)
                 own = slice(head * arch.head_dim, (head + 1) * arch.head_dim)
                 kept = slice(shared * arch.head_dim, (shared + 1) * arch.head_dim)
-                query = rotated(q[token, own], token)
-                keys = np.array([rotated(k[past, kept], past) for past in range(token + 1)])
+                query = rotated(q[token, own], token, f"{at}attn_q")
+                keys = np.array(
+                    [rotated(k[past, kept], past, f"{at}attn_k") for past in range(token + 1)]
+                )
                 scores = np.exp(keys @ query / np.sqrt(arch.head_dim))
                 context[token, head] = scores / scores.sum() @ v[: token + 1, kept]
         x = x + linear(context.reshape(len(ids), -1), f"{at}attn_output")

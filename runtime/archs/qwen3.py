@@ -1,0 +1,37 @@
+"""Qwen3, dense: 0.6B to 32B. Llama with a norm of each query and key head, before rope."""
+
+from dataclasses import replace
+from typing import Any
+
+from runtime.archs.base import Arch, Family
+from runtime.archs.layer import Attention, Norm
+from runtime.errors import EdgequantError
+
+
+class Qwen3(Family):
+    name = "qwen3"
+    hf_types = ("qwen3",)
+    hf_class = "Qwen3ForCausalLM"
+
+    def attention(self, arch: Arch, index: int) -> Attention:
+        width, eps = arch.head_dim, arch.eps
+        return replace(
+            super().attention(arch, index),
+            q_norm=Norm("attn_q_norm", "self_attn.q_norm", width, eps),
+            k_norm=Norm("attn_k_norm", "self_attn.k_norm", width, eps),
+        )
+
+    def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
+        # heads are 128 channels wide where config.json does not say, whatever the hidden size
+        return super().sizes({"head_dim": 128} | config)
+
+    def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
+        attention = ("attn_q", "attn_k", "attn_v", "attn_output")
+        return attention if config.get("attention_bias") else ()
+
+    def gguf_keys(self, arch: Arch) -> dict[str, Any]:
+        if "attn_output" in arch.biased:
+            raise EdgequantError(
+                "llama.cpp reads no bias of attn_output in a qwen3; write an ONNX folder."
+            )
+        return super().gguf_keys(arch)
