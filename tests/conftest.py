@@ -71,6 +71,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_theta": 1e6,
         "head_dim": 32,
     },
+    "smollm3": {
+        "model_type": "smollm3",
+        "num_hidden_layers": 4,  # the last one has no rope
+        "tie_word_embeddings": True,
+        "rope_theta": 5e6,
+        "pad_token_id": 4093,  # transformers' own lies outside of the vocabulary
+    },
 }
 """What tells the random checkpoints apart; sizes are SIZES."""
 
@@ -78,6 +85,7 @@ CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "llama": "LlamaForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
 }
 
 

@@ -161,9 +161,46 @@ def test_biases_of_qwen3_are_those_of_the_config() -> None:
     assert biases == [f"attn_{part}.bias" for part in ("q", "k", "v", "output")]
 
 
-@pytest.mark.parametrize("name", ["qwen3"])
+@pytest.mark.parametrize("name", ["qwen3", "smollm3"])
 def test_gguf_holds_no_bias_that_llamacpp_does_not_read(name: str) -> None:
     facts = config(name, attention_bias=True)
     family = family_of(facts)
     with pytest.raises(EdgequantError, match=f"no bias of attn_output in a {name}; write an ONNX"):
         family.gguf_keys(family.arch(facts))
+
+
+@pytest.mark.parametrize(
+    ("changes", "without"),
+    [
+        ({}, (3,)),
+        ({"no_rope_layer_interval": 2}, (1, 3)),
+        ({"no_rope_layers": [0, 1, 1, 0]}, (0, 3)),
+        ({"no_rope_layers": [1, 1, 1, 1], "no_rope_layer_interval": 2}, ()),
+    ],
+)
+def test_layers_of_smollm3_without_rope_are_those_of_the_config(changes, without) -> None:
+    facts = config("smollm3", **changes)
+    arch = family_of(facts).arch(facts)
+    ropes = [arch.layer(index).attention.rope for index in range(4)]
+    assert tuple(index for index, rope in enumerate(ropes) if rope is None) == without
+
+
+def test_a_list_of_ropes_for_other_layers_is_refused() -> None:
+    facts = config("smollm3", no_rope_layers=[1, 0])
+    with pytest.raises(EdgequantError, match="no_rope_layers for 2 layers and num_hidden_layers 4"):
+        family_of(facts).arch(facts)
+
+
+@pytest.mark.parametrize(("told", "named"), [([0, 1, 1, 0], "0, 3"), ([1, 1, 1, 1], "none")])
+def test_gguf_holds_no_other_layers_without_rope_than_llamacpp_s(told, named: str) -> None:
+    facts = config("smollm3", no_rope_layers=told)
+    family = family_of(facts)
+    with pytest.raises(EdgequantError, match=f"layers without rope are {named}, .* ONNX folder"):
+        family.gguf_keys(family.arch(facts))
+
+
+def test_smollm3_is_tied_unless_the_config_says() -> None:
+    facts = config("smollm3", tie_word_embeddings=False)
+    assert not family_of(facts).arch(facts).tied
+    del facts["tie_word_embeddings"]
+    assert family_of(facts).arch(facts).tied

@@ -1,0 +1,78 @@
+"""SmolLM3: Llama whose every fourth layer, as a rule, is not told positions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runtime.archs.base import Arch
+from runtime.archs.layer import Attention
+from runtime.archs.llama import Llama
+from runtime.errors import EdgequantError
+
+INTERVAL = 4
+"""One layer in so many, the last of them, has no rope where config.json does not say."""
+
+GGUF_BIASED = ("attn_q", "attn_k", "attn_v")
+"""Linears whose biases llama.cpp reads."""
+
+
+@dataclass(frozen=True)
+class SmolLM3Arch(Arch):
+    """Sizes, and which layers have no rope."""
+
+    without_rope: tuple[int, ...] = ()
+
+
+def every(interval: int, layers: int) -> tuple[int, ...]:
+    """The last layer of every `interval`."""
+    return tuple(range(interval - 1, layers, interval))
+
+
+class SmolLM3(Llama):
+    name = "smollm3"
+    hf_types = ("smollm3",)
+    hf_class = "SmolLM3ForCausalLM"
+    gguf_rope_factors = False
+    arch_type = SmolLM3Arch
+
+    def attention(self, arch: Arch, index: int) -> Attention:
+        assert isinstance(arch, SmolLM3Arch)
+        attention = super().attention(arch, index)
+        return replace(attention, rope=None) if index in arch.without_rope else attention
+
+    def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
+        sizes = super().sizes({"tie_word_embeddings": True} | config)
+        told: list[int] | None = config.get("no_rope_layers")  # 1 where there is a rope
+        if told is None:
+            interval = int(config.get("no_rope_layer_interval", INTERVAL))
+            return sizes | {"without_rope": every(interval, sizes["layers"])}
+        if len(told) != sizes["layers"]:
+            raise EdgequantError(
+                f"config.json has no_rope_layers for {len(told)} layers and num_hidden_layers "
+                f"{sizes['layers']}; take the config.json that came with the weights."
+            )
+        return sizes | {"without_rope": tuple(i for i, turns in enumerate(told) if not turns)}
+
+    def gguf_keys(self, arch: Arch) -> dict[str, Any]:
+        assert isinstance(arch, SmolLM3Arch)
+        if arch.without_rope != every(INTERVAL, arch.layers):
+            found = ", ".join(map(str, arch.without_rope)) or "none"
+            raise EdgequantError(
+                f"the layers without rope are {found}, and llama.cpp leaves it out of every fourth "
+                "one of a smollm3, whatever a GGUF says; write an ONNX folder."
+            )
+        for name in arch.biased:
+            if name not in GGUF_BIASED:
+                raise EdgequantError(
+                    f"llama.cpp reads no bias of {name} in a smollm3; write an ONNX folder."
+                )
+        return super().gguf_keys(arch)
+
+    def gguf_sizes(
+        self,
+        metadata: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        factors: tuple[float, ...] | None = None,
+    ) -> dict[str, Any]:
+        sizes = super().gguf_sizes(metadata, shapes, factors)
+        return sizes | {"without_rope": every(INTERVAL, sizes["layers"])}
