@@ -6,7 +6,7 @@ from quantize.cost import Cost, in_turn
 from quantize.job import Job
 from quantize.measure import statistics_cost
 from quantize.resume import Work
-from quantize.tune import tuning_cost
+from quantize.tuning_cost import tuning_cost
 from quantize.walk_cost import text_cost, walk_cost
 from quantize.writing import writing_cost
 from runtime.errors import EdgequantError

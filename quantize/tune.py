@@ -9,18 +9,17 @@ does not get better keeps its bytes, and the user is told.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import cos, pi, prod, sqrt
+from math import cos, pi, sqrt
 
 import numpy as np
 import torch
 
-from quantize.cost import FLOAT, Cost, in_memory, in_turn, on_disk
 from quantize.divergence import Head
 from quantize.job import Job
 from quantize.plan import Assignment
 from quantize.store import Entry
-from quantize.stored import copy_bytes, stored
-from quantize.stream import BACKWARD, Allocate, backward_bytes, forward_flops, layer_bytes
+from quantize.stored import stored
+from quantize.stream import Allocate
 from quantize.student import (
     NORM,
     Deltas,
@@ -31,9 +30,7 @@ from quantize.student import (
     run_teacher,
     zeros,
 )
-from runtime.archs import LayerSpec
 from runtime.backends.torch import TorchOps
-from runtime.tensor import is_matrix, stored_bytes
 
 WINDOWS = 2
 """Windows of one step."""
@@ -262,64 +259,3 @@ def save_tuned(job: Job, student: Student, deltas: Deltas, member: Assignment) -
         packed = {part.tensor.name.split(".", 2)[2]: part.packed(deltas) for part in parts}
         store.tuned_layer(target, index).save(packed)
     store.tuned_table(target, NORM).save({"weight": student.norm().packed(deltas)})
-
-
-DELTAS = 7
-"""Numbers for everything that moves: KEPT, the leaves, their gradient, and the next deltas."""
-
-
-def tuning_cost(job: Job) -> Cost:
-    """Of `tune_targets`: the states of the original, then one target after the other."""
-    left = [member for member in job.assignments if not member.is_float]
-    if not left or not job.tuning_steps:
-        return Cost()
-    states = FLOAT * job.calibration.tokens * job.checkpoint.arch.hidden
-    kept = in_turn(target_cost(job, member) for member in left)
-    taught = sum(forward_flops(spec, job.calibration.tokens) for spec in specs(job))
-    return Cost(
-        memory=in_memory(states, job.max_ram) + kept.memory,
-        disk=on_disk(states, job.max_ram) + kept.disk,
-        kept=kept.kept,
-        flops=taught + kept.flops,
-    )
-
-
-def specs(job: Job) -> list[LayerSpec]:
-    """The layers of the model."""
-    arch = job.checkpoint.arch
-    return [arch.layer(index) for index in range(arch.layers)]
-
-
-def target_cost(job: Job, member: Assignment) -> Cost:
-    """Of tuning one target: a step goes there and back, a look at windows held back only there."""
-    arch, ask, steps = job.checkpoint.arch, job.calibration, job.tuning_steps
-    held = max(1, ask.rows // HELD_BACK)
-    looked = FLOAT * held * ask.length * arch.hidden
-    windows, shapes = min(WINDOWS, ask.rows), arch.shapes()
-    heads = stored_bytes(member.types[arch.head], shapes[arch.head])
-    heads += job.checkpoint.tensors[arch.head].nbytes
-    moving = FLOAT * sum(
-        len(member.types[name].linear) * prod(shape) // member.types[name].size
-        if is_matrix(shape)
-        else shape[0]
-        for name, shape in shapes.items()
-        if name.startswith("blk.")
-    )
-    there = FLOAT * (arch.layers + 1) * windows * ask.length * arch.hidden
-    # codes and values of a layer, and a copy of both while one tensor is unpacked
-    layer = max(
-        3 * layer_bytes(spec) + backward_bytes(spec, windows * ask.length) for spec in specs(job)
-    )
-    walked = sum(forward_flops(spec, 1) for spec in specs(job))
-    head = 2.0 * arch.vocab * arch.hidden
-    looks = (steps // EVERY + 1) * held * ask.length
-    flops = steps * windows * ask.length * ((1 + BACKWARD) * walked + 4 * head)
-    flops += looks * (walked + 3 * head)
-    copies = copy_bytes(job.checkpoint, member)
-    state = 2 * len(KEPT) * moving  # the new one is written beside the old
-    return Cost(
-        memory=in_memory(looked, job.max_ram) + heads + DELTAS * moving + there + layer,
-        disk=on_disk(looked, job.max_ram) + max(state, state // 2 + copies),
-        kept=copies,
-        flops=flops,
-    )

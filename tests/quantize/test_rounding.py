@@ -117,7 +117,7 @@ def test_passes_after_rounding_lower_the_loss_each_time(
     hidden = embedded(checkpoint, np.random.default_rng(4).integers(0, 4096, (5, 40)))
     hessians, groups = hessians_of(layer, hidden), layer.spec.groups
     types = dict.fromkeys(LINEARS, BLOCKS["Q4_0"])
-    recipes = [Recipe(METHODS["gptq"], passes=passes) for passes in (0, 1, 3)]
+    recipes = [Recipe(METHODS["gptq"], descent_iterations=passes) for passes in (0, 1, 3)]
     losses = [
         quantize_layer(layer.weights, groups, types, hessians, recipe).losses for recipe in recipes
     ]
