@@ -34,7 +34,7 @@ from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Target, assign
 from runtime.backends.torch import TorchOps
 from runtime.blocks import Block
-from runtime.errors import EdgequantError
+from runtime.errors import UnsupportedError
 from runtime.gguf_file import open_gguf
 from runtime.tensor import Tensor
 
@@ -107,7 +107,7 @@ def by_llamacpp(base: Path, output: Path, preset: str, matrix: Importance) -> No
     params.imatrix = rows
     files = str(base).encode(), str(output).encode()
     if code := llama_cpp.llama_model_quantize(*files, ctypes.byref(params)):
-        raise EdgequantError(
+        raise UnsupportedError(
             f"llama.cpp refused to make {preset} of {base} with code {code}; choose another preset."
         )
 
@@ -145,7 +145,7 @@ def ggml() -> Any:
     try:
         from xllamacpp import xllamacpp
     except ImportError:
-        raise EdgequantError(
+        raise UnsupportedError(
             "making llama.cpp's files needs xllamacpp or llama-cpp-python; "
             "pip install 'edgequant[interop]'."
         ) from None

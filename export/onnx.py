@@ -37,7 +37,7 @@ from export.onnx_presets import PRESETS
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.blocks.onnx_int import OnnxInt
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.onnx_file import is_onnx, maker, metadata, open_onnx
 from runtime.tensor import Tensor
 
@@ -152,7 +152,7 @@ def least_bytes(arch: Arch) -> int:
 def _check_heads(arch: Arch) -> None:
     """Refuse heads that onnxruntime would refuse when it runs the finished file."""
     if arch.head_dim % HEAD_MULTIPLE:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"the heads have {arch.head_dim} channels, and onnxruntime's GroupQueryAttention "
             f"rotates only multiples of {HEAD_MULTIPLE}; write a GGUF file instead."
         )
@@ -197,7 +197,7 @@ def check(folder: Path, sums: dict[str, int]) -> None:
             where = found.get(name, {})
             file.seek(int(where.get("offset", 0)))
             if _crc(file, int(where.get("length", 0))) != expected:
-                raise EdgequantError(
+                raise CorruptFileError(
                     f"{name} in {folder / DATA} does not read back as it was written; "
                     "check the disk and write again."
                 )

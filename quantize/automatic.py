@@ -18,7 +18,7 @@ from quantize.plan import (
 )
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 CAUTION = 0.6
 """Part of max_kl that may be predicted: of small types the measured loss is up to 1/0.6 of that."""
@@ -90,7 +90,7 @@ def _by_size(plan: Plan, target: Target, choices: Choices, path: list[Step], siz
     limit = plan.target_size or 0
     least, most = (size(types_of(path[at])) for at in (0, -1))
     if not least <= limit <= most:
-        raise EdgequantError(
+        raise InputError(
             f"--target-size {limit:,} bytes is out of reach: {target.label} of this model takes "
             f"{least:,} to {most:,} bytes; choose a size from there."
         )
@@ -112,7 +112,7 @@ def _by_bits(plan: Plan, target: Target, choices: Choices, path: list[Step], arc
     bits = plan.target_bpw or 0.0
     least, most = (8 * path[at].bytes / weights for at in (0, -1))
     if not least <= bits <= most:
-        raise EdgequantError(
+        raise InputError(
             f"--target-bpw {bits:g} is out of reach: {target.label} of this model takes "
             f"{math.ceil(100 * least) / 100} to {math.floor(100 * most) / 100} bits a weight; "
             "choose from there."
@@ -126,7 +126,7 @@ def _by_loss(plan: Plan, target: Target, choices: Choices, path: list[Step], siz
         return at_most(choices, CAUTION * (plan.max_kl or 0.0))
     except ValueError:
         # a little is added, so that the figure as it is rounded can be asked for
-        raise EdgequantError(
+        raise InputError(
             f"--max-kl {plan.max_kl:g} is out of reach: {target.label} of this model is predicted "
             f"to lose up to {1.005 * path[-1].kl / CAUTION:.3g} nats a token even at "
             f"{size(types_of(path[-1])):,} bytes; allow more."

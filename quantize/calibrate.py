@@ -18,7 +18,7 @@ from quantize.rewrites import REWRITES, check_preserved, fold
 from runtime.archs import Arch, Stage
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.forward import Layer, decoder_layer
 from runtime.tensor import Tensor
 
@@ -170,7 +170,7 @@ class Recipe:
         except SingularHessian:
             if self.allow_fallback:
                 return None, f"{where}: singular Hessian, rounded to nearest (--allow-fallback)"
-            raise EdgequantError(
+            raise InputError(
                 f"{where}: the Hessian stays singular with any damping, so its inputs are zero or "
                 "not finite; use other calibration text, or --allow-fallback to round to nearest."
             ) from None

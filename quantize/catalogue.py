@@ -15,7 +15,7 @@ from quantize.rewrites import REWRITES
 from runtime.archs import FAMILIES
 from runtime.blocks import BLOCKS
 from runtime.engine import backend_names
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def rows(what: str) -> list[dict[str, Any]]:
     Raises EdgequantError for another word.
     """
     if what not in CATALOGUES:
-        raise EdgequantError(f"cannot list {what!r}; choose from {', '.join(CATALOGUES)}.")
+        raise InputError(f"cannot list {what!r}; choose from {', '.join(CATALOGUES)}.")
     return CATALOGUES[what]()
 
 

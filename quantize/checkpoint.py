@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from runtime.archs import FAMILIES, Arch, Family, family_of
 from runtime.blocks import BLOCKS
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.model import Model
 from runtime.tensor import Tensor
 from runtime.tokenizer import Tokenizer, read_json
@@ -98,21 +98,21 @@ def open_checkpoint(source: str | Path | None) -> Checkpoint:
     """
     folder = Path(source) if source else bundled()
     if not source and not folder.exists():
-        raise EdgequantError(
+        raise InputError(
             "the bundled model comes with the repository, not with an installed package; give a "
             "checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B."
         )
     if not folder.exists():
         folder = _from_hub(str(source))
     if not folder.is_dir():
-        raise EdgequantError(f"{source} is a file; give the folder that holds config.json.")
+        raise InputError(f"{source} is a file; give the folder that holds config.json.")
     if not (folder / "config.json").exists():
-        raise EdgequantError(
+        raise InputError(
             f"{folder} has no config.json; give the folder of a Hugging Face checkpoint."
         )
     config = read_json(folder / "config.json")
     if "quantization_config" in config:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{folder} is already quantized; give the full-precision checkpoint it was made from."
         )
     family = family_of(config)
@@ -128,14 +128,14 @@ def open_checkpoint(source: str | Path | None) -> Checkpoint:
 def _from_hub(source: str) -> Path:
     """Download (or find in the cache, offline) a hub repository's safetensors and small files."""
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise EdgequantError(
+        raise InputError(
             f"{source} does not exist; give a checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B."
         )
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{source} is not a folder, and hub downloads need: pip install 'edgequant[hub]'."
         ) from None
     patterns = [
@@ -150,7 +150,7 @@ def _from_hub(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise EdgequantError(
+        raise InputError(
             f"{source} cannot be had from the hub nor from its cache ({reason}); "
             "check the name and the connection, or give a local folder."
         ) from error
@@ -164,7 +164,7 @@ def _shards(folder: Path) -> dict[str, Path]:
         files = {name: folder / shard for name, shard in table.items()}
         missing = sorted({path.name for path in files.values() if not path.exists()})
         if missing:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{folder} misses {len(missing)} of {len(set(table.values()))} shards "
                 f"({missing[0]}{', ...' if missing[1:] else ''}); download them again."
             )
@@ -176,7 +176,7 @@ def _shards(folder: Path) -> dict[str, Path]:
         held = _names(path)
         for name in (n for n, p in files.items() if p == path):
             if name not in held:
-                raise EdgequantError(
+                raise CorruptFileError(
                     f"{path} does not hold {name}, which {INDEX} promises; download it again."
                 )
     return files
@@ -184,11 +184,11 @@ def _shards(folder: Path) -> dict[str, Path]:
 
 def _refuse_other_weights(folder: Path) -> None:
     if any((folder / name).exists() for name in PICKLES) or list(folder.glob("*.bin")):
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{folder} holds pickled weights (.bin), which can run code when opened; convert them "
             "to safetensors with transformers: from_pretrained(...).save_pretrained(...)."
         )
-    raise EdgequantError(
+    raise CorruptFileError(
         f"{folder} holds no model.safetensors and no {INDEX}; download the weights."
     )
 
@@ -199,7 +199,7 @@ def _names(path: Path) -> set[str]:
         with safe_open(path, "pt") as shard:
             return set(shard.keys())
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{path} is cut short or damaged ({error}); download it again."
         ) from error
 
@@ -220,7 +220,7 @@ def _check(
     by_shard: dict[Path, list[str]] = {}
     for name, hf_name in hf_names.items():
         if hf_name not in files:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{folder} has no tensor {hf_name}, which config.json implies; check "
                 "num_hidden_layers, tie_word_embeddings and that all shards are there."
             )
@@ -231,7 +231,7 @@ def _check(
                 _check_tensor(shard.get_slice(hf_names[name]), hf_names[name], shapes[name])
     extra = [name for name in files if name not in set(hf_names.values()) and not _ignorable(name)]
     if extra:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{folder} holds {len(extra)} tensors this architecture does not know ({extra[0]}); "
             "leaving them out would change the model."
         )
@@ -247,12 +247,12 @@ def _ignorable(name: str) -> bool:
 
 def _check_tensor(view: Any, name: str, shape: tuple[int, ...]) -> None:
     if tuple(view.get_shape()) != shape:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{name} has shape {tuple(view.get_shape())}, config.json implies {shape}; "
             "take the config.json that came with the weights."
         )
     if view.get_dtype() not in ("F32", "F16", "BF16"):
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{name} is {view.get_dtype()}, not F32, F16 or BF16; give a full-precision checkpoint."
         )
 
@@ -263,7 +263,7 @@ def check_finite(tensor: Tensor, values: np.ndarray | torch.Tensor) -> None:
     if not torch.isfinite(flat.sum()):
         bad = int((~torch.isfinite(flat)).sum())
         if bad:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{tensor.name} holds {bad} NaN or infinite values of {flat.numel()}; "
                 "the checkpoint is damaged: download it again."
             )

@@ -1,10 +1,11 @@
 """Open whatever a user points at. Torch is loaded only when that is a checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 from export import CONTAINERS, Container
 from runtime.engine import Engine, open_engine, reads_files
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.model import Model
 
 
@@ -15,15 +16,13 @@ def container_of(path: Path) -> Container | None:
     """
     ways = ", ".join(container.described for container in CONTAINERS.values())
     if not path.exists():
-        raise EdgequantError(f"{path} does not exist; give {ways} or a checkpoint folder.")
+        raise InputError(f"{path} does not exist; give {ways} or a checkpoint folder.")
     for container in CONTAINERS.values():
         if container.recognises(path):
             return container
     if path.is_file():
         files = (f"a {c.name.upper()} file" for c in CONTAINERS.values() if c.is_file)
-        raise EdgequantError(
-            f"{path} is not {' or '.join(files)}; give {ways} or a checkpoint folder."
-        )
+        raise InputError(f"{path} is not {' or '.join(files)}; give {ways} or a checkpoint folder.")
     return None
 
 
@@ -43,24 +42,25 @@ def open_model(path: Path) -> Model:
     return open_checkpoint(path).model()
 
 
-def open_any(path: Path, backend: str | None = None, generating: bool = False) -> Engine:
+def open_any(
+    path: Path, backend: str | None = None, generating: bool = False, **options: Any
+) -> Engine:
     """An engine for a file: the one that its container names, or native, unless one is given.
 
-    `generating` is for who wants many tokens: see `runtime.engine.open_engine`.
+    `generating` is for who wants many tokens, `options` are the backend's: see
+    `runtime.engine.open_engine`.
     """
     container = container_of(path)
     backend = backend or ("native" if container is None else container.engine)
     model = path if reads_files(backend) else open_model(path)
-    return open_engine(model, backend, generating=generating)
+    return open_engine(model, backend, generating=generating, **options)
 
 
 def render(engine: Engine, messages: list[dict[str, str]]) -> str:
     """Messages as the model's chat template writes them, with the assistant's turn opened."""
     if engine.tokenizer is None:
-        raise EdgequantError(
-            "this model has no tokenizer and so no chat template; leave out --chat."
-        )
+        raise InputError("this model has no tokenizer and so no chat template; leave out --chat.")
     try:
         return engine.tokenizer.render(messages, generate=True)
     except ValueError as error:
-        raise EdgequantError(str(error)) from error
+        raise InputError(str(error)) from error

@@ -27,7 +27,7 @@ from quantize.report.report import Report
 from quantize.resume import Work, work_folder
 from quantize.space import check_space, disk_bytes
 from quantize.tune import tune_targets
-from runtime.errors import EdgequantError
+from runtime.errors import InputError, UnsupportedError
 
 Say = Callable[[str], None]
 
@@ -204,7 +204,7 @@ def refuse_existing(plan: Plan, checkpoint: Checkpoint, work: Work) -> None:
         ours |= {plan.output / name: "judging" for name in REPORTS}
     for path, stage in ours.items():
         if path.exists() and not work.done(stage):
-            raise EdgequantError(f"{path} exists; use --overwrite, or another folder with -o.")
+            raise InputError(f"{path} exists; use --overwrite, or another folder with -o.")
 
 
 def check_device(name: str) -> None:
@@ -213,7 +213,7 @@ def check_device(name: str) -> None:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise EdgequantError(
+        raise UnsupportedError(
             f"device {name!r} cannot be used ({reason}); use --device cpu."
         ) from error
 

@@ -9,7 +9,7 @@ from quantize.methods import METHODS
 from quantize.passes import state_sets
 from quantize.plan import EFFORTS, Assignment, Plan
 from quantize.resume import Work
-from runtime.errors import EdgequantError
+from runtime.errors import SpaceError
 
 ENTRY = 1024
 """Bytes of a stored array beside its values: headers of zip and npy, its loss in the manifest."""
@@ -74,7 +74,7 @@ def check_space(plan: Plan, needed: int, work: Work) -> None:
     needed -= work.bytes()
     free = shutil.disk_usage(plan.output).free
     if free < needed:
-        raise EdgequantError(
+        raise SpaceError(
             f"{plan.output} has {free / 1e9:.1f} GB free and the run needs about "
             f"{needed / 1e9:.1f} GB; free some, or choose another disk with -o."
         )

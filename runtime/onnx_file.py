@@ -13,7 +13,7 @@ import numpy as np
 from runtime.archs import family_of
 from runtime.blocks import BLOCKS
 from runtime.blocks.onnx_int import OnnxInt, onnx_name
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.model import Model
 from runtime.tensor import Tensor
 from runtime.tokenizer import Tokenizer, read_json
@@ -36,7 +36,7 @@ def open_onnx(folder: Path) -> Model:
     folder = Path(folder)
     config = read_json(folder / "config.json")
     if not config:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{folder} has no config.json; copy the one of the original checkpoint into it."
         )
     arch = family_of(config).arch(config)
@@ -116,7 +116,7 @@ def _stored(name: str, shape: tuple[int, ...], layout: OnnxInt | None) -> dict[s
 def _check_array(path: Path, name: str, found: np.ndarray | None, expected: Expected) -> None:
     """Raise EdgequantError when an array is missing or not as config.json says."""
     if found is None:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{path} has no weight {name}; only folders written by edgequant are read "
             "(onnxruntime still runs others)."
         )
@@ -124,7 +124,7 @@ def _check_array(path: Path, name: str, found: np.ndarray | None, expected: Expe
     # an embedding's codes are (rows, codes' bytes): what counts is rows and all bytes
     alike = found.shape[:1] == shape[:1] and found.size == math.prod(shape)
     if found.dtype.str != kind or not alike:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{name} in {path} is {found.dtype.str} {found.shape}, but its config.json says "
             f"{kind} {shape}; copy both files from the same folder."
         )
@@ -135,17 +135,17 @@ def _load(folder: Path) -> Any:
     try:
         import onnx
     except ImportError:
-        raise EdgequantError("reading ONNX needs the onnx package; pip install onnx.") from None
+        raise UnsupportedError("reading ONNX needs the onnx package; pip install onnx.") from None
     path = folder / "model.onnx"
     if not path.exists():
-        raise EdgequantError(f"{folder} has no model.onnx; give the folder that holds it.")
+        raise InputError(f"{folder} has no model.onnx; give the folder that holds it.")
     graph = path.read_bytes()
     try:
         model = onnx.load_model_from_string(graph)
         "".join(_names(model))  # a damaged name is bytes, which join refuses
         return model
     except Exception as error:  # protobuf's own, which has no public stub
-        raise EdgequantError(f"{path} is no ONNX model or was cut; copy it again.") from error
+        raise CorruptFileError(f"{path} is no ONNX model or was cut; copy it again.") from error
 
 
 def _names(model: Any) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _layouts(model: Any) -> dict[str, OnnxInt]:
         bits, size = facts.get("bits", 0), facts.get("block_size", 0)
         layout = BLOCKS.get(onnx_name(bits, size, f"{name}.zero" not in node.input))
         if not isinstance(layout, OnnxInt):
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"{name} has {bits} bits in blocks of {size}; "
                 "only 4 and 8 bits in blocks of 32, 64 and 128 are read."
             )
@@ -200,7 +200,7 @@ def _map(folder: Path, model: Any) -> dict[str, np.ndarray]:
         if location not in files:
             files[location] = _map_file(folder / location)
         if stop > len(files[location]):
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{folder / location} has {len(files[location]):,} bytes, but {proto.name} ends at "
                 f"{stop:,}; the copy was cut short, copy it again."
             )
@@ -214,7 +214,7 @@ def _place(folder: Path, proto: Any) -> tuple[str, int]:
     location, offset = where.get("location", ""), where.get("offset", "0")
     sound = location and Path(location).name == location and offset.isascii() and offset.isdigit()
     if not sound or min(proto.dims, default=0) < 0:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{folder / 'model.onnx'} places {proto.name} at offset {offset!r} of {location!r}, "
             "which is no place in a file beside it; only folders written by edgequant are read."
         )
@@ -223,7 +223,7 @@ def _place(folder: Path, proto: Any) -> tuple[str, int]:
 
 def _map_file(path: Path) -> np.ndarray:
     if not path.exists():
-        raise EdgequantError(f"{path} is missing; copy it next to model.onnx.")
+        raise CorruptFileError(f"{path} is missing; copy it next to model.onnx.")
     if path.stat().st_size == 0:
         return np.zeros(0, np.uint8)
     return np.asarray(np.memmap(path, np.uint8, mode="r"))

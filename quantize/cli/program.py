@@ -9,7 +9,6 @@ import typer.core
 from rich.text import Text
 
 import quantize
-from calib_data import CalibrationError
 from quantize.cli import judge, look, make, use
 from quantize.cli.screen import errors
 from runtime.errors import EdgequantError
@@ -80,7 +79,7 @@ def main() -> NoReturn:
         again = "; run the same command again to go on after the last finished stage"
         errors.print(f"interrupted{again if command.args[0] == 'run' else ''}.", soft_wrap=True)
         sys.exit(130)
-    except (EdgequantError, CalibrationError, OSError) as error:
+    except (EdgequantError, OSError) as error:
         if "--debug" in sys.argv:
             raise
         errors.print(Text.assemble(("error", "red"), " ", str(error)), soft_wrap=True)

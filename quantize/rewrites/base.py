@@ -11,7 +11,7 @@ import torch
 from runtime.archs import Arch, Stage
 from runtime.backends.torch import TorchOps
 from runtime.blocks import Block
-from runtime.errors import EdgequantError
+from runtime.errors import UnsupportedError
 from runtime.forward import Layer, decoder_layer
 
 REWRITES: dict[str, "Rewrite"] = {}
@@ -71,7 +71,7 @@ def check_preserved(arch: Arch, before: Weights, after: Weights, where: str) -> 
     )
     change = float((one - other).norm() / one.norm().clamp(min=1e-30))
     if not change <= TOLERANCE:  # also when it is NaN
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{where}: a rewrite changed what the layer computes, by {change:.1e} of its size; "
             "use --rewrite none, and check the weights of this layer."
         )

@@ -28,7 +28,7 @@ struct Weights {
 
     nb::object find(const std::string& name) const {
         if (!named.contains(name.c_str())) {
-            refuse("the model has no " + name + "; convert it again.");
+            refuse("the model has no " + name + "; convert it again.", "CorruptFileError");
         }
         return named[name.c_str()];
     }
@@ -38,7 +38,7 @@ struct Weights {
         if (values.shape(0) != (size_t)count) {
             refuse(name + " has " + std::to_string(values.shape(0)) +
                    " values, but the model needs " + std::to_string(count) +
-                   "; convert it again.");
+                   "; convert it again.", "CorruptFileError");
         }
         vectors.push_back(values);
         return values.data();
@@ -53,7 +53,7 @@ struct Weights {
         if (width != cols || data.shape(0) != (size_t)rows) {
             refuse(name + ".weight is " + std::to_string(data.shape(0)) + " x " +
                    std::to_string(width) + ", but the model needs " + std::to_string(rows) + " x " +
-                   std::to_string(cols) + "; convert it again.");
+                   std::to_string(cols) + "; convert it again.", "CorruptFileError");
         }
         matrices.push_back(data);
         Linear out;
@@ -86,16 +86,18 @@ DecoderLayer layer_of(Weights& weights, const DecoderSizes& sizes, int index) {
 void check_sizes(const DecoderSizes& s, size_t frequencies) {
     for (int size : {s.vocab, s.hidden, s.ffn, s.layers, s.heads, s.kv_heads, s.head_dim}) {
         if (size < 1) {
-            refuse("a size of the model is " + std::to_string(size) + "; convert it again.");
+            refuse("a size of the model is " + std::to_string(size) + "; convert it again.",
+                   "CorruptFileError");
         }
     }
     if (s.heads % s.kv_heads != 0) {
         refuse(std::to_string(s.heads) + " query heads cannot share " + std::to_string(s.kv_heads) +
-               " key-value heads evenly; convert the model again.");
+               " key-value heads evenly; convert the model again.", "CorruptFileError");
     }
     if (s.head_dim % 2 != 0 || frequencies != (size_t)s.head_dim / 2) {
         refuse("heads of " + std::to_string(s.head_dim) + " channels cannot be turned by " +
-               std::to_string(frequencies) + " frequencies; convert the model again.");
+               std::to_string(frequencies) + " frequencies; convert the model again.",
+               "CorruptFileError");
     }
 }
 

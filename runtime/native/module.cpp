@@ -23,8 +23,8 @@ static const Kernels* chosen = available_kernels().back();
 
 const Kernels& chosen_kernels() { return *chosen; }
 
-void refuse(const std::string& sentence) {
-    nb::object error = nb::module_::import_("runtime.errors").attr("EdgequantError");
+void refuse(const std::string& sentence, const char* kind) {
+    nb::object error = nb::module_::import_("runtime.errors").attr(kind);
     PyErr_SetString(error.ptr(), sentence.c_str());
     throw nb::python_error();
 }
@@ -35,7 +35,7 @@ static const Layout& find_layout(const std::string& name) {
         if (name == chosen->layouts[i]->name) return *chosen->layouts[i];
         known += (i ? ", " : "") + std::string(chosen->layouts[i]->name);
     }
-    refuse("there is no native kernel for " + name + "; known: " + known + ".");
+    refuse("there is no native kernel for " + name + "; known: " + known + ".", "UnsupportedError");
 }
 
 const Layout& check_rows(const std::string& name, const Packed& data, int cols) {
@@ -119,7 +119,8 @@ static void set_instruction_set(const std::string& name) {
             return;
         }
     }
-    refuse("this processor has no instruction set " + name + "; known: " + known + ".");
+    refuse("this processor has no instruction set " + name + "; known: " + known + ".",
+           "UnsupportedError");
 }
 
 static void set_threads(int count) {
