@@ -10,6 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMP := .venv/.installed
+CPP = $(shell find runtime/native tests/native -name "*.cpp" -o -name "*.h")
 
 .PHONY: demo test check bench speed native interop kernels clean
 
@@ -30,6 +31,7 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy & types=$$!; \
 	$(BIN)/python -m pytest -q -n auto -m "not slow" -x --ignore=tests/interop && wait $$types
 

@@ -13,6 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,26 +25,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import calib_data
 from bench import common
 from quantize import pipeline
-from quantize.calibrate import silent
 from quantize.checkpoint import open_checkpoint
 from quantize.opening import open_any
 from quantize.plan import EFFORTS, Effort, Plan
+from quantize.progress import silent
 from quantize.report.compare import compare
 from quantize.report.metrics import summarize
 from runtime.engine import open_engine
 
 LENGTH = 512
 """Tokens a window."""
-SCALES = ("scales",)
-WINDOWS = EFFORTS["medium"].windows
+STATISTICS = Effort(descent_iterations=1, windows=EFFORTS["medium"].windows)
 STEPS: dict[str, Effort | str] = {
     "GPTQ": "low",
-    "+ coordinate descent": Effort(1, 0, False, (), 0),
-    "+ statistics of the embedding": Effort(1, WINDOWS, False, (), 0),
-    "+ scales in norms": Effort(1, WINDOWS, False, SCALES, 0),
+    "+ coordinate descent": Effort(descent_iterations=1, windows=0),
+    "+ statistics of the embedding": STATISTICS,
+    "+ scales in norms": replace(STATISTICS, rewrites=("scales",)),
     "+ aim at the original (medium)": "medium",
-    "+ tokens weighed by gradients": Effort(1, WINDOWS, True, SCALES, 0, True),
-    "+ three passes of descent": Effort(3, WINDOWS, True, SCALES, 0, True),
+    "+ tokens weighed by gradients": replace(EFFORTS["medium"], weigh=True),
+    "+ three passes of descent": replace(EFFORTS["medium"], weigh=True, descent_iterations=3),
     "+ after-tuning (high)": "high",
 }
 """What a row is called -> its effort, by name or in full."""

@@ -25,12 +25,12 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import calib_data
-from quantize.calibrate import advance
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
+from quantize.stream import run
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.engine import open_engine
-from runtime.forward import Layer, forward, layers
+from runtime.forward import forward, layers
 
 Weights = dict[str, torch.Tensor]
 """Runtime name -> float32 weight."""
@@ -58,7 +58,8 @@ def read(checkpoint: Checkpoint) -> Weights:
 def save(checkpoint: Checkpoint, weights: Weights, changes: dict[str, int], folder: Path) -> None:
     """Write weights as bf16 with the checkpoint's config.json, changed, and its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    named = {checkpoint.family.hf_name(n): w.bfloat16().contiguous() for n, w in weights.items()}
+    hf_names = checkpoint.arch.hf_names()
+    named = {hf_names[name]: w.bfloat16().contiguous() for name, w in weights.items()}
     save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
     config = checkpoint.config | changes
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
@@ -71,13 +72,13 @@ def outliers(checkpoint: Checkpoint, folder: Path, seed: int = 0) -> None:
     """Enlarge CHANNELS of every norm's output by FACTOR; the function stays the same."""
     weights, rng = read(checkpoint), np.random.default_rng(seed)
     for layer in range(checkpoint.arch.layers):
-        for stage in checkpoint.family.stages:
-            norm = weights[f"blk.{layer}.{stage.before}.weight"]
+        for group in checkpoint.arch.layer(layer).groups:
+            norm = weights[f"blk.{layer}.{group.fold}.weight"]
             if norm.ndim > 1:
                 continue  # a linear before: nothing of this kind is seen there in large models
             chosen = rng.choice(len(norm), CHANNELS, replace=False)
             norm[chosen] *= FACTOR
-            for linear in stage.linears:
+            for linear in group.linears:
                 weights[f"blk.{layer}.{linear}.weight"][:, chosen] /= FACTOR
     save(checkpoint, weights, {}, folder)
 
@@ -102,7 +103,7 @@ def strongest(arch: Arch, weights: Weights, rows: np.ndarray, count: int) -> np.
     hidden = weights["token_embd.weight"].numpy()[rows]  # (rows, T, D)
     energy = np.zeros(arch.hidden)
     for layer in layers(arch, weights):
-        advance(TorchOps(), Layer(arch, layer.weights), hidden, hidden)
+        run(TorchOps(), layer, hidden, hidden)
         squares = np.square(hidden).mean((0, 1))  # (D,)
         energy += squares / squares.sum()  # the states grow from layer to layer
     return np.sort(np.argsort(energy)[-count:])

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import calib_data
 from bench import common
 from quantize import pipeline
-from quantize.calibrate import silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.opening import kind, open_any
 from quantize.plan import Plan
+from quantize.progress import silent
 from quantize.report.compare import compare
 from quantize.report.metrics import summarize
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import calib_data
-from quantize.calibrate import silent
 from quantize.checkpoint import Checkpoint
+from quantize.progress import silent
 from quantize.report.compare import compare
 from runtime.engine import Engine
 from runtime.errors import InputError

@@ -20,10 +20,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common
-from quantize.checkpoint import bundled, open_checkpoint, random_checkpoint
-from quantize.forecast import hidden_bytes, memory
+from quantize.checkpoint import bundled
+from quantize.forecast import BASE_BYTES, seconds_of
+from quantize.job import Job
 from quantize.plan import Assignment, Plan
+from quantize.space import run_cost
 from runtime.gguf_file import open_gguf
+from tests.random_checkpoint import random_checkpoint
 
 QWEN: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -88,19 +91,19 @@ def row(name: str, folder: Path) -> dict[str, Any]:
         artifact = next(Path(output).glob("*.gguf"))
         size, written = artifact.stat().st_size, open_gguf(artifact).tensors
         types = {name: tensor.block for name, tensor in written.items() if len(tensor.shape) == 2}
-    checkpoint = open_checkpoint(model)
-    plan = Plan.from_flags(None, {**given, "model": str(model)})
-    hidden = hidden_bytes(plan, checkpoint, [Assignment(plan.targets[0], types, ())])
+    job = Job.resolve(Plan.from_flags(None, {**given, "model": str(model)}))
+    cost = run_cost(job.assigned([Assignment(job.targets[0], types)]), [size])
     return {
         "model": name,
         "target": given["to"][0],
         "effort": given["effort"],
-        "layers": checkpoint.arch.layers,
+        "layers": job.checkpoint.arch.layers,
         "checkpoint_bytes": sum(f.stat().st_size for f in model.glob("*.safetensors")),
         "artifact_bytes": size,
         "peak_bytes": peak,
-        "forecast_bytes": memory(checkpoint, plan, hidden),
+        "forecast_bytes": BASE_BYTES + cost.memory,
         "seconds": round(seconds, 1),
+        "forecast_seconds": round(seconds_of(cost), 1),
     }
 
 

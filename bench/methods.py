@@ -18,10 +18,10 @@ import numpy as np
 import calib_data
 from bench import common
 from quantize import pipeline
-from quantize.calibrate import silent
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.opening import open_any
 from quantize.plan import Plan
+from quantize.progress import silent
 from quantize.report.compare import compare
 from quantize.report.metrics import summarize
 from runtime.engine import open_engine

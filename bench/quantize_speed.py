@@ -36,12 +36,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import block, common, shapes
 from bench.rival import chunk
-from quantize.calibrate import Recipe, Watched, quantize_weight
+from quantize.hessian import add_gram, mirror
 from quantize.methods import METHODS
 from quantize.plain import round_tensor
 from quantize.plan import Target, assign
-from runtime.archs import FAMILIES
-from runtime.backends.torch import TorchOps
+from quantize.rounding import Recipe, quantize_weight
 from runtime.blocks import BLOCKS, Block
 from runtime.tensor import Tensor
 
@@ -58,7 +57,7 @@ def kinds(size: str, preset: str) -> Counter[Kind]:
     """How many 2-D tensors of each shape and type a model has."""
     arch = shapes.arch_of(size)
     types = assign(Target("gguf", preset), arch, ()).types
-    known = FAMILIES[arch.family].shapes(arch).items()
+    known = arch.shapes().items()
     return Counter(((s[0], s[1]), types[name].name) for name, s in known if len(s) == 2)
 
 
@@ -150,19 +149,14 @@ def in_turn(
 @torch.inference_mode()
 def our_stage(stage: int, device: str = "cpu") -> tuple[float, float]:
     """Seconds for the Hessian of a stage, and for rounding its linears with GPTQ to Q4_K."""
-    width, linears = block.STAGES[stage]
-    first = next(iter(linears))
+    width = block.STAGES[stage][0]
     weights = [torch.from_numpy(values).to(device) for values in block.weights(stage).values()]
-    # a row of weights stands for the linear, whose product is no part of the work
-    row = torch.zeros(1, width, device=device)
-    watched = Watched(shapes.arch_of("1.5B"), {f"{first}.weight": row})
-    watched.hessians[first] = torch.zeros(width, width, device=device)
     batches = [torch.from_numpy(batch).to(device) for batch in block.inputs(stage)]
-    ops, recipe = TorchOps(device), Recipe(METHODS["gptq"])
+    total, recipe = torch.zeros(width, width, device=device), Recipe(METHODS["gptq"])
     start = now(device)
     for batch in batches:
-        watched.linear(ops, first, batch)
-    hessian = watched.hessians[first] / block.TOKENS
+        add_gram(total, batch, batch)
+    hessian = mirror(total).div_(block.TOKENS)
     middle = now(device)
     factor, _ = recipe.factor(hessian, "")
     for weight in weights:

@@ -29,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import calib_data
 from export.gguf import write
 from export.gguf_general import FILE_TYPES
-from quantize.calibrate import load_layer, statistics
 from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.hessian import Hessians
 from quantize.plan import Target, assign
+from quantize.stream import Carried, Original, forward
 from runtime.backends.torch import TorchOps
 from runtime.blocks import Block
 from runtime.errors import UnsupportedError
@@ -51,17 +52,18 @@ Floats = ctypes.POINTER(ctypes.c_float)
 @torch.inference_mode()
 def importance(checkpoint: Checkpoint, rows: int = ROWS, length: int = LENGTH) -> Importance:
     """What llama-imatrix would collect of every linear, in the full-precision model."""
-    arch, stages = checkpoint.arch, checkpoint.family.stages
     ids = calib_data.load("builtin", checkpoint.tokenizer, rows, length).ids
     embedding = checkpoint.tensors["token_embd.weight"]
     hidden = np.stack([embedding.block.decode(embedding.data[row]) for row in ids])  # (rows, T, D)
     found: dict[str, np.ndarray] = {}
-    for layer in range(arch.layers):
-        weights = load_layer(checkpoint, layer, torch.device("cpu"))
-        hessians = statistics(TorchOps(), arch, weights, stages, hidden, hidden)
-        for stage in stages:
-            squares = hessians[stage.linears[0]].diagonal().numpy().copy()  # (in,)
-            found |= {f"blk.{layer}.{linear}.weight": squares for linear in stage.linears}
+    ops = TorchOps()
+    source, states = Original(checkpoint, ops.device), Carried(hidden)
+    for layer, sums in forward(ops, source, states, lambda at: Hessians(at.spec, ops.device)):
+        hessians = sums.mean(ids.size)
+        for group in layer.spec.groups:
+            squares = hessians[group.name].diagonal().numpy().copy()  # (in,)
+            blk = f"blk.{layer.index}"
+            found |= {f"{blk}.{linear}.weight": squares for linear in group.linears}
     return found
 
 

@@ -18,7 +18,7 @@ from bench.memory import LARGE, QWEN, SMALL
 from export.gguf import write
 from quantize.checkpoint import bundled
 from quantize.plan import Target, assign
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import Arch
 from runtime.archs.base import family_of
 from runtime.blocks import Block
 from runtime.tensor import Tensor
@@ -61,7 +61,7 @@ def random_tensors(arch: Arch, types: Mapping[str, Block]) -> Iterator[Tensor]:
     """Random tensors of these types; norms are near 1."""
     random = np.random.default_rng(0)
     samples: dict[tuple[str, int], np.ndarray] = {}
-    for name, shape in FAMILIES[arch.family].shapes(arch).items():
+    for name, shape in arch.shapes().items():
         if len(shape) == 1:
             values = DEVIATION * random.standard_normal(shape, np.float32) + ("norm" in name)
             yield Tensor.dense(name, values)

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common, shapes
 from quantize.bench.speed import Request, Speed, measure
-from quantize.calibrate import Progress
-from quantize.progress import Bar
+from quantize.cli.bar import Bar
+from quantize.progress import Progress
 from runtime.archs import Arch
 from runtime.engine import Engine, open_engine
 from runtime.gguf_file import open_gguf, read_arch

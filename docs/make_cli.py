@@ -6,7 +6,7 @@ from typing import Any
 
 import typer.main
 
-from quantize.cli import app
+from quantize.cli.program import app
 
 PATH = Path(__file__).with_name("cli.md")
 

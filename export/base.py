@@ -1,4 +1,4 @@
-"""What a container is: its types and mixtures, the function that writes it, and how it is read.
+"""What a container is: its types and mixtures, its writer, and beside it the reader.
 
 All that the command line, the plan and the reports know of a container is one `Container(...)`, so
 adding a container is adding a file.
@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from export.mixture import Preset
 from runtime.archs import Arch
 from runtime.blocks import Block
+from runtime.containers import READERS
 from runtime.errors import CorruptFileError, InputError
-from runtime.model import Model
+from runtime.reader import Reader
 from runtime.tensor import Tensor
 
 CONTAINERS: dict[str, "Container"] = {}
@@ -48,13 +49,11 @@ class Size(Protocol):
 
 @dataclass(frozen=True)
 class Container:
-    """One kind of artifact."""
+    """One kind of artifact: what it holds, how it is written, and how it is opened again."""
 
-    name: str
+    reader: Reader
     suffix: str
     """Of the artifact's name: ".gguf" of a file; a folder's has no dot."""
-    described: str
-    """What to call an artifact in a message, such as "a .gguf file"."""
     widest: str
     """Type of a row that no block of the container divides."""
     holds: Callable[[Block], bool]
@@ -63,26 +62,21 @@ class Container:
     """Mixtures by the name that --to gives them."""
     write: Write
     size: Size
-    recognises: Callable[[Path], bool]
-    """Whether a path that exists is such an artifact, judged by its content."""
-    open: Callable[[Path], Model]
-    """The tensors as they are stored. Raises EdgequantError for a damaged artifact."""
     provenance: Callable[[Path], dict[str, Any]]
     """What the tool that made an artifact wrote into it, as JSON values."""
     maker: Callable[[Path], str | None]
     """The tool that quantized an artifact, as its metadata tells; None where it does not."""
-    engine: str
-    """Backend that runs it unless another is named."""
     usage: str
     """How to run it, for the model card: Markdown with {file} and {model}, the model's name."""
 
     @property
-    def is_file(self) -> bool:
-        """Whether an artifact is one file, not a folder."""
-        return self.suffix.startswith(".")
+    def name(self) -> str:
+        """What --to and reports call it."""
+        return self.reader.name
 
     def __post_init__(self) -> None:
         CONTAINERS[self.name] = self
+        READERS.setdefault(self.name, self.reader)
 
 
 def check_tensor(
@@ -91,7 +85,7 @@ def check_tensor(
     """Raise EdgequantError for a tensor that has no place among `shapes`, or came before."""
     name = tensor.name
     if name not in shapes or name in seen:
-        what = "came twice" if name in seen else "is no tensor of this model"
+        what = "came twice" if name in seen else "is not a tensor of this model"
         raise InputError(f"{name} {what}; pass each tensor of the model once.")
     if tensor.shape != shapes[name]:
         raise CorruptFileError(

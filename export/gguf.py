@@ -27,9 +27,9 @@ from export.gguf_vocab import vocabulary
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import CorruptFileError, UnsupportedError
-from runtime.gguf_file import ROPE_FACTORS, is_gguf, open_gguf, read
+from runtime.gguf_file import READER, ROPE_FACTORS, read
 from runtime.gguf_header import ALIGNMENT
-from runtime.tensor import Tensor
+from runtime.tensor import Tensor, is_matrix, stored_bytes
 
 COUNTS = 24
 """Bytes before the metadata: magic, version, number of tensors, number of pairs."""
@@ -98,7 +98,7 @@ def _bytes(value: Any) -> int:
 
 def tensor_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
     """Every tensor of the file: name -> shape."""
-    shapes = FAMILIES[arch.family].shapes(arch)
+    shapes = arch.shapes()
     return {ROPE_FACTORS: (arch.head_dim // 2,)} | shapes if arch.rope.divided else shapes
 
 
@@ -109,8 +109,8 @@ def expected_bytes(arch: Arch, layouts: Mapping[str, Block]) -> int:
     """
     total = 0
     for name, shape in tensor_shapes(arch).items():
-        block = layouts[name] if len(shape) == 2 else BLOCKS["F32"]
-        total += _padded(math.prod(shape[:-1]) * block.row_bytes(shape[-1]))
+        block = layouts[name] if is_matrix(shape) else BLOCKS["F32"]
+        total += _padded(stored_bytes(block, shape))
     return total
 
 
@@ -155,7 +155,7 @@ def _kind(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
 
 def _stored(arch: Arch, tensor: Tensor) -> Tensor:
     """A tensor as GGUF keeps it: its own order of rows, and F32 for norms and biases."""
-    if len(tensor.shape) == 1 and tensor.block.name != "F32":
+    if not tensor.is_matrix and tensor.block.name != "F32":
         tensor = Tensor.dense(tensor.name, tensor.decode())
     order = FAMILIES[arch.family].gguf_rows(arch, tensor.name)
     if order is None:
@@ -254,18 +254,14 @@ def _differs(what: str) -> CorruptFileError:
 
 
 Container(
-    "gguf",
+    READER,
     suffix=".gguf",
-    described="a .gguf file",
     widest="F16",
     holds=lambda layout: layout.ggml_type is not None,
     presets=PRESETS,
     write=write,
     size=size,
-    recognises=is_gguf,
-    open=open_gguf,
     provenance=provenance,
     maker=maker,
-    engine="native",
     usage=USAGE,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, LlamaFileType
 from gguf.utility import size_label
 
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import Arch
 from runtime.gguf_header import read_header
 from runtime.tokenizer import read_json
 
@@ -21,7 +21,7 @@ LLAMACPP = "quantize."
 
 def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
     """Metadata that says what the file is, and how it was made."""
-    shapes = FAMILIES[arch.family].shapes(arch)
+    shapes = arch.shapes()
     parameters = sum(math.prod(shape) for shape in shapes.values())
     keys: dict[str, Any] = {
         "general.type": "model",

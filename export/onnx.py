@@ -34,12 +34,12 @@ from export.onnx_data import (
     weight_values,
 )
 from export.onnx_presets import PRESETS
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.blocks.onnx_int import OnnxInt
 from runtime.errors import CorruptFileError, UnsupportedError
-from runtime.onnx_file import is_onnx, maker, metadata, open_onnx
-from runtime.tensor import Tensor
+from runtime.onnx_file import READER, maker, metadata
+from runtime.tensor import Tensor, is_matrix
 
 CHUNK = 1 << 24
 """Bytes read at a time when the written file is compared."""
@@ -108,7 +108,7 @@ def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, 
     EdgequantError for heads that onnxruntime cannot rotate, as `write` does.
     """
     _check_heads(arch)
-    shapes = FAMILIES[arch.family].shapes(arch)
+    shapes = arch.shapes()
     layouts = {name: types.get(name, BLOCKS["F32"]) for name in shapes}
     places = Places()
     for name, shape in shapes.items():
@@ -144,8 +144,8 @@ def least_bytes(arch: Arch) -> int:
     Tensors come one at a time, so this is all that is known of the size before the first one.
     """
     bits = min(layout.bits for layout in BLOCKS.values() if isinstance(layout, OnnxInt))
-    shapes = FAMILIES[arch.family].shapes(arch).values()
-    weights = sum(math.prod(shape) * (bits / 8 if len(shape) == 2 else 4) for shape in shapes)
+    shapes = arch.shapes().values()
+    weights = sum(math.prod(shape) * (bits / 8 if is_matrix(shape) else 4) for shape in shapes)
     return int(weights) + 2 * genai.context_length(arch) * arch.head_dim // 2 * 4
 
 
@@ -160,7 +160,7 @@ def _check_heads(arch: Arch) -> None:
 
 def _store(data: DataFile, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Block]:
     """Stream every tensor to the data file; returns how each one is stored."""
-    shapes = FAMILIES[arch.family].shapes(arch)
+    shapes = arch.shapes()
     layouts: dict[str, Block] = {}
     for tensor in tensors:
         check_tensor(tensor, shapes, layouts)
@@ -213,18 +213,14 @@ def _crc(file: BinaryIO, length: int) -> int:
 
 
 Container(
-    "onnx",
+    READER,
     suffix="-onnx",
-    described="an ONNX folder",
     widest="F32",
     holds=lambda layout: isinstance(layout, OnnxInt) or layout.name == "F32",
     presets=PRESETS,
     write=write,
     size=size,
-    recognises=is_onnx,
-    open=open_onnx,
     provenance=metadata,
     maker=maker,
-    engine="onnxruntime",
     usage=USAGE,
 )

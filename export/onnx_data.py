@@ -21,7 +21,7 @@ from runtime.archs import Arch
 from runtime.blocks import Block
 from runtime.blocks.onnx_int import OnnxInt
 from runtime.errors import UnsupportedError
-from runtime.tensor import Tensor
+from runtime.tensor import Tensor, is_matrix
 
 DATA = "model.onnx.data"
 
@@ -54,7 +54,7 @@ def weight_arrays(name: str, shape: tuple[int, ...], layout: Block) -> list[Arra
 
     Raises EdgequantError for a type that ONNX cannot hold.
     """
-    if isinstance(layout, OnnxInt) and len(shape) == 2:
+    if isinstance(layout, OnnxInt) and is_matrix(shape):
         rows, blocks = shape[0], shape[1] // layout.size
         whole = (rows, blocks * layout.code_bytes)
         codes = whole if name == onnx_graph.EMBEDDING else (rows, blocks, layout.code_bytes)
@@ -74,14 +74,14 @@ def weight_arrays(name: str, shape: tuple[int, ...], layout: Block) -> list[Arra
 def weight_values(tensor: Tensor) -> list[Iterable[np.ndarray]]:
     """The pieces along the first axis of each of a tensor's `weight_arrays`."""
     layout = tensor.block
-    if isinstance(layout, OnnxInt) and len(tensor.shape) == 2:
+    if isinstance(layout, OnnxInt) and tensor.is_matrix:
         return [[part] for part in layout.split(tensor.data) if part is not None]
     return [_float_rows(tensor)]
 
 
 def _float_rows(tensor: Tensor) -> Iterator[np.ndarray]:
     """float32 values of a tensor, some rows at a time: an embedding may take a gigabyte."""
-    for start in range(0, tensor.shape[0] if len(tensor.shape) == 2 else 1, ROWS_AT_ONCE):
+    for start in range(0, tensor.rows, ROWS_AT_ONCE):
         yield tensor.decode(start, start + ROWS_AT_ONCE).astype(SINGLE, copy=False)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import Arch
 from runtime.blocks import Block
 from runtime.blocks.onnx_int import OnnxInt
 
@@ -195,7 +195,7 @@ def _linear(graph: Graph, part: str, x: str, out: str = "") -> str:
 
 
 def _shape(arch: Arch, part: str) -> tuple[int, ...]:
-    return FAMILIES[arch.family].shapes(arch)[f"{part}.weight"]
+    return arch.shapes()[f"{part}.weight"]
 
 
 def _attention(graph: Graph, blk: str, normed: str, lengths: list[str]) -> str:

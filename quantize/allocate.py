@@ -1,7 +1,7 @@
 """Bits where they count: a type for every tensor, so that the whole file has a given size or loss.
 
 Every tensor has a few choices, each with its bytes and the KL it is predicted to add (see
-curvature.py). Choosing one for each in a budget is a multiple-choice knapsack. Its relaxation is
+fisher.py). Choosing one for each in a budget is a multiple-choice knapsack. Its relaxation is
 solved by walking from the smallest file upwards, always taking the step that saves most KL a byte;
 what is left of the budget goes to single changes and swaps that still help. The walk is also the
 frontier: the least predicted KL at each size.
@@ -59,7 +59,7 @@ def predicted_kl(weight: torch.Tensor, block: Block, factor: Factor, rows: torch
 def sample(rows: torch.Tensor) -> torch.Tensor:
     """Indices of at most SAMPLE rows, each with a chance in proportion to rows (out,).
 
-    Rows at equal distances on the running sum: no luck is involved, and a mean over them stands for
+    Rows at equal distances on the running sum: nothing is random, and a mean over them stands for
     the weighted mean over all.
     """
     count = min(SAMPLE, len(rows))

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from export import CONTAINERS
 from quantize.allocate import Choice, Choices, Step, at_most, frontier, within
 from quantize.plan import (
     Allocation,
     Assignment,
-    Plan,
     Rule,
     Target,
     fallback_sentences,
@@ -16,9 +16,10 @@ from quantize.plan import (
     narrow,
     ruled,
 )
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import InputError
+from runtime.tensor import is_matrix, stored_bytes
 
 CAUTION = 0.6
 """Part of max_kl that may be predicted: of small types the measured loss is up to 1/0.6 of that."""
@@ -30,26 +31,43 @@ Predictions = Mapping[str, Mapping[str, float]]
 """Tensor -> type -> KL in nats a token."""
 
 
+@dataclass(frozen=True)
+class Goal:
+    """What automatic targets are to reach; the first that is given counts."""
+
+    size: int | None = None
+    """Most bytes of the artifact."""
+    bits: float | None = None
+    """Most bits a weight of its tensors."""
+    kl: float | None = None
+    """Most loss, in nats a token."""
+
+
 def allocate(
-    plan: Plan, target: Target, arch: Arch, predictions: Predictions, size: Size
+    goal: Goal,
+    target: Target,
+    arch: Arch,
+    rules: tuple[Rule, ...],
+    predictions: Predictions,
+    size: Size,
 ) -> Assignment:
-    """The types with least predicted KL in plan.target_size or target_bpw, or else the smallest
-    that are safely predicted to lose at most plan.max_kl.
+    """The types with least predicted KL in the goal's bytes or bits, or else the smallest that are
+    safely predicted to lose at most its KL.
 
     `size` counts the sentences of `rule_fallbacks`, which the artifact will hold. Raises
     EdgequantError with what is feasible when the target is out of reach.
     """
-    choices = choices_of(target, arch, plan.rules, predictions)
+    choices = choices_of(target, arch, rules, predictions)
     path = frontier(choices)
-    if plan.target_size is not None:
-        step = _by_size(plan, target, choices, path, size)
-    elif plan.target_bpw is not None:
-        step = _by_bits(plan, target, choices, path, arch)
+    if goal.size is not None:
+        step = _by_size(goal.size, target, choices, path, size)
+    elif goal.bits is not None:
+        step = _by_bits(goal.bits, target, choices, path, arch)
     else:
-        step = _by_loss(plan, target, choices, path, size)
+        step = _by_loss(goal.kl or 0.0, target, choices, path, size)
     types, rest = types_of(step), size(types_of(path[0])) - path[0].bytes
     points = tuple((point.bytes + rest, point.kl) for point in path)
-    told = rule_fallbacks(target, arch, plan.rules)
+    told = rule_fallbacks(target, arch, rules)
     return Assignment(target, types, told, Allocation(size(types), step.kl, points))
 
 
@@ -59,14 +77,14 @@ def choices_of(
     """What each tensor may become: all that the container holds, or what the last rule says."""
     container = CONTAINERS[target.container]
     out: dict[str, list[Choice]] = {}
-    for name, shape in FAMILIES[arch.family].shapes(arch).items():
-        if len(shape) != 2:
+    for name, shape in arch.shapes().items():
+        if not is_matrix(shape):
             continue
         kinds = [kind for kind in predictions[name] if container.holds(BLOCKS[kind])]
         if wanted := ruled(name, rules, container):
-            kinds = [narrow(wanted, shape[1], container).name]
+            kinds = [narrow(wanted, shape[-1], container).name]
         out[name] = [
-            Choice(kind, shape[0] * BLOCKS[kind].row_bytes(shape[1]), predictions[name][kind])
+            Choice(kind, stored_bytes(BLOCKS[kind], shape), predictions[name][kind])
             for kind in kinds
         ]
     return out
@@ -85,9 +103,8 @@ def types_of(step: Step) -> Types:
     return {name: BLOCKS[kind] for name, kind in step.kinds.items()}
 
 
-def _by_size(plan: Plan, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:
-    """The least loss whose artifact takes at most plan.target_size bytes."""
-    limit = plan.target_size or 0
+def _by_size(limit: int, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:
+    """The least loss whose artifact takes at most `limit` bytes."""
     least, most = (size(types_of(path[at])) for at in (0, -1))
     if not least <= limit <= most:
         raise InputError(
@@ -105,11 +122,10 @@ def _by_size(plan: Plan, target: Target, choices: Choices, path: list[Step], siz
     return best
 
 
-def _by_bits(plan: Plan, target: Target, choices: Choices, path: list[Step], arch: Arch) -> Step:
-    """The least loss whose 2-D weights take at most plan.target_bpw bits each on average."""
-    shapes = FAMILIES[arch.family].shapes(arch).values()
-    weights = sum(math.prod(shape) for shape in shapes if len(shape) == 2)
-    bits = plan.target_bpw or 0.0
+def _by_bits(bits: float, target: Target, choices: Choices, path: list[Step], arch: Arch) -> Step:
+    """The least loss whose 2-D weights take at most `bits` each on average."""
+    shapes = arch.shapes().values()
+    weights = sum(math.prod(shape) for shape in shapes if is_matrix(shape))
     least, most = (8 * path[at].bytes / weights for at in (0, -1))
     if not least <= bits <= most:
         raise InputError(
@@ -120,14 +136,14 @@ def _by_bits(plan: Plan, target: Target, choices: Choices, path: list[Step], arc
     return within(choices, int(bits * weights / 8), path)
 
 
-def _by_loss(plan: Plan, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:
-    """The smallest types that are safely predicted to lose at most plan.max_kl."""
+def _by_loss(limit: float, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:
+    """The smallest types that are safely predicted to lose at most `limit` nats a token."""
     try:
-        return at_most(choices, CAUTION * (plan.max_kl or 0.0))
+        return at_most(choices, CAUTION * limit)
     except ValueError:
         # a little is added, so that the figure as it is rounded can be asked for
         raise InputError(
-            f"--max-kl {plan.max_kl:g} is out of reach: {target.label} of this model is predicted "
+            f"--max-kl {limit:g} is out of reach: {target.label} of this model is predicted "
             f"to lose up to {1.005 * path[-1].kl / CAUTION:.3g} nats a token even at "
             f"{size(types_of(path[-1])):,} bytes; allow more."
         ) from None

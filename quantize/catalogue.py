@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,18 @@ from rich.table import Table
 
 from export import CONTAINERS
 from quantize.methods import METHODS
-from quantize.opening import container_of, kind, open_model
 from quantize.rewrites import REWRITES
 from runtime.archs import FAMILIES
 from runtime.blocks import BLOCKS
+from runtime.containers import recognise
 from runtime.engine import backend_names
 from runtime.errors import InputError
 
 
 def describe(path: Path) -> dict[str, Any]:
     """Sizes, types and bytes by tensor, and provenance, as JSON values."""
-    model, container = open_model(path), container_of(path)
+    reader = recognise(path)
+    model, container = reader.open(path), CONTAINERS.get(reader.name)
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
     tensors: list[dict[str, Any]] = [
         {"name": t.name, "type": t.block.name, "shape": list(t.shape), "bytes": t.nbytes}
@@ -29,11 +31,11 @@ def describe(path: Path) -> dict[str, Any]:
     weights = sum(math.prod(t["shape"]) for t in tensors)
     return {
         "file": str(path),
-        "container": kind(path),
+        "container": reader.name,
         "bytes": sum(f.stat().st_size for f in files),
         "weights": weights,
         "bits_per_weight": 8 * sum(t["bytes"] for t in tensors) / weights,
-        "arch": vars(model.arch) | {"rope": vars(model.arch.rope)},
+        "arch": asdict(model.arch),
         "tokenizer": None if model.tokenizer is None else model.tokenizer.backend.get_vocab_size(),
         "provenance": {} if container is None else container.provenance(path),
         "tensors": tensors,

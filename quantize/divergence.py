@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quantize.calibrate import batches
+from quantize.stream import batches
 from runtime.tensor import Tensor
 
 ROWS = 4096
-"""Rows of a head that stand in memory as float32."""
+"""Chunk size in rows of a head, decoded to float32."""
 TOKENS = 256
-"""Tokens whose logits by these rows stand in memory."""
+"""Chunk size in tokens, of the logits by these rows."""
 
 
 @dataclass(frozen=True)

@@ -16,28 +16,22 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from quantize.calibrate import CHUNK, Progress, silent
-from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.curvature import LOGITS
-from quantize.imatrix import for_model
-from quantize.measure import windows
-from quantize.methods import METHODS
+from quantize.checkpoint import Checkpoint
+from quantize.cost import Cost
+from quantize.job import Job
 from quantize.methods.rtn import rtn
-from quantize.passes import state_sets
-from quantize.pipeline import artifact_bytes, assign_all, check_device
-from quantize.plan import EFFORTS, Assignment, Plan, check_rules
-from quantize.resume import Work
-from quantize.space import disk_bytes, weight_bytes
-from quantize.tune import WINDOWS as TUNED
+from quantize.pipeline import assign_all
+from quantize.plan import Assignment, Plan
+from quantize.progress import Progress, silent
+from quantize.space import run_cost
+from quantize.stored import weight_bytes
+from quantize.writing import artifact_bytes
 
 SAMPLE = 64
 """Rows of a tensor that are rounded to know its error."""
-BASE_BYTES = 450 << 20
-"""Resident bytes of Python with torch, before any weight."""
-COLUMN_SECONDS = 1e-5
-"""Time of one column of GPTQ beside its products, on a CPU: a loop in C++."""
-STARTED_SECONDS = 4e-4
-"""The same on other devices: most of it is starting small operations."""
+BASE_BYTES = (300 + 150) << 20
+"""Resident bytes of Python with torch, and of what the libraries of products and the heap keep for
+themselves once a layer went through: arrays of less than 32 MiB are not given back at once."""
 POINTS = 12
 """Lines of a frontier on the screen."""
 LEAST_SHOWN = 1e-5
@@ -103,93 +97,38 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
 
     Writes nothing in the output folder. Errors as in `pipeline.run`.
     """
-    checkpoint = open_checkpoint(plan.model)
-    check_rules(plan, checkpoint.arch)
-    for_model(plan.imatrix, checkpoint.arch)
-    check_device(plan.device)
     with tempfile.TemporaryDirectory() as folder:
-        assignments = assign_all(plan, checkpoint, Work(Path(folder), ""), progress)
-    sizes = artifact_bytes(plan, checkpoint, assignments)
-    tokens = plan.rows * plan.length if METHODS[plan.method].calibrated else 0
+        job = assign_all(Job.resolve(plan, progress, Path(folder)))
+    checkpoint, sizes = job.checkpoint, artifact_bytes(job)
+    cost = run_cost(job, sizes)
     return Forecast(
         model=checkpoint.name,
         weights=count(checkpoint),
-        method=plan.method,
-        calibration_tokens=tokens,
-        memory=memory(checkpoint, plan, hidden_bytes(plan, checkpoint, assignments)),
-        disk=disk_bytes(plan, checkpoint, assignments, sum(sizes)),
-        seconds=seconds(plan, checkpoint, tokens, assignments),
+        method=job.recipe.method.name,
+        calibration_tokens=job.calibration.tokens if job.recipe.method.calibrated else 0,
+        memory=BASE_BYTES + cost.memory,
+        disk=cost.disk,
+        seconds=seconds_of(cost),
         targets=tuple(
             target_forecast(checkpoint, assignment, size)
-            for assignment, size in zip(assignments, sizes, strict=True)
+            for assignment, size in zip(job.assignments, sizes, strict=True)
         ),
     )
 
 
-def count(checkpoint: Checkpoint) -> int:
-    """Number of weights, norms and biases included."""
-    return sum(math.prod(shape) for shape in checkpoint.tensors.shapes.values())
-
-
-def hidden_bytes(plan: Plan, checkpoint: Checkpoint, assignments: list[Assignment]) -> int:
-    """Bytes of the hidden states of all calibration rows, or of some before and after every layer
-    while gradients are taken."""
-    rows = plan.rows if METHODS[plan.method].calibrated else 0
-    rows *= state_sets(plan, assignments)
-    sets = max(rows, (checkpoint.arch.layers + 1) * windows(plan))
-    return 4 * sets * plan.length * checkpoint.arch.hidden
-
-
-def memory(checkpoint: Checkpoint, plan: Plan, hidden: int) -> int:
-    """Bytes resident at most: a layer (original, values, codes), its Hessians, the embedding."""
-    shapes = checkpoint.family.layer_shapes(checkpoint.arch)
-    layer = sum(4 * int(np.prod(shape)) for shape in shapes.values())
-    largest = max(4 * int(np.prod(shape)) for shape in shapes.values())
-    stages = checkpoint.family.stages
-    hessians = [4 * shapes[f"{s.linears[0]}.weight"][1] ** 2 for s in stages] if hidden else [0]
-    # a moment beside each Hessian, and factoring with two more of its size (prefix.py), come before
-    # rounding with one of them
-    work = max(max(hessians) + 8 * largest, sum(hessians) + 2 * max(hessians))
-    embedding = 4 * checkpoint.arch.vocab * checkpoint.arch.hidden  # bf16 source and packed rows
-    states = min(hidden, int(plan.max_ram * 2**30))
-    walk = 2 * layer + sum(hessians) + work + states
-    # gradients: the head in float32 beside its source, and a few arrays of logits
-    back = states + 2 * embedding + 10 * 4 * LOGITS if windows(plan) else 0
-    # of a piece of the embedding, descent keeps a dozen copies and more
-    return BASE_BYTES + max(walk, embedding + 15 * 4 * CHUNK, back)
-
-
-def seconds(
-    plan: Plan, checkpoint: Checkpoint, tokens: int, assignments: list[Assignment]
-) -> float:
-    """Time of the products, the factorings and the column loops at this machine's speed.
-
-    Gradients cost a token three times what running it costs, and so does a step of tuning.
-    """
-    effort, arch, targets = EFFORTS[plan.effort], checkpoint.arch, len(assignments)
+def seconds_of(cost: Cost) -> float:
+    """Time of a cost, at the speed of products on this machine."""
     side = torch.rand(1024, 1024)
     start = time.perf_counter()
     for _ in range(4):
         side @ side
     rate = 4 * 2 * 1024**3 / (time.perf_counter() - start)  # operations a second
-    shapes = checkpoint.family.layer_shapes(checkpoint.arch)
-    matrices = [shape for shape in shapes.values() if len(shape) == 2]
-    widths = [shapes[f"{s.linears[0]}.weight"][1] for s in checkpoint.family.stages]
-    looks = state_sets(plan, assignments)  # moments beside Hessians
-    work = 2 * (1 + looks) * tokens * sum(rows * cols for rows, cols in matrices)
-    work += looks * 2 * tokens * sum(width**2 for width in widths) + sum(
-        width**3 // 3 for width in widths
-    )
-    work += targets * sum(40 * 20 * rows * cols + rows * cols * cols for rows, cols in matrices)
-    turns = 1 + effort.passes if tokens else 0
-    columns = turns * targets * sum(cols for _, cols in matrices)
-    work += effort.passes * targets * sum(rows * cols * cols for rows, cols in matrices)
-    back = windows(plan) + targets * effort.steps * TUNED if tokens else 0
-    a_token = 2 * (arch.layers * sum(rows * cols for rows, cols in matrices))
-    a_token += 2 * arch.vocab * arch.hidden
-    gradients = 3 * back * plan.length * a_token
-    beside = columns * (COLUMN_SECONDS if plan.device == "cpu" else STARTED_SECONDS)
-    return float(arch.layers * (work / rate + beside) + gradients / rate)
+    return cost.flops / rate + cost.seconds
+
+
+def count(checkpoint: Checkpoint) -> int:
+    """Number of weights, norms and biases included."""
+    return sum(math.prod(shape) for shape in checkpoint.tensors.shapes.values())
 
 
 def target_forecast(checkpoint: Checkpoint, assignment: Assignment, size: int) -> TargetForecast:

@@ -26,11 +26,12 @@ import numpy as np
 from gguf import GGUFWriter
 
 from export.files import new_file
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import Arch
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.gguf_cursor import Cursor
 from runtime.gguf_file import GgufFile, is_gguf
 from runtime.gguf_file import read as read_gguf
+from runtime.tensor import is_matrix
 
 MAKE = "make one with `quantize imatrix`"
 """The way out of most errors here."""
@@ -83,19 +84,19 @@ def for_model(path: Path | None, arch: Arch) -> Imatrix | None:
     if path is None:
         return None
     found = read(path)
-    shapes = {n: s for n, s in FAMILIES[arch.family].shapes(arch).items() if len(s) == 2}
+    shapes = {n: s for n, s in arch.shapes().items() if is_matrix(s)}
     linears = [name for name in shapes if name.startswith("blk.")]
     # a tied model has no output.weight of its own, but tools may have seen one
     known = {"output.weight": shapes["token_embd.weight"]} | shapes
     for name, shape in known.items():
-        if name in found.means and shape[1] != len(found.means[name]):
+        if name in found.means and shape[-1] != len(found.means[name]):
             raise InputError(
-                f"{name.removesuffix('.weight')} has {shape[1]} channels and the imatrix "
+                f"{name.removesuffix('.weight')} has {shape[-1]} channels and the imatrix "
                 f"{len(found.means[name])}; {path} was made of another model: {MAKE}."
             )
     if missing := [name for name in linears if name not in found.means]:
         raise InputError(
-            f"{path} lacks {len(missing)} of the model's {len(linears)} linears, the first is "
+            f"{path} is missing {len(missing)} of the model's {len(linears)} linears, the first is "
             f"{missing[0]}; it was made of another model: {MAKE}."
         )
     if unknown := sorted(name for name in found.means if name not in known):

@@ -1,133 +1,124 @@
 """What the model reacts to, measured once before any rounding and kept in the work folder.
 
 tables        Hessians for the embedding and the head
-tokens        how much each calibration token counts in each stage (high effort)
+tokens        how much each calibration token counts in each input group (high effort)
 predictions   the KL that each type would add in each tensor (automatic targets)
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 
 from export import CONTAINERS
-from quantize.allocate import predicted_kl, sample
-from quantize.calibrate import Progress
-from quantize.checkpoint import Checkpoint
-from quantize.curvature import LayerCurvature, curvature
-from quantize.methods import METHODS, Factor, SingularHessian
+from quantize.allocate import SAMPLE, predicted_kl, sample
+from quantize.cost import FLOAT, Cost, on_disk
+from quantize.fisher import LayerFisher, fisher, fisher_cost, states_bytes
+from quantize.job import Job
+from quantize.methods import Factor, SingularHessian
 from quantize.methods.gptq import factor
-from quantize.plan import EFFORTS, LEAST_WINDOWS, Plan
-from quantize.resume import Work
+from quantize.plan import Target
+from quantize.resume import ENTRY
+from quantize.rounding import SEARCH
+from quantize.store import Entry
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS, Block
-
-STAGE = "measured"
-"""In the work folder."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """What `measure` left in a work folder."""
 
-    work: Work
+    entry: Entry
 
     def table(self, name: str) -> torch.Tensor | None:
         """Hessian (D, D) of the embedding or the head, when it was measured."""
-        if name not in self.work.stages.get(STAGE, {}).get("tables", ()):
+        if name not in self.entry.facts.get("tables", ()):
             return None
-        return torch.from_numpy(self.work.load(STAGE, name))
+        return torch.from_numpy(self.entry.load(name))
 
     def tokens(self, index: int) -> dict[str, np.ndarray]:
-        """First linear of each stage of a layer -> weight of each token (rows, T), mean 1."""
-        info = self.work.stages.get(STAGE, {})
-        if not info.get("weigh"):
+        """Input group of a layer -> weight of each token (rows, T), mean 1."""
+        facts = self.entry.facts
+        if not facts.get("weigh"):
             return {}
-        found = {first: self.work.load(STAGE, f"{index}.{first}") for first in info["firsts"]}
-        return {first: size / max(float(size.mean()), 1e-30) for first, size in found.items()}
+        found = {
+            group: self.entry.load(token_key(index, group)) for group in facts["groups"][index]
+        }
+        return {group: size / max(float(size.mean()), 1e-30) for group, size in found.items()}
 
     def predictions(self) -> Mapping[str, Mapping[str, float]]:
         """Tensor -> type -> KL."""
-        found: Mapping[str, Mapping[str, float]] = self.work.stages[STAGE]["predictions"]
+        found: Mapping[str, Mapping[str, float]] = self.entry.facts["predictions"]
         return found
 
 
-def measure(
-    plan: Plan, checkpoint: Checkpoint, ids: np.ndarray, work: Work, progress: Progress
-) -> Measured:
-    """Take gradients on the first `windows` of calibration rows (rows, T), unless that is done."""
-    if not work.done(STAGE):
-        Measuring(plan, checkpoint, ids, work).run(progress)
-    return Measured(work)
+def token_key(index: int, group: str) -> str:
+    """Name of the array of token weights of an input group of a layer."""
+    return f"{index}.{group}"
 
 
-def windows(plan: Plan) -> int:
-    """Calibration windows whose gradients are taken: all at high effort, where tokens get weights,
-    else a few, or none."""
-    effort = EFFORTS[plan.effort]
-    automatic = any(target.automatic for target in plan.targets)
-    if not METHODS[plan.method].calibrated:
-        return 0
-    if effort.weigh:
-        return plan.rows
-    return min(plan.rows, max(effort.windows, LEAST_WINDOWS if automatic else 0))
+def measure(job: Job, ids: np.ndarray) -> Measured:
+    """Take gradients on the first windows of calibration rows (rows, T), unless that is done."""
+    entry = job.store.statistics
+    if not entry.done:
+        Measuring(job, ids).run(entry)
+    return Measured(entry)
 
 
-def candidates(plan: Plan) -> list[Block]:
+def candidates(targets: tuple[Target, ...]) -> list[Block]:
     """Types that some automatic target may choose from."""
-    holders = [CONTAINERS[t.container] for t in plan.targets if t.automatic]
+    holders = [CONTAINERS[target.container] for target in targets if target.automatic]
     return [block for block in BLOCKS.values() if any(c.holds(block) for c in holders)]
 
 
 class Measuring:
     """One pass of gradients, and what is kept of each layer."""
 
-    def __init__(self, plan: Plan, checkpoint: Checkpoint, ids: np.ndarray, work: Work) -> None:
-        self.plan, self.checkpoint, self.work = plan, checkpoint, work
-        self.weigh = EFFORTS[plan.effort].weigh
-        self.ids = ids[: windows(plan)]
-        self.blocks = candidates(plan)
+    def __init__(self, job: Job, ids: np.ndarray) -> None:
+        self.job, self.checkpoint, self.damp = job, job.checkpoint, job.recipe.damp
+        self.weigh = job.calibration.weigh
+        self.ids = ids[: job.calibration.windows]
+        self.blocks = candidates(job.targets)
         self.arrays: dict[str, np.ndarray] = {}
         self.predictions: dict[str, dict[str, float]] = {}
 
-    def run(self, progress: Progress) -> None:
+    def run(self, entry: Entry) -> None:
         """Measure and store."""
-        checkpoint, plan = self.checkpoint, self.plan
-        ops = TorchOps(plan.device)
-        room = partial(self.work.room, max_ram=plan.max_ram)
+        job, checkpoint = self.job, self.checkpoint
+        ops, seed = TorchOps(job.device), job.calibration.seed
         visit = self.layer if self.weigh or self.blocks else None
-        found = curvature(checkpoint, self.ids, ops, room, visit, plan.seed, progress)
-        for name, table in found.tables.items():
-            self.arrays[name] = table.hessian.cpu().numpy()
-            if self.blocks:
-                at = sample(table.rows)
-                tensor = checkpoint.tensors[name]
-                picked = np.array(tensor.block.decode(tensor.data[at.cpu().numpy()]))
-                weight = torch.from_numpy(picked).to(table.rows.device)
-                self.predict(name, weight, table.hessian, table.rows)
-        self.work.save(STAGE, self.arrays)
-        self.work.drop("curvature-states.npy")
-        self.work.finish(
-            STAGE,
+        with job.store.scratch(job.max_ram) as allocate:
+            found = fisher(checkpoint, self.ids, ops, allocate, visit, seed, job.progress)
+            for name, table in found.tables.items():
+                self.arrays[name] = table.hessian.cpu().numpy()
+                if self.blocks:
+                    at = sample(table.rows)
+                    tensor = checkpoint.tensors[name]
+                    picked = np.array(tensor.block.decode(tensor.data[at.cpu().numpy()]))
+                    weight = torch.from_numpy(picked).to(table.rows.device)
+                    self.predict(name, weight, table.hessian, table.rows)
+            entry.save(self.arrays)
+        layers = map(checkpoint.arch.layer, range(checkpoint.arch.layers))
+        entry.finish(
             tables=list(found.tables),
             weigh=self.weigh,
-            firsts=[stage.linears[0] for stage in checkpoint.family.stages],
+            groups=[[group.name for group in layer.groups] for layer in layers],
             predictions=self.predictions,
         )
 
-    def layer(self, index: int, found: LayerCurvature) -> None:
+    def layer(self, index: int, found: LayerFisher) -> None:
         """Keep what is asked for of one layer."""
         if self.weigh:
-            self.arrays |= {f"{index}.{first}": sizes for first, sizes in found.tokens.items()}
+            self.arrays |= {token_key(index, group): sizes for group, sizes in found.tokens.items()}
         if not self.blocks:
             return
-        for stage in self.checkpoint.family.stages:
-            for linear in stage.linears:
+        for group in self.checkpoint.arch.layer(index).groups:
+            for linear in group.linears:
                 rows = found.rows[linear]
                 weight = found.weights[f"{linear}.weight"][sample(rows)]
-                hessian = found.hessians[stage.linears[0]]
+                hessian = found.hessians[group.name]
                 self.predict(f"blk.{index}.{linear}.weight", weight, hessian, rows)
 
     def predict(
@@ -135,10 +126,35 @@ class Measuring:
     ) -> None:
         """The KL of every type that fits rows of this width."""
         try:
-            importance = factor(hessian, self.plan.damp)
+            importance = factor(hessian, self.damp)
         except SingularHessian:  # nothing reaches this tensor: its smallest type will do
             importance = Factor(torch.zeros_like(hessian[0]))
         fitting = [block for block in self.blocks if block.fits(weight.shape[1])]
         self.predictions[name] = {
             block.name: predicted_kl(weight, block, importance, rows) for block in fitting
         }
+
+
+def statistics_cost(job: Job) -> Cost:
+    """Of `measure`: gradients, and Hessians and weights of tokens that stay on disk."""
+    ask, arch = job.calibration, job.checkpoint.arch
+    if not ask.windows:
+        return Cost()
+    blocks, specs = candidates(job.targets), [arch.layer(i) for i in range(arch.layers)]
+    visited = ask.weigh or bool(blocks)
+    found = fisher_cost(arch, ask.windows, ask.length, visited, job.max_ram)
+    tables = 1 if arch.tied else 2
+    weighed = sum(len(spec.groups) for spec in specs) if ask.weigh else 0
+    numbers = tables * arch.hidden**2 + weighed * ask.windows * ask.length
+    kept = FLOAT * numbers + ENTRY * (tables + weighed)
+    flops = found.flops
+    if blocks:
+        columns = sum(len(group.linears) * group.width for spec in specs for group in spec.groups)
+        flops += len(blocks) * SEARCH * SAMPLE * columns
+        # every linear's own
+        flops += sum(
+            len(group.linears) * group.width**3 / 3 for spec in specs for group in spec.groups
+        )
+    states = on_disk(states_bytes(arch, ask.windows, ask.length), job.max_ram)
+    memory = found.memory + FLOAT * numbers
+    return Cost(memory=memory, disk=states + kept, kept=kept, flops=flops)

@@ -1,58 +1,34 @@
-"""Open whatever a user points at. Torch is loaded only when that is a checkpoint."""
+"""Open whatever a user points at, without torch."""
 
 from pathlib import Path
 from typing import Any
 
-from export import CONTAINERS, Container
+from runtime.containers import recognise
 from runtime.engine import Engine, open_engine, reads_files
 from runtime.errors import InputError
 from runtime.model import Model
 
 
-def container_of(path: Path) -> Container | None:
-    """What a path holds; None for a checkpoint folder.
-
-    Raises EdgequantError when there is nothing, or nothing known.
-    """
-    ways = ", ".join(container.described for container in CONTAINERS.values())
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give {ways} or a checkpoint folder.")
-    for container in CONTAINERS.values():
-        if container.recognises(path):
-            return container
-    if path.is_file():
-        files = (f"a {c.name.upper()} file" for c in CONTAINERS.values() if c.is_file)
-        raise InputError(f"{path} is not {' or '.join(files)}; give {ways} or a checkpoint folder.")
-    return None
-
-
 def kind(path: Path) -> str:
-    """The container's name, or "checkpoint". Raises as `container_of` does."""
-    container = container_of(path)
-    return "checkpoint" if container is None else container.name
+    """The name of what a path holds, such as "gguf" or "checkpoint". Raises as `recognise` does."""
+    return recognise(path).name
 
 
 def open_model(path: Path) -> Model:
     """The stored tensors, sizes and tokenizer of any container or of a checkpoint."""
-    container = container_of(path)
-    if container is not None:
-        return container.open(path)
-    from quantize.checkpoint import open_checkpoint
-
-    return open_checkpoint(path).model()
+    return recognise(path).open(path)
 
 
 def open_any(
     path: Path, backend: str | None = None, generating: bool = False, **options: Any
 ) -> Engine:
-    """An engine for a file: the one that its container names, or native, unless one is given.
+    """An engine for a file: the one that its reader names, unless one is given.
 
-    `generating` is for who wants many tokens, `options` are the backend's: see
-    `runtime.engine.open_engine`.
+    `generating=True`: token-by-token decoding; see `runtime.engine.open_engine`.
     """
-    container = container_of(path)
-    backend = backend or ("native" if container is None else container.engine)
-    model = path if reads_files(backend) else open_model(path)
+    reader = recognise(path)
+    backend = backend or reader.engine
+    model = path if reads_files(backend) else reader.open(path)
     return open_engine(model, backend, generating=generating, **options)
 
 

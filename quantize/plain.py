@@ -1,16 +1,18 @@
 """From the bytes of one tensor to packed bytes, some rows at a time."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
-from quantize.calibrate import CHUNK, Recipe, quantize_weight
 from quantize.checkpoint import check_finite
+from quantize.cost import FLOAT, Cost
 from quantize.methods import Factor, output_error
 from quantize.methods.rtn import rtn
-from runtime.blocks import BLOCKS, Block, numpy_of, shares
-from runtime.tensor import Tensor
+from quantize.rounding import CHUNK, Recipe, quantize_weight, weight_cost
+from runtime.blocks import BLOCKS, Block, normalize_importance, numpy_of
+from runtime.tensor import Shape, Tensor, stored_bytes
 
 Rounded = tuple[np.ndarray, float]
 """Packed rows, and the squared error of the weights over their own square."""
@@ -51,7 +53,7 @@ def native_tensor(tensor: Tensor, block: Block, factor: Factor | None) -> Rounde
     assert block.native
     cols = tensor.shape[1]
     importance = None if factor is None else numpy_of(factor.importance).astype(np.float32)
-    weight = shares(np, importance, cols, block.size, block.floor)
+    weight = normalize_importance(np, importance, cols, block.size, block.floor)
     counted = np.ones(cols, np.float32) if importance is None else importance
     data = np.ascontiguousarray(tensor.data)
     packed, error, energy, finite = block.native.rounder.quantize(
@@ -85,3 +87,17 @@ def round_layer(
             check_finite(tensor, values)
             packed[name] = BLOCKS["F32"].pack(values.reshape(1, -1), {})
     return packed, losses
+
+
+def tensor_cost(
+    shape: Shape, source: int, block: Block, recipe: Recipe, factored: bool, device: str
+) -> Cost:
+    """Of `round_tensor` for a matrix of `source` bytes, which are mapped; its result included."""
+    cost = weight_cost(shape, recipe, factored, device)
+    packed = stored_bytes(block, shape)
+    if not factored and recipe.method.round is rtn and device == "cpu" and packs_natively(block):
+        return Cost(memory=source + packed, flops=cost.flops)
+    # values of a chunk come on top, and at the end the parts are put together
+    values = FLOAT * 2 * min(math.prod(shape), max(CHUNK, shape[-1]))
+    memory = source + packed + max(packed, values + cost.memory)
+    return Cost(memory=memory, flops=cost.flops, seconds=cost.seconds)

@@ -13,6 +13,8 @@ import numpy as np
 
 from runtime.errors import CorruptFileError, InputError, SpaceError
 
+ENTRY = 1024
+"""Bytes of a stored array beside its values: headers of zip and npy, its loss in the manifest."""
 CHANGED = (
     "the plan, the model or the program changed since the unfinished run here: starting afresh"
 )
@@ -27,10 +29,41 @@ class Work:
         self.stages: dict[str, dict[str, Any]] = {}
         self.foreign = False
         """Whether the folder holds the unfinished work of another plan."""
-        if self.manifest.exists():
-            found = _read(self.manifest)
-            self.foreign = found.get("key") != key
-            self.stages = {} if self.foreign else found["stages"]
+        self._read_manifest()
+
+    def _read_manifest(self) -> None:
+        """Take up the stages that an earlier run of the same plan finished."""
+        found = _read(self.manifest) if self.manifest.exists() else None
+        self.foreign = found is not None and found.get("key") != self.key
+        self.stages = {} if found is None or self.foreign else found["stages"]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder for this process while the body runs.
+
+        The folder stays when the body fails after a stage, so that the same command goes on later,
+        and is removed when the body ends well. Raises EdgequantError when it cannot be made or
+        another process works in it.
+        """
+        output = self.folder.parent
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise InputError(
+                f"cannot write in {output} ({error.strerror}); choose another folder with -o."
+            ) from error
+        with lock:
+            _lock(lock.fileno(), output)
+            self._read_manifest()  # another run may have worked here until now
+            try:
+                yield
+            except BaseException:
+                if not self.manifest.exists():
+                    shutil.rmtree(self.folder)  # nothing was finished: leave no trace
+                raise
+            self.clear()
+            shutil.rmtree(self.folder)
 
     @property
     def manifest(self) -> Path:
@@ -81,13 +114,14 @@ class Work:
         with self._readable(name):
             return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
 
-    def room(self, name: str, shape: tuple[int, ...], max_ram: float) -> np.ndarray:
+    def allocate(self, name: str, shape: tuple[int, ...], max_ram: float) -> np.ndarray:
         """float32 zeros in memory, or in a file of the folder when larger than `max_ram` GiB."""
         size = 4 * int(np.prod(shape, dtype=np.int64))
         if size <= max_ram * 2**30:
             return np.zeros(shape, np.float32)
         path = self.folder / f"{name}.npy"
         with self._disk_errors(path.name):
+            path.parent.mkdir(parents=True, exist_ok=True)
             array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
             if hasattr(os, "posix_fallocate"):
                 # a map of a file with holes dies of SIGBUS when the disk is full: claim it now
@@ -155,35 +189,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def work_folder(output: Path, key: str) -> Iterator[Work]:
-    """The work of this plan under `output`, locked for this process.
-
-    The folder stays when the body fails after a stage, so that the same command goes on later, and
-    is removed when the body ends well. Raises EdgequantError when `output` cannot be written or
-    another process works in it.
-    """
-    folder = output / ".edgequant"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise InputError(
-            f"cannot write in {output} ({error.strerror}); choose another folder with -o."
-        ) from error
-    with lock:
-        _lock(lock.fileno(), output)
-        work = Work(folder, key)
-        try:
-            yield work
-        except BaseException:
-            if not work.manifest.exists():
-                shutil.rmtree(folder)  # nothing was finished: leave no trace
-            raise
-        work.clear()
-        shutil.rmtree(folder)
 
 
 def _lock(descriptor: int, output: Path) -> None:

@@ -11,19 +11,30 @@ time; going backwards, a layer is computed again from the states before it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from quantize.calibrate import Weights, advance, batches, embed, fetch, load_layer
 from quantize.checkpoint import Checkpoint
-from quantize.curvature import Room
 from quantize.divergence import Head, Reading, divergence, read
-from runtime.archs import FAMILIES, Arch
+from quantize.stream import (
+    Allocate,
+    Carried,
+    Gradients,
+    Kept,
+    Original,
+    Weights,
+    backward,
+    batches,
+    embed,
+    fetch,
+    forward,
+)
+from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.blocks import Params, numpy_of, to_numpy
-from runtime.forward import Layer, decoder_layer
+from runtime.forward import Layer
 from runtime.tensor import Tensor
 
 Deltas = dict[str, torch.Tensor]
@@ -32,7 +43,7 @@ Deltas = dict[str, torch.Tensor]
 NORM = "output_norm.weight"
 
 TOKENS = 8192
-"""Tokens that stand before a head at a time."""
+"""Chunk size in tokens, before a head."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +57,12 @@ class Student:
     head: Head
     """Not tuned."""
 
-    def layer(self, index: int) -> list["Part"]:
+    def layer(self, index: int) -> list["TunableTensor"]:
         """The tensors of one decoder layer."""
-        names = FAMILIES[self.arch.family].layer_shapes(self.arch)
+        names = self.arch.layer(index).shapes
         return [open_part(self.read(f"blk.{index}.{name}"), self.ops.device) for name in names]
 
-    def norm(self) -> "Part":
+    def norm(self) -> "TunableTensor":
         """The norm before the head."""
         return open_part(self.read(NORM), self.ops.device)
 
@@ -75,7 +86,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Part:
+class TunableTensor:
     """One tensor of a target, unpacked."""
 
     tensor: Tensor
@@ -90,7 +101,7 @@ class Part:
         name = self.tensor.name
         if self.codes is not None:
             return {f"{name}:{param}": param for param in self.tensor.block.linear}
-        return {name: ""} if len(self.tensor.shape) == 1 else {}
+        return {} if self.tensor.is_matrix else {name: ""}
 
     def moved(self, deltas: Deltas, as_stored: bool = False) -> Params:
         """Params after the changes; `as_stored`: rounded to what the file can hold."""
@@ -100,7 +111,7 @@ class Part:
             unit = base.abs().mean() if name.endswith(".bias") else base
             out[key] = base + deltas[name] * unit
             if as_stored and self.codes is not None:
-                out[key] = self.tensor.block.storable(out[key])
+                out[key] = self.tensor.block.round_to_stored(out[key])
         return out
 
     def value(self, deltas: Deltas, as_stored: bool = False) -> torch.Tensor:
@@ -119,13 +130,15 @@ class Part:
         return self.tensor.block.pack(numpy_of(self.codes), params)
 
 
-def open_part(tensor: Tensor, device: torch.device) -> Part:
+def open_part(tensor: Tensor, device: torch.device) -> TunableTensor:
     """Unpack a tensor to float32 params on a device."""
     if tensor.block.is_float:
-        return Part(tensor, None, {"": torch.from_numpy(np.array(tensor.decode())).to(device)})
+        return TunableTensor(
+            tensor, None, {"": torch.from_numpy(np.array(tensor.decode())).to(device)}
+        )
     codes, params = tensor.block.unpack(tensor.data)
     on_device = {key: torch.from_numpy(np.array(value)).to(device) for key, value in params.items()}
-    return Part(tensor, torch.from_numpy(codes).to(device), on_device)
+    return TunableTensor(tensor, torch.from_numpy(codes).to(device), on_device)
 
 
 def zeros(student: Student) -> Deltas:
@@ -138,19 +151,21 @@ def zeros(student: Student) -> Deltas:
     return out
 
 
-def layer_weights(parts: list[Part], deltas: Deltas, as_stored: bool = False) -> Weights:
+def layer_weights(parts: list[TunableTensor], deltas: Deltas, as_stored: bool = False) -> Weights:
     """float32 tensors of a layer by their name within it."""
     return {p.tensor.name.split(".", 2)[2]: p.value(deltas, as_stored) for p in parts}
 
 
 @torch.inference_mode()
-def teach(checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, room: Room) -> Teacher:
+def run_teacher(
+    checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, allocate: Allocate
+) -> Teacher:
     """Run the original on windows ids (rows, T)."""
     arch = checkpoint.arch
-    states = room("teacher-states", (*ids.shape, arch.hidden))
+    states = allocate("teacher-states", (*ids.shape, arch.hidden))
     embed(checkpoint.tensors["token_embd.weight"], ids, states)
-    for index in range(arch.layers):
-        advance(ops, Layer(arch, load_layer(checkpoint, index, ops.device)), states, states)
+    for layer, _ in forward(ops, Original(checkpoint, ops.device), Carried(states)):
+        del layer
     norm, head = ops.load(checkpoint.tensors[NORM]), Head(checkpoint.tensors[arch.head], ops.device)
     normalizer = np.zeros(ids.shape, np.float32)
     for here in batches(len(ids), max(1, TOKENS // ids.shape[1])):
@@ -168,15 +183,15 @@ def kl(
     ids: np.ndarray,
     teacher: Teacher,
     rows: np.ndarray,
-    room: Room,
+    allocate: Allocate,
 ) -> np.ndarray:
     """Mean KL of windows `rows` of ids (all, T), as the file would store the deltas: (rows,)."""
     arch, device = student.arch, student.ops.device
-    states = room("student-states", (len(rows), ids.shape[1], arch.hidden))
+    states = allocate("student-states", (len(rows), ids.shape[1], arch.hidden))
     embed(student.read("token_embd.weight"), ids[rows], states)
-    for index in range(arch.layers):
-        weights = layer_weights(student.layer(index), deltas, as_stored=True)
-        advance(student.ops, Layer(arch, weights), states, states)
+    source = Tuned(student, deltas, as_stored=True)
+    for layer, _ in forward(student.ops, source, Carried(states)):
+        del layer
     norm = student.norm().value(deltas, as_stored=True)
     out = np.zeros(len(rows))
     for here in batches(len(rows), max(1, TOKENS // ids.shape[1])):
@@ -192,28 +207,64 @@ def kl_gradient(
 ) -> tuple[float, Deltas]:
     """Mean KL of windows `rows` of ids (all, T), and its gradient by every delta."""
     arch = student.arch
-    states = np.zeros((arch.layers + 1, len(rows), ids.shape[1], arch.hidden), np.float32)
-    embed(student.read("token_embd.weight"), ids[rows], states[0])
-    for index in range(arch.layers):
-        with torch.inference_mode():
-            layer = Layer(arch, layer_weights(student.layer(index), deltas))
-            advance(student.ops, layer, states[index], states[index + 1])
-    loss, gradient, found = head_gradient(student, deltas, states[-1], teacher.reading(rows))
-    tables = arch.rope.tables(0, ids.shape[1], arch.head_dim)
-    for index in reversed(range(arch.layers)):
-        parts = student.layer(index)
-        leaves = {n: deltas[n].clone().requires_grad_() for part in parts for n in part.free}
-        x = torch.from_numpy(states[index]).to(student.ops.device).requires_grad_()
-        layer = Layer(arch, layer_weights(parts, leaves), 0, tables)
-        after = decoder_layer(student.ops, layer, x, None)
-        gradient, *by = torch.autograd.grad(after, [x, *leaves.values()], gradient)
-        found |= dict(zip(leaves, by, strict=True))
+    shape = (arch.layers + 1, len(rows), ids.shape[1], arch.hidden)
+    states = Kept(np.zeros(shape, np.float32))
+    embed(student.read("token_embd.weight"), ids[rows], states.values[0])
+    with torch.inference_mode():
+        for layer, _ in forward(student.ops, Tuned(student, deltas), states):
+            del layer
+    reading = teacher.reading(rows)
+    loss, gradient, found = head_gradient(student, deltas, states.values[-1], reading)
+    leaves = {name: delta.clone().requires_grad_() for name, delta in deltas.items()}
+    source = Tuned(student, leaves)
+    tokens = len(rows) * ids.shape[1]  # of the whole step: gradients of deltas are sums over it
+    for layer, by in backward(
+        student.ops, source, states, gradient, lambda layer: ByDeltas(source, layer), tokens
+    ):
+        found |= by.gradients
+        del layer, by
     return loss, found
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The student's layers with their deltas, as the walk wants them."""
+
+    student: Student
+    deltas: Deltas
+    as_stored: bool = False
+    names: dict[int, list[str]] = field(default_factory=dict)
+    """Layer that was opened -> its deltas."""
+
+    @property
+    def arch(self) -> Arch:
+        return self.student.arch
+
+    def layer(self, index: int) -> Layer:
+        """Float32 weights after the changes."""
+        parts = self.student.layer(index)
+        self.names[index] = [name for part in parts for name in part.free]
+        weights = layer_weights(parts, self.deltas, self.as_stored)
+        return Layer(self.arch.layer(index), weights, index)
+
+
+class ByDeltas(Gradients):
+    """The gradients of the deltas of one layer."""
+
+    def __init__(self, source: Tuned, layer: Layer) -> None:
+        self.leaves = {name: source.deltas[name] for name in source.names[layer.index]}
+        self.gradients: Deltas = {}
+
+    def wanted(self) -> dict[str, torch.Tensor]:
+        return self.leaves
+
+    def take(self, rows: slice, gradients: dict[str, torch.Tensor]) -> None:
+        self.gradients |= gradients
 
 
 def head_gradient(
     student: Student, deltas: Deltas, states: np.ndarray, original: Reading
-) -> tuple[float, torch.Tensor, Deltas]:
+) -> tuple[float, np.ndarray, Deltas]:
     """Mean KL of last states (rows, T, D), its gradient by them, and by the last norm's delta."""
     x = torch.from_numpy(states).to(student.ops.device).requires_grad_()
     delta = deltas[NORM].clone().requires_grad_()
@@ -223,4 +274,4 @@ def head_gradient(
     mean = divergence(original, target, change).mean()
     change = (change / len(change)).reshape(x.shape)
     gradient, by_norm = torch.autograd.grad(normed, [x, delta], change)
-    return mean.item(), gradient, {NORM: by_norm}
+    return mean.item(), gradient.cpu().numpy(), {NORM: by_norm}

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import calib_data
-from quantize.calibrate import Progress, silent
 from quantize.checkpoint import Checkpoint
+from quantize.progress import Progress, silent
 from runtime.engine import open_engine
 from runtime.generate import generate
 from runtime.sample import Sampler

@@ -9,20 +9,18 @@ does not get better keeps its bytes, and the user is told.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from math import cos, pi, sqrt
+from math import cos, pi, prod, sqrt
 
 import numpy as np
 import torch
 
-from quantize.calibrate import Progress
-from quantize.checkpoint import Checkpoint
-from quantize.curvature import Room
+from quantize.cost import FLOAT, Cost, in_memory, in_turn, on_disk
 from quantize.divergence import Head
-from quantize.methods import METHODS
-from quantize.passes import folder_name, stored
-from quantize.plan import EFFORTS, Assignment, Plan
-from quantize.resume import Work
+from quantize.job import Job
+from quantize.plan import Assignment
+from quantize.store import Entry
+from quantize.stored import copy_bytes, stored
+from quantize.stream import BACKWARD, Allocate, backward_bytes, forward_flops, layer_bytes
 from quantize.student import (
     NORM,
     Deltas,
@@ -30,10 +28,12 @@ from quantize.student import (
     Teacher,
     kl,
     kl_gradient,
-    teach,
+    run_teacher,
     zeros,
 )
+from runtime.archs import LayerSpec
 from runtime.backends.torch import TorchOps
+from runtime.tensor import is_matrix, stored_bytes
 
 WINDOWS = 2
 """Windows of one step."""
@@ -50,7 +50,7 @@ DECAYS = (0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TuningTask:
     """What a target is taught with."""
 
     student: Student
@@ -59,7 +59,7 @@ class Lesson:
     """(rows, T)"""
     domains: np.ndarray
     """(rows,) names"""
-    room: Room
+    allocate: Allocate
     seed: int
 
     @property
@@ -85,7 +85,7 @@ class Lesson:
     def judge(self, deltas: Deltas) -> dict[str, float]:
         """Domain -> mean KL of its windows held back, as the file would store the deltas."""
         rows = self.held_back
-        found = kl(self.student, deltas, self.ids, self.teacher, rows, self.room)
+        found = kl(self.student, deltas, self.ids, self.teacher, rows, self.allocate)
         names = np.unique(self.domains)
         return {str(name): float(found[self.domains[rows] == name].mean()) for name in names}
 
@@ -111,89 +111,71 @@ class State:
         return [name for name, kl in self.start.items() if not self.reached[name] < kl]
 
 
-def tune_targets(
-    plan: Plan,
-    checkpoint: Checkpoint,
-    assignments: list[Assignment],
-    work: Work,
-    progress: Progress,
-) -> None:
-    """Tune every rounded target in the work folder that calibrates; see `passes.stored`."""
-    steps = EFFORTS[plan.effort].steps if METHODS[plan.method].calibrated else 0
-    left = [a for a in assignments if steps and not work.done(stage(a)) and not is_float(a)]
-    if not left:
+def tune_targets(job: Job) -> None:
+    """Tune every rounded target in the work folder that calibrates; see `stored`."""
+    left = [a for a in job.assignments if not job.store.tuned(a.target).done and not a.is_float]
+    if not left or not job.tuning_steps:
         return
-    ops, room = TorchOps(plan.device), partial(work.room, max_ram=plan.max_ram)
-    ids = work.load("calibration", "ids")
-    domains = work.load("calibration", "domains")
-    teacher = teach(checkpoint, ids, ops, room)
-    for member in left:
-        student = open_student(checkpoint, member, work, ops)
-        lesson = Lesson(student, teacher, ids, domains, room, plan.seed)
-        tune(lesson, member, steps, work, progress)
-    for name in ("teacher-states", "student-states"):
-        work.drop(f"{name}.npy")
+    ops = TorchOps(job.device)
+    ids, domains = (job.store.calibration.load(key) for key in ("ids", "domains"))
+    with job.store.scratch(job.max_ram) as allocate:
+        teacher = run_teacher(job.checkpoint, ids, ops, allocate)
+        for member in left:
+            student = open_student(job, member, ops)
+            task = TuningTask(student, teacher, ids, domains, allocate, job.calibration.seed)
+            tune(job, task, member)
 
 
-def stage(member: Assignment) -> str:
-    """The stage that records a target's tuning; "accepted" says whether it was kept."""
-    return f"{folder_name(member)}/tuned"
-
-
-def is_float(member: Assignment) -> bool:
-    """Whether nothing of a target was rounded to codes."""
-    return all(block.is_float for block in member.types.values())
-
-
-def open_student(checkpoint: Checkpoint, member: Assignment, work: Work, ops: TorchOps) -> Student:
+def open_student(job: Job, member: Assignment, ops: TorchOps) -> Student:
     """A target as it was rounded."""
-    arch = checkpoint.arch
-    head = Head(stored(work, checkpoint, member, arch.head), ops.device)
-    return Student(arch, ops, lambda name: stored(work, checkpoint, member, name), head)
+    arch = job.checkpoint.arch
+    head = Head(stored(job, member, arch.head), ops.device)
+    return Student(arch, ops, lambda name: stored(job, member, name), head)
 
 
-def tune(lesson: Lesson, member: Assignment, steps: int, work: Work, progress: Progress) -> None:
+def tune(job: Job, task: TuningTask, member: Assignment) -> None:
     """Tune one target, from where a killed run left it, and store it when it got better."""
-    label, name = member.target.label, stage(member)
-    if not len(lesson.training):
-        rows = len(lesson.ids)
+    label, steps, entry = member.target.label, job.tuning_steps, job.store.tuned(member.target)
+    if not len(task.training):
+        rows = len(task.ids)
         note = f"{label} tuning was left out: {rows} windows leave none to train on; give more rows"
-        work.finish(name, accepted=False, notes=[note])
+        entry.finish(accepted=False, notes=[note])
         return
+    kept = job.store.tuning_state(member.target)
 
     def keep(state: State) -> None:
-        save_state(work, member, state)
+        save_state(kept, state)
         note = f"KL {average(state.start):.5f} -> {average(state.reached):.5f}"
-        progress(f"tuning {label}", state.step, steps, note)
+        job.progress(f"tuning {label}", state.step, steps, note)
 
-    state = load_state(work, member, lesson) if work.done(f"{name}-state") else begin(lesson)
-    state = learn(lesson, state, steps, keep)
+    state = load_state(kept, task) if kept.done else begin(task)
+    state = train(task, state, steps, keep)
     notes = []
     if state.worse:
         notes = [f"{label} tuning was dropped: KL on {', '.join(state.worse)} did not fall"]
     else:
-        save_tuned(lesson.student, state.best, member, work)
+        save_tuned(job, task.student, state.best, member)
     figures = {"before": state.start, "after": state.reached}
-    work.finish(name, accepted=not state.worse, notes=notes, kl=figures)
-    work.drop(f"{name}-state.npz")
+    entry.finish(accepted=not state.worse, notes=notes, kl=figures)
+    kept.drop()
 
 
-def begin(lesson: Lesson) -> State:
+def begin(task: TuningTask) -> State:
     """Nothing moved yet."""
-    start = lesson.judge(zeros(lesson.student))
-    nothing = zeros(lesson.student)
+    start = task.judge(zeros(task.student))
+    nothing = zeros(task.student)
     return State(0, nothing, nothing, nothing, nothing, start, start)
 
 
-def learn(lesson: Lesson, state: State, steps: int, keep: Callable[[State], None]) -> State:
+def train(task: TuningTask, state: State, steps: int, keep: Callable[[State], None]) -> State:
     """Go on to the last step; `keep` is called at every look at the windows held back."""
     size = STEP * sqrt(average(state.start))
     while state.step < steps:
-        rows = lesson.batch(state.step)
-        _, gradient = kl_gradient(lesson.student, state.deltas, lesson.ids, lesson.teacher, rows)
+        rows = task.batch(state.step)
+        _, gradient = kl_gradient(task.student, state.deltas, task.ids, task.teacher, rows)
         state = adam(state, gradient, size * schedule(state.step, steps))
         if state.step % EVERY == 0 or state.step == steps:
-            state = better(state, lesson.judge(state.deltas))
+            state = keep_best(state, task.judge(state.deltas))
             keep(state)
     return state
 
@@ -216,7 +198,7 @@ def adam(state: State, gradient: Deltas, size: float) -> State:
     return replace(state, step=step, deltas=deltas, mean=mean, square=square)
 
 
-def better(state: State, judged: dict[str, float]) -> State:
+def keep_best(state: State, judged: dict[str, float]) -> State:
     """The state with its deltas as the best ones, when they are.
 
     Fewer domains that did not fall come first, then the mean over domains.
@@ -236,35 +218,33 @@ KEPT = ("deltas", "mean", "square", "best")
 """Fields of a State that are arrays."""
 
 
-def save_state(work: Work, member: Assignment, state: State) -> None:
+def save_state(entry: Entry, state: State) -> None:
     """Keep what a killed run needs to go on."""
     arrays = {
         f"{field}/{name}": array.cpu().numpy()
         for field in KEPT
         for name, array in getattr(state, field).items()
     }
-    name = f"{stage(member)}-state"
     figures = {key: list(getattr(state, key).values()) for key in ("start", "reached")}
     arrays |= {key: np.array(value) for key, value in figures.items()}
-    work.save(name, arrays | {"step": np.array(state.step)})
-    work.finish(name)
+    entry.save(arrays | {"step": np.array(state.step)})
+    entry.finish()
 
 
-def load_state(work: Work, member: Assignment, lesson: Lesson) -> State:
+def load_state(entry: Entry, task: TuningTask) -> State:
     """What `save_state` kept."""
-    name, device = f"{stage(member)}-state", lesson.student.ops.device
-    names = list(zeros(lesson.student))
+    names, device = list(zeros(task.student)), task.student.ops.device
 
     def deltas(field: str) -> Deltas:
-        return {n: torch.from_numpy(work.load(name, f"{field}/{n}")).to(device) for n in names}
+        return {n: torch.from_numpy(entry.load(f"{field}/{n}")).to(device) for n in names}
 
-    domains = [str(domain) for domain in np.unique(lesson.domains)]
+    domains = [str(domain) for domain in np.unique(task.domains)]
 
     def figures(field: str) -> dict[str, float]:
-        return dict(zip(domains, work.load(name, field).tolist(), strict=True))
+        return dict(zip(domains, entry.load(field).tolist(), strict=True))
 
     return State(
-        int(work.load(name, "step")),
+        int(entry.load("step")),
         deltas("deltas"),
         deltas("mean"),
         deltas("square"),
@@ -274,10 +254,72 @@ def load_state(work: Work, member: Assignment, lesson: Lesson) -> State:
     )
 
 
-def save_tuned(student: Student, deltas: Deltas, member: Assignment, work: Work) -> None:
+def save_tuned(job: Job, student: Student, deltas: Deltas, member: Assignment) -> None:
     """Store the tensors that changed beside the rounded ones, which stay as they are."""
+    store, target = job.store, member.target
     for index in range(student.arch.layers):
         parts = student.layer(index)
         packed = {part.tensor.name.split(".", 2)[2]: part.packed(deltas) for part in parts}
-        work.save(f"{stage(member)}/blk.{index}", packed)
-    work.save(f"{stage(member)}/{NORM}", {"weight": student.norm().packed(deltas)})
+        store.tuned_layer(target, index).save(packed)
+    store.tuned_table(target, NORM).save({"weight": student.norm().packed(deltas)})
+
+
+DELTAS = 7
+"""Numbers for everything that moves: KEPT, the leaves, their gradient, and the next deltas."""
+
+
+def tuning_cost(job: Job) -> Cost:
+    """Of `tune_targets`: the states of the original, then one target after the other."""
+    left = [member for member in job.assignments if not member.is_float]
+    if not left or not job.tuning_steps:
+        return Cost()
+    states = FLOAT * job.calibration.tokens * job.checkpoint.arch.hidden
+    kept = in_turn(target_cost(job, member) for member in left)
+    taught = sum(forward_flops(spec, job.calibration.tokens) for spec in specs(job))
+    return Cost(
+        memory=in_memory(states, job.max_ram) + kept.memory,
+        disk=on_disk(states, job.max_ram) + kept.disk,
+        kept=kept.kept,
+        flops=taught + kept.flops,
+    )
+
+
+def specs(job: Job) -> list[LayerSpec]:
+    """The layers of the model."""
+    arch = job.checkpoint.arch
+    return [arch.layer(index) for index in range(arch.layers)]
+
+
+def target_cost(job: Job, member: Assignment) -> Cost:
+    """Of tuning one target: a step goes there and back, a look at windows held back only there."""
+    arch, ask, steps = job.checkpoint.arch, job.calibration, job.tuning_steps
+    held = max(1, ask.rows // HELD_BACK)
+    looked = FLOAT * held * ask.length * arch.hidden
+    windows, shapes = min(WINDOWS, ask.rows), arch.shapes()
+    heads = stored_bytes(member.types[arch.head], shapes[arch.head])
+    heads += job.checkpoint.tensors[arch.head].nbytes
+    moving = FLOAT * sum(
+        len(member.types[name].linear) * prod(shape) // member.types[name].size
+        if is_matrix(shape)
+        else shape[0]
+        for name, shape in shapes.items()
+        if name.startswith("blk.")
+    )
+    there = FLOAT * (arch.layers + 1) * windows * ask.length * arch.hidden
+    # codes and values of a layer, and a copy of both while one tensor is unpacked
+    layer = max(
+        3 * layer_bytes(spec) + backward_bytes(spec, windows * ask.length) for spec in specs(job)
+    )
+    walked = sum(forward_flops(spec, 1) for spec in specs(job))
+    head = 2.0 * arch.vocab * arch.hidden
+    looks = (steps // EVERY + 1) * held * ask.length
+    flops = steps * windows * ask.length * ((1 + BACKWARD) * walked + 4 * head)
+    flops += looks * (walked + 3 * head)
+    copies = copy_bytes(job.checkpoint, member)
+    state = 2 * len(KEPT) * moving  # the new one is written beside the old
+    return Cost(
+        memory=in_memory(looked, job.max_ram) + heads + DELTAS * moving + there + layer,
+        disk=on_disk(looked, job.max_ram) + max(state, state // 2 + copies),
+        kept=copies,
+        flops=flops,
+    )

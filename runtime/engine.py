@@ -59,7 +59,7 @@ def open_engine(
 ) -> Engine:
     """Run `model` (a Model, or a path where `reads_files`) on a backend.
 
-    `generating` is for who wants many tokens, one by one: it adds the options of FOR_GENERATION.
+    `generating=True`: token-by-token decoding; merges the backend's generation defaults.
     Raises EdgequantError for an unknown backend, or one whose package is not installed.
     """
     module = _module(backend)

@@ -1,21 +1,25 @@
 """The transformer once, against `Ops`: numpy defines it, native runs it, torch calibrates with it.
 
+What a layer computes is read from its ops (runtime/archs/layer.py).
+
 Shapes: B rows of tokens, T new tokens, S tokens in the cache with the new ones, D hidden,
 H heads, K key-value heads, C channels a head, V vocabulary.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from runtime.archs import Arch
+from runtime.archs import Activation, Arch, Attention, GatedMLP, LayerSpec, MoE, Norm, Residual
 from runtime.tensor import Tensor
 
 Array = Any
 Weight = Any
 """A weight as a backend holds it: what its `load` returned."""
+Tables = tuple[np.ndarray, np.ndarray]
+"""cos and sin of some positions, (T, rotated channels / 2) each."""
 
 
 class Ops(Protocol):
@@ -34,16 +38,27 @@ class Ops(Protocol):
         """x (..., in) @ weight (out, in).T + bias -> (..., out)."""
 
     def rope(self, x: Array, cos: np.ndarray, sin: np.ndarray) -> Array:
-        """Rotate the two halves of each head: x (B, T, heads, C), tables (T, C / 2)."""
+        """Rotate the two halves of each head's first R channels: x (B, T, heads, C), tables
+        (T, R / 2)."""
 
-    def attention(self, q: Array, k: Array, v: Array, start: int) -> Array:
+    def attention(self, q: Array, k: Array, v: Array, start: int, spec: Attention) -> Array:
         """Causal attention: q (B, T, H, C) from `start`, k, v (B, S, K, C) -> (B, T, H * C)."""
 
-    def silu_mul(self, gate: Array, up: Array) -> Array:
-        """silu(gate) * up."""
+    def gated(self, activation: Activation, gate: Array, up: Array) -> Array:
+        """activation(gate) * up."""
 
     def add(self, x: Array, y: Array) -> Array:
         """x + y."""
+
+    def sigmoid(self, x: Array) -> Array:
+        """1 / (1 + exp(-x))."""
+
+    def route(self, scores: Array, top_k: int, normalized: bool) -> tuple[Array, np.ndarray]:
+        """Softmax of a router's scores (N, experts): the `top_k` largest shares of each token,
+        made to sum to 1 where `normalized`, and their experts: two (N, top_k)."""
+
+    def expert(self, weight: Weight, index: int) -> Weight:
+        """The matrix of one expert of a weight (experts, out, in)."""
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Room for a KV cache, float32."""
@@ -64,64 +79,167 @@ class Cache:
     @staticmethod
     def empty(ops: Ops, arch: Arch, batch: int, capacity: int) -> "Cache":
         """Room for `capacity` tokens."""
-        shape = (batch, capacity, arch.kv_heads, arch.head_dim)
-        sides = [[ops.zeros(shape) for _ in range(arch.layers)] for _ in range(2)]
+        specs = [arch.layer(index).attention for index in range(arch.layers)]
+        shapes = [(batch, capacity, spec.kv_heads, spec.head_dim) for spec in specs]
+        sides = [[ops.zeros(shape) for shape in shapes] for _ in range(2)]
         return Cache(sides[0], sides[1], capacity)
+
+
+class Observer:
+    """Told what passes through the linears of a layer while it computes; this one ignores it."""
+
+    def read(self, group: str, x: Array) -> None:
+        """The linears of an input group are about to read x (B, T, in)."""
+
+    def wrote(self, linear: str, y: Array) -> None:
+        """A linear wrote y (B, T, out), its bias included."""
+
+
+NOBODY = Observer()
+
+
+class Positions:
+    """Positions start..stop, and the rope tables of them that layers ask for, each made once."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+        self._tables: dict[Any, Tables] = {}
+
+    def tables(self, spec: Attention) -> Tables | None:
+        """cos and sin for an attention; None where positions are not told."""
+        if spec.rope is None:
+            return None
+        key = (spec.rope, spec.rope_channels)
+        if key not in self._tables:
+            self._tables[key] = spec.rope.tables(self.start, self.stop, spec.rope_channels)
+        return self._tables[key]
 
 
 @dataclass
 class Layer:
-    """The weights of one decoder layer by their name within it ("attn_q.weight")."""
+    """What a decoder layer computes, and its weights by their name within it ("attn_q.weight")."""
 
-    arch: Arch
+    spec: LayerSpec
     weights: Mapping[str, Weight]
     index: int = 0
-    tables: tuple[np.ndarray, np.ndarray] = field(default=(np.zeros(0), np.zeros(0)))
-
-    def linear(self, ops: Ops, name: str, x: Array) -> Array:
-        """x through the linear `name`, with its bias when it has one."""
-        return ops.matmul(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
 
-def attention_input(ops: Ops, layer: Layer, x: Array) -> Array:
-    """What q, k and v read: (B, T, D)."""
-    return ops.rmsnorm(x, layer.weights["attn_norm.weight"], layer.arch.eps)
+def decoder_layer(
+    ops: Ops,
+    layer: Layer,
+    x: Array,
+    positions: Positions,
+    cache: Cache | None = None,
+    observer: Observer = NOBODY,
+) -> Array:
+    """One layer: (B, T, D) -> (B, T, D). Without a cache the T tokens are the whole context."""
+    y = x
+    step = _Step(ops, layer, positions, cache, observer)
+    for op in layer.spec.ops:
+        match op:
+            case Norm():
+                y = step.norm(op, y)
+            case Attention():
+                y = step.attention(op, y)
+            case GatedMLP():
+                y = step.mlp(op, y)
+            case MoE():
+                y = step.moe(op, y)
+            case Residual():
+                x = y = step.residual(op, x, y)
+    return x
 
 
-def attention(ops: Ops, layer: Layer, normed: Array, cache: Cache | None) -> Array:
-    """What attn_output reads: (B, T, H * C). Without a cache the T tokens are the whole context."""
-    arch, (cos, sin) = layer.arch, layer.tables
-    batch, tokens = normed.shape[:2]
-    q = layer.linear(ops, "attn_q", normed).reshape(batch, tokens, arch.heads, arch.head_dim)
-    k = layer.linear(ops, "attn_k", normed).reshape(batch, tokens, arch.kv_heads, arch.head_dim)
-    v = layer.linear(ops, "attn_v", normed).reshape(batch, tokens, arch.kv_heads, arch.head_dim)
-    q, k = ops.rope(q, cos, sin), ops.rope(k, cos, sin)
-    if cache is None:
-        return ops.attention(q, k, v, 0)
-    start, stop = cache.length, cache.length + tokens
-    cache.keys[layer.index][:, start:stop] = k
-    cache.values[layer.index][:, start:stop] = v
-    return ops.attention(
-        q, cache.keys[layer.index][:, :stop], cache.values[layer.index][:, :stop], start
-    )
+@dataclass(frozen=True)
+class _Step:
+    """A layer at some positions."""
 
+    ops: Ops
+    layer: Layer
+    positions: Positions
+    cache: Cache | None
+    observer: Observer
 
-def ffn_input(ops: Ops, layer: Layer, x: Array) -> Array:
-    """What ffn_gate and ffn_up read: (B, T, D)."""
-    return ops.rmsnorm(x, layer.weights["ffn_norm.weight"], layer.arch.eps)
+    def norm(self, op: Norm, x: Array) -> Array:
+        """x (..., width) -> the same shape."""
+        weight = self.layer.weights[f"{op.name}.weight"]
+        return self.ops.rmsnorm(x, weight + op.offset if op.offset else weight, op.eps)
 
+    def linear(self, name: str, x: Array) -> Array:
+        """x (B, T, in) through a linear, with its bias when it has one."""
+        weights = self.layer.weights
+        y = self.ops.matmul(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+        self.observer.wrote(name, y)
+        return y
 
-def ffn(ops: Ops, layer: Layer, normed: Array) -> Array:
-    """What ffn_down reads: (B, T, F)."""
-    return ops.silu_mul(layer.linear(ops, "ffn_gate", normed), layer.linear(ops, "ffn_up", normed))
+    def attention(self, op: Attention, x: Array) -> Array:
+        """x (B, T, D) -> (B, T, D)."""
+        batch, tokens = x.shape[:2]
+        self.observer.read("attn_qkv", x)
+        q = self.linear(op.q.name, x).reshape(batch, tokens, op.heads, op.head_dim)
+        k = self.linear(op.k.name, x).reshape(batch, tokens, op.kv_heads, op.head_dim)
+        v = self.linear(op.v.name, x).reshape(batch, tokens, op.kv_heads, op.head_dim)
+        q = self.norm(op.q_norm, q) if op.q_norm else q
+        k = self.norm(op.k_norm, k) if op.k_norm else k
+        if tables := self.positions.tables(op):
+            q, k = self.ops.rope(q, *tables), self.ops.rope(k, *tables)
+        start = 0
+        if self.cache is not None:
+            start, k, v = self.keep(k, v)
+        context = self.ops.attention(q, k, v, start, op)
+        self.observer.read("attn_output", context)
+        return self.linear(op.output.name, context)
 
+    def keep(self, k: Array, v: Array) -> tuple[int, Array, Array]:
+        """Store new keys and values; where they start, and all of them so far (B, S, K, C)."""
+        assert self.cache is not None
+        start, stop = self.cache.length, self.cache.length + k.shape[1]
+        keys, values = self.cache.keys[self.layer.index], self.cache.values[self.layer.index]
+        keys[:, start:stop] = k
+        values[:, start:stop] = v
+        return start, keys[:, :stop], values[:, :stop]
 
-def decoder_layer(ops: Ops, layer: Layer, x: Array, cache: Cache | None) -> Array:
-    """One layer: (B, T, D) -> (B, T, D)."""
-    context = attention(ops, layer, attention_input(ops, layer, x), cache)
-    x = ops.add(x, layer.linear(ops, "attn_output", context))
-    inner = ffn(ops, layer, ffn_input(ops, layer, x))
-    return ops.add(x, layer.linear(ops, "ffn_down", inner))
+    def mlp(self, op: GatedMLP, x: Array, group: str = "ffn") -> Array:
+        """x (B, T, D) -> (B, T, D); `group` starts the names of its input groups."""
+        self.observer.read(f"{group}_gate_up", x)
+        gate, up = self.linear(op.gate.name, x), self.linear(op.up.name, x)
+        inner = self.ops.gated(op.activation, gate, up)
+        self.observer.read(f"{group}_down", inner)
+        return self.linear(op.down.name, inner)
+
+    def moe(self, op: MoE, x: Array) -> Array:
+        """x (B, T, D) -> (B, T, D); an expert computes the tokens that the router gave it."""
+        flat = x.reshape(-1, x.shape[-1])
+        self.observer.read("ffn_router", x)
+        shares, chosen = self.ops.route(self.linear(op.router.name, flat), op.top_k, op.normalized)
+        out = self.ops.zeros(tuple(flat.shape))
+        for expert in np.unique(chosen):
+            rows, places = np.nonzero(chosen == expert)
+            y = self.expert(op.experts, int(expert), flat[rows])
+            out[rows] = out[rows] + shares[rows, places][:, None] * y
+        if op.shared:
+            self.observer.read("ffn_shared_gate", x)
+            y = self.mlp(op.shared, flat, "ffn_shared")
+            gate = op.shared_gate
+            out = out + (self.ops.sigmoid(self.linear(gate.name, flat)) * y if gate else y)
+        return out.reshape(x.shape)
+
+    def expert(self, op: GatedMLP, index: int, x: Array) -> Array:
+        """x (n, D) through one expert: (n, D)."""
+
+        def linear(name: str, x: Array) -> Array:
+            weight = self.ops.expert(self.layer.weights[f"{name}.weight"], index)
+            return self.ops.matmul(x, weight, None)
+
+        self.observer.read("ffn_experts_gate_up", x)
+        inner = self.ops.gated(op.activation, linear(op.gate.name, x), linear(op.up.name, x))
+        self.observer.read("ffn_experts_down", inner)
+        return linear(op.down.name, inner)
+
+    def residual(self, op: Residual, x: Array, y: Array) -> Array:
+        """The stream x with y added to it, (B, T, D)."""
+        y = self.norm(op.post_norm, y) if op.post_norm else y
+        return self.ops.add(x, y if op.multiplier == 1.0 else op.multiplier * y)
 
 
 def logits(ops: Ops, arch: Arch, weights: Mapping[str, Weight], x: Array) -> Array:
@@ -138,7 +256,7 @@ def layers(arch: Arch, weights: Mapping[str, Weight]) -> list[Layer]:
         if name.startswith("blk."):
             _, index, rest = name.split(".", 2)
             groups[int(index)][rest] = weight
-    return [Layer(arch, group, index) for index, group in enumerate(groups)]
+    return [Layer(arch.layer(index), group, index) for index, group in enumerate(groups)]
 
 
 def forward(
@@ -152,11 +270,10 @@ def forward(
 ) -> Array:
     """Logits (B, T, V) of ids (B, T); `last`: the last token's (B, 1, V). Advances the cache."""
     start = cache.length if cache else 0
-    tables = arch.rope.tables(start, start + ids.shape[1], arch.head_dim)
+    positions = Positions(start, start + ids.shape[1])
     x = ops.embed(weights["token_embd.weight"], ids)
     for layer in decoder:
-        layer.tables = tables
-        x = decoder_layer(ops, layer, x, cache)
+        x = decoder_layer(ops, layer, x, positions, cache)
     if cache:
         cache.length += ids.shape[1]
     return logits(ops, arch, weights, x[:, -1:] if last else x)

@@ -13,6 +13,7 @@ from runtime.blocks import BLOCKS, Block
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.gguf_header import MAGIC, Header, Line, read_header
 from runtime.model import Model
+from runtime.reader import Reader
 from runtime.tensor import Tensor
 from runtime.tokenizer import Tokenizer
 
@@ -61,14 +62,6 @@ class GgufFile:
         """The rows of a tensor as they lie in the file: uint8 (rows, row_bytes), mapped."""
         info = self.tensors[name]
         return self.bytes[info.offset : info.offset + info.nbytes].reshape(info.rows, -1)
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether a path is a file that starts as GGUF does."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
 
 
 def read(path: str | Path) -> GgufFile:
@@ -197,11 +190,11 @@ def _rope_factors(header: Header) -> tuple[float, ...] | None:
 
 def _check_tensors(file: GgufFile, arch: Arch) -> dict[str, TensorInfo]:
     """The model's tensors in file order, when they are just those that its sizes imply."""
-    expected = FAMILIES[arch.family].shapes(arch)
+    expected = arch.shapes()
     infos = {name: info for name, info in file.tensors.items() if name != ROPE_FACTORS}
     for name, shape in expected.items():
         if name not in infos:
-            raise CorruptFileError(f"{file.path} lacks {name}; convert the model again.")
+            raise CorruptFileError(f"{file.path} has no tensor {name}; convert the model again.")
         if infos[name].shape != shape:
             raise CorruptFileError(
                 f"{name} in {file.path} has shape {infos[name].shape}, but its metadata "
@@ -213,3 +206,11 @@ def _check_tensors(file: GgufFile, arch: Arch) -> dict[str, TensorInfo]:
             f"({extra[0]}); leaving them out would change the model."
         )
     return infos
+
+
+READER = Reader("gguf", "a .gguf file", open_gguf, magic=MAGIC)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is a file that starts as GGUF does."""
+    return READER.recognises(path)

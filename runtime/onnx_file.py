@@ -4,27 +4,25 @@ Any engine of ours then runs it, and what it computes can be compared with onnxr
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from runtime.archs import family_of
 from runtime.blocks import BLOCKS
 from runtime.blocks.onnx_int import OnnxInt, onnx_name
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.model import Model
-from runtime.tensor import Tensor
+from runtime.reader import Reader
+from runtime.stored import Expected, MappedFile, Parts, StoredArray, StoredTensors
+from runtime.tensor import Shape, Tensor
 from runtime.tokenizer import Tokenizer, read_json
+
+MODEL = "model.onnx"
 
 INT_OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
 """Operators whose attributes say how many bits a weight takes, and how many share a scale."""
-
-
-def is_onnx(path: Path) -> bool:
-    """Whether a path is a folder with an ONNX model in it."""
-    return (path / "model.onnx").exists()
 
 
 def open_onnx(folder: Path) -> Model:
@@ -40,7 +38,7 @@ def open_onnx(folder: Path) -> Model:
             f"{folder} has no config.json; copy the one of the original checkpoint into it."
         )
     arch = family_of(config).arch(config)
-    tensors = OnnxTensors(folder, family_of(config).shapes(arch))
+    tensors = onnx_tensors(folder, arch.shapes())
     has_tokenizer = (folder / "tokenizer.json").exists()
     return Model(arch, tensors, Tokenizer.from_folder(folder) if has_tokenizer else None)
 
@@ -65,68 +63,57 @@ def maker(folder: Path) -> str | None:
     return "other" if name == "edgequant" and foreign else name
 
 
-class OnnxTensors(Mapping[str, Tensor]):
-    """Runtime name -> Tensor; the data file is mapped, a record is put together when asked for."""
-
-    def __init__(self, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-        model = _load(folder)
-        self.shapes = shapes
-        self.layouts = _layouts(model)
-        self.arrays = _map(folder, model)
-        for name, shape in shapes.items():
-            for stored, expected in _stored(name, shape, self.layouts.get(name)).items():
-                _check_array(folder / "model.onnx", stored, self.arrays.get(stored), expected)
-
-    def __getitem__(self, name: str) -> Tensor:
-        shape = self.shapes[name]
-        if name in self.layouts:
-            layout = self.layouts[name]
-            zeros = None if layout.symmetric else self.arrays[f"{name}.zero"]
-            quants, scales = self.arrays[f"{name}.q"], self.arrays[f"{name}.scale"]
-            quants = quants.reshape(*scales.shape, -1)  # an embedding's are (rows, codes' bytes)
-            return Tensor(name, shape, layout, layout.join_parts(quants, scales, zeros))
-        rows = shape[0] if len(shape) == 2 else 1
-        return Tensor(
-            name, shape, BLOCKS["F32"], self.arrays[name].reshape(rows, -1).view(np.uint8)
-        )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
+def onnx_tensors(folder: Path, shapes: dict[str, Shape]) -> StoredTensors:
+    """The weights of these shapes, when the folder holds them all. Errors as in `open_onnx`."""
+    model = _load(folder)
+    layouts, arrays = _layouts(model), _arrays(folder, model)
+    weights = {name: parts_of(name, shape, layouts.get(name)) for name, shape in shapes.items()}
+    for parts in weights.values():
+        for name, expected in parts.arrays.items():
+            _check_array(folder / MODEL, name, arrays.get(name), expected)
+    return StoredTensors(weights, arrays)
 
 
-Expected = tuple[str, tuple[int, ...]]
-"""What a stored array must be: numpy's dtype string and a shape."""
-
-
-def _stored(name: str, shape: tuple[int, ...], layout: OnnxInt | None) -> dict[str, Expected]:
-    """The arrays that hold one weight."""
+def parts_of(name: str, shape: Shape, layout: OnnxInt | None) -> Parts:
+    """The arrays that hold one weight: codes, scales and zero points, or float32 numbers."""
     if layout is None:
-        return {name: ("<f4", shape)}
+        return Parts(shape, {name: Expected(shape, ("F32",))})
     rows, blocks = shape[0], shape[-1] // layout.size
-    quants = (rows, blocks, layout.code_bytes)
-    parts = {f"{name}.q": ("|u1", quants), f"{name}.scale": ("<f4", (rows, blocks))}
+    arrays = {
+        f"{name}.q": Expected((rows, blocks, layout.code_bytes), ("U8",)),
+        f"{name}.scale": Expected((rows, blocks), ("F32",)),
+    }
     if not layout.symmetric:
-        parts[f"{name}.zero"] = ("|u1", (rows, -(-blocks * layout.code_bits // 8)))
-    return parts
+        arrays[f"{name}.zero"] = Expected((rows, -(-blocks * layout.code_bits // 8)), ("U8",))
+    return Parts(shape, arrays, partial(_join, layout))
 
 
-def _check_array(path: Path, name: str, found: np.ndarray | None, expected: Expected) -> None:
+def _join(layout: OnnxInt, name: str, shape: Shape, arrays: list[StoredArray]) -> Tensor:
+    """Codes, scales and, where the layout has them, zero points as rows of blocks."""
+    quants, scales, *zeros = (array.read() for array in arrays)
+    blocks = (shape[0], shape[-1] // layout.size)
+    data = layout.join_parts(
+        quants.reshape(*blocks, -1),  # an embedding's are (rows, codes' bytes)
+        scales.view("<f4").reshape(blocks),
+        zeros[0].reshape(shape[0], -1) if zeros else None,
+    )
+    return Tensor(name, shape, layout, data)
+
+
+def _check_array(path: Path, name: str, found: StoredArray | None, expected: Expected) -> None:
     """Raise EdgequantError when an array is missing or not as config.json says."""
     if found is None:
         raise UnsupportedError(
             f"{path} has no weight {name}; only folders written by edgequant are read "
             "(onnxruntime still runs others)."
         )
-    kind, shape = expected
+    shape, dtypes = expected
     # an embedding's codes are (rows, codes' bytes): what counts is rows and all bytes
-    alike = found.shape[:1] == shape[:1] and found.size == math.prod(shape)
-    if found.dtype.str != kind or not alike:
+    alike = found.shape[:1] == shape[:1] and math.prod(found.shape) == math.prod(shape)
+    if found.dtype not in dtypes or not alike:
         raise CorruptFileError(
-            f"{name} in {path} is {found.dtype.str} {found.shape}, but its config.json says "
-            f"{kind} {shape}; copy both files from the same folder."
+            f"{name} in {path} is {found.dtype} {found.shape}, but its config.json says "
+            f"{dtypes[0]} {shape}; copy both files from the same folder."
         )
 
 
@@ -136,7 +123,7 @@ def _load(folder: Path) -> Any:
         import onnx
     except ImportError:
         raise UnsupportedError("reading ONNX needs the onnx package; pip install onnx.") from None
-    path = folder / "model.onnx"
+    path = folder / MODEL
     if not path.exists():
         raise InputError(f"{folder} has no model.onnx; give the folder that holds it.")
     graph = path.read_bytes()
@@ -145,7 +132,9 @@ def _load(folder: Path) -> Any:
         "".join(_names(model))  # a damaged name is bytes, which join refuses
         return model
     except Exception as error:  # protobuf's own, which has no public stub
-        raise CorruptFileError(f"{path} is no ONNX model or was cut; copy it again.") from error
+        raise CorruptFileError(
+            f"{path} is not an ONNX model, or is cut short; copy it again."
+        ) from error
 
 
 def _names(model: Any) -> Iterator[str]:
@@ -181,30 +170,29 @@ def _layouts(model: Any) -> dict[str, OnnxInt]:
     return out
 
 
-def _map(folder: Path, model: Any) -> dict[str, np.ndarray]:
-    """Every external initializer of a type we write, as a read-only view of its data file."""
+def _arrays(folder: Path, model: Any) -> dict[str, StoredArray]:
+    """Every external initializer of a type we write, by its name."""
     from onnx import TensorProto
 
-    kinds: dict[int, np.dtype] = {
-        TensorProto.FLOAT: np.dtype("<f4"),
-        TensorProto.UINT8: np.dtype("u1"),
-    }
-    files: dict[str, np.ndarray] = {}
-    out: dict[str, np.ndarray] = {}
+    dtypes: dict[int, str] = {TensorProto.FLOAT: "F32", TensorProto.UINT8: "U8"}
+    files: dict[str, MappedFile] = {}
+    out: dict[str, StoredArray] = {}
     for proto in model.graph.initializer:
-        if proto.data_location != TensorProto.EXTERNAL or proto.data_type not in kinds:
+        if proto.data_location != TensorProto.EXTERNAL or proto.data_type not in dtypes:
             continue
-        kind = kinds[proto.data_type]
         location, start = _place(folder, proto)
-        stop = start + math.prod(proto.dims) * kind.itemsize
-        if location not in files:
-            files[location] = _map_file(folder / location)
-        if stop > len(files[location]):
+        path = folder / location
+        if not path.exists():
+            raise CorruptFileError(f"{path} is missing; copy it next to {MODEL}.")
+        file = files.setdefault(location, MappedFile(path))
+        array = StoredArray(file, dtypes[proto.data_type], tuple(proto.dims), start)
+        size, stop = path.stat().st_size, start + array.nbytes
+        if stop > size:
             raise CorruptFileError(
-                f"{folder / location} has {len(files[location]):,} bytes, but {proto.name} ends at "
-                f"{stop:,}; the copy was cut short, copy it again."
+                f"{path} has {size:,} bytes, but {proto.name} ends at {stop:,}; "
+                "the copy was cut short, copy it again."
             )
-        out[proto.name] = files[location][start:stop].view(kind).reshape(tuple(proto.dims))
+        out[proto.name] = array
     return out
 
 
@@ -216,14 +204,9 @@ def _place(folder: Path, proto: Any) -> tuple[str, int]:
     if not sound or min(proto.dims, default=0) < 0:
         raise CorruptFileError(
             f"{folder / 'model.onnx'} places {proto.name} at offset {offset!r} of {location!r}, "
-            "which is no place in a file beside it; only folders written by edgequant are read."
+            "which is not inside a file beside it; only folders written by edgequant are read."
         )
     return location, int(offset)
 
 
-def _map_file(path: Path) -> np.ndarray:
-    if not path.exists():
-        raise CorruptFileError(f"{path} is missing; copy it next to model.onnx.")
-    if path.stat().st_size == 0:
-        return np.zeros(0, np.uint8)
-    return np.asarray(np.memmap(path, np.uint8, mode="r"))
+READER = Reader("onnx", "an ONNX folder", open_onnx, sign=MODEL, engine="onnxruntime")

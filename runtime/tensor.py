@@ -1,10 +1,32 @@
 """A named tensor as it lies in a file: packed bytes and the layout that reads them."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from runtime.blocks import BLOCKS, Block
+
+Shape = tuple[int, ...]
+
+
+def is_matrix(shape: Shape) -> bool:
+    """Whether a tensor is a weight that is quantized: a matrix, or one for every expert.
+
+    Norms and biases, of one axis, never are.
+    """
+    return len(shape) > 1
+
+
+def rows_and_cols(shape: Shape) -> tuple[int, int]:
+    """How a tensor lies in memory: rows of its last axis; a vector is one row."""
+    return math.prod(shape[:-1]), shape[-1]
+
+
+def stored_bytes(block: Block, shape: Shape) -> int:
+    """Bytes of a tensor in a type that fits its rows."""
+    rows, cols = rows_and_cols(shape)
+    return rows * block.row_bytes(cols)
 
 
 @dataclass(frozen=True)
@@ -13,26 +35,41 @@ class Tensor:
 
     name: str
     """Runtime name, such as "blk.3.attn_q.weight" (GGUF's spelling, for every container)."""
-    shape: tuple[int, ...]
-    """(rows, cols), or (n,)."""
+    shape: Shape
+    """(rows, cols), (experts, rows, cols) or (n,)."""
     block: Block
     data: np.ndarray
-    """uint8 (rows, row_bytes); often a read-only memory map."""
+    """uint8 (rows of all experts, row_bytes); often a read-only memory map."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the packed weight."""
         return int(self.data.size)
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is a weight that is quantized."""
+        return is_matrix(self.shape)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all experts."""
+        return rows_and_cols(self.shape)[0]
+
+    @property
+    def cols(self) -> int:
+        """Numbers in a row."""
+        return self.shape[-1]
+
     def decode(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float32 weights of rows start..stop (a 1-D tensor: all of it)."""
-        if len(self.shape) == 1:
+        """float32 weights of rows start..stop, (rows, cols); a 1-D tensor: all of it, (n,)."""
+        if not self.is_matrix:
             return self.block.decode(self.data).reshape(self.shape)
         return self.block.decode(self.data[start:stop])
 
     @staticmethod
     def dense(name: str, values: np.ndarray, kind: str = "F32") -> "Tensor":
-        """A float tensor (F32, F16 or BF16) made from values of any shape up to 2-D."""
+        """A float tensor (F32, F16 or BF16) made from values of any shape."""
         layout = BLOCKS[kind]
-        rows = values.reshape(1, -1) if values.ndim == 1 else values
+        rows = values.reshape(rows_and_cols(values.shape))
         return Tensor(name, tuple(values.shape), layout, layout.pack(rows, {}))

@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
-from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
+from tests.random_checkpoint import random_checkpoint
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
+
+# how long an example takes says what else the machine does
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 if not torch.cuda.is_available():
     # Triton asks on import: without a card its kernels are interpreted, on numpy

@@ -1,10 +1,12 @@
 """What tests of containers share: checkpoints rounded to one layout, and distances of logits."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from quantize.checkpoint import Checkpoint
+from runtime.archs import Attention, Linear
 from runtime.blocks import BLOCKS
 from runtime.model import Model
 from runtime.tensor import Tensor
@@ -30,6 +32,26 @@ def rounded_model(checkpoint: Checkpoint, kind: str) -> Model:
     model = checkpoint.model()
     tensors = {tensor.name: tensor for tensor in rounded(checkpoint, kind)}
     return Model(model.arch, tensors, model.tokenizer)
+
+
+def attention_of(heads: int, kv_heads: int, head_dim: int, **facts: Any) -> Attention:
+    """An attention without rope; its linears are only named."""
+    linear = Linear("attn_q", "self_attn.q_proj", heads * head_dim, heads * head_dim)
+    return Attention(
+        *[linear] * 4,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        rope=None,
+        rope_channels=0,
+        **facts,
+    )
+
+
+def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
+    """Equal but for the order of float32 sums: within 1e-5 of the largest value."""
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def kl(expected: np.ndarray, found: np.ndarray) -> float:

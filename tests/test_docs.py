@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from export import CONTAINERS
-from quantize.checkpoint import bundled, open_checkpoint
+from quantize.checkpoint import bundled
 from quantize.plan import Plan, Target, assign
 from runtime.blocks import BLOCKS, Block
 from runtime.tensor import Tensor
@@ -99,10 +99,13 @@ def documented(heading: str) -> set[str]:
 
 def write_bundled(target: str, path: Path) -> dict[str, Any]:
     """The bundled model in a container with the provenance of a run; returns that provenance."""
-    from quantize.pipeline import provenance
+    from quantize.job import Job
+    from quantize.writing import provenance
 
-    checkpoint, plan = open_checkpoint(bundled()), Plan((Target.parse(target),), method="rtn")
-    extra = provenance(plan, checkpoint, assign(plan.targets[0], checkpoint.arch, ()), "")
+    plan = Plan((Target.parse(target),), method="rtn")
+    job = Job.resolve(plan)
+    checkpoint = job.checkpoint
+    extra = provenance(job, assign(plan.targets[0], checkpoint.arch, ()), "")
     tensors = (Tensor.dense(name, tensor.decode()) for name, tensor in checkpoint.tensors.items())
     container = CONTAINERS[plan.targets[0].container]
     container.write(path, checkpoint.arch, tensors, checkpoint.folder, extra)

@@ -199,6 +199,25 @@ def test_importing_the_writers_loads_neither_torch_nor_an_upper_layer() -> None:
     assert not loaded & {"torch", "transformers", "calib_data", "quantize"}
 
 
+def test_generating_from_a_checkpoint_loads_neither_torch_nor_a_writer() -> None:
+    pytest.importorskip("runtime._native")
+    program = (
+        "import sys\n"
+        "from quantize.cli import main\n"
+        "sys.argv = ['quantize', 'generate', 'models/tiny-qwen2.5', 'The town', '-n', '2']\n"
+        "try: main()\n"
+        "finally: print('\\nLOADED', *{name.split('.')[0] for name in sys.modules})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    text, _, loaded = run.stdout.partition("\nLOADED ")
+    assert run.returncode == 0, run.stderr
+    assert text.strip()
+    assert "runtime" in loaded.split()
+    assert not set(loaded.split()) & (HEAVY | {"export"})
+
+
 def test_generating_from_a_file_does_not_load_torch() -> None:
-    names = ["quantize.cli", "quantize.opening", "runtime.generate", "runtime.backends.native"]
+    names = ["quantize.cli.use", "quantize.opening", "runtime.generate", "runtime.backends.native"]
     assert not loaded_by(names) & {"torch", "transformers"}

@@ -12,7 +12,7 @@ import typer.main
 
 from bench import fill
 from export import CONTAINERS
-from quantize.cli import app
+from quantize.cli.program import app
 from quantize.methods import METHODS
 from quantize.plan import Plan
 from runtime.archs import FAMILIES

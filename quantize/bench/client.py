@@ -26,6 +26,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which ends that one
             env=os.environ | bound | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         try:

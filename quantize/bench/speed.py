@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantize import opening
 from quantize.bench.bandwidth import Memory
 from quantize.bench.client import Worker
-from quantize.calibrate import Progress
+from quantize.progress import Progress
 from quantize.report import frontier_chart
+from runtime.containers import recognise
 from runtime.errors import InputError
 from runtime.model import Model
 
@@ -52,8 +52,7 @@ class Request:
     @property
     def backends(self) -> list[str]:
         """Ours first."""
-        container = opening.container_of(self.file)
-        ours = "native" if container is None else container.engine
+        ours = recognise(self.file).engine
         return [ours] + ([RIVALS[self.against]] if self.against else [])
 
 
@@ -189,13 +188,13 @@ def check(asked: Request) -> Model:
         raise InputError(
             f"cannot compare with {asked.against!r}; --against knows {', '.join(RIVALS)}."
         )
-    if asked.against and opening.kind(asked.file) != "gguf":
+    if asked.against and recognise(asked.file).name != "gguf":
         raise InputError(
             f"{asked.against} runs .gguf files, and {asked.file} is none; leave out --against."
         )
     if asked.chart is not None:
         frontier_chart.check_path(asked.chart)
-    model = opening.open_model(asked.file)
+    model = recognise(asked.file).open(asked.file)
     needed = max(asked.prompt, asked.capacity)
     if needed > model.arch.context:
         raise InputError(

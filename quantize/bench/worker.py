@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from runtime.containers import recognise
 from runtime.engine import Engine, open_engine, reads_files
 from runtime.errors import EdgequantError
-from runtime.gguf_file import is_gguf, open_gguf, read_arch
+from runtime.gguf_file import read_arch
 
 STEP = 512
 """Tokens of a prompt that an engine is given at a time: llama.cpp's own batch."""
@@ -90,10 +91,8 @@ def opener(file: Path, backend: str, threads: int) -> Callable[[], Engine]:
     options: dict[str, Any] = {"generating": True, "threads": threads}
     if from_file:
         return lambda: open_engine(file, backend, **options)
-    if is_gguf(file):
-        return lambda: open_engine(open_gguf(file), backend, **options)
-    opening = importlib.import_module("quantize.opening")
-    return lambda: open_engine(opening.open_model(file), backend, **options)
+    reader = recognise(file)
+    return lambda: open_engine(reader.open(file), backend, **options)
 
 
 def load(file: Path, backend: str, threads: int) -> tuple[Engine, float]:

@@ -1,16 +1,41 @@
 """The command line: each body builds a Plan or opens files and calls one function.
 
-    program.py  every command by its name, exit codes
-    make.py     run, plan, imatrix
-    judge.py    check, compare
-    use.py      generate, bench
-    look.py     show, list
-    options.py  the flags that several commands share
-    screen.py   what is printed where
+    interrupt.py  Ctrl-C
+    program.py    every command by its name, exit codes
+    make.py       run, plan, imatrix
+    judge.py      check, compare
+    use.py        generate, bench
+    look.py       show, list
+    options.py    the flags that several commands share
+    screen.py     what is printed where
 
 What a command needs is imported in its body: `--help` waits for no torch.
 """
 
-from quantize.cli.program import app, main
+import sys
+from contextlib import suppress
+from typing import NoReturn
 
-__all__ = ["app", "main"]
+from quantize.cli import interrupt
+
+
+def main() -> NoReturn:
+    """Run the command line: exit 0 ok, 1 a gate failed, 2 usage or bad input, 130 interrupted."""
+    interrupt.watch()
+    try:
+        # imported here: Ctrl-C counts meanwhile, too
+        from quantize.cli import program
+
+        code = program.run()
+        interrupt.check()
+        interrupt.too_late()
+    except BaseException:
+        if not interrupt.pressed():
+            raise
+        with suppress(OSError):  # nobody may be reading any more
+            print(interrupt.sentence(), file=sys.stderr, flush=True)
+        code = interrupt.EXIT
+    sys.exit(code)
+
+
+__all__ = ["main"]

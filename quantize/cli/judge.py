@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from quantize.cli import options
+from quantize.cli.bar import Bar
 from quantize.cli.screen import errors, finish_report
-from quantize.progress import Bar
 
 
 def check(

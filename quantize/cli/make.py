@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantize.cli import options
+from quantize.cli import interrupt, options
+from quantize.cli.bar import Bar
 from quantize.cli.screen import errors, finish_report, show_result
-from quantize.progress import Bar
 
 if TYPE_CHECKING:  # it imports torch, which `--help` does not need
     from quantize.plan import Plan
@@ -84,6 +84,7 @@ def run(made: "Plan", as_json: bool) -> None:
 
     with Bar(errors) as bar:
         report = pipeline.run(made, bar.update, bar.say)
+    interrupt.too_late()
     if report is not None:
         finish_report(report, as_json)
     else:
@@ -115,14 +116,14 @@ def imatrix(
     as_json: options.Json = False,
 ) -> None:
     """Make an importance matrix for llama.cpp's quantizer, or for `run --imatrix`."""
-    from quantize import collect
+    from quantize import make_imatrix
 
     flags = options.given(
         model=model, calibration=calibration, rows=calib_rows, length=calib_length, seed=seed,
         max_ram=max_ram, device=device, overwrite=overwrite,
     )  # fmt: skip
     with Bar(errors) as bar:
-        made = collect.make(collect.Request(output, **flags), bar.update)
+        made = make_imatrix.make(make_imatrix.Request(output, **flags), bar.update)
     result = made.summary() | {"path": str(output), "bytes": output.stat().st_size}
     shown = (
         f"{output}: {result['bytes']:,} bytes, {result['entries']} weights, "

@@ -1,32 +1,16 @@
-"""The program: its commands, in the order of `--help`, and how it ends."""
+"""The program: its commands, in the order of `--help`, and their exit codes."""
 
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-import typer.core
 from rich.text import Text
 
 import quantize
-from quantize.cli import judge, look, make, use
+from quantize.cli import interrupt, judge, look, make, use
 from quantize.cli.screen import errors
 from runtime.errors import EdgequantError
-
-
-class Interrupted(Exception):
-    """Ctrl-C during a command, which typer would turn into a bare exit code."""
-
-
-class Commands(typer.core.TyperGroup):
-    """The commands, with a Ctrl-C that `main` sees."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted(ctx.invoked_subcommand) from None
-
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": make.run,
@@ -43,7 +27,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 app = typer.Typer(
     name="quantize",
-    cls=Commands,
     help="Quantize language models for laptops and phones, and prove the result.",
     no_args_is_help=True,
     add_completion=False,
@@ -71,17 +54,16 @@ def common(
     """Options before the command."""
 
 
-def main() -> NoReturn:
-    """Run the command line: exit 0 ok, 1 a gate failed, 2 usage or bad input, 130 interrupted."""
+def run() -> int:
+    """Run the command that the user typed; its exit code, see `quantize.cli.main`."""
     try:
         app()
-    except Interrupted as command:
-        again = "; run the same command again to go on after the last finished stage"
-        errors.print(f"interrupted{again if command.args[0] == 'run' else ''}.", soft_wrap=True)
-        sys.exit(130)
+    except SystemExit as end:
+        return int(end.code or 0)
     except (EdgequantError, OSError) as error:
+        interrupt.check()  # then it only complains about that
         if "--debug" in sys.argv:
             raise
         errors.print(Text.assemble(("error", "red"), " ", str(error)), soft_wrap=True)
-        sys.exit(2)
-    sys.exit(0)
+        return 2
+    return 0

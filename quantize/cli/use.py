@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from quantize.cli import options
+from quantize.cli.bar import Bar
 from quantize.cli.screen import errors, show_result
-from quantize.progress import Bar
 
 
 def generate(

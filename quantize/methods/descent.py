@@ -27,7 +27,7 @@ def descend(
     target = weight.T.contiguous()
     value, codes = start.value.T.contiguous(), start.codes.T.contiguous()
     params = list(split(start.params))
-    pull = hessian @ (target - value) + ridge * (target - value)  # minus half the gradient
+    neg_half_grad = hessian @ (target - value) + ridge * (target - value)  # minus half the gradient
     window = max(WINDOW, block.size)
     for first in range(0, len(target), window):
         last = min(first + window, len(target))
@@ -37,12 +37,12 @@ def descend(
         for at in range(first, last, block.size):
             inside = slice(at - first, at - first + block.size)
             place = slice(at, at + block.size)
-            run = Run(block, codes[place], value[place], params[at // block.size])
-            run.rescale(pull[first:last], local, inside)
-            run.recode(pull[first:last], local, inside)
-            params[at // block.size] = run.params
+            state = BlockState(block, codes[place], value[place], params[at // block.size])
+            state.rescale(neg_half_grad[first:last], local, inside)
+            state.recode(neg_half_grad[first:last], local, inside)
+            params[at // block.size] = state.params
         moved = value[first:last] - before
-        pull[last:] -= hessian[last:, first:last] @ moved
+        neg_half_grad[last:] -= hessian[last:, first:last] @ moved
     return Rounded(codes.T.contiguous(), join(params), value.T.contiguous())
 
 
@@ -52,7 +52,7 @@ def split(params: Params) -> list[Params]:
     return [{key: part[:, at : at + 1] for key, part in params.items()} for at in range(blocks)]
 
 
-class Run:
+class BlockState:
     """One block of all rows: codes and value (size, out) are views that change in place."""
 
     def __init__(
@@ -60,57 +60,61 @@ class Run:
     ) -> None:
         self.block, self.codes, self.value, self.params = block, codes, value, params
 
-    def rescale(self, pull: torch.Tensor, local: torch.Tensor, inside: slice) -> None:
+    def rescale(self, neg_half_grad: torch.Tensor, local: torch.Tensor, inside: slice) -> None:
         """The best `linear` params for the codes, where storing them still lowers the error.
 
-        pull (window, out) is kept up to date; local is its part of the Hessian.
+        neg_half_grad (window, out) is kept up to date; local is its part of the Hessian.
         """
         keys, own = self.block.linear, local[inside, inside]
         basis = [b.T.to(local.dtype) for b in self.block.basis(self.codes.T, self.params)]
-        rise = torch.stack([(b * pull[inside]).sum(0) for b in basis], -1)  # (out, keys)
-        reach = [own @ b for b in basis]
-        form = torch.stack([torch.stack([(b * r).sum(0) for b in basis], -1) for r in reach], -1)
+        rhs = torch.stack([(b * neg_half_grad[inside]).sum(0) for b in basis], -1)  # (out, keys)
+        H_basis = [own @ b for b in basis]
+        gram = torch.stack([torch.stack([(b * r).sum(0) for b in basis], -1) for r in H_basis], -1)
         old = torch.cat([self.params[key] for key in keys], -1)  # (out, keys) float32
-        new = self.block.storable(old + solve(form, rise))
-        step = (new - old).to(form.dtype)
-        change = (step * (torch.einsum("okl,ol->ok", form, step) - 2 * rise)).sum(-1)
+        new = self.block.round_to_stored(old + solve(gram, rhs))
+        step = (new - old).to(gram.dtype)
+        change = (step * (torch.einsum("okl,ol->ok", gram, step) - 2 * rhs)).sum(-1)
         new = torch.where((change < 0)[:, None], new, old)
         self.params = self.params | {k: new[:, i : i + 1] for i, k in enumerate(keys)}
         scale, offset = self.block.grid(self.params)
-        self.move(self.block.value(self.codes.T, scale, offset).T, pull, local, inside)
+        self.move(self.block.value(self.codes.T, scale, offset).T, neg_half_grad, local, inside)
 
-    def recode(self, pull: torch.Tensor, local: torch.Tensor, inside: slice) -> None:
+    def recode(self, neg_half_grad: torch.Tensor, local: torch.Tensor, inside: slice) -> None:
         """The best code of each weight beside all others, column by column."""
         scale, offset = (x.T.contiguous() for x in self.block.grid(self.params))
-        if self.block.native and runs_native(self.block, pull, local, self.value):
+        if self.block.native and runs_native(self.block, neg_half_grad, local, self.value):
             fixed = (a.numpy() for a in (scale, offset, local.T.contiguous()))
-            state = (a.numpy() for a in (self.codes, self.value, pull))
+            state = (a.numpy() for a in (self.codes, self.value, neg_half_grad))
             self.block.native.rounder.recode(*fixed, inside.start, *state)
             return
         for at in range(len(self.value)):
             column = inside.start + at
-            best = self.value[at] + pull[column] / local[column, column]
+            best = self.value[at] + neg_half_grad[column] / local[column, column]
             self.codes[at] = self.block.code(best, scale[at], offset[at])
-            fresh = self.block.value(self.codes[at], scale[at], offset[at])
-            step = fresh - self.value[at]
-            self.value[at] = fresh
-            pull -= local[:, column, None] * step
+            new_value = self.block.value(self.codes[at], scale[at], offset[at])
+            step = new_value - self.value[at]
+            self.value[at] = new_value
+            neg_half_grad -= local[:, column, None] * step
 
     def move(
-        self, fresh: torch.Tensor, pull: torch.Tensor, local: torch.Tensor, inside: slice
+        self,
+        new_value: torch.Tensor,
+        neg_half_grad: torch.Tensor,
+        local: torch.Tensor,
+        inside: slice,
     ) -> None:
         """Replace the value of the whole block."""
-        pull -= local[:, inside] @ (fresh - self.value)
-        self.value.copy_(fresh)
+        neg_half_grad -= local[:, inside] @ (new_value - self.value)
+        self.value.copy_(new_value)
 
 
-def solve(form: torch.Tensor, rise: torch.Tensor) -> torch.Tensor:
-    """Solutions (out, keys) of form (out, keys, keys) x = rise, for one or two keys; 0 if flat."""
-    if rise.shape[1] == 1:
-        energy = form[:, 0]
-        return torch.where(energy > 0, rise / torch.where(energy > 0, energy, 1.0), 0.0)
-    (a, b), d = (form[:, 0, 0], form[:, 0, 1]), form[:, 1, 1]
+def solve(gram: torch.Tensor, rhs: torch.Tensor) -> torch.Tensor:
+    """Solutions (out, keys) of gram (out, keys, keys) x = rhs, for one or two keys; 0 if flat."""
+    if rhs.shape[1] == 1:
+        energy = gram[:, 0]
+        return torch.where(energy > 0, rhs / torch.where(energy > 0, energy, 1.0), 0.0)
+    (a, b), d = (gram[:, 0, 0], gram[:, 0, 1]), gram[:, 1, 1]
     spread = a * d - b * b
     flat = spread <= FLAT * a * d
-    x = torch.stack([d * rise[:, 0] - b * rise[:, 1], a * rise[:, 1] - b * rise[:, 0]], -1)
+    x = torch.stack([d * rhs[:, 0] - b * rhs[:, 1], a * rhs[:, 1] - b * rhs[:, 0]], -1)
     return torch.where(flat[:, None], 0.0, x / torch.where(flat, 1.0, spread)[:, None])

@@ -12,10 +12,10 @@ and the last factor is the inverse of a small triangle. So one Cholesky factorin
 import numpy as np
 import torch
 
-from quantize.gram import kernels_read
 from quantize.methods.base import Factor, Method, Rounded, SingularHessian
 from quantize.methods.rtn import rtn
-from runtime.blocks import Block, Params, join, shares
+from runtime.blocks import Block, Params, join, normalize_importance
+from runtime.compiled import kernels_read
 
 WINDOW = 128
 """Columns that get the errors of all columns before at once (lazy batching)."""
@@ -79,42 +79,42 @@ def gptq(weight: torch.Tensor, block: Block, factor: Factor | None) -> Rounded:
         here = slice(start, min(start + window, weight.shape[1]))
         square = root[here, here]
         eye = torch.eye(len(square), dtype=square.dtype, device=square.device)
-        upper = torch.linalg.solve_triangular(square, eye, upper=True)
-        panel = weight[:, here] + error[:, :start] @ root[:start, here] @ upper
-        chosen = (codes[:, here], value[:, here])
-        params.append(round_window(block, panel, factor.importance[here], upper, chosen))
+        U = torch.linalg.solve_triangular(square, eye, upper=True)
+        W = weight[:, here] + error[:, :start] @ root[:start, here] @ U
+        out = (codes[:, here], value[:, here])
+        params.append(round_window(block, W, factor.importance[here], U, out))
         torch.sub(weight[:, here], value[:, here], out=error[:, here])
     return Rounded(codes, join(params), value)
 
 
-Chosen = tuple[torch.Tensor, torch.Tensor]
+Output = tuple[torch.Tensor, torch.Tensor]
 """Codes int32 and values (out, columns), to be filled."""
 
 
 def torch_window(
     block: Block,
-    panel: torch.Tensor,
+    W: torch.Tensor,
     importance: torch.Tensor,
-    upper: torch.Tensor,
-    chosen: Chosen,
+    U: torch.Tensor,
+    out: Output,
 ) -> Params:
     """Round the columns of a window; returns its params.
 
-    panel (out, columns), changed in place, is the weight as updated for all columns before;
-    importance (columns,) and upper (columns, columns), that of U, are those of the window.
+    W (out, columns), changed in place, is the weight as updated for all columns before;
+    importance (columns,) and U (columns, columns) are those of the window.
     """
-    codes, value = chosen
+    codes, value = out
     params = []
-    for first in range(0, panel.shape[1], block.size):
+    for first in range(0, W.shape[1], block.size):
         here = slice(first, first + block.size)
-        params.append(block.fit(panel[:, here], importance[here]))
+        params.append(block.fit(W[:, here], importance[here]))
         scale, offset = block.grid(params[-1])
         for at in range(first, first + block.size):
             col, inside = slice(at, at + 1), slice(at - first, at - first + 1)
-            codes[:, col] = block.code(panel[:, col], scale[:, inside], offset[:, inside])
+            codes[:, col] = block.code(W[:, col], scale[:, inside], offset[:, inside])
             value[:, col] = block.value(codes[:, col], scale[:, inside], offset[:, inside])
-            error = (panel[:, col] - value[:, col]) / upper[at, at]
-            panel[:, at + 1 :] -= error * upper[at, at + 1 :]
+            error = (W[:, col] - value[:, col]) / U[at, at]
+            W[:, at + 1 :] -= error * U[at, at + 1 :]
     return join(params)
 
 
@@ -125,16 +125,16 @@ def runs_native(block: Block, *arrays: torch.Tensor) -> bool:
 
 def native_window(
     block: Block,
-    panel: torch.Tensor,
+    W: torch.Tensor,
     importance: torch.Tensor,
-    upper: torch.Tensor,
-    chosen: Chosen,
+    U: torch.Tensor,
+    out: Output,
 ) -> Params:
-    """The same in C++: equal codes, params and values; panel stays as it is."""
+    """The same in C++: equal codes, params and values; W stays as it is."""
     assert block.native
-    weight = shares(np, importance.numpy(), panel.shape[1], block.size, block.floor)
-    arrays = (a.numpy() for a in (upper.contiguous(), *chosen))
-    params = block.native.gptq(panel.numpy(), weight, *arrays)
+    weight = normalize_importance(np, importance.numpy(), W.shape[1], block.size, block.floor)
+    arrays = (a.numpy() for a in (U.contiguous(), *out))
+    params = block.native.gptq(W.numpy(), weight, *arrays)
     return {key: torch.from_numpy(stored) for key, stored in params.items()}
 
 

@@ -3,7 +3,7 @@
     plan.py        Plan: one frozen configuration, its checks, and what of it decides the bytes
     target.py      --to CONTAINER:PRESET
     rule.py        --rule REGEX=TYPE
-    effort.py      what --effort buys
+    effort.py      settings of each effort level
     values.py      plan files and sizes, as a user writes them
     assignment.py  the type of every tensor: preset, rules, and what fits a row
 

@@ -8,9 +8,10 @@ from export import CONTAINERS, Container
 from quantize.plan.plan import Plan
 from quantize.plan.rule import Rule
 from quantize.plan.target import Target
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import InputError
+from runtime.tensor import is_matrix
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Assignment:
     """For an automatic target."""
 
     @property
+    def is_float(self) -> bool:
+        """Whether nothing is rounded to codes."""
+        return all(block.is_float for block in self.types.values())
+
+    @property
     def bits(self) -> float:
         """Least bits a weight of any decoder linear."""
         return min(b.bits for name, b in self.types.items() if name.startswith("blk."))
@@ -59,8 +65,8 @@ def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
 
 def matrix_widths(arch: Arch) -> dict[str, int]:
     """Columns of every 2-D weight, in file order."""
-    shapes = FAMILIES[arch.family].shapes(arch).items()
-    return {name: shape[1] for name, shape in shapes if len(shape) == 2}
+    shapes = arch.shapes().items()
+    return {name: shape[-1] for name, shape in shapes if is_matrix(shape)}
 
 
 def ruled(name: str, rules: tuple[Rule, ...], container: Container) -> str | None:

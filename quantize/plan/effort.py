@@ -1,30 +1,37 @@
-"""`--effort`: what each of its words buys."""
+"""Settings of each effort level (`--effort`)."""
 
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Effort:
     """How much work is spent on better values."""
 
-    passes: int
-    """Coordinate descent after rounding (methods/descent.py)."""
+    descent_iterations: int
+    """Passes of coordinate descent after rounding (methods/descent.py)."""
     windows: int
-    """Calibration windows whose gradients are taken (curvature.py), for the embedding."""
-    weigh: bool
+    """Calibration windows whose gradients are taken (fisher.py), for the embedding."""
+    weigh: bool = False
     """Whether gradients of all windows are taken, and weigh the tokens in every Hessian."""
-    rewrites: tuple[str, ...]
+    rewrites: tuple[str, ...] = ()
     """Function-preserving changes before rounding (quantize/rewrites)."""
-    steps: int
+    steps: int = 0
     """Steps of gradient descent on norms, biases and block scales after rounding (tune.py)."""
-    aims: bool = False
-    """Whether linears make up for the rounding of the layers before them (prefix.py)."""
+    compensates: bool = False
+    """Whether linears make up for the rounding of the layers before them (compensation.py)."""
 
 
 EFFORTS = {
-    "low": Effort(0, 0, False, (), 0),
-    "medium": Effort(1, 8, False, ("scales",), 0, True),
-    "high": Effort(3, 16, True, ("scales",), 64, True),
+    "low": Effort(descent_iterations=0, windows=0),
+    "medium": Effort(descent_iterations=1, windows=8, rewrites=("scales",), compensates=True),
+    "high": Effort(
+        descent_iterations=3,
+        windows=16,
+        weigh=True,
+        rewrites=("scales",),
+        steps=64,
+        compensates=True,
+    ),
 }
 """By the words of --effort."""
 

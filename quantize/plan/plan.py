@@ -171,20 +171,16 @@ class Plan:
         """The user's own calibration file, when the spec names one."""
         return Path(self.calibration) if calib_data.is_file(self.calibration) else None
 
-    @property
-    def imatrix_sha256(self) -> str:
-        """sha256 of the imatrix file; empty without one."""
-        if self.imatrix is None or not self.imatrix.exists():
-            return ""
-        return hashlib.sha256(self.imatrix.read_bytes()).hexdigest()
+    def key(self, fingerprint: str, version: str, imatrix_sha256: str = "") -> str:
+        """sha256 of recipe, model, code and the files read: unfinished work goes on only under it.
 
-    def key(self, fingerprint: str, version: str) -> str:
-        """sha256 of recipe, model and code: unfinished work goes on only under the same key."""
+        `imatrix_sha256` is that of the imatrix file, "" without one.
+        """
         state: dict[str, Any] = {"recipe": self.recipe(), "model": fingerprint, "code": version}
         state["device"] = self.device  # a GPU adds in another order
         if self.calibration_file and self.calibration_file.exists():
             state["text"] = hashlib.sha256(self.calibration_file.read_bytes()).hexdigest()
-        state["imatrix"] = self.imatrix_sha256
+        state["imatrix"] = imatrix_sha256
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     @staticmethod

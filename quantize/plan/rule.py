@@ -23,5 +23,7 @@ class Rule:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise InputError(f"--rule {text!r} is no regular expression: {error}.") from error
+            raise InputError(
+                f"--rule {text!r} is not a valid regular expression: {error}."
+            ) from error
         return Rule(pattern, block(kind).name)

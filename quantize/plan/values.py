@@ -15,7 +15,7 @@ def parse_bytes(text: str) -> int:
     """From "350MB", "300 MiB", "1.5GB" or plain bytes. Raises EdgequantError for anything else."""
     match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS:
-        raise InputError(f"{text!r} is no size; write it like 350MB, 300MiB or 1.5GB.")
+        raise InputError(f"{text!r} is not a size; write it like 350MB, 300MiB or 1.5GB.")
     return int(float(match[1].replace("_", "")) * UNITS[match[2].upper()])
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from quantize.report.report import Result
 from quantize.report.scan import TensorFact
+from runtime.tensor import is_matrix
 
 INK = "#010203"
 """Stands for the page's text colour: replaced by currentColor, so that a dark page works too."""
@@ -137,12 +138,12 @@ def bytes_by_tensor(axes: Axes, result: Result) -> None:
     places: dict[str, int] = {}
     for fact in result.tensors:
         places.setdefault(place_of(fact.name), len(places))
-    large = dict.fromkeys(kind_of(fact.name) for fact in result.tensors if len(fact.shape) == 2)
+    large = dict.fromkeys(kind_of(fact.name) for fact in result.tensors if is_matrix(fact.shape))
     base = np.zeros(len(places))
     for kind, colour in zip([*large, "norms, biases"], KINDS * 3, strict=False):
         heights = np.zeros(len(places))
         for fact in result.tensors:
-            if kind == (kind_of(fact.name) if len(fact.shape) == 2 else "norms, biases"):
+            if kind == (kind_of(fact.name) if is_matrix(fact.shape) else "norms, biases"):
                 heights[places[place_of(fact.name)]] += fact.bytes / 2**20
         axes.bar(range(len(places)), heights, bottom=base, color=colour, label=kind)
         base += heights

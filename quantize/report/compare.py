@@ -1,18 +1,14 @@
 """Run the original once over each window and every artifact beside it. No logits are kept."""
 
-from collections.abc import Callable
-
 import numpy as np
 
+from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, join, score, stack
 from runtime.engine import Engine
 from runtime.errors import CorruptFileError, InputError
 
 PIECE = 1 << 27
 """Bytes of one model's float32 logits at a time: larger windows go through in pieces."""
-
-Progress = Callable[[str, int, int, str], None]
-"""stage, steps done, steps in all, a word on how it goes."""
 
 
 def compare(

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from quantize.progress import Progress
 from quantize.report import frontier_chart
-from quantize.report.compare import Progress
 from quantize.report.examine import bytes_on_disk
 from quantize.report.judge import check_files
 from quantize.report.render import with_error

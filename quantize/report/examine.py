@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from calib_data import Windows
-from quantize.opening import container_of, kind, open_any, open_model
-from quantize.report.compare import Progress
+from export import CONTAINERS
+from quantize.opening import open_any, open_model
+from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.report import Result, Speed, WindowScore, WorstToken
 from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.tokens import check_tokenizer
+from runtime.containers import recognise
 from runtime.engine import Engine, OpsEngine
 from runtime.errors import EdgequantError
 from runtime.generate import generate
@@ -66,10 +68,11 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
 
     Raises EdgequantError when the file cannot be read or run at all.
     """
-    container = container_of(path)
+    reader = recognise(path)
+    container = CONTAINERS.get(reader.name)
     notes = []
-    if container is not None and container.engine != "native":
-        backend = container.engine
+    if reader.engine != "native":
+        backend = reader.engine
     try:
         engine = open_any(path, backend)
     except EdgequantError as error:
@@ -85,7 +88,7 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
             f"its stored tensors were not looked at, so bits count the whole file: {error}"
         )
     maker = container.maker(path) if container else None
-    return Subject(label, path, kind(path), backend, engine, model, tuple(notes), maker)
+    return Subject(label, path, reader.name, backend, engine, model, tuple(notes), maker)
 
 
 def examine(
@@ -128,7 +131,7 @@ def examine(
         sensitivity=effects.how,
         tokenizer=checked,
         speed=speed(subject.engine, [int(token) for token in windows.ids[0, :16]]),
-        broken_tokens=int(scores.broken.sum()),
+        broken_tokens=int(scores.non_finite.sum()),
         failures=(),
         maker=subject.maker,
         notes=subject.notes + found.notes + (checked.notes if checked else ()),
@@ -162,7 +165,7 @@ def window_scores(scores: TokenScores, domains: tuple[str, ...]) -> tuple[Window
         WindowScore(
             domain,
             float(scores.kl[row].mean(dtype=np.float64)),
-            float(scores.same_top[row].mean()),
+            float(scores.top1_match[row].mean()),
             float(scores.nll_original[row, :-1].mean(dtype=np.float64)),
             float(scores.nll_artifact[row, :-1].mean(dtype=np.float64)),
         )
@@ -192,9 +195,9 @@ def worst_tokens(
                 context=text(ids[max(0, at + 1 - CONTEXT) : at + 1]),
                 following=text(ids[at + 1 : at + 2]),
                 original=text(scores.top_original[row, at : at + 1]),
-                original_probability=float(scores.sure_original[row, at]),
+                original_probability=float(scores.p_top_original[row, at]),
                 artifact=text(scores.top_artifact[row, at : at + 1]),
-                artifact_probability=float(scores.sure_artifact[row, at]),
+                artifact_probability=float(scores.p_top_artifact[row, at]),
             )
         )
     return tuple(found)

@@ -54,11 +54,11 @@ class Gates:
                 f"perplexity ratio {m.ppl_ratio:.4f} is above the limit of {self.max_ppl_ratio:g}"
             )
         if self.baseline and (earlier := match(self.baseline, {result.label, result.file})):
-            found += worse(result.windows, earlier.windows)
+            found += regressions(result.windows, earlier.windows)
         return found
 
 
-def always(result: Result, problems: tuple[str, ...]) -> list[str]:
+def integrity_failures(result: Result, problems: tuple[str, ...]) -> list[str]:
     """What no artifact may have: broken tensors or logits, a tokenizer that does not round-trip."""
     found = list(problems)
     if result.broken_tokens:
@@ -69,7 +69,7 @@ def always(result: Result, problems: tuple[str, ...]) -> list[str]:
     return found + tokens.failures(result.tokenizer)
 
 
-def worse(now: tuple[WindowScore, ...], before: tuple[WindowScore, ...]) -> list[str]:
+def regressions(now: tuple[WindowScore, ...], before: tuple[WindowScore, ...]) -> list[str]:
     """Where a result is worse than an earlier one on the same windows.
 
     The windows are compared in pairs. A mean difference fails when it is above two of its standard

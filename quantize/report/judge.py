@@ -11,11 +11,13 @@ import quantize
 from calib_data import Part, Windows
 from export.files import new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
+from quantize.job import Job
 from quantize.plan import Assignment, Plan
+from quantize.progress import Progress
 from quantize.report import render
-from quantize.report.compare import Progress, compare
+from quantize.report.compare import compare
 from quantize.report.examine import Subject, examine, open_subject
-from quantize.report.gate import REJECTED, Gates, always, match, read_baseline
+from quantize.report.gate import REJECTED, Gates, integrity_failures, match, read_baseline
 from quantize.report.report import Evaluation, Original, Report, Result
 from quantize.report.scan import weights
 from runtime.archs import Arch
@@ -68,34 +70,31 @@ class Setup:
     gates: Gates
 
 
-def judge(
-    plan: Plan,
-    checkpoint: Checkpoint,
-    assignments: list[Assignment],
-    notes: list[str],
-    progress: Progress,
-) -> Report:
+def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
     """Measure every artifact of a finished run and write report.json, report.html and README.md.
 
     An artifact that fails a gate is renamed to NAME.rejected. `notes` are the run's fallbacks; one
     that starts with a target's label goes to that target's result.
     """
-    setup = prepare(Settings.of(plan), checkpoint, artifact_names(plan, checkpoint))
-    paths = [a.target.path(plan.output, checkpoint.name) for a in assignments]
+    paths = [job.path(assignment.target) for assignment in job.assignments]
     # the list is not kept: an open file cannot be renamed everywhere
     report = measure(
-        setup, checkpoint, open_written(assignments, paths, notes), plan.device, progress
+        setup,
+        job.checkpoint,
+        open_written(job.assignments, paths, notes),
+        job.device,
+        job.progress,
     )
-    labels = tuple(f"{assignment.target.label} " for assignment in assignments)
+    labels = tuple(f"{assignment.target.label} " for assignment in job.assignments)
     general = tuple(note for note in notes if not note.startswith(labels))
-    report = refuse(replace(report, notes=general), paths)
+    report = reject_failed(replace(report, notes=general), paths)
     # the pipeline refused files of other runs before it began; what is here now is its own
-    write(report, plan.output, render.card(report, plan.recipe()), overwrite=True)
+    write(report, job.output, render.card(report, job.described), overwrite=True)
     return report
 
 
 def open_written(
-    assignments: list[Assignment], paths: list[Path], notes: list[str]
+    assignments: tuple[Assignment, ...], paths: list[Path], notes: list[str]
 ) -> list[Subject]:
     """The artifacts of a run, each with the fallbacks that concern it."""
     subjects = []
@@ -132,7 +131,7 @@ def check_files(
         refuse_reports(report_folder)
     checkpoint = open_checkpoint(against)
     settings = Settings(**flags)
-    setup = prepare(settings, checkpoint, [{label} for label in labels])
+    setup = prepare(settings, checkpoint, checkpoint.fingerprint(), [{label} for label in labels])
     report = measure(
         setup,
         checkpoint,
@@ -142,24 +141,25 @@ def check_files(
         effects,
     )
     if reject:
-        report = refuse(report, files)
+        report = reject_failed(report, files)
     if report_folder is not None:
         report_folder.mkdir(parents=True, exist_ok=True)
         write(report, report_folder, None, overwrite=False)
     return report
 
 
-def check_settings(plan: Plan, checkpoint: Checkpoint) -> None:
-    """Raise EdgequantError for evaluation text or a baseline that cannot be used."""
-    prepare(Settings.of(plan), checkpoint, artifact_names(plan, checkpoint))
+def prepare_run(plan: Plan, job: Job) -> Setup:
+    """What judges the artifacts of a run, each known by its label and its file name.
+
+    Raises as `prepare` does.
+    """
+    names = [{target.label, job.path(target).name} for target in job.targets]
+    return prepare(Settings.of(plan), job.checkpoint, job.fingerprint, names)
 
 
-def artifact_names(plan: Plan, checkpoint: Checkpoint) -> list[set[str]]:
-    """Label and file name of each artifact of a plan."""
-    return [{t.label, t.path(plan.output, checkpoint.name).name} for t in plan.targets]
-
-
-def prepare(settings: Settings, checkpoint: Checkpoint, artifacts: list[set[str]]) -> Setup:
+def prepare(
+    settings: Settings, checkpoint: Checkpoint, fingerprint: str, artifacts: list[set[str]]
+) -> Setup:
     """Read the evaluation text and the baseline, and check that they can be used.
 
     Raises EdgequantError for a bad length or a baseline about something else, CalibrationError for
@@ -176,10 +176,10 @@ def prepare(settings: Settings, checkpoint: Checkpoint, artifacts: list[set[str]
     arch = checkpoint.arch
     original = Original(
         name=checkpoint.name,
-        fingerprint=checkpoint.fingerprint(),
+        fingerprint=fingerprint,
         family=arch.family,
         weights=weights(arch),
-        bytes=sum(file.stat().st_size for file in set(checkpoint.tensors.files.values())),
+        bytes=checkpoint.nbytes,
         backend=original_backend(arch, settings.device),
     )
     baseline, name = None, None
@@ -238,7 +238,7 @@ def measure(
         result, problems = examine(
             original, source, subject, scores[subject.label], setup.windows, progress, effects
         )
-        results.append(gated(result, problems, setup.gates))
+        results.append(apply_gates(result, problems, setup.gates))
     return Report(
         version=quantize.__version__,
         original=setup.original,
@@ -248,16 +248,16 @@ def measure(
     )
 
 
-def gated(result: Result, problems: tuple[str, ...], gates: Gates) -> Result:
+def apply_gates(result: Result, problems: tuple[str, ...], gates: Gates) -> Result:
     """The result with its failures, and a note where the baseline does not have it."""
     notes = result.notes
     if gates.baseline is not None and not match(gates.baseline, {result.label, result.file}):
         notes += (f"not in the baseline {gates.baseline_file}, so not compared with it",)
-    failures = (*always(result, problems), *gates.failures(result))
+    failures = (*integrity_failures(result, problems), *gates.failures(result))
     return replace(result, failures=failures, notes=notes)
 
 
-def refuse(report: Report, paths: list[Path]) -> Report:
+def reject_failed(report: Report, paths: list[Path]) -> Report:
     """Rename the artifacts that failed to NAME.rejected; the report names them as they are left."""
     results = []
     for result, path in zip(report.results, paths, strict=True):

@@ -26,20 +26,20 @@ class TokenScores:
     top_original: np.ndarray
     """The original's most likely next token, int32."""
     top_artifact: np.ndarray
-    sure_original: np.ndarray
+    p_top_original: np.ndarray
     """Probability that the original gives to its own top token, float32."""
-    sure_artifact: np.ndarray
+    p_top_artifact: np.ndarray
     """Probability that the artifact gives to the original's top token, float32."""
     nll_original: np.ndarray
     """-log probability of the text's next token, float32; NaN at a window's last position."""
     nll_artifact: np.ndarray
-    broken: np.ndarray
+    non_finite: np.ndarray
     """Whether the artifact's logits held NaN or infinity; then it is scored as a uniform guess."""
 
     @property
-    def same_top(self) -> np.ndarray:
+    def top1_match(self) -> np.ndarray:
         """Whether both models would continue greedily with the same token; broken logits do not."""
-        return (self.top_original == self.top_artifact) & ~self.broken
+        return (self.top_original == self.top_artifact) & ~self.non_finite
 
 
 def join(parts: list[TokenScores]) -> TokenScores:
@@ -65,9 +65,9 @@ def score(original: np.ndarray, artifact: np.ndarray, following: np.ndarray) -> 
 
 
 def _score_rows(original: np.ndarray, artifact: np.ndarray, following: np.ndarray) -> TokenScores:
-    broken = ~np.isfinite(artifact).all(axis=1)  # (T,)
+    non_finite = ~np.isfinite(artifact).all(axis=1)  # (T,)
     log_p = log_softmax(original)  # (T, V)
-    log_q = log_softmax(np.where(broken[:, None], np.float32(0), artifact))  # (T, V)
+    log_q = log_softmax(np.where(non_finite[:, None], np.float32(0), artifact))  # (T, V)
     rows = np.arange(len(log_p))
     top_p, top_q = log_p.argmax(1), log_q.argmax(1)
     known = following >= 0
@@ -85,7 +85,7 @@ def _score_rows(original: np.ndarray, artifact: np.ndarray, following: np.ndarra
         np.exp(log_q[rows, top_p]).astype(np.float32),
         nll_p.astype(np.float32),
         nll_q.astype(np.float32),
-        broken,
+        non_finite,
     )
 
 
@@ -124,7 +124,7 @@ class Metrics:
 def summarize(scores: TokenScores, chosen: np.ndarray) -> Metrics:
     """Metrics of the windows with `chosen` (W,) true; scores are (W, T), at least one is chosen."""
     kl = scores.kl[chosen].astype(np.float64)  # (w, T)
-    same = scores.same_top[chosen]
+    same = scores.top1_match[chosen]
     nll_p, nll_q = (
         x[chosen, :-1].astype(np.float64).mean(1)
         for x in (scores.nll_original, scores.nll_artifact)

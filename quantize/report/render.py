@@ -20,7 +20,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def table(report: Report) -> RenderableType:
-    """A line for each artifact, a line for each domain of it, and what there is to tell."""
+    """A line for each artifact, a line for each of its domains, and notes."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("artifact", overflow="fold")
     for name in ("bytes", "bits", "KL", "top-1", "ppl/original", "tokens/s"):

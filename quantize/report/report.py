@@ -218,13 +218,6 @@ def read_report(path: Path) -> Report:
         raise type(error)(f"{path}: {error}") from error
 
 
-def schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of `Report.to_json`."""
-    path = Path(__file__).with_name("schema.json")
-    out: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return out
-
-
 def _build(kind: Any, value: Any) -> Any:
     """JSON values as the dataclasses they came from, told by the type hints."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)

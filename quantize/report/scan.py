@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import Arch
 from runtime.model import Model
-from runtime.tensor import Tensor
+from runtime.tensor import Tensor, is_matrix
 
 CELLS = 1 << 24
 """Weights decoded at a time: 64 MiB of float32 for each of both models."""
@@ -48,7 +48,7 @@ class Scan:
 def scan(original: Model, artifact: Model) -> Scan:
     """Decode every stored tensor of the artifact beside the original's, a few rows at a time."""
     arch, untied = original.arch, original.arch.tied and not artifact.arch.tied
-    shapes = FAMILIES[arch.family].shapes(replace(arch, tied=False) if untied else arch)
+    shapes = (replace(arch, tied=False) if untied else arch).shapes()
     stored = list(artifact.tensors)
     missing = [name for name in shapes if name not in stored]
     unknown = [name for name in stored if name not in shapes]
@@ -69,7 +69,7 @@ def scan(original: Model, artifact: Model) -> Scan:
             problems.append(f"{name} holds {fact.bad:,} NaN or infinite values")
         facts.append(fact)
     whole = not problems
-    vectors = (fact.error for fact in facts if len(fact.shape) == 1 and fact.error is not None)
+    vectors = (fact.error for fact in facts if not is_matrix(fact.shape) and fact.error is not None)
     moved = any(error > COPIED for error in vectors)
     notes = ("its head is stored apart from the embedding; the original's are one tensor",)
     return Scan(
@@ -82,10 +82,9 @@ def scan(original: Model, artifact: Model) -> Scan:
 
 def tensor_fact(tensor: Tensor, original: Tensor | None) -> TensorFact:
     """Bytes, broken values, and the relative squared error against the original."""
-    rows = tensor.shape[0] if len(tensor.shape) == 2 else 1
-    step = max(1, CELLS // tensor.shape[-1])
+    step = max(1, CELLS // tensor.cols)
     bad, change, size = 0, 0.0, 0.0
-    for start in range(0, rows, step):
+    for start in range(0, tensor.rows, step):
         values = tensor.decode(start, start + step)
         fine = np.isfinite(values)
         bad += int(values.size - np.count_nonzero(fine))
@@ -105,10 +104,10 @@ def rescaled(original: Model, artifact: Model) -> bool:
     Coarse rounding shrinks all rows alike, which is no rescaling.
     """
     arch = original.arch
-    linears = {linear for stage in FAMILIES[arch.family].stages for linear in stage.linears}
-    sources = linears & {stage.before for stage in FAMILIES[arch.family].stages}
     for layer in range(arch.layers):
-        for source in sorted(sources):
+        spec = arch.layer(layer)
+        folds = {group.fold for group in spec.groups if group.fold}
+        for source in sorted(folds & spec.linears.keys()):
             name = f"blk.{layer}.{source}.weight"
             gains = channel_gains(original.tensors[name], artifact.tensors[name])
             if np.median(np.abs(gains / np.median(gains) - 1)) > MOVED:
@@ -125,4 +124,4 @@ def channel_gains(before: Tensor, after: Tensor) -> np.ndarray:
 
 def weights(arch: Arch) -> int:
     """Number of weights of a model, norms and biases included."""
-    return sum(int(np.prod(shape)) for shape in FAMILIES[arch.family].shapes(arch).values())
+    return sum(int(np.prod(shape)) for shape in arch.shapes().values())

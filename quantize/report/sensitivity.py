@@ -5,17 +5,19 @@ What that takes is known beforehand; a model for which it would take too long is
 only, or not at all, and the report says so.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from quantize.report.compare import Progress
+from quantize.progress import Progress
 from quantize.report.metrics import score
 from quantize.report.scan import Scan
-from runtime.archs import FAMILIES, Arch
+from quantize.stream import forward
+from runtime.archs import Arch
 from runtime.engine import OpsEngine
-from runtime.forward import Array, Layer, Weight, decoder_layer, logits
+from runtime.forward import Array, Layer, Observer, Ops, Positions, Weight, decoder_layer, logits
 from runtime.model import Model
 
 LIMIT = 4e12
@@ -32,12 +34,14 @@ class Level:
 
     def cost(self, arch: Arch) -> float:
         """Operations: two for each weight a token meets."""
-        layer, head = layer_weights(arch), arch.vocab * arch.hidden
-        linears = sum(len(stage.linears) for stage in FAMILIES[arch.family].stages)
-        changes = 1 + (linears if self.by_tensor else 0)  # of each layer
-        meets = arch.layers * changes * (layer * (arch.layers + 1) / 2 + head)
-        meets += 3 * (arch.layers * layer + head)  # the original, the embedding, the head
-        return 2 * self.windows * self.length * meets
+        head, meets = arch.vocab * arch.hidden, 0
+        behind = 0  # weights of this layer and of those after it
+        for index in reversed(range(arch.layers)):
+            behind += layer_weights(arch, index)
+            changes = 1 + (len(arch.layer(index).linears) if self.by_tensor else 0)
+            meets += changes * (behind + head)
+        meets += 3 * (behind + head)  # the original, the embedding, the head
+        return 2.0 * self.windows * self.length * meets
 
 
 LEVELS = (Level(2, 256, True), Level(1, 128, True), Level(2, 256, False), Level(1, 128, False))
@@ -63,9 +67,9 @@ class Sensitivity:
     tensors: tuple[PartEffect, ...] = ()
 
 
-def layer_weights(arch: Arch) -> int:
+def layer_weights(arch: Arch, index: int) -> int:
     """Weights of one decoder layer."""
-    return sum(int(np.prod(s)) for s in FAMILIES[arch.family].layer_shapes(arch).values())
+    return sum(math.prod(shape) for shape in arch.layer(index).shapes.values())
 
 
 def affordable(arch: Arch, limit: float) -> Level | None:
@@ -121,6 +125,44 @@ def describe(level: Level, rescaled: bool, ids: np.ndarray) -> str:
     return how + "."
 
 
+@dataclass(frozen=True)
+class Replaced:
+    """The original's layers with some tensors, by their full names, replaced."""
+
+    engine: OpsEngine
+    changed: Mapping[str, Weight]
+
+    @property
+    def arch(self) -> Arch:
+        return self.engine.arch
+
+    def layer(self, index: int) -> Layer:
+        """As the walk wants it."""
+        layer, own = self.engine.layers[index], f"blk.{index}."
+        new = {n.removeprefix(own): w for n, w in self.changed.items() if n.startswith(own)}
+        return Layer(layer.spec, {**layer.weights, **new}, index)
+
+
+@dataclass
+class Listed:
+    """Hidden states (1, T, D) of one window, before every layer and after the last."""
+
+    values: list[Array]
+    positions: Positions
+
+    def advance(self, ops: Ops, layer: Layer, observer: Observer) -> None:
+        x = self.values[-1]
+        self.values.append(decoder_layer(ops, layer, x, self.positions))
+
+
+class Last(Listed):
+    """Of one window only the states behind the last layer."""
+
+    def advance(self, ops: Ops, layer: Layer, observer: Observer) -> None:
+        super().advance(ops, layer, observer)
+        del self.values[0]
+
+
 class Trial:
     """The original's hidden states on a few windows, and what they become with other weights."""
 
@@ -131,26 +173,18 @@ class Trial:
             artifact.arch.head: original.weights[original.arch.head],
             **original.weights,
         }
-        self.tables = original.arch.rope.tables(0, ids.shape[1], original.arch.head_dim)
+        self.positions = Positions(0, ids.shape[1])
         self.states: list[list[Array]] = []
         """Of each window: (1, T, D) before each layer and after the last."""
         self.reference: list[np.ndarray] = []
         """The original's logits (T, V) of each window."""
         for row in ids:
             x = original.ops.embed(original.weights["token_embd.weight"], row[None])
-            states = [x]
-            for layer in original.layers:
-                states.append(self.layer(states[-1], layer, {}))
-            self.states.append(states)
-            self.reference.append(self.logits(states[-1], self.weights))
-
-    def layer(self, x: Array, layer: Layer, changed: Mapping[str, Weight]) -> Array:
-        """x (1, T, D) through a layer, with the changed weights that belong to it."""
-        own = f"blk.{layer.index}."
-        new = {n.removeprefix(own): w for n, w in changed.items() if n.startswith(own)}
-        weights = {**layer.weights, **new}
-        changed_layer = Layer(layer.arch, weights, layer.index, self.tables)
-        return decoder_layer(self.engine.ops, changed_layer, x, None)
+            states = Listed([x], self.positions)
+            for _ in forward(original.ops, Replaced(original, {}), states):
+                pass
+            self.states.append(states.values)
+            self.reference.append(self.logits(states.values[-1], self.weights))
 
     def kl(self, names: list[str]) -> float:
         """Mean KL in nats a token with the artifact's tensors `names` in the original's place."""
@@ -159,13 +193,14 @@ class Trial:
         weights = {**self.weights, **changed}
         start = min(first_layer(name, engine.arch) for name in names)
         total = 0.0
-        for row, states, reference in zip(self.ids, self.states, self.reference, strict=True):
-            x = states[start]
+        for row, before, reference in zip(self.ids, self.states, self.reference, strict=True):
+            x = before[start]
             if "token_embd.weight" in changed:
                 x = engine.ops.embed(weights["token_embd.weight"], row[None])
-            for layer in engine.layers[start:]:
-                x = self.layer(x, layer, changed)
-            after = self.logits(x, weights)
+            states = Last([x], self.positions)
+            for _ in forward(engine.ops, Replaced(engine, changed), states, start=start):
+                pass
+            after = self.logits(states.values[-1], weights)
             total += float(score(reference, after, np.full(len(after), -1)).kl.mean())
         return total / len(self.ids)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from runtime.archs import Arch, Stage
+from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.blocks import Block
 from runtime.errors import UnsupportedError
-from runtime.forward import Layer, decoder_layer
+from runtime.forward import Layer, Positions, decoder_layer
 
 REWRITES: dict[str, "Rewrite"] = {}
 """Every rewrite by its name; each file of this folder registers its own."""
@@ -33,40 +33,38 @@ class Rewrite:
     name: str
     summary: str
     apply: Callable[
-        [Weights, tuple[Stage, ...], Mapping[str, Block], dict[str, torch.Tensor], float], None
+        [Weights, tuple[InputGroup, ...], Mapping[str, Block], dict[str, torch.Tensor], float], None
     ]
-    """weights, stages, types, hessians, damp: changes weights and hessians in their dicts."""
+    """weights, input groups, types, hessians, damp: changes weights and hessians in their dicts."""
 
     def __post_init__(self) -> None:
         REWRITES[self.name] = self
 
 
 def fold(
-    weights: Weights, stage: Stage, scale: torch.Tensor, hessians: dict[str, torch.Tensor]
+    weights: Weights, group: InputGroup, scale: torch.Tensor, hessians: dict[str, torch.Tensor]
 ) -> None:
-    """Multiply the columns of a stage's linears by scale (in,), and divide the op before by it."""
-    for linear in stage.linears:
+    """Multiply the columns of a group's linears by scale (in,), and divide the op before by it."""
+    for linear in group.linears:
         weights[f"{linear}.weight"] = weights[f"{linear}.weight"] * scale
-    before = weights[f"{stage.before}.weight"]
-    weights[f"{stage.before}.weight"] = before / scale.reshape(-1, *[1] * (before.ndim - 1))
-    if f"{stage.before}.bias" in weights:
-        weights[f"{stage.before}.bias"] = weights[f"{stage.before}.bias"] / scale
-    first = stage.linears[0]
-    hessians[first] = hessians[first] / scale / scale[:, None]
+    before = weights[f"{group.fold}.weight"]
+    weights[f"{group.fold}.weight"] = before / scale.reshape(-1, *[1] * (before.ndim - 1))
+    if f"{group.fold}.bias" in weights:
+        weights[f"{group.fold}.bias"] = weights[f"{group.fold}.bias"] / scale
+    hessians[group.name] = hessians[group.name] / scale / scale[:, None]
 
 
-def check_preserved(arch: Arch, before: Weights, after: Weights, where: str) -> None:
+def check_preserved(spec: LayerSpec, before: Weights, after: Weights, where: str) -> None:
     """Run a few random tokens through a layer as it was and as it is.
 
     Raises EdgequantError naming the layer when the results differ beyond rounding.
     """
     device = next(iter(before.values())).device
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(1, PROBE, arch.hidden, generator=draw).to(device)
-    tables = arch.rope.tables(0, PROBE, arch.head_dim)
+    x = torch.randn(1, PROBE, spec.groups[0].width, generator=draw).to(device)
     ops = TorchOps(str(device))
     one, other = (
-        decoder_layer(ops, Layer(arch, weights, 0, tables), x, None) - x
+        decoder_layer(ops, Layer(spec, weights), x, Positions(0, PROBE)) - x
         for weights in (before, after)
     )
     change = float((one - other).norm() / one.norm().clamp(min=1e-30))

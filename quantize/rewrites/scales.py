@@ -14,11 +14,11 @@ from quantize.methods import Factor, SingularHessian
 from quantize.methods.gptq import factor
 from quantize.methods.rtn import rtn
 from quantize.rewrites.base import Rewrite, Weights, fold
-from runtime.archs import Stage
+from runtime.archs import InputGroup
 from runtime.blocks import Block
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-"""0 leaves the stage as it is; at 0.5 inputs and weights become equally uneven."""
+"""0 leaves the input as it is; at 0.5 inputs and weights become equally uneven."""
 ROWS = 256
 """Rows of a linear that are rounded to compare."""
 LARGEST = 1024.0
@@ -27,24 +27,24 @@ LARGEST = 1024.0
 
 def apply(
     weights: Weights,
-    stages: tuple[Stage, ...],
+    groups: tuple[InputGroup, ...],
     types: Mapping[str, Block],
     hessians: dict[str, torch.Tensor],
     damp: float,
 ) -> None:
-    """Fold the best scales of every stage that reads a norm."""
-    for stage in stages:
-        if weights[f"{stage.before}.weight"].ndim != 1:
+    """Fold the best scales of every input that a norm makes."""
+    for group in groups:
+        if group.fold is None or weights[f"{group.fold}.weight"].ndim != 1:
             continue
-        linears = [weights[f"{linear}.weight"] for linear in stage.linears]
-        blocks = [types[linear] for linear in stage.linears]
+        linears = [weights[f"{linear}.weight"] for linear in group.linears]
+        blocks = [types[linear] for linear in group.linears]
         try:
-            found = factor(hessians[stage.linears[0]], damp)
+            found = factor(hessians[group.name], damp)
         except SingularHessian:
             continue  # rounding says so
-        scale = best_scale(linears, blocks, hessians[stage.linears[0]], found)
+        scale = best_scale(linears, blocks, hessians[group.name], found)
         if scale is not None:
-            fold(weights, stage, scale, hessians)
+            fold(weights, group, scale, hessians)
 
 
 def best_scale(

@@ -1,15 +1,17 @@
 """Every fact about a model family, in one file a family; adding a family is adding a file.
 
 Runtime names are GGUF's ("blk.3.attn_q.weight") whatever the container: rules, reports and errors
-use them.
+use them. What a decoder layer computes is data: see layer.py.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 
+from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_keys import GgufKeys
 from runtime.rope import Rope
@@ -20,10 +22,20 @@ FAMILIES: dict[str, "Family"] = {}
 YARN_RAMP = (32.0, 1.0)
 """beta_fast and beta_slow of every yarn model in llama.cpp."""
 
+EMBEDDING = "token_embd.weight"
+OUTPUT_NORM = "output_norm.weight"
+OUTPUT = "output.weight"
+HF_GLOBALS = {
+    EMBEDDING: "model.embed_tokens.weight",
+    OUTPUT_NORM: "model.norm.weight",
+    OUTPUT: "lm_head.weight",
+}
+"""Tensors outside the layers -> their names in a Hugging Face checkpoint."""
+
 
 @dataclass(frozen=True)
 class Arch:
-    """The sizes of one model."""
+    """The sizes of one model; a family with facts of its own adds fields in a subclass."""
 
     family: str
     vocab: int
@@ -45,16 +57,44 @@ class Arch:
     @property
     def head(self) -> str:
         """Name of the weight that makes the logits."""
-        return "token_embd.weight" if self.tied else "output.weight"
+        return EMBEDDING if self.tied else OUTPUT
+
+    @property
+    def output_norm(self) -> Norm:
+        """The norm before the head."""
+        return Norm("output_norm", "model.norm", self.hidden, self.eps)
+
+    def layer(self, index: int) -> LayerSpec:
+        """What decoder layer `index` computes."""
+        return _layer(self, index)
+
+    def shapes(self) -> dict[str, Shape]:
+        """Every tensor of the model, in file order: runtime name -> shape."""
+        return dict(_shapes(self))
+
+    def hf_names(self) -> dict[str, str]:
+        """Runtime name of every tensor of the model -> its name in a Hugging Face checkpoint."""
+        names = {name: HF_GLOBALS[name] for name in HF_GLOBALS if name in _shapes(self)}
+        for index in range(self.layers):
+            for name, hf in self.layer(index).hf_names.items():
+                names[f"blk.{index}.{name}"] = f"model.layers.{index}.{hf}"
+        return {name: names[name] for name in _shapes(self)}
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Linears of a decoder layer that read the same input, and the op that makes that input."""
+@cache
+def _layer(arch: Arch, index: int) -> LayerSpec:
+    return LayerSpec(FAMILIES[arch.family].layer(arch, index))
 
-    linears: tuple[str, ...]
-    before: str
-    """The tensor whose output channels can take a scale of the input: a norm or a linear's rows."""
+
+@cache
+def _shapes(arch: Arch) -> dict[str, Shape]:
+    out: dict[str, Shape] = {EMBEDDING: (arch.vocab, arch.hidden)}
+    for index in range(arch.layers):
+        out |= {f"blk.{index}.{name}": s for name, s in arch.layer(index).shapes.items()}
+    out[OUTPUT_NORM] = (arch.hidden,)
+    if not arch.tied:
+        out[OUTPUT] = (arch.vocab, arch.hidden)
+    return out
 
 
 class Family:
@@ -69,33 +109,49 @@ class Family:
     biased: ClassVar[tuple[str, ...]] = ()
     gguf_rope_factors: ClassVar[bool] = False
     """Whether GGUF readers of the family divide frequencies by a tensor (Llama 3.1's scaling)."""
-
-    stages: ClassVar[tuple[Stage, ...]] = (
-        Stage(("attn_q", "attn_k", "attn_v"), before="attn_norm"),
-        Stage(("attn_output",), before="attn_v"),
-        Stage(("ffn_gate", "ffn_up"), before="ffn_norm"),
-        Stage(("ffn_down",), before="ffn_up"),
-    )
-    hf_layer: ClassVar[dict[str, str]] = {
-        "attn_norm": "input_layernorm",
-        "attn_q": "self_attn.q_proj",
-        "attn_k": "self_attn.k_proj",
-        "attn_v": "self_attn.v_proj",
-        "attn_output": "self_attn.o_proj",
-        "ffn_norm": "post_attention_layernorm",
-        "ffn_gate": "mlp.gate_proj",
-        "ffn_up": "mlp.up_proj",
-        "ffn_down": "mlp.down_proj",
-    }
-    hf_global: ClassVar[dict[str, str]] = {
-        "token_embd": "model.embed_tokens",
-        "output_norm": "model.norm",
-        "output": "lm_head",
-    }
+    arch_type: ClassVar[type[Arch]] = Arch
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         FAMILIES[cls.name] = cls()
+
+    def layer(self, arch: Arch, index: int) -> tuple[Op, ...]:
+        """The ops of decoder layer `index`, in order."""
+        return (
+            Norm("attn_norm", "input_layernorm", arch.hidden, arch.eps),
+            self.attention(arch, index),
+            Residual(),
+            Norm("ffn_norm", "post_attention_layernorm", arch.hidden, arch.eps),
+            self.mlp(arch, index),
+            Residual(),
+        )
+
+    def attention(self, arch: Arch, index: int) -> Attention:
+        """The attention of layer `index`."""
+        q, kv = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
+        return Attention(
+            q=self.linear(arch, "attn_q", "self_attn.q_proj", q, arch.hidden),
+            k=self.linear(arch, "attn_k", "self_attn.k_proj", kv, arch.hidden),
+            v=self.linear(arch, "attn_v", "self_attn.v_proj", kv, arch.hidden),
+            output=self.linear(arch, "attn_output", "self_attn.o_proj", arch.hidden, q),
+            heads=arch.heads,
+            kv_heads=arch.kv_heads,
+            head_dim=arch.head_dim,
+            rope=arch.rope,
+            rope_channels=arch.head_dim,
+        )
+
+    def mlp(self, arch: Arch, index: int) -> Op:
+        """What follows the attention in layer `index`."""
+        return GatedMLP(
+            gate=self.linear(arch, "ffn_gate", "mlp.gate_proj", arch.ffn, arch.hidden),
+            up=self.linear(arch, "ffn_up", "mlp.up_proj", arch.ffn, arch.hidden),
+            down=self.linear(arch, "ffn_down", "mlp.down_proj", arch.hidden, arch.ffn),
+        )
+
+    def linear(self, arch: Arch, name: str, hf: str, outputs: int, inputs: int) -> Linear:
+        """A linear, with a bias where the sizes say so."""
+        return Linear(name, hf, outputs, inputs, bias=name in arch.biased)
 
     def arch(self, config: dict[str, Any]) -> Arch:
         """Sizes from a HF config.json.
@@ -112,71 +168,35 @@ class Family:
                 f"config.json has hidden_act {activation!r}; only 'silu' is supported."
             )
         try:
-            heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-            return Arch(
-                family=self.name,
-                vocab=int(config["vocab_size"]),
-                hidden=hidden,
-                ffn=int(config["intermediate_size"]),
-                layers=int(config["num_hidden_layers"]),
-                heads=heads,
-                kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or hidden // heads),
-                eps=float(config["rms_norm_eps"]),
-                context=int(config["max_position_embeddings"]),
-                tied=bool(config.get("tie_word_embeddings", False)),
-                rope=Rope.from_config(config),
-                biased=self.biases(config),
-            )
+            return self.arch_type(**self.sizes(config))
         except KeyError as missing:
             raise CorruptFileError(
                 f"config.json has no {missing.args[0]!r}; take the config.json that came with the "
                 "weights."
             ) from None
 
+    def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The fields of `arch_type` from a HF config.json. Raises KeyError for a missing key."""
+        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        return {
+            "family": self.name,
+            "vocab": int(config["vocab_size"]),
+            "hidden": hidden,
+            "ffn": int(config["intermediate_size"]),
+            "layers": int(config["num_hidden_layers"]),
+            "heads": heads,
+            "kv_heads": int(config.get("num_key_value_heads") or heads),
+            "head_dim": int(config.get("head_dim") or hidden // heads),
+            "eps": float(config["rms_norm_eps"]),
+            "context": int(config["max_position_embeddings"]),
+            "tied": bool(config.get("tie_word_embeddings", False)),
+            "rope": Rope.from_config(config),
+            "biased": self.biases(config),
+        }
+
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         """Linears of a layer that have a bias."""
         return self.biased
-
-    def shapes(self, arch: Arch) -> dict[str, tuple[int, ...]]:
-        """Every tensor of the model, in file order: runtime name -> shape."""
-        out: dict[str, tuple[int, ...]] = {"token_embd.weight": (arch.vocab, arch.hidden)}
-        for layer in range(arch.layers):
-            for name, shape in self.layer_shapes(arch).items():
-                out[f"blk.{layer}.{name}"] = shape
-        out["output_norm.weight"] = (arch.hidden,)
-        if not arch.tied:
-            out["output.weight"] = (arch.vocab, arch.hidden)
-        return out
-
-    def layer_shapes(self, arch: Arch) -> dict[str, tuple[int, ...]]:
-        """Every tensor of one decoder layer: name within the layer -> shape."""
-        q, kv = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
-        linears = {
-            "attn_q": (q, arch.hidden),
-            "attn_k": (kv, arch.hidden),
-            "attn_v": (kv, arch.hidden),
-            "attn_output": (arch.hidden, q),
-            "ffn_gate": (arch.ffn, arch.hidden),
-            "ffn_up": (arch.ffn, arch.hidden),
-            "ffn_down": (arch.hidden, arch.ffn),
-        }
-        out: dict[str, tuple[int, ...]] = {"attn_norm.weight": (arch.hidden,)}
-        for name, shape in linears.items():
-            if name == "ffn_gate":
-                out["ffn_norm.weight"] = (arch.hidden,)
-            out[f"{name}.weight"] = shape
-            if name in arch.biased:
-                out[f"{name}.bias"] = (shape[0],)
-        return out
-
-    def hf_name(self, name: str) -> str:
-        """Runtime name -> name in a HF checkpoint."""
-        if name.startswith("blk."):
-            _, layer, part, kind = name.split(".")
-            return f"model.layers.{layer}.{self.hf_layer[part]}.{kind}"
-        part, kind = name.split(".")
-        return f"{self.hf_global[part]}.{kind}"
 
     def gguf_rows(self, arch: Arch, name: str) -> np.ndarray | None:
         """Order in which GGUF stores a tensor's rows, as indices into ours; None = the same."""
@@ -223,6 +243,15 @@ class Family:
 
         Raises EdgequantError naming a key that is missing or impossible.
         """
+        return self.arch_type(**self.gguf_sizes(metadata, shapes, factors))
+
+    def gguf_sizes(
+        self,
+        metadata: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        factors: tuple[float, ...] | None = None,
+    ) -> dict[str, Any]:
+        """The fields of `arch_type`; arguments and errors as in `gguf_arch`."""
         keys = GgufKeys(metadata, self.name)
         heads, hidden = keys.count("attention.head_count"), keys.count("embedding_length")
         head_dim = keys.count("attention.key_length", hidden // heads)
@@ -234,64 +263,25 @@ class Family:
             ("number of rope factors", 2 * len(factors or ()), head_dim if factors else 0),
         ):
             if found != needed:
-                raise keys.wrong(key, found, f"only {needed} is supported here", UnsupportedError)
+                raise keys.wrong(key, found, f"only {needed} is supported here")
         if layers > len(shapes):  # before a name is made for every layer
             raise keys.wrong("block_count", layers, f"the file has {len(shapes)} tensors")
-        linears = [linear for stage in self.stages for linear in stage.linears]
-        return Arch(
-            family=self.name,
-            vocab=shapes.get("token_embd.weight", (0,))[0],
-            hidden=hidden,
-            ffn=keys.count("feed_forward_length"),
-            layers=layers,
-            heads=heads,
-            kv_heads=keys.count("attention.head_count_kv", heads),
-            head_dim=head_dim,
-            eps=keys.number("attention.layer_norm_rms_epsilon"),
-            context=context,
-            tied="output.weight" not in shapes,
-            rope=Rope.from_gguf(keys.section("rope."), context, factors),
-            biased=tuple(name for name in linears if f"blk.0.{name}.bias" in shapes),
-        )
-
-    def hf_config(self, arch: Arch) -> dict[str, Any]:
-        """A config.json for these sizes (for random checkpoints and for writers)."""
-        rope: dict[str, Any] = {"rope_theta": arch.rope.theta, "rope_type": arch.rope.kind}
-        if arch.rope.kind != "default":
-            rope |= {
-                "factor": arch.rope.factor,
-                "original_max_position_embeddings": arch.rope.original_context,
-            }
-        if arch.rope.kind == "llama3":
-            rope |= {
-                "low_freq_factor": arch.rope.low_freq_factor,
-                "high_freq_factor": arch.rope.high_freq_factor,
-            }
-        if arch.rope.kind == "yarn":
-            rope |= {"beta_fast": arch.rope.beta_fast, "beta_slow": arch.rope.beta_slow}
-        if arch.rope.attention_factor is not None:
-            rope["attention_factor"] = arch.rope.attention_factor
-        return {
-            "architectures": [self.hf_class],
-            "model_type": self.hf_types[0],
-            "vocab_size": arch.vocab,
-            "hidden_size": arch.hidden,
-            "intermediate_size": arch.ffn,
-            "num_hidden_layers": arch.layers,
-            "num_attention_heads": arch.heads,
-            "num_key_value_heads": arch.kv_heads,
-            "head_dim": arch.head_dim,
-            "hidden_act": "silu",
-            "rms_norm_eps": arch.eps,
-            "max_position_embeddings": arch.context,
-            "tie_word_embeddings": arch.tied,
-            "attention_bias": bool(arch.biased),
-            "mlp_bias": "ffn_down" in arch.biased,
-            "rope_theta": arch.rope.theta,
-            "rope_parameters": rope,
-            "rope_scaling": None if arch.rope.kind == "default" else rope,
-            "torch_dtype": "bfloat16",
+        fields: dict[str, Any] = {
+            "family": self.name,
+            "vocab": shapes.get(EMBEDDING, (0,))[0],
+            "hidden": hidden,
+            "ffn": keys.count("feed_forward_length"),
+            "layers": layers,
+            "heads": heads,
+            "kv_heads": keys.count("attention.head_count_kv", heads),
+            "head_dim": head_dim,
+            "eps": keys.number("attention.layer_norm_rms_epsilon"),
+            "context": context,
+            "tied": OUTPUT not in shapes,
+            "rope": Rope.from_gguf(keys.section("rope."), context, factors),
         }
+        linears = self.arch_type(**fields).layer(0).linears
+        return fields | {"biased": tuple(n for n in linears if f"blk.0.{n}.bias" in shapes)}
 
 
 def family_of(config: dict[str, Any]) -> Family:

@@ -9,7 +9,7 @@ quantized weights, so logits agree with ours to a few 1e-4 of KL divergence, not
 import ctypes
 import platform
 import weakref
-from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_uint8, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int8, c_int32, c_uint8, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,16 +56,11 @@ SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_context_default_params": (_Settings, ()),
     "llama_model_load_from_file": (c_void_p, (c_char_p, _Settings)),
     "llama_model_free": (None, (c_void_p,)),
-    "llama_model_get_vocab": (c_void_p, (c_void_p,)),
     "llama_init_from_model": (c_void_p, (c_void_p, _Settings)),
     "llama_free": (None, (c_void_p,)),
     "llama_set_n_threads": (None, (c_void_p, c_int32, c_int32)),
     "llama_decode": (c_int32, (c_void_p, _Batch)),
     "llama_get_logits_ith": (POINTER(c_float), (c_void_p, c_int32)),
-    "llama_tokenize": (
-        c_int32,
-        (c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool),
-    ),
 }
 """Function -> what it returns and takes."""
 
@@ -205,15 +200,6 @@ class LlamaEngine:
         rows = [self.library.llama_get_logits_ith(context, int(i)) for i in np.flatnonzero(wanted)]
         shape = (len(rows), self.arch.vocab)
         return np.array([np.ctypeslib.as_array(row, shape[1:]) for row in rows]).reshape(shape)
-
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of a text by llama.cpp's tokenizer; special tokens are recognised, none are added."""
-        vocab = self.library.llama_model_get_vocab(self.model)
-        raw = text.encode()
-        room = 4 * len(raw) + 16  # at worst a token a byte, and three for the space before a piece
-        ids = (c_int32 * room)()
-        count = self.library.llama_tokenize(vocab, raw, len(raw), ids, room, False, True)
-        return list(ids[:count])
 
 
 def _reason() -> str:

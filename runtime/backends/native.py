@@ -41,7 +41,7 @@ class NativeOps(NumpyOps):
     """Ops on numpy arrays with native products: for who runs one layer, with weights of his own."""
 
     def load(self, tensor: Tensor) -> np.ndarray | Packed:  # type: ignore[override]
-        if len(tensor.shape) == 1:
+        if not tensor.is_matrix:
             return np.array(tensor.decode())  # of a mapped F32 tensor that would be a view
         if tensor.block.name not in TYPES:
             # the layout's own definition decodes it, once: slower and larger, never different
@@ -56,7 +56,7 @@ class NativeOps(NumpyOps):
         self, x: np.ndarray, weight: Packed, bias: np.ndarray | None
     ) -> np.ndarray:
         flat = np.ascontiguousarray(x.reshape(-1, weight.cols))
-        out = _native.matvec(weight.kind, weight.data, weight.cols, flat)
+        out = _native.matmul(weight.kind, weight.data, weight.cols, flat)
         out = out.reshape(*x.shape[:-1], -1)
         return np.asarray(out if bias is None else out + bias)
 

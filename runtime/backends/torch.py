@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from runtime.archs import Activation, Attention
 from runtime.engine import OpsEngine
 from runtime.model import Model
 from runtime.tensor import Tensor
 
 ROWS_AT_ONCE = 4096
 """Rows of a weight decoded at a time."""
+MOST_TABLES = 16
+"""Rope tables kept on the device."""
 
 
 class TorchOps:
@@ -19,17 +22,17 @@ class TorchOps:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
-        self._tables: tuple[tuple[np.ndarray, torch.Tensor], ...] = ()
+        self._tables: dict[int, tuple[np.ndarray, torch.Tensor]] = {}
 
     def load(self, tensor: Tensor) -> torch.Tensor:
-        if len(tensor.shape) == 1:
+        if not tensor.is_matrix:
             return torch.from_numpy(np.array(tensor.decode())).to(self.device)
-        out = torch.empty(tensor.shape, device=self.device)
+        out = torch.empty(tensor.rows, tensor.cols, device=self.device)
         # decoding takes several times the room of its result: a large head goes in pieces
-        for start in range(0, tensor.shape[0], ROWS_AT_ONCE):
+        for start in range(0, tensor.rows, ROWS_AT_ONCE):
             rows = tensor.decode(start, start + ROWS_AT_ONCE)
             out[start : start + len(rows)] = torch.from_numpy(np.array(rows))
-        return out
+        return out.reshape(tensor.shape)
 
     def embed(self, weight: torch.Tensor, ids: np.ndarray) -> torch.Tensor:
         return weight[torch.from_numpy(np.asarray(ids, np.int64)).to(self.device)]
@@ -43,34 +46,66 @@ class TorchOps:
         return functional.linear(x, weight, bias)
 
     def rope(self, x: torch.Tensor, cos: np.ndarray, sin: np.ndarray) -> torch.Tensor:
-        first, second = x.chunk(2, dim=-1)
-        # every layer is given the same two arrays: they travel to the device once a forward
-        if not (self._tables and self._tables[0][0] is cos and self._tables[1][0] is sin):
-            self._tables = tuple(
-                (table, torch.from_numpy(table).to(self.device)[:, None]) for table in (cos, sin)
-            )
-        cosines, sines = (on_device for _, on_device in self._tables)
-        return torch.cat(
-            [first * cosines - second * sines, second * cosines + first * sines], dim=-1
-        )
+        half = cos.shape[-1]
+        first, second = x[..., :half], x[..., half : 2 * half]
+        cosines, sines = self._on_device(cos), self._on_device(sin)
+        turned = [first * cosines - second * sines, second * cosines + first * sines]
+        rest = [x[..., 2 * half :]] if 2 * half < x.shape[-1] else []
+        return torch.cat(turned + rest, dim=-1)
+
+    def _on_device(self, table: np.ndarray) -> torch.Tensor:
+        """A rope table (T, R / 2) as (T, 1, R / 2); it travels to the device once a forward.
+
+        Layers are given the same few arrays: those of the last forwards are kept, by identity.
+        """
+        if id(table) not in self._tables:
+            if len(self._tables) >= MOST_TABLES:
+                self._tables.clear()
+            self._tables[id(table)] = (table, torch.from_numpy(table).to(self.device)[:, None])
+        return self._tables[id(table)][1]
 
     def attention(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, start: int, spec: Attention
     ) -> torch.Tensor:
         batch, tokens, heads, width = q.shape
         total, groups = k.shape[1], heads // k.shape[2]
         queries = q.transpose(1, 2)
         keys, values = (x.transpose(1, 2).repeat_interleave(groups, dim=1) for x in (k, v))
         positions = torch.arange(total, device=self.device)
-        seen = positions <= torch.arange(start, start + tokens, device=self.device)[:, None]
-        out = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+        own = torch.arange(start, start + tokens, device=self.device)[:, None]
+        seen = positions <= own
+        if spec.window is not None:
+            seen &= positions > own - spec.window
+        if spec.soft_cap is None:
+            out = functional.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=seen, scale=spec.scale
+            )
+        else:
+            scores = queries @ keys.transpose(-1, -2) * spec.scores_scale
+            scores = spec.soft_cap * torch.tanh(scores / spec.soft_cap)
+            out = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values
         return out.transpose(1, 2).reshape(batch, tokens, heads * width)
 
-    def silu_mul(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    def gated(self, activation: Activation, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        if activation == "gelu":
+            return functional.gelu(gate, approximate="tanh") * up
         return functional.silu(gate) * up
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return x + y
+
+    def sigmoid(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x)
+
+    def route(
+        self, scores: torch.Tensor, top_k: int, normalized: bool
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        best, chosen = scores.softmax(-1).topk(top_k, dim=-1)
+        shares = best / best.sum(-1, keepdim=True) if normalized else best
+        return shares, chosen.cpu().numpy()
+
+    def expert(self, weight: torch.Tensor, index: int) -> torch.Tensor:
+        return weight[index]
 
     def zeros(self, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.zeros(shape, device=self.device)

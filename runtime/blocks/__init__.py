@@ -10,12 +10,22 @@ from runtime.blocks.base import (
     Params,
     block,
     join,
+    normalize_importance,
     numpy_of,
-    shares,
     to_numpy,
 )
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
 
-__all__ = ["BLOCKS", "Array", "Block", "Params", "block", "join", "numpy_of", "shares", "to_numpy"]
+__all__ = [
+    "BLOCKS",
+    "Array",
+    "Block",
+    "Params",
+    "block",
+    "join",
+    "normalize_importance",
+    "numpy_of",
+    "to_numpy",
+]

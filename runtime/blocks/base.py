@@ -59,7 +59,7 @@ class Block:
     linear: ClassVar[tuple[str, ...]] = ()
     """Params that a weight is linear in while its code and all other params stay: see `basis`."""
     floor: ClassVar[float] = FLOOR
-    """Least importance beside the block's greatest (see `shares`)."""
+    """Least importance beside the block's greatest (see `normalize_importance`)."""
     narrower: ClassVar[str | None] = None
     """Next best type with shorter blocks, for rows that `size` does not divide; GGUF: llama.cpp's.
     None where there is no such type: the container then says what such a row becomes.
@@ -95,7 +95,9 @@ class Block:
         xp = array_namespace(w)
         weight = None if importance is None else numpy_of(importance)
         weights = numpy_of(w).astype(np.float32, copy=False)
-        params = self.native.fit(weights, shares(np, weight, w.shape[1], self.size, self.floor))
+        params = self.native.fit(
+            weights, normalize_importance(np, weight, w.shape[1], self.size, self.floor)
+        )
         return {key: xp.asarray(stored) for key, stored in params.items()}
 
     def search(self, w: Array, importance: Array | None = None) -> Params:
@@ -133,7 +135,7 @@ class Block:
         units = ({key: xp.ones_like(params[key])} for key in self.linear)
         return [self.value(codes, *self.grid({**params, **zeros, **unit})) for unit in units]
 
-    def storable(self, x: Array) -> Array:
+    def round_to_stored(self, x: Array) -> Array:
         """The numbers nearest to x that the file can hold as `linear` params, float32."""
         return float16(array_namespace(x), x)
 
@@ -164,7 +166,9 @@ def block(name: str) -> Block:
     raise InputError(f"unknown block type {name!r}; known: {', '.join(BLOCKS)}.")
 
 
-def shares(xp: Array, importance: Array | None, cols: int, size: int, floor: float) -> Array:
+def normalize_importance(
+    xp: Array, importance: Array | None, cols: int, size: int, floor: float
+) -> Array:
     """Importance (cols,) over its greatest in each block of `size`, at least `floor`, float32.
 
     A block without any importance, and None, weigh all alike.

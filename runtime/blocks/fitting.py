@@ -16,7 +16,7 @@ from math import prod
 
 from array_api_compat import array_namespace, device
 
-from runtime.blocks.base import FLOOR, Array, Params, numpy_of, shares
+from runtime.blocks.base import FLOOR, Array, Params, normalize_importance, numpy_of
 
 RANGES_4 = (
     (0.02, 0.02),
@@ -141,10 +141,10 @@ def _planes(xp: Array, w: Array, shape: tuple[int, ...]) -> Array:
 
 
 def block_weights(xp: Array, w: Array, importance: Array | None, shape: tuple[int, ...]) -> Array:
-    """The `shares` of importance (cols,) as planes, (reversed shape, blocks, 1)."""
+    """The `normalize_importance` of importance (cols,) as planes, (reversed shape, blocks, 1)."""
     if importance is None:
         return _planes(xp, xp.ones_like(w[:1]), shape)
-    flat = shares(xp, importance, w.shape[1], prod(shape), FLOOR)
+    flat = normalize_importance(xp, importance, w.shape[1], prod(shape), FLOOR)
     return _planes(xp, xp.reshape(flat, (1, -1)), shape)
 
 

@@ -21,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 from array_api_compat import array_namespace
 
-from runtime.blocks.base import Array, Block, Params, shares
+from runtime.blocks.base import Array, Block, Params, normalize_importance
 from runtime.blocks.native_fit import NativeSearch, native_search
 
 SHRINK = {4: [1 - 0.03 * step for step in range(12)], 8: [1 - 0.004 * step for step in range(12)]}
@@ -71,7 +71,9 @@ class OnnxInt(Block):
         unit = blocks / top[..., None]  # squares of a huge or tiny block stay finite
         weight = xp.ones_like(unit[:1])
         if importance is not None:
-            weight = xp.reshape(shares(xp, importance, cols, self.size, self.floor), weight.shape)
+            weight = xp.reshape(
+                normalize_importance(xp, importance, cols, self.size, self.floor), weight.shape
+            )
         tries = self._symmetric_tries(xp, unit) if self.symmetric else self._affine_tries(xp, unit)
         best_scale, best_zero, best_error = None, None, None
         for start, zero in tries:
@@ -84,7 +86,7 @@ class OnnxInt(Block):
             best_zero = xp.where(better, zero, best_zero)
             best_error = xp.where(better, error, best_error)
         scale = best_scale * top
-        scale = self.storable(scale)
+        scale = self.round_to_stored(scale)
         return {"scale": scale} if self.symmetric else {"scale": scale, "zero": best_zero}
 
     @property
@@ -142,7 +144,7 @@ class OnnxInt(Block):
         xp = array_namespace(scale)
         return (xp.astype(codes, xp.float32) - offset) * scale
 
-    def storable(self, x: Array) -> Array:
+    def round_to_stored(self, x: Array) -> Array:
         xp = array_namespace(x)
         stored = xp.astype(x, xp.float32)
         return xp.where(xp.abs(stored) < LEAST_SCALE, xp.zeros_like(stored), stored)

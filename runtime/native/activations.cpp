@@ -4,7 +4,7 @@
 // The steps are the same on every instruction set, and so are the codes.
 #include "activations.h"
 
-#include "numbers.h"
+#include "float16.h"
 
 namespace KERNELS {
 

@@ -13,10 +13,10 @@
 
 namespace {
 
-constexpr int CHUNK = 128;       // keys whose scores are in memory at once
-constexpr int SEGMENT = 512;     // keys of a segment, a multiple of CHUNK
-constexpr int MOST_ROWS = 96;    // of a block, tokens times query heads; 48 to 384 are as good
-constexpr int WIDEN_FROM = 9;    // rows that make it pay to widen a strip of float16 first
+constexpr int CHUNK = 128;     // keys whose scores are in memory at once
+constexpr int SEGMENT = 512;   // keys of a segment, a multiple of CHUNK
+constexpr int MOST_ROWS = 96;  // of a block, tokens times query heads; 48 to 384 are as good
+constexpr int WIDEN_FROM = 9;  // rows that make it pay to widen a strip of float16 first
 constexpr int64_t LEAST_WORK = 1 << 16;  // multiplications worth waking a thread for
 
 struct Job {
@@ -32,8 +32,7 @@ struct Job {
     const int padded = whole_strips(channels) * STRIP;
     const int block_tokens = std::max(1, MOST_ROWS / group);
     const int blocks = (step.tokens + block_tokens - 1) / block_tokens;
-    const int segments =
-        blocks > 1 ? 1 : (step.start + step.tokens + SEGMENT - 1) / SEGMENT;
+    const int segments = blocks > 1 ? 1 : (step.start + step.tokens + SEGMENT - 1) / SEGMENT;
     const int items = step.sequences * cache.sizes.kv_heads * blocks * segments;
     const int state_floats = padded + 2;
     float* partial = nullptr;  // the states of the segments, see state_of
@@ -101,8 +100,7 @@ void add_chunk(const Job& job, Room& room, const Item& item, int rows, int start
     const int channels = job.channels, sequence = job.step.first + item.sequence;
     const int strips = whole_strips(width);
     for (int strip = 0; strip < strips; strip++) {
-        const uint8_t* keys =
-            job.cache.keys(job.layer, sequence, item.head, start + strip * STRIP);
+        const uint8_t* keys = job.cache.keys(job.layer, sequence, item.head, start + strip * STRIP);
         times_strip(job, room, room.q.data(), channels, rows, keys, channels, nullptr,
                     room.scores.data() + strip * STRIP, CHUNK);
     }
@@ -198,8 +196,8 @@ void attend(const Kernels& kernels, const Cache& cache, int layer, const Step& s
     }
     job.partial = partial.data();
     const int keys = std::min(step.start + step.tokens, job.segments > 1 ? SEGMENT : 1 << 30);
-    const int64_t work = (int64_t)2 * std::min(step.tokens, job.block_tokens) * job.group *
-                         keys * job.channels;
+    const int64_t work =
+        (int64_t)2 * std::min(step.tokens, job.block_tokens) * job.group * keys * job.channels;
     run_parallel(job.items, least_items_of(work, LEAST_WORK),
                  [&](int start, int stop) { run_items(job, start, stop); });
     if (job.segments == 1) return;

@@ -8,10 +8,10 @@
 
 // The new tokens of some sequences: each row of `sequences` x `tokens` is one of them.
 struct Step {
-    int first;      // sequence of the cache
+    int first;  // sequence of the cache
     int sequences;
-    int tokens;     // of each sequence
-    int start;      // position of the first token
+    int tokens;  // of each sequence
+    int start;   // position of the first token
 
     int rows() const { return sequences * tokens; }
 };

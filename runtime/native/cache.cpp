@@ -38,8 +38,7 @@ void scatter(const Element* key, int channels, Element* column) {
 void Cache::Unmap::operator()(uint8_t* memory) const { munmap(memory, bytes); }
 
 Cache::Memory Cache::zeros(size_t bytes) {
-    void* memory =
-        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
 #if defined(MADV_HUGEPAGE)
     madvise(memory, bytes, MADV_HUGEPAGE);  // advice: a system without them goes on as before

@@ -1,7 +1,8 @@
 // Keys and values of the tokens so far.
 //
 // Both lie in strips STRIP wide, one after the other for each layer, sequence and key-value head,
-// so that attention reads memory in order and multiplies both with the same code (ops/strips.cpp):
+// so that attention reads memory in order and multiplies both with the same code
+// (ops/attention_kernels.cpp):
 //
 //   keys    [tokens / STRIP][channels][STRIP tokens]
 //   values  [channels / STRIP][tokens][STRIP channels]

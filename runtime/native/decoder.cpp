@@ -1,9 +1,9 @@
 // The order of work is that of runtime/forward.py, with three liberties. Sums with the residual are
 // taken together with the norm that reads them, while a row is in the first-level cache. Where only
 // the last token's logits are wanted, the last layer computes keys and values for all tokens and
-// the rest for that token alone: 3% of a prompt with 28 layers. Rows go through in pieces of at most
-// MOST_ROWS, so that scratch is bounded: several short sequences together, or a long one piece by
-// piece. Two idle cores of Sapphire Rapids, 1.5B in Q4_K_M, milliseconds:
+// the rest for that token alone: 3% of a prompt with 28 layers. Rows go through in pieces of at
+// most MOST_ROWS, so that scratch is bounded: several short sequences together, or a long one piece
+// by piece. Two idle cores of Sapphire Rapids, 1.5B in Q4_K_M, milliseconds:
 //
 //                      products   attention   silu   norms   all
 //   one token                45         0.3    0.2     0.1    46
@@ -14,14 +14,14 @@
 #include <cmath>
 #include <cstring>
 
-#include "matvec.h"
+#include "matmul.h"
 #include "pool.h"
 
 namespace {
 
-constexpr int MOST_ROWS = 256;                  // enough for products to be bound by arithmetic
-constexpr size_t SCRATCH_BYTES = 32 << 20;      // of the activations of one piece
-constexpr int64_t LEAST_WORK = 1 << 15;         // values worth waking a thread for
+constexpr int MOST_ROWS = 256;              // enough for products to be bound by arithmetic
+constexpr size_t SCRATCH_BYTES = 32 << 20;  // of the activations of one piece
+constexpr int64_t LEAST_WORK = 1 << 15;     // values worth waking a thread for
 
 // Room for at least `count` values; it only ever grows.
 float* room(std::vector<float>& values, size_t count) {
@@ -51,7 +51,7 @@ struct Decoder::Pass {
          const int64_t* ids, int stride);
 
     void product(const Linear& linear, const float* in, float* out) const {
-        matvec(kernels, *kernels.layouts[linear.layout], linear.data, linear.rows, linear.cols, in,
+        matmul(kernels, *kernels.layouts[linear.layout], linear.data, linear.rows, linear.cols, in,
                step.rows(), out);
     }
 
@@ -237,20 +237,21 @@ void Decoder::logits(const Kernels& kernels, const int64_t* ids, int batch, int 
     const int step_sequences = std::min(batch, std::max(1, most / step_tokens));
     std::unique_ptr<Cache> own;
     if (cache == nullptr) {
-        own.reset(new Cache({sizes.layers, step_sequences, sizes.kv_heads, sizes.head_dim, tokens,
-                             halves}));
+        own.reset(new Cache(
+            {sizes.layers, step_sequences, sizes.kv_heads, sizes.head_dim, tokens, halves}));
     }
     for (int first = 0; first < batch; first += step_sequences) {
         const int sequences = std::min(step_sequences, batch - first);
         for (int at = 0; at < tokens; at += step_tokens) {
             const int count = std::min(step_tokens, tokens - at);
             const bool ends = at + count == tokens;
-            const Step step = {own ? 0 : first, sequences, count,
-                               (own ? 0 : cache->length) + at};
+            const Step step = {own ? 0 : first, sequences, count, (own ? 0 : cache->length) + at};
             // a piece of a sequence is a sequence alone: the rows of `out` lie one after the other
             const size_t row = last ? first : (size_t)first * tokens + at;
             run(kernels, ids + (size_t)first * tokens + at, tokens, own ? *own : *cache, step,
-                !last ? Wanted::ALL : ends ? Wanted::LAST : Wanted::NONE,
+                !last  ? Wanted::ALL
+                : ends ? Wanted::LAST
+                       : Wanted::NONE,
                 out + row * sizes.vocab);
         }
     }

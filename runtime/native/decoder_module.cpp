@@ -1,7 +1,5 @@
 // Decoder and Cache as Python sees them: every size is checked here, because the C++ behind reads
 // memory that it is not told the end of.
-#include "module.h"
-
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -10,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "binding.h"
 #include "decoder.h"
 
 namespace nb = nanobind;
@@ -37,8 +36,9 @@ struct Weights {
         const Vector values = nb::cast<Vector>(find(name), false);
         if (values.shape(0) != (size_t)count) {
             refuse(name + " has " + std::to_string(values.shape(0)) +
-                   " values, but the model needs " + std::to_string(count) +
-                   "; convert it again.", "CorruptFileError");
+                       " values, but the model needs " + std::to_string(count) +
+                       "; convert it again.",
+                   "CorruptFileError");
         }
         vectors.push_back(values);
         return values.data();
@@ -52,8 +52,9 @@ struct Weights {
         check_rows(kind, data, width);
         if (width != cols || data.shape(0) != (size_t)rows) {
             refuse(name + ".weight is " + std::to_string(data.shape(0)) + " x " +
-                   std::to_string(width) + ", but the model needs " + std::to_string(rows) + " x " +
-                   std::to_string(cols) + "; convert it again.", "CorruptFileError");
+                       std::to_string(width) + ", but the model needs " + std::to_string(rows) +
+                       " x " + std::to_string(cols) + "; convert it again.",
+                   "CorruptFileError");
         }
         matrices.push_back(data);
         Linear out;
@@ -92,11 +93,12 @@ void check_sizes(const DecoderSizes& s, size_t frequencies) {
     }
     if (s.heads % s.kv_heads != 0) {
         refuse(std::to_string(s.heads) + " query heads cannot share " + std::to_string(s.kv_heads) +
-               " key-value heads evenly; convert the model again.", "CorruptFileError");
+                   " key-value heads evenly; convert the model again.",
+               "CorruptFileError");
     }
     if (s.head_dim % 2 != 0 || frequencies != (size_t)s.head_dim / 2) {
         refuse("heads of " + std::to_string(s.head_dim) + " channels cannot be turned by " +
-               std::to_string(frequencies) + " frequencies; convert the model again.",
+                   std::to_string(frequencies) + " frequencies; convert the model again.",
                "CorruptFileError");
     }
 }
@@ -187,11 +189,14 @@ Logits compute(Model& model, const Ids& ids, Cache* cache, bool halves, bool las
 
 void bind_decoder(nb::module_& m) {
     nb::class_<Cache>(m, "Cache", "Keys and values so far; Decoder.new_cache makes it.")
-        .def_prop_ro("length", [](const Cache& cache) { return cache.length; }, "Tokens so far.")
-        .def_prop_ro("capacity", [](const Cache& cache) { return cache.sizes.capacity; },
-                     "Tokens that each sequence has room for.")
-        .def_prop_ro("nbytes", [](const Cache& cache) { return Cache::bytes(cache.sizes); },
-                     "Bytes when it is full.");
+        .def_prop_ro(
+            "length", [](const Cache& cache) { return cache.length; }, "Tokens so far.")
+        .def_prop_ro(
+            "capacity", [](const Cache& cache) { return cache.sizes.capacity; },
+            "Tokens that each sequence has room for.")
+        .def_prop_ro(
+            "nbytes", [](const Cache& cache) { return Cache::bytes(cache.sizes); },
+            "Bytes when it is full.");
     nb::class_<Model>(m, "Decoder", "runtime/forward.py on packed weights, in one call.")
         .def("__init__", &make_model, nb::arg("weights"), nb::arg("head"), nb::arg("vocab"),
              nb::arg("hidden"), nb::arg("ffn"), nb::arg("layers"), nb::arg("heads"),
@@ -200,20 +205,22 @@ void bind_decoder(nb::module_& m) {
              "`weights`: runtime name -> float32 (n,), or an object with `kind`, `data` uint8\n"
              "(rows, row_bytes) and `cols`; `head` is the linear that makes the logits.\n\n"
              "Raises EdgequantError for a weight that is missing or of another size.")
-        .def("cache_bytes",
-             [](const Model& model, int batch, int capacity, bool halves) {
-                 return Cache::bytes(cache_sizes(model, batch, capacity, halves));
-             },
-             nb::arg("batch"), nb::arg("capacity"), nb::arg("halves"), "Bytes of such a cache.")
-        .def("new_cache",
-             [](const Model& model, int batch, int capacity, bool halves) {
-                 return new Cache(cache_sizes(model, batch, capacity, halves));
-             },
-             nb::arg("batch"), nb::arg("capacity"), nb::arg("halves"),
-             "An empty cache, float16 with `halves`, else float32.")
-        .def_prop_ro("rows_at_once",
-                     [](const Model& model) { return model.decoder->rows_at_once(); },
-                     "Tokens that go through the layers together at most.")
+        .def(
+            "cache_bytes",
+            [](const Model& model, int batch, int capacity, bool halves) {
+                return Cache::bytes(cache_sizes(model, batch, capacity, halves));
+            },
+            nb::arg("batch"), nb::arg("capacity"), nb::arg("halves"), "Bytes of such a cache.")
+        .def(
+            "new_cache",
+            [](const Model& model, int batch, int capacity, bool halves) {
+                return new Cache(cache_sizes(model, batch, capacity, halves));
+            },
+            nb::arg("batch"), nb::arg("capacity"), nb::arg("halves"),
+            "An empty cache, float16 with `halves`, else float32.")
+        .def_prop_ro(
+            "rows_at_once", [](const Model& model) { return model.decoder->rows_at_once(); },
+            "Tokens that go through the layers together at most.")
         .def("logits", &compute, nb::arg("ids").noconvert(), nb::arg("cache").none(),
              nb::arg("halves"), nb::arg("last"),
              "ids int64 (B, T) -> float32 (B, T, V), with `last` (B, 1, V); advances the cache.\n\n"

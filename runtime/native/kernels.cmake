@@ -1,8 +1,9 @@
 # The kernels of runtime/native, compiled once for each instruction set; the best one that the
 # processor has is chosen at run time. Sets KERNEL_OBJECTS and KERNEL_DEFINITIONS.
 file(GLOB KERNEL_SOURCES CONFIGURE_DEPENDS
-  "${NATIVE}/kernels.cpp" "${NATIVE}/dot.cpp" "${NATIVE}/activations.cpp" "${NATIVE}/panel.cpp"
-  "${NATIVE}/tiles.cpp" "${NATIVE}/pairs.cpp" "${NATIVE}/layouts/*.cpp" "${NATIVE}/ops/*.cpp")
+  "${NATIVE}/kernels.cpp" "${NATIVE}/dot.cpp" "${NATIVE}/activations.cpp"
+  "${NATIVE}/gemm_int8.cpp" "${NATIVE}/gemm_amx.cpp" "${NATIVE}/syrk_bf16.cpp"
+  "${NATIVE}/layouts/*.cpp" "${NATIVE}/ops/*.cpp")
 file(GLOB OPS_SOURCES CONFIGURE_DEPENDS "${NATIVE}/ops/*.cpp")
 file(GLOB FIT_SOURCES CONFIGURE_DEPENDS "${NATIVE}/fit/*.cpp")
 

@@ -3,45 +3,52 @@
 
 #include "activations.h"
 #include "dot.h"
+#include "gemm_amx.h"
+#include "gemm_int8.h"
 #include "layouts/layouts.h"
 #include "ops/ops.h"
-#include "pairs.h"
-#include "panel.h"
-#include "tiles.h"
+#include "syrk_bf16.h"
 
 namespace KERNELS {
 
 static const Layout* const LAYOUTS[] = {
-    &f32,         &f16,         &bf16,        &q4_0,        &q4_1,         &q5_0,
-    &q5_1,        &q8_0,        &iq4_nl,      &q2_k,        &q3_k,         &q4_k,
-    &q5_k,        &q6_k,        &iq4_xs,      onnx_int,     onnx_int + 1,  onnx_int + 2,
-    onnx_int + 3, onnx_int + 4, onnx_int + 5, onnx_int + 6, onnx_int + 7,  onnx_int + 8,
+    &f32,         &f16,          &bf16,         &q4_0,        &q4_1,        &q5_0,
+    &q5_1,        &q8_0,         &iq4_nl,       &q2_k,        &q3_k,        &q4_k,
+    &q5_k,        &q6_k,         &iq4_xs,       onnx_int,     onnx_int + 1, onnx_int + 2,
+    onnx_int + 3, onnx_int + 4,  onnx_int + 5,  onnx_int + 6, onnx_int + 7, onnx_int + 8,
     onnx_int + 9, onnx_int + 10, onnx_int + 11,
 };
+
+#if !defined(HAS_PANELS)
+constexpr int PANEL_ROWS = 0, PANEL_TOKENS = 0;
+constexpr std::nullptr_t gemm_int8 = nullptr;
+#endif
+#if !defined(__AMX_BF16__)
+constexpr std::nullptr_t pack_activations = nullptr, gemm_amx = nullptr;
+#endif
+#if !defined(__AVX512BF16__) || defined(__AMX_BF16__)
+constexpr std::nullptr_t pack_pairs = nullptr, syrk_bf16 = nullptr;
+#endif
 
 #define TEXT(word) #word
 #define NAME_OF(macro) TEXT(macro)
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    NAME_OF(KERNELS), LAYOUTS,  (int)(sizeof LAYOUTS / sizeof LAYOUTS[0]),
-    FASTEST_X,        dot_tile, quantize_activations,
-#if defined(HAS_PANELS)
-    PANEL_ROWS,       PANEL_TOKENS,       multiply_panel,
-#else
-    0,                0,                  nullptr,
-#endif
-#if defined(__AMX_BF16__)
-    pack_activations, multiply_tiles,
-#else
-    nullptr,          nullptr,
-#endif
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
-    pack_pairs,       add_panels,
-#else
-    nullptr,          nullptr,
-#endif
-    &::FIT::rounders,
+    NAME_OF(KERNELS),
+    LAYOUTS,
+    (int)(sizeof LAYOUTS / sizeof LAYOUTS[0]),
+    FASTEST_X,
+    dot_tile,
+    quantize_activations,
+    PANEL_ROWS,
+    PANEL_TOKENS,
+    gemm_int8,
+    pack_activations,
+    gemm_amx,
+    pack_pairs,
+    syrk_bf16,
+    &::FIT::rounding,
     {add, rmsnorm, silu_mul, rotate, to_f16, to_f32, times_strip_f16, times_strip_f32,
      softmax_step},
 };

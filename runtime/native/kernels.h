@@ -1,21 +1,21 @@
 // What one instruction set offers: decoders of every block layout, the products, the rest of a
 // token, and rounding.
 //
-// kernels.cpp, dot.cpp, activations.cpp, panel.cpp, tiles.cpp, pairs.cpp, layouts/, ops/ and fit/
-// are compiled once for each instruction set, into a namespace of that name (the macro KERNELS).
-// They include only <cstddef>, <cstdint>, <cstring> and intrinsics: of an inline library function
-// the linker keeps one copy for everyone, and it could be one compiled for AVX2.
+// kernels.cpp, dot.cpp, activations.cpp, gemm_int8.cpp, gemm_amx.cpp, syrk_bf16.cpp, layouts/, ops/
+// and fit/ are compiled once for each instruction set, into a namespace of that name (the macro
+// KERNELS). They include only <cstddef>, <cstdint>, <cstring> and intrinsics: of an inline library
+// function the linker keeps one copy for everyone, and it could be one compiled for AVX2.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "fit/rounders.h"
+#include "fit/rounding_kernels.h"
 
 constexpr int TILE_ROWS = 4;         // rows of a weight that dot_tile and dot_rows multiply at once
 constexpr int MOST_PANEL_ROWS = 16;  // rows that a panel can have
-constexpr int GRAM_COLS = 48;        // columns of a panel of pairs, see pairs.h
-constexpr int MOST_X = 4;  // activations that dot_tile and dot_rows can multiply at once
+constexpr int SYRK_COLS = 48;        // columns of a panel of pairs, see syrk_bf16.h
+constexpr int MOST_X = 4;            // activations that dot_tile and dot_rows can multiply at once
 
 // Activations (n, cols) as int8 codes with a float32 scale for each 32 columns, and what the form
 // of the weights needs: weight = (code - center) * scale + offset, a scale for each `width`
@@ -55,8 +55,8 @@ struct Layout {
     // Decode `cols` weights to bfloat16: 32 columns at out, the next 32 `stride` numbers further.
     // A last part is filled with zeros. Null for the float layouts and without bfloat16 products.
     void (*decode_bfloat)(const uint8_t* row, int cols, ptrdiff_t stride, uint16_t* out);
-    // Unpack `panel_rows` rows side by side, see panel.h. Null for the float layouts and without
-    // panels.
+    // Unpack `panel_rows` rows side by side, see gemm_int8.h. Null for the float layouts and
+    // without panels.
     void (*unpack_panel)(const uint8_t* const* rows, Panel& panel);
     // Columns that share a scale in products with int8 activations (16 or 32), and the code of
     // weight zero there; see Quantized.
@@ -103,19 +103,19 @@ struct Kernels {
     // Activations x (n, cols) of one row to its codes; cols is a multiple of 32.
     void (*quantize)(const float* x, int row, const Quantized& out);
     int panel_rows, panel_tokens;  // rows of a panel, and a group of activations; 0 without panels
-    // Products of a panel's first `height` rows, see panel.h; null without panels.
-    void (*multiply_panel)(const Panel& panel, const Quantized& x, int rows, int row, int height,
-                           float* out);
-    // Activations and products of many tokens in bfloat16, see tiles.h; null without them.
+    // Products of a panel's first `height` rows, see gemm_int8.h; null without panels.
+    void (*gemm_int8)(const Panel& panel, const Quantized& x, int rows, int row, int height,
+                      float* out);
+    // Activations and products of many tokens in bfloat16, see gemm_amx.h; null without them.
     void (*pack_activations)(const float* x, int n, int cols, int tile, uint16_t* packed);
-    void (*multiply_tiles)(const Layout& layout, const uint8_t* data, int rows, int cols, int start,
-                           int stop, const uint16_t* packed, int n, float* scratch, float* out);
-    // Sums over tokens in bfloat16, see pairs.h; null where BLAS is faster.
+    void (*gemm_amx)(const Layout& layout, const uint8_t* data, int rows, int cols, int start,
+                     int stop, const uint16_t* packed, int n, float* scratch, float* out);
+    // Sums over tokens in bfloat16, see syrk_bf16.h; null where BLAS is faster.
     void (*pack_pairs)(const float* x, ptrdiff_t stride, int tokens, int cols, int first,
                        uint32_t* packed);
-    void (*add_panels)(const uint32_t* a, const uint32_t* b, int pairs, int rows, int cols,
-                       float* total, ptrdiff_t stride);
-    const Rounders* rounders;  // scale search and rounding
+    void (*syrk_bf16)(const uint32_t* a, const uint32_t* b, int pairs, int rows, int cols,
+                      float* total, ptrdiff_t stride);
+    const RoundingKernels* rounding;  // scale search and rounding
     Ops ops;
 };
 

@@ -2,7 +2,7 @@
 // float32 needs. ops/lanes.h and fit/lanes.h add what theirs need.
 #pragma once
 
-#include "numbers.h"
+#include "float16.h"
 
 namespace KERNELS {
 

@@ -1,17 +1,18 @@
 // A token takes some 200 jobs, so what a job costs beside its work counts: 2 microseconds here (25
-// when the threads sleep), against 60 with a lock and a signal for each job (Sapphire Rapids, 2 idle
-// cores). Threads take pieces from one counter, and nobody waits for a thread that comes late: what
-// it would have done is done. A thread that finds nothing to do looks again for SPIN before it
+// when the threads sleep), against 60 with a lock and a signal for each job (Sapphire Rapids, 2
+// idle cores). Threads take pieces from one counter, and nobody waits for a thread that comes late:
+// what it would have done is done. A thread that finds nothing to do looks again for SPIN before it
 // sleeps, which lasts from one job to the next within a token, and not from one token to the next
 // while a program does something else.
 #include "pool.h"
+
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
-#include <unistd.h>
 #include <vector>
 
 namespace {
@@ -105,7 +106,9 @@ struct Pool {
     }
 
     void wake_all() {
-        { std::lock_guard<std::mutex> lock(guard); }  // a worker between look and sleep goes first
+        {  // a worker between look and sleep goes first
+            std::lock_guard<std::mutex> lock(guard);
+        }
         opened.notify_all();
     }
 

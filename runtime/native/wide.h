@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "numbers.h"
+#include "float16.h"
 #include "vectors.h"
 
 namespace KERNELS {
@@ -88,8 +88,8 @@ INLINE Floats8 repeat_pairs(const float* four) {
 INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 INLINE float first_of(Floats8 v) { return _mm256_cvtss_f32((__m256)v); }
 INLINE float total(Floats8 v) {
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)v),
-                                   _mm256_extractf128_ps((__m256)v, 1));
+    const __m128 four =
+        _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }

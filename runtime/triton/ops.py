@@ -29,7 +29,7 @@ class TritonOps(TorchOps):
 
     def load(self, tensor: Tensor) -> torch.Tensor | Packed:  # type: ignore[override]
         decoder = DECODERS.get(tensor.block.name)
-        if decoder is None or len(tensor.shape) == 1 or np.prod(tensor.shape) > MOST_WEIGHTS:
+        if decoder is None or not tensor.is_matrix or np.prod(tensor.shape) > MOST_WEIGHTS:
             return super().load(tensor)
         rows, cols = tensor.shape
         return Packed(decoder, cut(decoder, tensor.data, self.device), (rows, cols))

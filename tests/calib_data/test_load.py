@@ -77,7 +77,7 @@ def test_summary_is_one_line_with_rows_domains_and_drops(write: Any) -> None:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), other=st.integers(0, 2**31), rows=st.integers(1, 6))
 def test_held_out_and_calibration_share_no_document_whatever_the_seeds(
     tmp_path_factory: pytest.TempPathFactory, seed: int, other: int, rows: int

@@ -68,7 +68,7 @@ def test_every_builtin_domain_has_a_held_out_document(bundle: Path) -> None:
     assert smallest.encode() not in bytes(others.ids[0].clip(0, 255).astype(np.uint8))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     weights=st.lists(st.floats(0.01, 1), min_size=6, max_size=6),
     capacity=st.lists(st.integers(0, 60), min_size=6, max_size=6),

@@ -14,7 +14,7 @@ import typer.main
 
 import edgequant
 from edgequant import _settings
-from quantize.cli import app
+from quantize.cli.program import app
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

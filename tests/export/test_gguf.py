@@ -25,6 +25,7 @@ from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf, read
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS
+from tests.small_models import assert_near
 from tests.tokenizers_made import CONTROL, made, save, sentencepiece
 
 pytestmark = pytest.mark.slow
@@ -57,7 +58,7 @@ def test_a_written_model_computes_what_the_checkpoint_does(
     ids = np.arange(3, 24)[None]
     found = open_gguf(written(model, tmp_path / "x.gguf", preset="BF16"))
     expected = open_engine(model.model(), "numpy").logits(ids)
-    np.testing.assert_allclose(open_engine(found, "numpy").logits(ids), expected, atol=1e-5)
+    assert_near(open_engine(found, "numpy").logits(ids), expected)
     assert found.tokenizer is not None
     assert found.tokenizer.eos == model.tokenizer.eos
 
@@ -232,7 +233,7 @@ def _wrong(tiny: Checkpoint) -> dict[str, list[Tensor]]:
     rows = np.zeros((4, 4), np.float32)
     return {
         "token_embd.weight came twice; pass each": [first, first],
-        "other.weight is no tensor of this model": [Tensor.dense("other.weight", rows)],
+        "other.weight is not a tensor of this model": [Tensor.dense("other.weight", rows)],
         r"token_embd.weight has shape \(4, 4\)": [Tensor.dense("token_embd.weight", rows)],
         "token_embd.weight is INT4_32, which GGUF cannot hold; choose one of F32": [
             replace(first, block=BLOCKS["INT4_32"])

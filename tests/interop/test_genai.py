@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from export import CONTAINERS
-from quantize.checkpoint import open_checkpoint
+from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.report.torture import TORTURE
 from runtime.engine import open_engine
 from runtime.generate import generate
 from runtime.tokenizer import Tokenizer
 from tests.conftest import CONFIGS
-from tests.small_models import rounded
+from tests.small_models import assert_near, kl, rounded
 
 og = pytest.importorskip(
     "onnxruntime_genai",
@@ -32,7 +32,10 @@ Folder = Callable[[str, str], Path]
 
 @pytest.fixture(scope="module")
 def folder(random_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """folder(model, kind): an ONNX folder of the bundled or a random model, written once."""
+    """folder(model, kind): an ONNX folder of the bundled or a random model, written once.
+
+    It computes in float32: with int8 activations a last bit turns codes, and they turn tokens.
+    """
     root = tmp_path_factory.mktemp("genai")
 
     def written(name: str, kind: str) -> Path:
@@ -40,7 +43,8 @@ def folder(random_models: dict[str, Path], tmp_path_factory: pytest.TempPathFact
         if not path.exists():
             checkpoint = open_checkpoint(random_models.get(name))
             tensors = rounded(checkpoint, kind)
-            CONTAINERS["onnx"].write(path, checkpoint.arch, tensors, checkpoint.folder, {})
+            facts = (checkpoint.arch, tensors, checkpoint.folder, {})
+            CONTAINERS["onnx"].write(path, *facts, accuracy_level=0)
         return path
 
     return written
@@ -85,7 +89,21 @@ def test_logits_of_every_family_and_shape_are_those_of_our_engine(folder: Folder
     for piece in (ids[:20], *ids[20:, None]):  # a prompt, then one token at a time
         generator.append_tokens(piece)
         expected = engine.logits(piece[None], cache, last=True)
-        np.testing.assert_allclose(generator.get_logits(), expected, atol=2e-6)
+        assert_near(generator.get_logits(), expected)
+
+
+def test_int8_activations_cost_no_more_than_in_our_engine(tiny: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    CONTAINERS["onnx"].write(path, tiny.arch, rounded(tiny, "INT4_32"), tiny.folder, {})
+    ids = np.array([tiny.tokenizer.encode(" ".join(PROMPTS))])
+    exact, ours = (
+        open_engine(path, "onnxruntime", accuracy_level=level).logits(ids, last=True)
+        for level in (0, 4)
+    )
+    generator = og.Generator(model := og.Model(str(path)), og.GeneratorParams(model))
+    generator.append_tokens(ids[0])
+    for found in (ours, generator.get_logits()):
+        assert 0 < kl(exact, found) < 1e-3
 
 
 @pytest.mark.parametrize("text", TORTURE)

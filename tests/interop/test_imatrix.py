@@ -11,8 +11,8 @@ import torch
 
 import calib_data
 from quantize.checkpoint import bundled, open_checkpoint
-from quantize.collect import Request, make
 from quantize.imatrix import Imatrix, read
+from quantize.make_imatrix import Request, make
 from runtime.blocks import BLOCKS
 from tests.conftest import CONFIGS
 
@@ -54,7 +54,8 @@ def test_means_equal_those_of_hooks_in_transformers(
     expected = inputs_in_transformers(folder, ids)
     found = read(tmp_path / "a.gguf").means
     heads = {checkpoint.arch.head: "lm_head.weight"}
-    hf_names = {weight: heads.get(weight, checkpoint.family.hf_name(weight)) for weight in found}
+    hf_names = checkpoint.arch.hf_names()
+    hf_names = {weight: heads.get(weight, hf_names.get(weight)) for weight in found}
     assert set(hf_names.values()) == expected.keys()
     for weight, mean in found.items():
         np.testing.assert_allclose(mean, expected[hf_names[weight]].numpy(), rtol=1e-4)

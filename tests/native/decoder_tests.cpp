@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "attention.h"
+#include "cpu_features.h"
 #include "decoder.h"
 #include "guarded.h"
-#include "levels.h"
-#include "matvec.h"
+#include "matmul.h"
 #include "pool.h"
 
 namespace {
@@ -68,9 +68,9 @@ void check_halves(const Kernels& kernels) {
         expect(std::isnan(wide[i]) || back[i] == all[i], kernels, "float16 there and back", i);
     }
     // just below, at and just above the middle of two neighbours, the last seven without a register
-    const float between[] = {1.00048816f, 1.00048828f, 1.0004884f, 1.00146484f, 65519.996f,
-                             65520.0f,    5.9e-8f,     2.98e-8f,   2.9802322e-8f, 1e-9f,
-                             -1.00048828f, 8.9406967e-8f, 1e30f, 6.1e-5f, 6.1035156e-5f};
+    const float between[] = {1.00048816f,  1.00048828f,   1.0004884f, 1.00146484f,   65519.996f,
+                             65520.0f,     5.9e-8f,       2.98e-8f,   2.9802322e-8f, 1e-9f,
+                             -1.00048828f, 8.9406967e-8f, 1e30f,      6.1e-5f,       6.1035156e-5f};
     const uint16_t wanted[] = {0x3c00, 0x3c00, 0x3c01, 0x3c02, 0x7bff, 0x7c00, 0x0001, 0x0000,
                                0x0000, 0x0000, 0xbc00, 0x0002, 0x7c00, 0x03ff, 0x0400};
     uint16_t found[15];
@@ -154,9 +154,9 @@ void check_decoder(const Kernels& kernels) {
         out.bias = numbers(rows);
         return out;
     };
-    DecoderLayer layer = {numbers(40),   numbers(40),    linear(60, 40), linear(20, 40),
-                          linear(20, 40), linear(40, 60), linear(56, 40), linear(56, 40),
-                          linear(40, 56)};
+    DecoderLayer layer = {numbers(40),    numbers(40),    linear(60, 40),
+                          linear(20, 40), linear(20, 40), linear(40, 60),
+                          linear(56, 40), linear(56, 40), linear(40, 56)};
     Decoder decoder(sizes, {linear(97, 40), linear(97, 40), numbers(40), {layer}},
                     {1.0f, 0.5f, 0.25f, 0.1f, 0.01f}, 1.0f);
     const int batch = 2, tokens = 9;
@@ -185,7 +185,7 @@ void check_decoder(const Kernels& kernels) {
 int main() {
     set_pool_threads(2);
     set_exact(true);
-    const Shape shapes[] = {{1, 1, 2, 0, 1},    {7, 1, 34, 5, 3},    {6, 2, 64, 0, 70},
+    const Shape shapes[] = {{1, 1, 2, 0, 1},     {7, 1, 34, 5, 3},    {6, 2, 64, 0, 70},
                             {3, 3, 16, 1200, 1}, {14, 2, 64, 700, 5}, {8, 1, 128, 130, 40}};
     for (const Kernels* kernels : available_kernels()) {
         for (int count : {1, 15, 64, 101}) check_rows(*kernels, count);

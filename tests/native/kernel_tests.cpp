@@ -11,11 +11,11 @@
 #include <random>
 #include <vector>
 
-#include "gram.h"
+#include "cpu_features.h"
 #include "guarded.h"
-#include "levels.h"
-#include "matvec.h"
+#include "matmul.h"
 #include "pool.h"
+#include "syrk.h"
 
 namespace {
 
@@ -91,9 +91,9 @@ void check_products(const Kernels& kernels, const Layout& layout, Fill how, int 
         fill_activations((float*)x.data, (size_t)n * cols);
         for (const bool exact : {false, true}) {
             set_exact(exact);
-            matvec(kernels, layout, data.data, rows, cols, (float*)x.data, n, (float*)out.data);
-            const double error = largest_error(w.data(), (float*)x.data, (float*)out.data, rows,
-                                               cols, n);
+            matmul(kernels, layout, data.data, rows, cols, (float*)x.data, n, (float*)out.data);
+            const double error =
+                largest_error(w.data(), (float*)x.data, (float*)out.data, rows, cols, n);
             // int8 activations: half a step of 1/127 of the largest; bfloat16: less
             if (error > (exact ? 1e-5 : 0.02)) fail(kernels, layout, "is not the product", n);
         }
@@ -124,8 +124,8 @@ uint32_t decode_anything(const Layout& layout) {
 }
 
 // Sums over an odd number of tokens, of columns that fill no panel.
-void check_gram(const Kernels& kernels, int tokens, int cols) {
-    if (kernels.add_panels == nullptr) return;
+void check_syrk(const Kernels& kernels, int tokens, int cols) {
+    if (kernels.syrk_bf16 == nullptr) return;
     const size_t count = (size_t)tokens * cols, bytes = (size_t)cols * cols * sizeof(float);
     Guarded x(count * sizeof(float)), weighed(count * sizeof(float)), total(bytes);
     fill_activations((float*)x.data, count);
@@ -133,15 +133,15 @@ void check_gram(const Kernels& kernels, int tokens, int cols) {
         ((float*)weighed.data)[i] = ((float*)x.data)[i] * (float)(i / cols + 1);
     }
     memset(total.data, 0, bytes);
-    add_gram(kernels, {(float*)weighed.data, cols}, {(float*)x.data, cols}, tokens, cols,
-             (float*)total.data, cols);
+    syrk(kernels, {(float*)weighed.data, cols}, {(float*)x.data, cols}, tokens, cols,
+         (float*)total.data, cols);
     for (int row = 0; row < cols; row++) {
         for (int col = row; col < cols; col++) {
             double sum = 0, size = 0;
             for (int token = 0; token < tokens; token++) {
                 const size_t at = (size_t)token * cols;
-                const double part = (double)((float*)weighed.data)[at + row] *
-                                    (double)((float*)x.data)[at + col];
+                const double part =
+                    (double)((float*)weighed.data)[at + row] * (double)((float*)x.data)[at + col];
                 sum += part, size += std::fabs(part);
             }
             const double found = ((float*)total.data)[(size_t)row * cols + col];
@@ -172,8 +172,8 @@ int main() {
         }
     }
     for (const Kernels* kernels : sets) {
-        check_gram(*kernels, 5, 131);
-        check_gram(*kernels, 64, 48);
+        check_syrk(*kernels, 5, 131);
+        check_syrk(*kernels, 64, 48);
     }
     for (const Kernels* kernels : sets) fprintf(stderr, "ran %s\n", kernels->name);
     printf(failures == 0 ? "all products are right\n" : "%d failures\n", failures);

@@ -1,6 +1,8 @@
 """Fixtures of this folder."""
 
+import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,10 +11,21 @@ from quantize import cli
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """SIGINT is this process's own again after a test that runs the program in it."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ctrl_c: None) -> Any:
     """Run a command line in this process: exit code, stdout, stderr."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
+        # tests beside each other run in processes that ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         monkeypatch.setattr(sys, "argv", ["quantize", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
             cli.main()

@@ -1,16 +1,18 @@
 """Small runs for the tests of this folder: a plan, and the walk over the layers alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantize.calibrate import Progress, silent
-from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.passes import quantize_model, stored
+from quantize.checkpoint import Checkpoint
+from quantize.job import Job
+from quantize.passes import quantize_model
 from quantize.plan import Assignment, Plan, assign
-from quantize.resume import Work
+from quantize.progress import Progress, silent
+from quantize.store import Store
+from quantize.stored import stored
 from runtime.model import Model
 from runtime.tensor import Tensor
 
@@ -26,16 +28,28 @@ def small_plan(model: Path, *to: str, **changes: Any) -> Plan:
 class Walk:
     """What a walk left."""
 
-    checkpoint: Checkpoint
-    assignments: list[Assignment]
-    work: Work
+    job: Job
     digest: str
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The original."""
+        return self.job.checkpoint
+
+    @property
+    def assignments(self) -> tuple[Assignment, ...]:
+        """The types of every target."""
+        return self.job.assignments
+
+    @property
+    def work(self) -> Store:
+        """What the walk stored."""
+        return self.job.store
 
     def tensors(self, target: int = 0) -> dict[str, Tensor]:
         """Every tensor of one target, as a file would hold it."""
         member = self.assignments[target]
-        names = self.checkpoint.tensors
-        return {name: stored(self.work, self.checkpoint, member, name) for name in names}
+        return {name: stored(self.job, member, name) for name in self.checkpoint.tensors}
 
     def model(self, target: int = 0) -> Model:
         """The rounded model, ready for an engine."""
@@ -43,17 +57,21 @@ class Walk:
 
     def notes(self) -> list[str]:
         """What the user is told."""
-        return [note for stage in self.work.stages.values() for note in stage.get("notes", [])]
+        return self.work.notes
+
+
+def assigned(plan: Plan, folder: Path, progress: Progress = silent) -> Job:
+    """The job of a plan without automatic targets, with its work in a folder that exists."""
+    job = Job.resolve(plan, progress)
+    types = [assign(target, job.checkpoint.arch, job.rules) for target in job.targets]
+    return replace(job, store=Store(folder, "key")).assigned(types)
 
 
 def walk(plan: Plan, folder: Path, progress: Progress = silent) -> Walk:
     """Calibrate and round into a work folder (a begun one goes on), without an artifact."""
-    checkpoint = open_checkpoint(plan.model)
-    assignments = [assign(target, checkpoint.arch, plan.rules) for target in plan.targets]
     folder.mkdir(parents=True, exist_ok=True)
-    work = Work(folder, "key")
-    digest = quantize_model(plan, checkpoint, assignments, work, progress)
-    return Walk(checkpoint, assignments, work, digest)
+    job = assigned(plan, folder, progress)
+    return Walk(job, quantize_model(job))
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:

@@ -8,7 +8,9 @@ import pytest
 from export import CONTAINERS
 from quantize import pipeline
 from quantize.checkpoint import bundled, open_checkpoint
+from quantize.job import Job
 from quantize.plan import Plan, assign
+from quantize.writing import provenance
 from tests.conftest import CONFIGS
 from tests.quantize.runs import small_plan
 
@@ -25,10 +27,11 @@ def left(path: Path) -> int:
 
 def announced(plan: Plan, digest: str) -> dict[str, int]:
     """Bytes of each target, by its label; `digest` is the calibration's sha256."""
-    checkpoint, found = open_checkpoint(plan.model), {}
-    for target in plan.targets:
-        assignment = assign(target, checkpoint.arch, plan.rules)
-        extra = pipeline.provenance(plan, checkpoint, assignment, digest)
+    job, found = Job.resolve(plan), {}
+    checkpoint = job.checkpoint
+    for target in job.targets:
+        assignment = assign(target, checkpoint.arch, job.rules)
+        extra = provenance(job, assignment, digest)
         size = CONTAINERS[target.container].size
         found[target.label] = size(checkpoint.arch, assignment.types, checkpoint.folder, extra)
     return found

@@ -9,7 +9,7 @@ import pytest
 
 from export import CONTAINERS
 from quantize import pipeline
-from quantize.automatic import CAUTION, Size, Types, allocate, choices_of
+from quantize.automatic import CAUTION, Goal, Size, Types, allocate, choices_of
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan, Rule
 from runtime.blocks import BLOCKS
@@ -47,7 +47,8 @@ def allocated(checkpoint: Checkpoint, to: str = "gguf:auto", **changes: Any) -> 
     plan = Plan.from_flags(None, {"to": [to], **changes})
     target, container = plan.targets[0], plan.targets[0].container
     known = predictions(checkpoint, container)
-    return allocate(plan, target, checkpoint.arch, known, exact(checkpoint, container))
+    goal, size = Goal(plan.target_size, plan.target_bpw, plan.max_kl), exact(checkpoint, container)
+    return allocate(goal, target, checkpoint.arch, plan.rules, known, size)
 
 
 def range_of(checkpoint: Checkpoint, to: str = "gguf:auto") -> tuple[int, int]:
@@ -170,8 +171,11 @@ def test_a_rule_whose_type_does_not_fit_is_told(random_models: dict[str, Path]) 
             {"to": ["onnx:auto"], "target_bpw": 4.0, "method": "rtn"},
             "--to onnx:auto predicts the loss of methods that calibrate, and rtn does not; use",
         ),
-        ({"to": ["gguf:auto"], "target_size": "3 apples"}, "'3 apples' is no size; write it like"),
-        ({"to": ["gguf:auto"], "target_size": "-3MB"}, "'-3MB' is no size; write it like 350MB"),
+        (
+            {"to": ["gguf:auto"], "target_size": "3 apples"},
+            "'3 apples' is not a size; write it like",
+        ),
+        ({"to": ["gguf:auto"], "target_size": "-3MB"}, "'-3MB' is not a size; write it like 350MB"),
         ({"to": ["gguf:auto"], "target_size": 0}, "target_size must be at least 1, not 0"),
         ({"to": ["gguf:auto"], "target_bpw": 40.0}, "target_bpw must be at least 0.1 and at most"),
         ({"to": ["gguf:auto"], "max_kl": 1.0, "effort": "some"}, "unknown effort 'some'; known:"),
@@ -279,7 +283,7 @@ def test_told_fallbacks_count_in_the_bytes_announced(
     taken = pipeline.artifacts(plan)[0]["bytes"]
     assert "2 tensors with rows of 96 cannot be INT4_128" in said[0]
     assert said[1].startswith(f"onnx:auto: {taken:,} bytes, ")
-    tensors = CONTAINERS["onnx"].open(tmp_path / "llama-untied-auto-onnx").tensors
+    tensors = CONTAINERS["onnx"].reader.open(tmp_path / "llama-untied-auto-onnx").tensors
     assert tensors["blk.1.ffn_down.weight"].block.name == "INT8_32"
     assert tensors["blk.0.attn_v.weight"].block is tensors["blk.1.attn_v.weight"].block
 

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantize import checkpoint
-from quantize.calibrate import load_layer
-from quantize.checkpoint import INDEX, bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import bundled, check_finite, open_checkpoint
+from runtime.checkpoint import INDEX
 from runtime.errors import EdgequantError
 from tests.conftest import CONFIGS, config
+from tests.quantize.layers import layer_of
+from tests.random_checkpoint import random_checkpoint
 
 
 @pytest.fixture
@@ -91,7 +93,7 @@ def add_tensor(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing shard": (
         lambda f: (f / "model-1.safetensors").unlink(),
-        r"misses 1 of 5 shards .*download them again",
+        r"is missing 1 of 5 shards .*download them again",
     ),
     "cut shard": (cut_shard, "model-1.safetensors is cut short or damaged"),
     "no weights": (lambda f: (f / INDEX).unlink(), "holds no model.safetensors"),
@@ -120,6 +122,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: replace_tensor(f, lambda t: t.to(torch.int8)),
         "is I8, not F32, F16 or BF16",
     ),
+    "index without a table": (
+        lambda f: (f / INDEX).write_text("{}"),
+        "index.json has no weight_map from tensors to shards; download it again",
+    ),
+    "index of other things": (
+        lambda f: (f / INDEX).write_text('{"weight_map": {"lm_head.weight": 1}}'),
+        "index.json has no weight_map from tensors to shards; download it again",
+    ),
     "index promises more": (
         lambda f: replace_tensor(f, lambda t: None),
         "does not hold model.layers.0.mlp.up_proj",
@@ -146,12 +156,15 @@ def test_nan_and_inf_weights_are_counted_and_named(bad: float, folder: Path) -> 
     with pytest.raises(
         EdgequantError, match="blk.0.ffn_up.weight holds 5 NaN or infinite values of"
     ):
-        load_layer(open_checkpoint(folder), 0, torch.device("cpu"))
+        layer_of(open_checkpoint(folder))
 
 
 def test_huge_finite_weights_are_not_taken_for_infinite(folder: Path) -> None:
     replace_tensor(folder, lambda t: torch.full_like(t, 3e38))
-    assert load_layer(open_checkpoint(folder), 0, torch.device("cpu"))
+    checkpoint = open_checkpoint(folder)
+    assert layer_of(checkpoint)
+    tensor = checkpoint.tensors["blk.0.ffn_up.weight"]
+    check_finite(tensor, tensor.decode())  # numpy warns of the overflow of their sum
 
 
 def test_a_file_is_refused(folder: Path) -> None:
@@ -189,7 +202,7 @@ def test_an_unreachable_hub_is_said_in_one_sentence(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(EdgequantError, match="cannot be had from the hub nor from its cache"):
+    with pytest.raises(EdgequantError, match="could not be downloaded and is not cached"):
         open_checkpoint("someone/model")
 
 

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from quantize import cli
 from quantize.catalogue import CATALOGUES
-from quantize.checkpoint import bundled, random_checkpoint
+from quantize.checkpoint import bundled
+from quantize.cli import interrupt
 from tests.conftest import config
+from tests.random_checkpoint import random_checkpoint
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing there": (shutil.rmtree, "does not exist; give a checkpoint folder or a hub id"),
     "missing shard": (
         lambda f: (f / "model-1.safetensors").unlink(),
-        "misses 1 of 4 shards (model-1.safetensors); download them again",
+        "is missing 1 of 4 shards (model-1.safetensors); download them again",
     ),
     "cut shard": (cut_shard, "model-1.safetensors is cut short or damaged"),
     "shape": (edit_config(intermediate_size=128), "config.json implies (128, 96)"),
@@ -200,7 +204,9 @@ def test_a_folder_that_cannot_be_written_is_refused(run: Any, folder: Path, tmp_
     assert is_one_sentence(err)
 
 
-def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_debug_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ctrl_c: None
+) -> None:
     arguments = ["quantize", "--debug", *quick(tmp_path / "none", tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(Exception, match="does not exist"):
@@ -208,12 +214,29 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_ctrl_c_is_said_and_exits_with_130(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(what: str) -> None:
-        raise KeyboardInterrupt
+    monkeypatch.setitem(CATALOGUES, "methods", lambda: signal.raise_signal(signal.SIGINT))
+    code, out, err = run("list", "methods")
+    assert (code, out, err) == (130, "", "interrupted.\n")
 
-    monkeypatch.setattr("quantize.catalogue.rows", interrupt)
-    code, _, err = run("list")
-    assert (code, err) == (130, "interrupted.\n")
+
+def test_ctrl_c_is_ignored_where_the_starter_wants_it_and_after_the_work(ctrl_c: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and scripts in the background do
+    interrupt.watch()
+    signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt.watch()
+    interrupt.too_late()
+    signal.raise_signal(signal.SIGINT)
+    interrupt.check()
+
+
+def test_a_ctrl_c_that_got_lost_is_raised_again(ctrl_c: None) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt.watch()
+    with suppress(interrupt.Interrupted):
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(interrupt.Interrupted):
+        interrupt.check()
 
 
 def test_version_and_help(run: Any) -> None:

@@ -2,7 +2,11 @@
 
 import io
 import json
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,12 +14,29 @@ import torch
 from rich.console import Console
 
 from quantize.checkpoint import open_checkpoint
-from quantize.forecast import LEAST_SHOWN, POINTS, Forecast, forecast, hidden_bytes, render, spread
+from quantize.cost import Cost, in_turn
+from quantize.forecast import (
+    BASE_BYTES,
+    LEAST_SHOWN,
+    POINTS,
+    Forecast,
+    forecast,
+    render,
+    spread,
+)
+from quantize.job import Job
+from quantize.measure import statistics_cost
 from quantize.methods.rtn import rtn
 from quantize.pipeline import artifacts, run
-from quantize.plan import assign
+from quantize.plan import Plan, Target, assign
+from quantize.space import run_cost
+from quantize.walk_cost import walk_cost
+from runtime.archs import FAMILIES
 from runtime.blocks import BLOCKS
-from tests.quantize.runs import small_plan, walk
+from tests.conftest import config
+from tests.quantize.runs import assigned, small_plan, walk
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -99,21 +120,86 @@ def test_json_holds_every_tensor(found: Forecast) -> None:
     assert len(values["targets"][0]["tensors"]) == 2 * 7 + 2
 
 
-def test_gradients_need_hidden_states_around_every_layer(random_models: dict[str, Path]) -> None:
-    checkpoint = open_checkpoint(random_models["llama-tied"])
-    layers, row = checkpoint.arch.layers, 4 * 64 * 96
+def test_steps_state_the_hidden_states_that_they_keep(
+    random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    model = random_models["llama-tied"]
+    layers, row = open_checkpoint(model).arch.layers, 4 * 64 * 96
 
-    def size(effort: str, rows: int = 20, to: tuple[str, ...] = ("onnx:int4",)) -> int:
-        plan = small_plan(checkpoint.folder, *to, effort=effort, rows=rows)
-        assignments = [assign(target, checkpoint.arch, ()) for target in plan.targets]
-        return hidden_bytes(plan, checkpoint, assignments)
+    def states(effort: str, rows: int, *to: str) -> tuple[int, int]:
+        """Bytes on disk for gradients, and of one walk, with no memory for states."""
+        job = assigned(small_plan(model, *to, effort=effort, rows=rows, max_ram=0), tmp_path)
+        found = statistics_cost(job), walk_cost(job, job.groups[0])
+        gradients, walk = (cost.disk - cost.kept for cost in found)
+        assert walk % 3 == 0  # those behind the last layer and this one, and those on their way
+        return gradients, walk // 3
 
-    assert size("low") == 20 * row
-    assert size("medium", to=("onnx:int4", "onnx:int8")) == (layers + 1) * 8 * row
-    assert size("high") == (layers + 1) * 20 * row
+    assert states("low", 20, "onnx:int4") == (0, 20 * row)
+    two = ("onnx:int4", "onnx:int8")
+    assert states("medium", 20, *two) == ((layers + 1) * 8 * row, 20 * row)
     # a target alone also keeps the states of the original
-    assert size("medium", rows=100) == 2 * 100 * row
-    assert size("medium", rows=100, to=("onnx:int4", "onnx:int8")) == 100 * row
+    assert states("high", 20, "onnx:int4") == ((layers + 1) * 20 * row, 2 * 20 * row)
+
+
+def test_states_in_memory_are_not_on_disk(random_models: dict[str, Path], tmp_path: Path) -> None:
+    def cost(max_ram: float) -> Cost:
+        plan = small_plan(random_models["llama-tied"], "onnx:int4", rows=400, max_ram=max_ram)
+        return run_cost(assigned(plan, tmp_path), [0])
+
+    states = 4 * 400 * 64 * 96
+    assert cost(0).disk - cost(8).disk == states
+    assert cost(8).memory - cost(0).memory == states
+    assert (cost(0).flops, cost(0).seconds) == (cost(8).flops, cost(8).seconds)
+
+
+def test_steps_in_turn_share_memory_and_add_up_files_and_time() -> None:
+    first = Cost(memory=5, disk=10, kept=4, flops=1.0, seconds=2.0)
+    second = Cost(memory=7, disk=3, kept=3, flops=10.0, seconds=20.0)
+    both = Cost(memory=7, disk=10, kept=7, flops=11.0, seconds=22.0)
+    assert in_turn([first, second]) == both
+    assert in_turn([second, first]) == replace(both, disk=13)
+    assert in_turn([]) == Cost()
+
+
+SHAPES: dict[str, Any] = {"vocab_size": 151936, "num_key_value_heads": 2}
+SMALL = SHAPES | {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
+LARGE = SHAPES | {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12}
+MEASURED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "0.5B": (SMALL | {"num_hidden_layers": 24}, {}),
+    "1.5B-2": (LARGE | {"num_hidden_layers": 2}, {}),
+    "1.5B-4": (LARGE | {"num_hidden_layers": 4}, {}),
+    "0.5B-300MiB": (SMALL | {"num_hidden_layers": 24}, {"effort": "medium", "auto": True}),
+}
+"""config.json of each model of bench/memory.py, and how it was quantized."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Tensors in bfloat16 of which nothing is known but their shapes."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    def __getitem__(self, name: str) -> Any:
+        return SimpleNamespace(nbytes=2 * math.prod(self.shapes[name]))
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_memory_is_within_a_quarter_of_what_was_measured(name: str) -> None:
+    shape, flags = MEASURED[name]
+    arch = FAMILIES["qwen2"].arch(config("qwen2-tied", **shape))
+    stored: Any = SimpleNamespace(arch=arch, tensors=Shapes(arch.shapes()))
+    to = {"to": ["gguf:auto"], "target_size": "300MiB"} if flags.get("auto") else {}
+    plan = Plan.from_flags(
+        None,
+        {"to": ["gguf:Q4_K_M"], "rows": 8, "length": 512, "effort": flags.get("effort", "low")}
+        | to,
+    )
+    job = replace(Job.resolve(plan), checkpoint=stored)
+    job = job.assigned([assign(Target("gguf", "Q4_K_M"), arch, ())])
+    results = json.loads((ROOT / "bench" / "results" / "memory.json").read_text())
+    row = next(row for row in results["rows"] if row["model"] == name)
+    said = BASE_BYTES + run_cost(job, [row["artifact_bytes"]]).memory
+    assert 0.75 < said / row["peak_bytes"] < 1.25
 
 
 @pytest.fixture(scope="module")

@@ -251,7 +251,7 @@ def arch() -> Arch:
 
 def whole(arch: Arch, folder: Path, drop: str = "", **more: int) -> Path:
     """An importance matrix of ones for every linear of a model; `more`: name -> channels."""
-    shapes = {n: s[1] for n, s in FAMILIES[arch.family].shapes(arch).items() if len(s) == 2}
+    shapes = {n: s[1] for n, s in arch.shapes().items() if len(s) == 2}
     names = {name: cols for name, cols in shapes.items() if name.startswith("blk.")}
     means = {n: np.ones(c, np.float32) for n, c in (names | more).items() if n != drop}
     write(folder / "a.gguf", Imatrix(means, dict.fromkeys(means, 9), (), 1, 9))
@@ -290,11 +290,15 @@ def test_a_head_of_another_width_is_refused(head: str, arch: Arch, tmp_path: Pat
 def test_an_imatrix_of_fewer_layers_or_linears_is_refused(arch: Arch, tmp_path: Path) -> None:
     deep = replace(arch, layers=3)
     path = whole(arch, tmp_path)
-    with pytest.raises(EdgequantError, match="lacks 7 of the model's 21 linears, the first is blk"):
+    with pytest.raises(
+        EdgequantError, match="is missing 7 of the model's 21 linears, the first is blk"
+    ):
         for_model(path, deep)
     path.unlink()
     path = whole(arch, tmp_path, drop="blk.1.attn_k.weight")
-    message = r"lacks 1 of the model's 14 linears, the first is blk\.1\.attn_k\.weight; it was made"
+    message = (
+        r"is missing 1 of the model's 14 linears, the first is blk\.1\.attn_k\.weight; it was made"
+    )
     with pytest.raises(EdgequantError, match=message):
         for_model(path, arch)
 

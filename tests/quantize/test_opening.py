@@ -46,6 +46,39 @@ def test_each_kind_is_told_by_its_content(folder: Path, tmp_path: Path) -> None:
     assert kind(named) == "gguf"
 
 
+def test_a_folder_with_a_graph_is_onnx_whatever_else_it_holds(folder: Path) -> None:
+    assert (folder / "config.json").exists()
+    assert kind(folder) == "onnx"
+
+
+def test_a_folder_of_no_kind_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    message = (
+        "has no model.onnx and no config.json; "
+        "give a .gguf file, an ONNX folder or a checkpoint folder"
+    )
+    with pytest.raises(EdgequantError, match=message):
+        kind(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, "is already quantized; give the full"),
+        ({}, r"holds pickled weights \(.bin\), which can run code when opened"),
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_told_and_refused(
+    tmp_path: Path, facts: dict[str, object], message: str
+) -> None:
+    config = json.loads((bundled() / "config.json").read_text()) | facts
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    assert kind(tmp_path) == "checkpoint"
+    with pytest.raises(EdgequantError, match=message):
+        open_model(tmp_path)
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.gguf").write_text("notes")
     with pytest.raises(EdgequantError, match="notes.gguf is not a GGUF file; give a .gguf file"):

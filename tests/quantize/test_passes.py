@@ -1,18 +1,16 @@
 """The walk over the layers, against a twin that runs the whole model again for each layer."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quantize import passes
-from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
+from quantize.job import group
 from quantize.methods import METHODS, Factor, Method, Rounded
 from quantize.methods.rtn import rtn
-from quantize.passes import group
 from quantize.plan import Target, assign
 from runtime.archs import FAMILIES
 from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
@@ -22,7 +20,8 @@ from runtime.model import Model
 from runtime.tensor import Tensor
 from tests.conftest import config
 from tests.quantize.runs import Walk, same, small_plan, walk
-from tests.quantize.test_calibrate import Recording, dense_run
+from tests.quantize.test_rounding import Recording, dense_run
+from tests.random_checkpoint import random_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("exact_products")]
 
@@ -84,19 +83,17 @@ def test_targets_that_share_a_pass_see_the_original_prefix(
 
 
 def test_targets_that_share_a_pass_run_the_calibration_once(
-    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    random_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    calls = []
-    real = passes.statistics
+    layers = []
 
-    def counted(*args: Any) -> Any:
-        calls.append(args)
-        return real(*args)
+    def watch(step: str, done: int, total: int, note: str) -> None:
+        if step.startswith("layers"):
+            layers.append((step, done))
 
-    monkeypatch.setattr(passes, "statistics", counted)
     plan = small_plan(random_models["qwen2-tied"], "onnx:int4", "onnx:int8", "onnx:fp32")
-    walk(plan, tmp_path / "work")
-    assert len(calls) == 2  # layers, not layers times targets
+    walk(plan, tmp_path / "work", watch)
+    assert layers == [(f"layers ({name})", at) for name in ("shared", "plain") for at in (1, 2)]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -118,14 +115,13 @@ def test_hidden_states_go_to_disk_over_max_ram_and_nothing_changes(
     seen = set()
 
     def watch(stage: str, done: int, total: int, note: str) -> None:
-        seen.update(path.name for path in (tmp_path / "disk").glob("*-hidden.npy"))
+        seen.update(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("hidden.npy"))
 
     plan = small_plan(random_models["qwen2-untied"], "onnx:int4")
     memory = walk(plan, tmp_path / "memory")
     plan = small_plan(random_models["qwen2-untied"], "onnx:int4", max_ram=0)
     disk = walk(plan, tmp_path / "disk", watch)
-    assert seen == {"shared-hidden.npy"}
-    assert not list((tmp_path / "memory").glob("*-hidden.npy"))
+    assert seen == {"disk/shared/hidden.npy"}
     assert same(memory.tensors(), disk.tensors())
 
 
@@ -177,7 +173,7 @@ def test_text_may_be_sampled_from_the_model_itself(
 def test_three_bits_and_less_calibrate_on_their_own_prefix() -> None:
     arch = FAMILIES["qwen2"].arch(config("qwen2-tied", hidden_size=256, intermediate_size=512))
     labels = ("gguf:Q4_K_M", "onnx:int4", "gguf:Q3_K_M", "gguf:Q2_K", "gguf:F16")
-    assignments = [assign(Target.parse(label), arch, ()) for label in labels]
+    assignments = tuple(assign(Target.parse(label), arch, ()) for label in labels)
     found = {
         g.name: ([a.target.label for a in g.members], g.calibrated)
         for g in group(assignments, calibrated=True)

@@ -103,7 +103,7 @@ WRONG_FLAGS: list[tuple[dict[str, Any], str]] = [
     ({"method": "awq", "imatrix": "a.gguf"}, "only the mean squared inputs, and awq needs the"),
     ({"calibration": "a.txt", "imatrix": "a.gguf"}, "give it or --calibration, not both"),
     ({"rules": ["attn_v"]}, r"has no '='; write REGEX=TYPE"),
-    ({"rules": ["attn_(=INT8_32"]}, "is no regular expression: .*unterminated"),
+    ({"rules": ["attn_(=INT8_32"]}, "is not a valid regular expression: .*unterminated"),
     ({"rules": ["attn_v=INT3_7"]}, "unknown block type 'INT3_7'; known: .*INT4_32"),
     ({"rows": 0}, "rows must be at least 1, not 0"),
     ({"length": 15}, "^length must be at least 16, not 15"),
@@ -217,12 +217,9 @@ def test_the_key_follows_the_content_of_the_users_text(tmp_path: Path) -> None:
 
 
 def test_the_key_follows_the_content_of_the_imatrix(tmp_path: Path) -> None:
-    path = tmp_path / "a.gguf"
-    path.write_bytes(b"one")
-    made = Plan.from_flags(None, flags(imatrix=str(path), method="rtn"))
-    key = made.key("model", "code")
+    made = Plan.from_flags(None, flags(imatrix=str(tmp_path / "a.gguf"), method="rtn"))
+    key = made.key("model", "code", "sha256 of one")
     assert key != Plan.from_flags(None, flags(method="rtn")).key("model", "code")
-    path.write_bytes(b"two")
-    assert made.key("model", "code") != key
+    assert made.key("model", "code", "sha256 of two") != key
     assert made.recipe()["imatrix"] == "a.gguf"
     assert not made.recipe().keys() & {"calibration", "rows", "length", "seed"}  # no text is read

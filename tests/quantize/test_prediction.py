@@ -1,7 +1,7 @@
 """Predicted losses of automatic targets rank files, and single tensors, as measured ones do."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +10,21 @@ import torch
 
 import calib_data
 from quantize import pipeline
-from quantize.calibrate import Recipe, quantize_weight, silent, statistics
 from quantize.checkpoint import Checkpoint
+from quantize.job import Job
 from quantize.measure import measure
 from quantize.methods import METHODS, Factor
 from quantize.passes import calibration, quantize_model
 from quantize.plan import EFFORTS, Plan
-from quantize.resume import Work
+from quantize.rounding import Recipe, quantize_weight
+from quantize.store import Store
+from quantize.writing import write
 from runtime.backends.torch import TorchOps
 from runtime.blocks import BLOCKS
 from runtime.engine import open_engine
 from runtime.forward import forward, layers
 from runtime.gguf_file import open_gguf
+from tests.quantize.layers import hessians_of
 from tests.quantize.runs import small_plan
 from tests.small_models import kl
 
@@ -58,9 +61,9 @@ class Base:
 @pytest.fixture(scope="module")
 def base(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Base:
     folder = tmp_path_factory.mktemp("base")
-    work, plan = Work(folder, "key"), plan_of(tiny)
-    ids = calibration(plan, tiny, work, silent)
-    found = measure(plan, tiny, ids, work, silent).predictions()
+    job = Job.resolve(plan_of(tiny), folder=folder)
+    ids = calibration(job)
+    found = measure(job, ids).predictions()
     return Base(folder, ids, {name: dict(kinds) for name, kinds in found.items()})
 
 
@@ -84,13 +87,14 @@ def test_larger_files_lose_less_as_predicted(
     for at, size in enumerate(SIZES):
         plan = plan_of(tiny, size, str(tmp_path / f"out-{at}"))
         plan.output.mkdir()
-        work = Work(shutil.copytree(base.folder, tmp_path / f"work-{at}"), "key")
-        assignments = pipeline.assign_all(plan, tiny, work, silent)
-        digest = quantize_model(plan, tiny, assignments, work)
-        pipeline.write(plan, tiny, assignments[0], work, digest, silent)
-        path = pipeline.artifact_path(plan, tiny, assignments[0])
-        assert assignments[0].allocation is not None
-        predicted.append(assignments[0].allocation.kl)
+        folder = shutil.copytree(base.folder, tmp_path / f"work-{at}")
+        store = Store(folder, Job.resolve(plan_of(tiny)).store.key)
+        job = pipeline.assign_all(replace(Job.resolve(plan), store=store))
+        member = job.assignments[0]
+        write(job, member, quantize_model(job))
+        path = job.path(member.target)
+        assert member.allocation is not None
+        predicted.append(member.allocation.kl)
         measured.append(kl(original, open_engine(open_gguf(path), "torch").logits(held_out)))
     print("predicted", predicted, "measured", measured)
     assert rank_correlation(predicted, measured) >= 0.9
@@ -103,18 +107,16 @@ def rounded(
     checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, kind: str
 ) -> dict[str, torch.Tensor]:
     """Every linear of the layers, rounded against the inputs of the original model."""
-    recipe = Recipe(METHODS["gptq"], passes=EFFORTS["medium"].passes)
+    recipe = Recipe(METHODS["gptq"], descent_iterations=EFFORTS["medium"].descent_iterations)
     weights = {name: ops.load(tensor) for name, tensor in checkpoint.tensors.items()}
     hidden = weights["token_embd.weight"][torch.from_numpy(ids).long()].numpy()
     out: dict[str, torch.Tensor] = {}
     for layer in layers(checkpoint.arch, weights):
-        own = dict(layer.weights)
-        stages = checkpoint.family.stages
-        hessians = statistics(ops, checkpoint.arch, own, stages, hidden, hidden)
-        for stage in stages:
-            factor: Factor | None = recipe.factor(hessians[stage.linears[0]], "")[0]
-            for linear in stage.linears:
-                weight = own[f"{linear}.weight"]
+        hessians = hessians_of(layer, hidden, hidden)
+        for group in layer.spec.groups:
+            factor: Factor | None = recipe.factor(hessians[group.name], "")[0]
+            for linear in group.linears:
+                weight = layer.weights[f"{linear}.weight"]
                 value = quantize_weight(weight, BLOCKS[kind], recipe, factor)[1]
                 out[f"blk.{layer.index}.{linear}.weight"] = value
     return out

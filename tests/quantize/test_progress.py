@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from quantize.progress import Bar
+from quantize.cli.bar import Bar
 
 
 def test_a_pipe_gets_a_line_when_a_stage_ends() -> None:

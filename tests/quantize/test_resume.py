@@ -13,8 +13,12 @@ import pytest
 
 from calib_data import CalibrationError
 from quantize import pipeline
+from quantize.job import code_version
 from quantize.plan import Plan
-from quantize.resume import CHANGED, Work, work_folder
+from quantize.resume import CHANGED, Work
+from quantize.store import work_path
+from quantize.stream import Original
+from runtime.backends.torch import TorchOps
 from runtime.errors import EdgequantError
 from tests.quantize.runs import small_plan
 
@@ -97,7 +101,7 @@ def test_gradients_and_types_of_a_stopped_automatic_run_are_kept(
     run(whole)
     with pytest.raises(Stop):
         run(other, stop_before="layers")
-    monkeypatch.setattr("quantize.measure.curvature", None)  # nobody may call it
+    monkeypatch.setattr("quantize.measure.fisher", None)  # nobody may call it
     assert run(other)[0].startswith("continuing after ")
     assert files(other.output) == files(whole.output)
 
@@ -120,7 +124,7 @@ def test_an_automatic_run_killed_while_it_tidied_up_ends_well(
     expected = (tmp_path / "qwen2-tied-auto.gguf").read_bytes()
     # what `clear` had already removed
     (tmp_path / ".edgequant" / "calibration.npz").unlink()
-    (tmp_path / ".edgequant" / "measured.npz").unlink()
+    (tmp_path / ".edgequant" / "statistics.npz").unlink()
     assert run(plan)[0].startswith("continuing after ")
     assert files(tmp_path) == {"qwen2-tied-auto.gguf": expected}
 
@@ -130,8 +134,8 @@ def test_work_of_finished_stages_is_not_done_again(
 ) -> None:
     with pytest.raises(Stop):
         run(plan, stop_before="writing")
-    monkeypatch.setattr("quantize.passes.load_layer", None)  # nobody may call it
-    monkeypatch.setattr("quantize.passes.head_statistics", None)
+    monkeypatch.setattr(Original, "layer", None)  # nobody may call them
+    monkeypatch.setattr(TorchOps, "rmsnorm", None)
     run(plan)
     assert (plan.output / "qwen2-untied-int4-onnx" / "model.onnx").exists()
 
@@ -159,16 +163,16 @@ def test_a_changed_model_or_program_starts_afresh_and_says_so(
 def test_the_code_version_follows_source_and_kernels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = [pipeline.code_version()]
-    assert found == [pipeline.code_version()]
+    found = [code_version()]
+    assert found == [code_version()]
     kernels = tmp_path / "_native.so"
     kernels.write_bytes(b"other kernels")
     spec = SimpleNamespace(origin=str(kernels))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    found.append(pipeline.code_version())
+    found.append(code_version())
     (tmp_path / "__init__.py").write_text("other = 1\n", encoding="utf-8")
     monkeypatch.setattr("calib_data.__file__", str(tmp_path / "__init__.py"))
-    found.append(pipeline.code_version())
+    found.append(code_version())
     assert len(set(found)) == 3
 
 
@@ -199,7 +203,7 @@ def test_leftovers_of_a_killed_write_are_removed(plan: Plan) -> None:
 
 def test_a_locked_folder_is_refused(plan: Plan) -> None:
     with (
-        work_folder(plan.output, "key"),
+        Work(work_path(plan.output), "key").locked(),
         pytest.raises(EdgequantError, match="another run is working in .*; wait for it, or"),
     ):
         run(plan)
@@ -259,15 +263,15 @@ def test_a_full_disk_is_one_sentence_and_the_work_is_kept(
 def test_room_for_states_is_claimed_before_it_is_mapped(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource", reason="this system has no limits on file sizes")
     work = Work(tmp_path, "key")
-    assert not isinstance(work.room("states", (4, 8), max_ram=1), np.memmap)
-    mapped = work.room("states", (4, 8), max_ram=0)
+    assert not isinstance(work.allocate("states", (4, 8), max_ram=1), np.memmap)
+    mapped = work.allocate("states", (4, 8), max_ram=0)
     assert isinstance(mapped, np.memmap)
     assert (tmp_path / "states.npy").stat().st_blocks > 0
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
         with pytest.raises(EdgequantError, match="cannot store large.npy in"):
-            work.room("large", (100, 100), max_ram=0)
+            work.allocate("large", (100, 100), max_ram=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -292,6 +296,51 @@ def test_killed_at_any_moment_a_run_goes_on_and_writes_the_same_bytes(
     assert {moment["left"] for moment in moments} == {""}
 
 
+INTERRUPTED = "interrupted; run the same command again to go on after the last finished stage."
+
+
+def test_ctrl_c_at_any_moment_exits_with_130_and_the_same_command_writes_the_same_bytes(
+    plan: Plan, tmp_path: Path
+) -> None:
+    pytest.importorskip("fcntl", reason="this system cannot fork")
+    command = [sys.executable, "-m", "tests.quantize.interrupted", str(plan.model)]
+    command.append(str(tmp_path / "interrupted"))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    moments = json.loads(done.stdout)
+    assert len(moments) >= 12
+    for moment in moments:
+        assert (moment["code"], moment["same"]) == (130, True), moment
+        assert moment["said"].endswith(f"{INTERRUPTED}\n"), moment
+        assert "Traceback" not in moment["said"], moment
+
+
+IMPORTING = """
+import signal, sys
+
+class Presses:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == MODULE:
+            sys.meta_path.remove(Presses)
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Presses)
+from quantize.cli import main
+sys.argv[1:] = ["run", "--to", "onnx:int4"]
+main()
+"""
+"""The program, with Ctrl-C when MODULE is imported."""
+
+
+@pytest.mark.parametrize("module", ["typer", "rich", "quantize.plan", "torch", "quantize.pipeline"])
+def test_ctrl_c_while_a_module_is_imported_exits_with_130(module: str) -> None:
+    command = [sys.executable, "-c", f"MODULE = {module!r}\n{IMPORTING}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{INTERRUPTED}\n")
+
+
 @pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_the_same_command_goes_on(plan: Plan) -> None:
     command = [sys.executable, "-m", "quantize.cli", "run", str(plan.model), "--to", "onnx:int4"]
@@ -311,9 +360,7 @@ def test_ctrl_c_exits_with_130_and_the_same_command_goes_on(plan: Plan) -> None:
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
         assert process.wait() == 130
-    assert rest.strip().endswith(
-        "interrupted; run the same command again to go on after the last finished stage."
-    )
+    assert rest.strip().endswith(INTERRUPTED)
     assert "Traceback" not in rest
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 0

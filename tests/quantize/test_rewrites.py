@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from quantize.calibrate import Recipe, load_layer, rewrite_layer, statistics
 from quantize.checkpoint import open_checkpoint
 from quantize.methods import METHODS, Factor
 from quantize.methods.gptq import factor
 from quantize.methods.rtn import rtn
 from quantize.rewrites import REWRITES, check_preserved
 from quantize.rewrites.scales import candidate
-from runtime.backends.torch import TorchOps
+from quantize.rounding import Recipe, rewrite_layer
 from runtime.blocks import BLOCKS
 from runtime.errors import EdgequantError
-from runtime.forward import Layer, decoder_layer
+from runtime.forward import Layer
+from tests.quantize.layers import computed, hessians_of, layer_of
 
 pytestmark = pytest.mark.usefixtures("exact_products")
 
@@ -28,8 +28,8 @@ class Case:
 
     def __init__(self, folder: Path) -> None:
         checkpoint = open_checkpoint(str(folder))
-        self.arch, self.stages = checkpoint.arch, checkpoint.family.stages
-        self.weights = load_layer(checkpoint, 0, torch.device("cpu"))
+        self.arch, self.spec = checkpoint.arch, checkpoint.arch.layer(0)
+        self.weights = dict(layer_of(checkpoint).weights)
         for norm, linears in (
             ("attn_norm", ("attn_q", "attn_k", "attn_v")),
             ("ffn_norm", ("ffn_gate", "ffn_up")),
@@ -39,16 +39,13 @@ class Case:
                 self.weights[f"{linear}.weight"][:, [3, 40]] /= 32
         random = np.random.default_rng(0)
         hidden = random.normal(size=(4, 64, self.arch.hidden)).astype(np.float32)
-        ops = TorchOps()
         with torch.inference_mode():
-            self.hessians = statistics(ops, self.arch, self.weights, self.stages, hidden, None)
-        self.types = {linear: BLOCKS["Q4_0"] for s in self.stages for linear in s.linears}
+            self.hessians = hessians_of(Layer(self.spec, self.weights), hidden)
+        self.types = dict.fromkeys(self.spec.linears, BLOCKS["Q4_0"])
 
     def rewritten(self, name: str):
         recipe = Recipe(METHODS["gptq"], rewrites=(name,))
-        return rewrite_layer(
-            self.arch, self.weights, self.stages, self.types, self.hessians, recipe, "blk.0"
-        )
+        return rewrite_layer(self.spec, self.weights, self.types, self.hessians, recipe, "blk.0")
 
 
 @pytest.mark.parametrize("name", REWRITES)
@@ -60,13 +57,10 @@ def test_a_rewrite_keeps_what_the_layer_computes_in_float64(
     wide = {key: weight.double() for key, weight in case.weights.items()}
     hessians = {key: hessian.double() for key, hessian in case.hessians.items()}
     new = dict(wide)
-    REWRITES[name].apply(new, case.stages, case.types, hessians, 0.01)
+    REWRITES[name].apply(new, case.spec.groups, case.types, hessians, 0.01)
     assert any(not torch.equal(new[key], wide[key]) for key in wide)
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 16, case.arch.hidden)))
-    tables = case.arch.rope.tables(0, 16, case.arch.head_dim)
-    before, after = (
-        decoder_layer(TorchOps(), Layer(case.arch, w, 0, tables), x, None) for w in (wide, new)
-    )
+    before, after = (computed(case.spec, weights, x) for weights in (wide, new))
     torch.testing.assert_close(after, before, rtol=1e-10, atol=1e-10)
 
 
@@ -78,10 +72,10 @@ def test_hessians_of_a_rewritten_layer_are_those_of_its_own_inputs(
     weights, hessians = case.rewritten(name)
     hidden = np.random.default_rng(0).normal(size=(4, 64, case.arch.hidden)).astype(np.float32)
     with torch.inference_mode():
-        own = statistics(TorchOps(), case.arch, weights, case.stages, hidden, None)
-    for first, hessian in hessians.items():
-        scale = float(own[first].diagonal().mean())
-        torch.testing.assert_close(hessian, own[first], rtol=1e-3, atol=1e-4 * scale)
+        own = hessians_of(Layer(case.spec, weights), hidden)
+    for group, hessian in hessians.items():
+        scale = float(own[group].diagonal().mean())
+        torch.testing.assert_close(hessian, own[group], rtol=1e-3, atol=1e-4 * scale)
 
 
 def test_scales_even_out_injected_outlier_channels(random_models: dict[str, Path]) -> None:
@@ -97,8 +91,8 @@ def test_a_candidate_is_judged_as_if_its_hessian_had_been_factored(
     random_models: dict[str, Path],
 ) -> None:
     case = Case(random_models["qwen2-tied"])
-    linears = [case.weights[f"{linear}.weight"] for linear in case.stages[0].linears]
-    hessian = case.hessians["attn_q"] + 0.1 * torch.eye(case.arch.hidden)
+    linears = [case.weights[f"{linear}.weight"] for linear in case.spec.groups[0].linears]
+    hessian = case.hessians["attn_qkv"] + 0.1 * torch.eye(case.arch.hidden)
     scale = candidate(linears, hessian, 0.5)
     short = Factor(factor(hessian, 1e-9).importance / scale.square())
     long = factor(hessian / scale / scale[:, None], 1e-9)
@@ -113,7 +107,7 @@ def test_a_rewrite_that_changes_the_layer_stops_with_its_name(
     case = Case(random_models["llama-untied"])
     broken = case.weights | {"ffn_up.weight": case.weights["ffn_up.weight"] * 1.1}
     with pytest.raises(EdgequantError, match=r"^blk\.7: a rewrite changed what the layer computes"):
-        check_preserved(case.arch, case.weights, broken, "blk.7")
+        check_preserved(case.spec, case.weights, broken, "blk.7")
     broken["ffn_up.weight"] = broken["ffn_up.weight"] * float("nan")
     with pytest.raises(EdgequantError, match=r"^blk\.7: "):
-        check_preserved(case.arch, case.weights, broken, "blk.7")
+        check_preserved(case.spec, case.weights, broken, "blk.7")

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.archs import FAMILIES, family_of
 from runtime.errors import EdgequantError
-from tests.conftest import CONFIGS, YARN, config
+from tests.conftest import CONFIGS, config
 
 LAYER_OF_LLAMA = {
     "attn_norm.weight": (96,),
@@ -27,32 +27,16 @@ LINEARS = [
 ]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_sizes_survive_the_way_to_a_config_and_back(name: str) -> None:
-    family = family_of(config(name))
-    arch = family.arch(config(name))
-    assert family.arch(family.hf_config(arch)) == arch
-
-
-def test_unusual_yarn_settings_survive_too() -> None:
-    scaling = YARN | {"beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.1}
-    facts = config("qwen2-yarn", rope_scaling=scaling)
-    arch = family_of(facts).arch(facts)
-    assert arch.rope.beta_fast == 16
-    assert family_of(facts).arch(family_of(facts).hf_config(arch)) == arch
-
-
 def test_shapes_of_a_layer_in_file_order() -> None:
     family = FAMILIES["llama"]
     arch = family.arch(config("llama-tied"))
-    assert family.layer_shapes(arch) == LAYER_OF_LLAMA
-    assert list(family.layer_shapes(arch)) == list(LAYER_OF_LLAMA)
+    assert arch.layer(1).shapes == LAYER_OF_LLAMA
+    assert list(arch.layer(1).shapes) == list(LAYER_OF_LLAMA)
 
 
 def test_biases_stand_where_the_family_has_them() -> None:
     def biases(name: str) -> list[str]:
-        family = family_of(config(name))
-        shapes = family.layer_shapes(family.arch(config(name)))
+        shapes = family_of(config(name)).arch(config(name)).layer(0).shapes
         return [key.removesuffix(".bias") for key in shapes if key.endswith(".bias")]
 
     assert biases("qwen2-tied") == ["attn_q", "attn_k", "attn_v"]
@@ -64,13 +48,14 @@ def test_the_head_is_the_embedding_when_they_are_tied() -> None:
     family = FAMILIES["qwen2"]
     tied, untied = family.arch(config("qwen2-tied")), family.arch(config("qwen2-untied"))
     assert tied.head == "token_embd.weight"
-    assert "output.weight" not in family.shapes(tied)
+    assert "output.weight" not in tied.shapes()
     assert untied.head == "output.weight"
-    assert family.shapes(untied)["output.weight"] == (4096, 96)
+    assert untied.shapes()["output.weight"] == (4096, 96)
 
 
 def test_names_are_those_of_a_hugging_face_checkpoint() -> None:
-    family = FAMILIES["qwen2"]
+    settings = config("qwen2-untied", num_hidden_layers=12)
+    names = family_of(settings).arch(settings).hf_names()
     pairs = {
         "token_embd.weight": "model.embed_tokens.weight",
         "blk.11.attn_q.bias": "model.layers.11.self_attn.q_proj.bias",
@@ -79,15 +64,22 @@ def test_names_are_those_of_a_hugging_face_checkpoint() -> None:
         "output_norm.weight": "model.norm.weight",
         "output.weight": "lm_head.weight",
     }
-    assert {name: family.hf_name(name) for name in pairs} == pairs
+    assert {name: names[name] for name in pairs} == pairs
+    assert len(set(names.values())) == len(names) == 3 + 12 * 12
 
 
-def test_stages_cover_every_linear_once_and_follow_their_op() -> None:
-    for family in FAMILIES.values():
-        linears = [linear for stage in family.stages for linear in stage.linears]
-        assert sorted(linears) == sorted(LINEARS)
-        for stage in family.stages:
-            assert f"{stage.before}.weight" in LAYER_OF_LLAMA
+@pytest.mark.parametrize("name", CONFIGS)
+def test_input_groups_cover_every_linear_once_and_follow_what_they_fold_into(name: str) -> None:
+    arch = family_of(config(name)).arch(config(name))
+    for index in range(arch.layers):
+        layer = arch.layer(index)
+        linears = [linear for group in layer.groups for linear in group.linears]
+        assert sorted(linears) == sorted(layer.linears)
+        assert len({group.name for group in layer.groups}) == len(layer.groups)
+        for group in layer.groups:
+            widths = {layer.shapes[f"{linear}.weight"][-1] for linear in group.linears}
+            assert widths == {group.width}
+            assert f"{group.fold}.weight" in layer.shapes
 
 
 def test_gguf_pairs_neighbouring_channels_of_llama_queries_and_keys() -> None:

@@ -10,6 +10,7 @@ from runtime import backends
 from runtime.engine import backend_names, open_engine, reads_files
 from runtime.errors import EdgequantError
 from tests.conftest import CONFIGS
+from tests.small_models import assert_near
 
 
 def test_every_file_of_the_folder_is_a_backend_with_an_open() -> None:
@@ -37,7 +38,7 @@ def test_numpy_and_torch_agree(name: str, random_models: dict[str, Path]) -> Non
     model = open_checkpoint(random_models[name]).model()
     ids = np.random.default_rng(0).integers(0, 4096, (2, 60))
     expected = open_engine(model, "numpy").logits(ids)
-    np.testing.assert_allclose(open_engine(model, "torch").logits(ids), expected, atol=2e-5)
+    assert_near(open_engine(model, "torch").logits(ids), expected)
 
 
 def test_an_engine_carries_sizes_and_tokenizer(tiny: Checkpoint) -> None:

@@ -1,5 +1,6 @@
 """The forward pass: against a loop that computes one token's attention at a time, and its cache."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine, open_engine
 from runtime.forward import Cache, layers
 from runtime.model import Model
+from runtime.rope import Rope
 from tests.conftest import CONFIGS
+from tests.small_models import assert_near, attention_of
 
 BACKENDS = ("numpy", "torch")
 
@@ -65,7 +68,7 @@ def test_logits_are_those_of_the_slow_loop(
     ids = np.random.default_rng(0).integers(0, 4096, (2, 11))
     found = open_engine(model, backend).logits(ids)
     for row in range(2):
-        np.testing.assert_allclose(found[row], slow_logits(model, ids[row]), atol=2e-5)
+        assert_near(found[row], slow_logits(model, ids[row]))
 
 
 @pytest.mark.parametrize("name", ["qwen2-yarn", "llama-tied"])
@@ -79,7 +82,7 @@ def test_a_cache_gives_the_logits_of_full_recomputation(
     cache = engine.new_cache(3, 24)
     pieces = [ids[:, :10], ids[:, 10:17], *(ids[:, at : at + 1] for at in range(17, 24))]
     found = np.concatenate([engine.logits(piece, cache) for piece in pieces], axis=1)
-    np.testing.assert_allclose(found, whole, atol=2e-5)
+    assert_near(found, whole)
     assert cache.length == 24
 
 
@@ -91,7 +94,7 @@ def test_last_gives_only_the_last_tokens_logits(
     ids = np.arange(12).reshape(2, 6)
     last = engine.logits(ids, last=True)
     assert last.shape == (2, 1, 4096)
-    np.testing.assert_allclose(last, engine.logits(ids)[:, -1:], atol=1e-5)
+    assert_near(last, engine.logits(ids)[:, -1:])
 
 
 def test_later_tokens_change_nothing_before_them(random_models: dict[str, Path]) -> None:
@@ -100,7 +103,7 @@ def test_later_tokens_change_nothing_before_them(random_models: dict[str, Path])
     other = ids.copy()
     other[0, 12:] = 7
     left, right = engine.logits(ids), engine.logits(other)
-    np.testing.assert_allclose(left[:, :12], right[:, :12], atol=1e-6)
+    assert_near(left[:, :12], right[:, :12])
     assert np.abs(left[:, 12:] - right[:, 12:]).max() > 1e-3
 
 
@@ -123,7 +126,7 @@ def test_a_cache_has_room_for_every_layer(random_models: dict[str, Path]) -> Non
 
 def test_large_gates_do_not_overflow() -> None:
     gate = np.array([-1e4, -1.0, 0.0, 1.0, 1e4], np.float32)
-    found = NumpyOps().silu_mul(gate, np.ones_like(gate))
+    found = NumpyOps().gated("silu", gate, np.ones_like(gate))
     np.testing.assert_allclose(found, [0, -0.26894143, 0, 0.7310586, 1e4], rtol=1e-6)
 
 
@@ -134,4 +137,37 @@ def test_a_large_head_is_decoded_in_pieces(
     ids = np.arange(6)[None]
     whole = OpsEngine(model, NumpyOps()).logits(ids)
     monkeypatch.setattr("runtime.backends.numpy.ROWS_AT_ONCE", 1000)
-    np.testing.assert_allclose(OpsEngine(model, NumpyOps()).logits(ids), whole, atol=1e-6)
+    assert_near(OpsEngine(model, NumpyOps()).logits(ids), whole)
+
+
+@pytest.mark.parametrize("facts", [{}, {"window": 3}, {"soft_cap": 0.5}, {"scale": 0.5}])
+def test_attention_is_that_of_one_head_and_one_token_at_a_time(facts: dict[str, float]) -> None:
+    spec = attention_of(heads=4, kv_heads=2, head_dim=8, **facts)
+    draw = np.random.default_rng(0)
+    q = draw.normal(size=(1, 3, 4, 8)).astype(np.float32)
+    k, v = (draw.normal(size=(1, 7, 2, 8)).astype(np.float32) for _ in range(2))
+    found = NumpyOps().attention(q, k, v, 4, spec).reshape(3, 4, 8)
+    for token in range(3):
+        seen = slice(max(0, 4 + token + 1 - facts.get("window", 99)), 4 + token + 1)
+        for head in range(4):
+            scores = k[0, seen, head // 2] @ q[0, token, head] * facts.get("scale", 8**-0.5)
+            if "soft_cap" in facts:
+                scores = facts["soft_cap"] * np.tanh(scores / facts["soft_cap"])
+            shares = np.exp(scores) / np.exp(scores).sum()
+            expected = shares @ v[0, seen, head // 2]
+            np.testing.assert_allclose(found[token, head], expected, atol=1e-6)
+
+
+def test_channels_that_rope_does_not_rotate_stay() -> None:
+    x = np.random.default_rng(0).normal(size=(1, 2, 3, 8)).astype(np.float32)
+    cos, sin = Rope().tables(5, 7, 4)
+    found = NumpyOps().rope(x, cos, sin)
+    assert np.array_equal(found[..., 4:], x[..., 4:])
+    np.testing.assert_array_equal(found[..., :4], NumpyOps().rope(x[..., :4], cos, sin))
+
+
+def test_the_approximation_of_gelu_is_near_the_exact_one() -> None:
+    gate = np.linspace(-6, 6, 101).astype(np.float32)
+    found = NumpyOps().gated("gelu", gate, np.ones_like(gate))
+    exact = [0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in gate.tolist()]
+    np.testing.assert_allclose(found, exact, atol=1e-3)

@@ -23,7 +23,7 @@ def back(arch: Arch, **changes: Any) -> Arch:
     factors = arch.rope.divisors(arch.head_dim) if arch.rope.divided else ()
     metadata = family.gguf_keys(arch) | {f"{arch.family}.{k}": v for k, v in changes.items()}
     metadata = {key: value for key, value in metadata.items() if value is not None}
-    return family.gguf_arch(metadata, family.shapes(arch), tuple(map(float, factors)) or None)
+    return family.gguf_arch(metadata, arch.shapes(), tuple(map(float, factors)) or None)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -93,7 +93,7 @@ def test_missing_and_impossible_keys_are_refused(changes: dict[str, Any], senten
 
 def test_divisors_of_a_wrong_number_or_sign_are_refused() -> None:
     family, arch = FAMILIES["llama"], arch_of("llama-tied")
-    metadata, shapes = family.gguf_keys(arch), family.shapes(arch)
+    metadata, shapes = family.gguf_keys(arch), arch.shapes()
     with pytest.raises(EdgequantError, match="number of rope factors is 6, but only 16"):
         family.gguf_arch(metadata, shapes, (1.0,) * 3)
     with pytest.raises(EdgequantError, match="rope divisor 7 is -1.0, but a number above 0"):

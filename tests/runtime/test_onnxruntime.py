@@ -14,7 +14,7 @@ from export import CONTAINERS
 from quantize.checkpoint import Checkpoint
 from runtime.engine import open_engine
 from runtime.errors import EdgequantError
-from tests.small_models import rounded
+from tests.small_models import assert_near, kl, rounded
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +45,14 @@ def test_accuracy_level_of_the_file_can_be_overridden(written: Path) -> None:
         open_engine(written, "onnxruntime", threads=2, accuracy_level=level).logits(ids)
         for level in (None, 4, 0)
     )
-    np.testing.assert_array_equal(shipped, four)
-    assert np.abs(shipped - zero).max() > 1e-3
+    assert 0 < kl(zero, shipped) < 1e-3
+    assert kl(shipped, four) < 0.1 * kl(zero, shipped)
 
 
 def test_last_gives_the_logits_of_the_last_token(written: Path) -> None:
-    engine = open_engine(written, "onnxruntime", threads=2)
+    engine = open_engine(written, "onnxruntime", threads=2, accuracy_level=0)
     ids = np.arange(40).reshape(2, 20)
-    np.testing.assert_array_equal(engine.logits(ids, last=True), engine.logits(ids)[:, -1:])
+    assert_near(engine.logits(ids, last=True), engine.logits(ids)[:, -1:])
 
 
 def test_a_full_cache_is_told(written: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_folder_without_config_and_tokenizer_is_run_from_its_genai_config(copy
     assert engine.tokenizer is None
     cache = engine.new_cache(1, 20)
     parts = [engine.logits(ids[:, :12], cache), engine.logits(ids[:, 12:], cache)]
-    np.testing.assert_allclose(np.concatenate(parts, 1), expected, atol=1e-4)
+    assert_near(np.concatenate(parts, 1), expected)
     assert engine.arch.vocab == expected.shape[2]
 
 
@@ -97,8 +97,11 @@ def test_other_names_of_inputs_and_outputs_are_followed(copy: Path, written: Pat
     decoder["inputs"]["input_ids"], decoder["outputs"]["logits"] = "tokens", "scores"
     change_settings(copy, decoder=decoder)
     ids = np.arange(20)[None]
-    expected = open_engine(written, "onnxruntime", threads=2).logits(ids)
-    np.testing.assert_array_equal(open_engine(copy, "onnxruntime", threads=2).logits(ids), expected)
+    expected, found = (
+        open_engine(path, "onnxruntime", threads=2, accuracy_level=0).logits(ids)
+        for path in (written, copy)
+    )
+    assert_near(found, expected)
 
 
 @pytest.mark.parametrize(

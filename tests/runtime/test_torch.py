@@ -1,5 +1,7 @@
 """Each op of the torch backend against numpy's, on shapes that are not square."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from runtime.backends.numpy import NumpyOps
 from runtime.backends.torch import TorchOps, open
 from runtime.blocks import BLOCKS
 from runtime.tensor import Tensor
+from tests.small_models import assert_near, attention_of
 
 RANDOM = np.random.default_rng(0)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -29,7 +32,7 @@ def on(ops: TorchOps, x: np.ndarray) -> torch.Tensor:
 
 
 def check(ops: TorchOps, found: torch.Tensor, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(ops.numpy(found), expected, atol=1e-5)
+    assert_near(ops.numpy(found), expected)
 
 
 def test_embed(ops: TorchOps) -> None:
@@ -65,16 +68,28 @@ def test_rope(ops: TorchOps) -> None:
     check(ops, ops.rope(on(ops, x), *tables), NumpyOps().rope(x, *tables))
 
 
+SPECS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "window": {"window": 3},
+    "soft-cap": {"soft_cap": 0.5},
+    "scale": {"scale": 0.5},
+}
+
+
+@pytest.mark.parametrize("facts", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize("start", [0, 4])
-def test_attention_with_shared_heads(ops: TorchOps, start: int) -> None:
+def test_attention_with_shared_heads(ops: TorchOps, start: int, facts: dict[str, Any]) -> None:
+    spec = attention_of(heads=6, kv_heads=2, head_dim=8, **facts)
     q, k, v = values(2, 3, 6, 8), values(2, start + 3, 2, 8), values(2, start + 3, 2, 8)
-    found = ops.attention(on(ops, q), on(ops, k), on(ops, v), start)
-    check(ops, found, NumpyOps().attention(q, k, v, start))
+    found = ops.attention(on(ops, q), on(ops, k), on(ops, v), start, spec)
+    check(ops, found, NumpyOps().attention(q, k, v, start, spec))
 
 
-def test_silu_mul_add_and_zeros(ops: TorchOps) -> None:
+def test_gated_add_and_zeros(ops: TorchOps) -> None:
     x, y = values(2, 9) * 10, values(2, 9)
-    check(ops, ops.silu_mul(on(ops, x), on(ops, y)), NumpyOps().silu_mul(x, y))
+    for activation in ("silu", "gelu"):
+        expected = NumpyOps().gated(activation, x, y)
+        check(ops, ops.gated(activation, on(ops, x), on(ops, y)), expected)
     check(ops, ops.add(on(ops, x), on(ops, y)), x + y)
     check(ops, ops.zeros((2, 3)), np.zeros((2, 3)))
 

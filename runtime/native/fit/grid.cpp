@@ -30,7 +30,8 @@ Grid grid_of(const Spec& spec, const float* params, int sub) {
     switch (spec.family) {
         case SCALED: return {d, zero};
         case SYMMETRIC: return {d, all((float)spec.middle)};
-        case LINE: case AFFINE: return {d, load(params + ROWS)};
+        case LINE:
+        case AFFINE: return {d, load(params + ROWS)};
         case SCALED_SUPER: return {d * load(params + (1 + sub) * ROWS), zero};
         default: break;
     }

@@ -133,45 +133,33 @@ static void pack_q6_k(const uint8_t* codes, const float* params, uint8_t* out) {
     pack_half(params[0], out + 208);
 }
 
-// A scale, a zero point unless `symmetric`, and the codes.
-static inline __attribute__((always_inline)) void pack_onnx(const uint8_t* codes,
-                                                            const float* params, int bits, int size,
-                                                            bool symmetric, uint8_t* out) {
+// A scale, a zero point unless SYMMETRIC, and the codes.
+template <int BITS, int SIZE, bool SYMMETRIC>
+static void pack_onnx(const uint8_t* codes, const float* params, uint8_t* out) {
     memcpy(out, params, 4);
     out += 4;
-    if (!symmetric) *out++ = (uint8_t)params[1];
-    pack_fields(codes, size, 0, 0, bits, 1, out);
+    if (!SYMMETRIC) *out++ = (uint8_t)params[1];
+    pack_fields(codes, SIZE, 0, 0, BITS, 1, out);
+}
+
+template <int BITS, int SIZE, bool SYMMETRIC>
+constexpr Packer onnx(const char* name) {
+    return {name, (SYMMETRIC ? 4 : 5) + SIZE * BITS / 8, pack_onnx<BITS, SIZE, SYMMETRIC>};
 }
 
 const Packer PACKERS[] = {
-    {"Q4_0", 18, pack_q4_0},
-    {"Q4_1", 20, pack_q4_1},
-    {"Q5_0", 22, pack_q5_0},
-    {"Q5_1", 24, pack_q5_1},
-    {"Q8_0", 34, pack_q8_0},
-    {"IQ4_NL", 18, pack_iq4_nl},
-    {"Q2_K", 84, pack_q2_k},
-    {"Q3_K", 110, pack_q3_k},
-    {"Q4_K", 144, pack_q4_k},
-    {"Q5_K", 176, pack_q5_k},
-    {"Q6_K", 210, pack_q6_k},
-    {"IQ4_XS", 136, pack_iq4_xs},
-#define ONNX_INT(bits, size)                                                                    \
-    {"INT" #bits "_" #size, 5 + size * bits / 8,                                                \
-     [](const uint8_t* codes, const float* params, uint8_t* out) {                              \
-         pack_onnx(codes, params, bits, size, false, out);                                      \
-     }},                                                                                        \
-    {"INT" #bits "_" #size "_SYM", 4 + size * bits / 8,                                         \
-     [](const uint8_t* codes, const float* params, uint8_t* out) {                              \
-         pack_onnx(codes, params, bits, size, true, out);                                       \
-     }}
-    ONNX_INT(4, 32),
-    ONNX_INT(4, 64),
-    ONNX_INT(4, 128),
-    ONNX_INT(8, 32),
-    ONNX_INT(8, 64),
-    ONNX_INT(8, 128),
-#undef ONNX_INT
+    {"Q4_0", 18, pack_q4_0},         {"Q4_1", 20, pack_q4_1},
+    {"Q5_0", 22, pack_q5_0},         {"Q5_1", 24, pack_q5_1},
+    {"Q8_0", 34, pack_q8_0},         {"IQ4_NL", 18, pack_iq4_nl},
+    {"Q2_K", 84, pack_q2_k},         {"Q3_K", 110, pack_q3_k},
+    {"Q4_K", 144, pack_q4_k},        {"Q5_K", 176, pack_q5_k},
+    {"Q6_K", 210, pack_q6_k},        {"IQ4_XS", 136, pack_iq4_xs},
+    onnx<4, 32, false>("INT4_32"),   onnx<4, 32, true>("INT4_32_SYM"),
+    onnx<4, 64, false>("INT4_64"),   onnx<4, 64, true>("INT4_64_SYM"),
+    onnx<4, 128, false>("INT4_128"), onnx<4, 128, true>("INT4_128_SYM"),
+    onnx<8, 32, false>("INT8_32"),   onnx<8, 32, true>("INT8_32_SYM"),
+    onnx<8, 64, false>("INT8_64"),   onnx<8, 64, true>("INT8_64_SYM"),
+    onnx<8, 128, false>("INT8_128"), onnx<8, 128, true>("INT8_128_SYM"),
 };
 const int PACKER_COUNT = sizeof PACKERS / sizeof PACKERS[0];
 

@@ -17,8 +17,8 @@ static SuperGroups split(const Spec& spec, const float* x, const float* weighted
     groups.count = spec.groups;
     for (int sub = 0; sub < groups.count; sub++) {
         const int start = sub * spec.group;
-        groups.at[sub] = new_group(x + start * ROWS, weighted + start * ROWS, weight + start,
-                                   spec.group);
+        groups.at[sub] =
+            new_group(x + start * ROWS, weighted + start * ROWS, weight + start, spec.group);
     }
     return groups;
 }

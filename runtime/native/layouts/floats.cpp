@@ -1,11 +1,10 @@
 // F32, F16 and BF16: the values themselves, little-endian.
 //
 // Ladder of F16: 1 bit by bit, 2 f16c (with avx2).
-#include "layouts.h"
-
 #include <cstring>
 
-#include "../numbers.h"
+#include "../float16.h"
+#include "layouts.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>

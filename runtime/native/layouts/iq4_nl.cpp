@@ -23,7 +23,7 @@ struct IQ4_NL {
         store8(scale, half8(block->d));
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
         const BlockIQ4_NL* block = (const BlockIQ4_NL*)bytes;
         return look_up32(IQ4_POINTS, split_nibbles(block->q));
     }

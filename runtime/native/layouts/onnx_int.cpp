@@ -38,8 +38,8 @@ struct Int8 {
     }
 };
 
-#define ONNX_INT(bits, size)                                                                \
-    layout_of<Int##bits<size, false>>("INT" #bits "_" #size),                               \
+#define ONNX_INT(bits, size)                                  \
+    layout_of<Int##bits<size, false>>("INT" #bits "_" #size), \
         layout_of<Int##bits<size, true>>("INT" #bits "_" #size "_SYM")
 
 extern const Layout onnx_int[12];

@@ -32,8 +32,8 @@
 // four streams and fetches ahead of them, which it does not for rows that end after 15 lines.
 #pragma once
 
+#include "../gemm_int8.h"
 #include "../kernels.h"
-#include "../panel.h"
 #include "../wide512.h"
 
 namespace KERNELS {
@@ -261,7 +261,7 @@ INLINE auto dots_of(Ints from, Bytes codes, Bytes x) {
 // Columns 32 * part .. 32 * part + 31 of a block.
 template <class Type, int N>
 INLINE void add_32(const uint8_t* block, int part, const Columns x[N],
-                     const Factors<Type> factors[N], Sums sums[N]) {
+                   const Factors<Type> factors[N], Sums sums[N]) {
     const Bytes32 codes = codes_of<Type>(block, part);
     for (int i = 0; i < N; i++) {
         const Bytes32 xs = load32(x[i].codes + 32 * part);
@@ -288,7 +288,7 @@ constexpr Lanes4<Type> LANES4;
 // Columns 64 * pair .. 64 * pair + 63 of a block.
 template <class Type, int N>
 INLINE void add_64(const uint8_t* block, int pair, const Columns x[N],
-                     const Factors<Type> factors[N], Sums sums[N]) {
+                   const Factors<Type> factors[N], Sums sums[N]) {
     const Bytes64 codes =
         join(codes_of<Type>(block, 2 * pair), codes_of<Type>(block, 2 * pair + 1));
     const Ints16 lanes = (Ints16)load64(LANES4<Type>.scale + 16 * pair);

@@ -22,7 +22,7 @@ struct Q4_0 {
         store8(scale, half8(block->d));
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
         const BlockQ4_0* block = (const BlockQ4_0*)bytes;
         return split_nibbles(block->q);
     }

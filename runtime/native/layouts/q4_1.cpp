@@ -25,7 +25,7 @@ struct Q4_1 {
         store8(offset, half8(block->m));
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
         const BlockQ4_1* block = (const BlockQ4_1*)bytes;
         return split_nibbles(block->q);
     }

@@ -24,7 +24,7 @@ struct Q5_0 {
         store8(scale, half8(block->d));
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
         const BlockQ5_0* block = (const BlockQ5_0*)bytes;
         return split_nibbles(block->ql) | (spread_bits32(block->qh) & 16);
     }

@@ -27,7 +27,7 @@ struct Q5_1 {
         store8(offset, half8(block->m));
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
         const BlockQ5_1* block = (const BlockQ5_1*)bytes;
         return split_nibbles(block->ql) | (spread_bits32(block->qh) & 16);
     }

@@ -22,7 +22,7 @@ struct Q8_0 {
         store8(scale, half8(block->d));
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int ) {
+    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
         const BlockQ8_0* block = (const BlockQ8_0*)bytes;
         return load32(block->q);
     }

@@ -52,11 +52,11 @@ def slow_scales(weight, value, codes, params, block, damped, at):
         for vector, part in zip(vectors, basis, strict=True):
             vector[at : at + block.size] = part[row]
         found = np.linalg.lstsq((vectors @ root).T.numpy(), (rest[row] @ root).numpy(), rcond=1e-5)
-        fresh = block.storable(torch.from_numpy(found[0]))
+        new_value = block.round_to_stored(torch.from_numpy(found[0]))
         old = torch.stack([params[key][row, 0] for key in block.linear])
-        tried = torch.stack([rest[row] - x.to(rest.dtype) @ vectors for x in (fresh, old)])
+        tried = torch.stack([rest[row] - x.to(rest.dtype) @ vectors for x in (new_value, old)])
         if losses(tried, damped)[0] < losses(tried, damped)[1]:
-            for key, number in zip(block.linear, fresh, strict=True):
+            for key, number in zip(block.linear, new_value, strict=True):
                 out[key][row, 0] = number
     return out
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from quantize.calibrate import Recipe
 from quantize.methods import METHODS, Rounded, descent, gptq
 from quantize.plain import native_tensor, round_tensor
+from quantize.rounding import Recipe
 from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
 from runtime.tensor import Tensor

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from export import CONTAINERS
-from quantize.checkpoint import Checkpoint, bundled, open_checkpoint, random_checkpoint
+from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.report.judge import check_files
 from quantize.report.report import Report
 from runtime.blocks import BLOCKS
 from runtime.tensor import Tensor
 from tests.conftest import config
+from tests.random_checkpoint import random_checkpoint
 
 FLAGS = {"eval_rows": 6, "eval_length": 64}
 """Text for quick tests: one window of each domain."""

@@ -1,7 +1,11 @@
 """Check JSON values against the part of JSON Schema (draft 2020-12) that our schema uses."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
+
+from quantize.report import report
 
 KINDS: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -16,6 +20,12 @@ KNOWN = {
     "$schema", "title", "description", "type", "properties", "required", "additionalProperties",
     "$defs", "$ref", "anyOf", "items", "minimum", "maximum", "const",
 }  # fmt: skip
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of `Report.to_json`."""
+    path = Path(report.__file__).with_name("schema.json")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def errors(value: Any, schema: dict[str, Any], root: dict[str, Any], at: str = "$") -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quantize.report.gate import Gates, always, read_baseline, worse
+from quantize.report.gate import Gates, integrity_failures, read_baseline, regressions
 from quantize.report.report import Report, Result, WindowScore
 from quantize.report.tokens import TokenizerCheck
 from runtime.errors import EdgequantError
@@ -49,23 +49,23 @@ BEFORE = [0.010, 0.030, 0.012, 0.020]
 
 def test_windows_are_compared_in_pairs_with_the_baseline() -> None:
     # 5% worse in every window is far less than the spread between windows, and is still seen
-    assert worse(scores([kl * 1.05 for kl in BEFORE]), scores(BEFORE)) == [
+    assert regressions(scores([kl * 1.05 for kl in BEFORE]), scores(BEFORE)) == [
         "mean KL 0.01890 is worse than the baseline's 0.01800"
     ]
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.015])
 def test_equal_better_and_slightly_worse_pass_the_baseline(factor: float) -> None:
-    assert worse(scores([kl * factor for kl in BEFORE]), scores(BEFORE)) == []
+    assert regressions(scores([kl * factor for kl in BEFORE]), scores(BEFORE)) == []
 
 
 def test_a_difference_within_its_own_noise_passes_the_baseline() -> None:
     now = [0.016, 0.026, 0.017, 0.016]  # 4% worse on average, up and down by window
-    assert worse(scores(now), scores(BEFORE)) == []
+    assert regressions(scores(now), scores(BEFORE)) == []
 
 
 def test_top1_and_perplexity_are_compared_with_the_baseline() -> None:
-    lines = worse(scores(BEFORE, top1=0.89, nll=3.01), scores(BEFORE))
+    lines = regressions(scores(BEFORE, top1=0.89, nll=3.01), scores(BEFORE))
     assert lines == [
         "top-1 agreement 0.8900 is worse than the baseline's 0.9000",
         "perplexity ratio 1.0101 is worse than the baseline's 1.0000",
@@ -73,14 +73,16 @@ def test_top1_and_perplexity_are_compared_with_the_baseline() -> None:
 
 
 def test_broken_tensors_logits_and_tokenizers_always_fail(result: Result) -> None:
-    assert always(result, ()) == []
+    assert integrity_failures(result, ()) == []
     check = TokenizerCheck(3, ("x",), ("y",), (), ())
-    lines = always(replace(result, broken_tokens=2, tokenizer=check), ("blk.0 holds 3 NaN",))
+    lines = integrity_failures(
+        replace(result, broken_tokens=2, tokenizer=check), ("blk.0 holds 3 NaN",)
+    )
     assert lines[0] == "blk.0 holds 3 NaN"
     assert "NaN or infinite logits for 2 of 384 tokens" in lines[1]
     assert "gives other ids than the original's for 1 of 3 texts, such as 'x'" in lines[2]
     assert "does not give back 1 of 3 texts, such as 'y'" in lines[3]
-    assert always(replace(result, tokenizer=None), ()) == ["it has no tokenizer"]
+    assert integrity_failures(replace(result, tokenizer=None), ()) == ["it has no tokenizer"]
 
 
 def saved(path: Path, report: Report, **changes) -> Path:

@@ -15,6 +15,7 @@ from calib_data import CalibrationError
 from export import CONTAINERS
 from quantize import pipeline
 from quantize.checkpoint import Checkpoint
+from quantize.job import Job
 from quantize.plan import Plan, Target, assign
 from quantize.report import examine, judge
 from quantize.report.metrics import EDGES
@@ -234,11 +235,13 @@ def test_a_run_is_judged_into_report_page_and_card(small: Checkpoint, tmp_path: 
         eval_length=64,
         max_kl=1e-4,
     )
-    assignments = [assign(target, small.arch, ()) for target in plan.targets]
+    job = Job.resolve(plan, Steps())
+    job = job.assigned([assign(target, small.arch, ()) for target in plan.targets])
+    setup = judge.prepare_run(plan, job)
     for target, kind in zip(plan.targets, ("INT4_32", "INT8_32"), strict=True):
         write_onnx(target.path(tmp_path, small.name), small, rounded(small, kind))
     notes = ["onnx:int4 blk.0.attn_q: rounded to nearest", "a note about the run"]
-    found = judge.judge(plan, small, assignments, notes, Steps())
+    found = judge.judge(setup, job, notes)
     first, second = found.results
     assert (first.label, first.rejected, second.rejected) == ("onnx:int4", True, False)
     assert first.notes == ("blk.0.attn_q: rounded to nearest",)

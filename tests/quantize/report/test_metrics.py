@@ -32,8 +32,8 @@ def test_scores_are_those_of_the_slow_twin() -> None:
         assert scores.kl[at] == pytest.approx(kl, rel=1e-5)
         assert scores.top_original[at] == p.index(max(p))
         assert scores.top_artifact[at] == q.index(max(q))
-        assert scores.sure_original[at] == pytest.approx(max(p), rel=1e-5)
-        assert scores.sure_artifact[at] == pytest.approx(q[p.index(max(p))], rel=1e-5)
+        assert scores.p_top_original[at] == pytest.approx(max(p), rel=1e-5)
+        assert scores.p_top_artifact[at] == pytest.approx(q[p.index(max(p))], rel=1e-5)
         if following[at] >= 0:
             assert scores.nll_original[at] == pytest.approx(-math.log(p[following[at]]), rel=1e-5)
             assert scores.nll_artifact[at] == pytest.approx(-math.log(q[following[at]]), rel=1e-5)
@@ -55,7 +55,7 @@ def test_equal_logits_have_no_divergence() -> None:
     original, _ = logits(2)
     scores = score(original, original, np.full(7, -1))
     assert not scores.kl.any()
-    assert scores.same_top.all()
+    assert scores.top1_match.all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -64,10 +64,10 @@ def test_broken_logits_count_as_a_uniform_guess_that_never_agrees(bad: float) ->
     artifact[2, 5] = bad
     scores = score(original, artifact, np.zeros(7, int))
     p = probabilities(original[2])
-    assert scores.broken.tolist() == [False, False, True, False, False, False, False]
+    assert scores.non_finite.tolist() == [False, False, True, False, False, False, False]
     assert scores.kl[2] == pytest.approx(sum(x * math.log(x * 11) for x in p), rel=1e-5)
     assert scores.nll_artifact[2] == pytest.approx(math.log(11))
-    assert not scores.same_top[2]
+    assert not scores.top1_match[2]
 
 
 def test_finite_but_ruined_logits_give_finite_figures() -> None:

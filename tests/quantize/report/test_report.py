@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from quantize.report.report import SCHEMA_VERSION, Report, read_report, schema
+from quantize.report.report import SCHEMA_VERSION, Report, read_report
 from runtime.errors import EdgequantError
-from tests.quantize.report.schemas import errors
+from tests.quantize.report.schemas import errors, schema
 
 
 def test_the_json_follows_the_shipped_schema(report: Report) -> None:
@@ -17,7 +17,7 @@ def test_the_json_follows_the_shipped_schema(report: Report) -> None:
     assert schema()["properties"]["schema_version"]["const"] == SCHEMA_VERSION
 
 
-def broken(values: dict[str, Any], place: str) -> dict[str, Any]:
+def non_finite(values: dict[str, Any], place: str) -> dict[str, Any]:
     """A copy with one thing wrong."""
     out = copy.deepcopy(values)
     result = out["results"][0]
@@ -36,7 +36,7 @@ def broken(values: dict[str, Any], place: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("place", ["missing", "unknown", "kind", "range", "version"])
 def test_the_schema_refuses_broken_reports(place: str, report: Report) -> None:
-    assert len(errors(broken(report.to_json(), place), schema(), schema())) == 1
+    assert len(errors(non_finite(report.to_json(), place), schema(), schema())) == 1
 
 
 def test_a_report_is_the_same_after_reading_it_back(report: Report, tmp_path: Path) -> None:
@@ -48,8 +48,8 @@ def test_a_report_is_the_same_after_reading_it_back(report: Report, tmp_path: Pa
 def test_the_json_says_who_is_on_the_frontier_and_what_beats_the_rest(report: Report) -> None:
     (one,) = report.results
     windows = tuple(replace(window, kl=window.kl + 1) for window in one.windows)
-    worse = replace(one, label="worse", windows=windows, metrics=replace(one.metrics, kl=9.0))
-    values = replace(report, results=(worse, one)).to_json()
+    regressions = replace(one, label="worse", windows=windows, metrics=replace(one.metrics, kl=9.0))
+    values = replace(report, results=(regressions, one)).to_json()
     assert errors(values, schema(), schema()) == []
     told = [(r["label"], r["frontier"], r["beaten_by"]) for r in values["results"]]
     assert told == [("worse", False, "small-int4"), ("small-int4", True, None)]

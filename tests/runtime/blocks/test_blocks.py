@@ -128,7 +128,7 @@ def test_codes_and_params_survive_packing(layout):
 
 
 @layouts
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 4), blocks=st.integers(1, 3))
 def test_any_bytes_survive_unpacking_and_packing(layout, seed, rows, blocks):
     data = np.random.default_rng(seed).integers(0, 256, (rows, blocks * layout.bytes), np.uint8)

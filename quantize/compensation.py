@@ -1,0 +1,206 @@
+"""Error compensation: aim at what the full-precision model computes, not at what a layer would say
+to rounded inputs.
+
+The layers before were rounded, so a linear reads X' where the original reads X. Least squares on
+the calibration tokens says how its weight W must change for X' W'^T to come nearest to X W^T, as in
+GPTAQ (Li et al. 2025) and Qronos (Zhang et al. 2025). The last linear of a layer goes further: what
+it adds makes up for the error of the whole residual stream after the layer. GPTQ then rounds W'.
+
+A change that only fits its own tokens would harm: each is learned on seven of eight windows, and
+the others say what fraction of the step is taken, or none where it does not pay there.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from quantize.cost import FLOAT, Cost
+from quantize.hessian import Hessians
+from quantize.stream import Prefix, Weights, at_once, batches, fetch, layer_bytes
+from runtime.archs import InputGroup, LayerSpec
+from runtime.backends.torch import TorchOps
+from runtime.forward import NOBODY, Layer, Observer, Positions, decoder_layer
+
+EVERY = 8
+"""One window in so many is held back."""
+HELD = 4
+"""Windows that are held back at most."""
+STEP = 0.75
+"""Of the fraction that is best for a layer's outputs: half to all of it measured nearly alike."""
+
+
+@dataclass
+class InputError:
+    """How far a group's inputs X' (or the layer's outputs Y') are from the original's."""
+
+    moment: torch.Tensor
+    """(X - X')^T X' / tokens, (in, in), or (Y - Y')^T X' / tokens, (out, in)."""
+    held: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    """X' (tokens, in), and X - X' (tokens, in) or Y - Y' (tokens, out), of held-back windows."""
+
+    def add(
+        self, error: torch.Tensor, x: torch.Tensor, weighed: torch.Tensor, held: list[slice]
+    ) -> None:
+        """Accumulate one batch: errors, inputs, token-weighted inputs.
+
+        `held`: tokens of windows that are held back; `error` is zeroed there.
+        """
+        for tokens in held:
+            self.held.append((x[tokens].clone(), error[tokens].clone()))
+            error[tokens] = 0
+        self.moment.addmm_(error.T, weighed)
+
+
+class Inputs(Observer):
+    """Keeps what every input group of the original layer read last: (tokens, in)."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, torch.Tensor] = {}
+
+    def read(self, group: str, x: torch.Tensor) -> None:
+        self.last[group] = x.reshape(-1, x.shape[-1])
+
+
+class Compared(Hessians):
+    """Hessians of the inputs after a rounded prefix, and their errors against the original's."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        device: torch.device,
+        tokens: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        super().__init__(layer.spec, device, tokens)
+        *inner, last = layer.spec.groups
+        self.original = Inputs()
+        self.errors = {
+            g.name: InputError(torch.zeros(g.width, g.width, device=device)) for g in inner
+        }
+        """Of every input group; of the last one that of the layer's outputs."""
+        outputs = len(layer.weights[f"{last.linears[0]}.weight"])
+        self.of_outputs = InputError(torch.zeros(outputs, last.width, device=device))
+        self.held: list[slice] = []
+        """Tokens of windows that are held back, among those of the moment."""
+        self.last: tuple[torch.Tensor, torch.Tensor] | None = None
+        """Inputs of the last group, and the same weighed."""
+
+    def add(self, group: str, x: torch.Tensor, weighed: torch.Tensor) -> None:
+        super().add(group, x, weighed)
+        if group in self.errors:
+            self.errors[group].add(self.original.last[group] - x, x, weighed, self.held)
+        self.last = (x, weighed)
+
+    def add_outputs(self, error: torch.Tensor) -> None:
+        """How far the layer's outputs of the same batch are off, (tokens, D)."""
+        assert self.last
+        self.of_outputs.add(error, *self.last, self.held)
+
+    def finish(self, tokens: int) -> None:
+        """Sums over so many tokens become means."""
+        self.errors[list(self.sums)[-1]] = self.of_outputs
+        for error in self.errors.values():
+            error.moment /= tokens
+
+
+@dataclass
+class ComparedPrefix(Prefix):
+    """States (rows, T, D) behind rounded layers, and those of the original model beside them."""
+
+    exact: np.ndarray
+
+    def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
+        """Run both through the original layer; only the original's are kept.
+
+        The observer is a Compared.
+        """
+        assert isinstance(observer, Compared)
+        rows, length = self.values.shape[:2]
+        positions, held = Positions(0, length), held_back(rows)
+        for here in batches(rows, max(1, self.tokens // length)):
+            at = [row - here.start for row in range(here.start, here.stop) if row in held]
+            observer.held = [slice(row * length, (row + 1) * length) for row in at]
+            batch = fetch(self.exact, here, ops.device)
+            truth = decoder_layer(ops, layer, batch, positions, observer=observer.original)
+            batch = fetch(self.values, here, ops.device)
+            found = decoder_layer(ops, layer, batch, positions, observer=observer)
+            self.exact[here] = truth.cpu().numpy()
+            observer.add_outputs((truth - found).flatten(0, 1))
+        observer.finish(max(1, rows - len(held)) * length)
+
+
+def held_back(rows: int) -> set[int]:
+    """Windows on which changes are tried, spread evenly; of a single window none."""
+    count = min(HELD, max(1, rows // EVERY))
+    return set(np.linspace(0, rows - 1, count + 2).astype(int)[1:-1]) if rows > 1 else set()
+
+
+def compensate(
+    weights: Weights,
+    groups: tuple[InputGroup, ...],
+    hessians: Mapping[str, torch.Tensor],
+    errors: Mapping[str, InputError],
+    damp: float,
+) -> Weights:
+    """The layer's weights as they should be rounded; all others as they are.
+
+    A Hessian that cannot be factored leaves its group alone: rounding says so.
+    """
+    out = dict(weights)
+    for group in groups:
+        hessian = hessians[group.name].clone()
+        hessian.diagonal().add_(damp * hessian.diagonal().mean())
+        lower, failed = torch.linalg.cholesky_ex(hessian)
+        if int(failed):
+            continue
+        error, of_outputs = errors[group.name], group is groups[-1]
+        for name in (f"{linear}.weight" for linear in group.linears):
+            rhs = error.moment if of_outputs else weights[name] @ error.moment
+            delta = torch.cholesky_solve(rhs.T, lower).T
+            applied = STEP * step_fraction(weights[name], delta, error.held, of_outputs)
+            out[name] = weights[name] + applied * delta
+    return out
+
+
+def step_fraction(
+    weight: torch.Tensor,
+    delta: torch.Tensor,
+    held: list[tuple[torch.Tensor, torch.Tensor]],
+    of_outputs: bool,
+) -> float:
+    """What fraction of a change (out, in) brings held-back windows nearest to the original: 0 to 1.
+
+    `of_outputs`: errors are those of the outputs (tokens, out), else of the inputs (tokens, in).
+    """
+    along = size = 0.0
+    for x, error in held:
+        moved, wanted = x @ delta.T, error if of_outputs else error @ weight.T
+        along += float((moved * wanted).sum())
+        size += float(moved.square().sum())
+    return min(1.0, max(0.0, along / size)) if size > 0 else 0.0
+
+
+def beside_bytes(spec: LayerSpec, rows: int, length: int) -> int:
+    """Bytes that a Compared keeps beside its Hessians: moments, windows held back, and the last
+    inputs of both models."""
+    *inner, last = spec.groups
+    outputs = math.prod(spec.linears[last.linears[0]].shape[:-1])
+    moments = sum(group.width**2 for group in inner) + outputs * last.width
+    widths = sum(group.width for group in spec.groups)
+    held = len(held_back(rows)) * length * (2 * widths - last.width + outputs)
+    return FLOAT * (moments + held + at_once(rows, length) * (widths + last.width))
+
+
+def compensation_cost(spec: LayerSpec, tokens: int) -> Cost:
+    """Of sums of the errors and of `compensate` for one layer.
+
+    Its weights are there twice, and a damped Hessian beside its factor.
+    """
+    widest = max(group.width for group in spec.groups)
+    flops = 0.0
+    for group in spec.groups:
+        rows = sum(math.prod(spec.linears[linear].shape[:-1]) for linear in group.linears)
+        flops += 2 * tokens * group.width**2 + group.width**3 / 3 + 4 * rows * group.width**2
+    return Cost(memory=layer_bytes(spec) + FLOAT * 2 * widest**2, flops=flops)

@@ -1,0 +1,261 @@
+"""How strongly the model's predictions react to an error: gradients, one layer at a time.
+
+For small errors the KL divergence between the original and the changed model is half of
+E[(g . error)^2], where g is the gradient of the log probability of a token drawn from the model
+itself (the Fisher information). One backward pass gives, for every linear, which tokens and which
+rows count. An error E (out, in) of a linear then costs about
+
+    KL = 1/2 sum over rows r of rows[r] * (E[r] H E[r]^T)        nats a token
+
+with H the mean of x x^T over tokens, weighted by squared gradients (as in YAQA, Tseng et al. 2025,
+and GuidedQuant, Kim et al. 2025). The embedding gets the same: what its rows do as inputs, and what
+they do as output head.
+
+The hidden states before every layer are kept (on disk when they are large); of the weights one
+layer is in memory at a time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from quantize.checkpoint import Checkpoint
+from quantize.cost import FLOAT, Cost, in_memory
+from quantize.hessian import add_gram, hessian_bytes, hessian_flops, mirror
+from quantize.progress import Progress, silent
+from quantize.stream import (
+    BACKWARD,
+    TOKENS_BACK,
+    Allocate,
+    Gradients,
+    Kept,
+    Original,
+    Weights,
+    activation_bytes,
+    at_once,
+    backward,
+    backward_bytes,
+    batches,
+    embed,
+    fetch,
+    forward,
+    forward_flops,
+    layer_bytes,
+)
+from runtime.archs import Arch
+from runtime.backends.torch import TorchOps
+from runtime.forward import Layer
+
+LOGITS = 1 << 23
+"""Chunk size in logits."""
+SAMPLED = 5
+"""Copies of the probabilities of a chunk while tokens are drawn: float32, and two of float64."""
+
+
+@dataclass(frozen=True)
+class LayerFisher:
+    """What errors in one layer cost."""
+
+    weights: Weights
+    """The layer itself, float32."""
+    hessians: dict[str, torch.Tensor]
+    """Input group -> mean of x x^T, tokens weighted by squared gradients, (in, in)."""
+    rows: dict[str, torch.Tensor]
+    """Linear -> mean squared gradient of each output, (out,)."""
+    tokens: dict[str, np.ndarray]
+    """Input group -> size of the gradient at each token, (rows, T)."""
+
+
+@dataclass(frozen=True)
+class TableFisher:
+    """What errors in the embedding or the head cost."""
+
+    hessian: torch.Tensor
+    """(D, D)"""
+    rows: torch.Tensor
+    """(V,): how often a row is used."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What errors outside the layers cost; a tied embedding has one for both of its uses."""
+
+    tables: dict[str, TableFisher]
+    """"token_embd.weight" and, untied, "output.weight"."""
+
+
+def fisher(
+    checkpoint: Checkpoint,
+    ids: np.ndarray,
+    ops: TorchOps,
+    allocate: Allocate,
+    visit: Callable[[int, LayerFisher], None] | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+    tokens: int = TOKENS_BACK,
+    logits: int = LOGITS,
+) -> Tables:
+    """Call `visit` with every layer from the last to the first; returns what is outside them.
+
+    ids (rows, T) are token windows. The same arguments give the same numbers. Without `visit`
+    gradients only pass through the layers, which is faster. `tokens` go backwards and `logits` are
+    made at a time.
+    """
+    arch, source = checkpoint.arch, Original(checkpoint, ops.device)
+    states = Kept(allocate("gradient-states", (arch.layers + 1, *ids.shape, arch.hidden)))
+    embed(checkpoint.tensors["token_embd.weight"], ids, states.values[0])
+    steps = 2 * arch.layers
+    with torch.inference_mode():
+        for layer, _ in forward(ops, source, states):
+            progress("gradients", layer.index + 1, steps, f"layer {layer.index}")
+            del layer
+    gradient = states.values[-1]  # (rows, T, D): takes the place of the last states
+    head, used = head_gradient(checkpoint, ops, gradient, seed, logits)
+
+    def observe(layer: Layer) -> Gradients:
+        return FisherSums(layer, *ids.shape) if visit else Gradients()
+
+    for layer, observer in backward(ops, source, states, gradient, observe, tokens):
+        if visit:
+            visit(layer.index, observer.mean())
+        progress("gradients", steps - layer.index, steps, f"layer {layer.index}")
+        del layer, observer
+    return tables(checkpoint, ids, ops, gradient, head, used)
+
+
+def head_gradient(
+    checkpoint: Checkpoint, ops: TorchOps, states: np.ndarray, seed: int, logits: int = LOGITS
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Replace last states (rows, T, D) by the gradient of log p of a token drawn from p.
+
+    Returns the mean of x x^T of what the head reads, (D, D), and mean probabilities (V,).
+    """
+    arch = checkpoint.arch
+    norm = ops.load(checkpoint.tensors["output_norm.weight"])
+    head = ops.load(checkpoint.tensors[arch.head])
+    hessian = torch.zeros(arch.hidden, arch.hidden, device=ops.device)
+    used = torch.zeros(arch.vocab, device=ops.device)
+    flat = states.reshape(-1, arch.hidden)
+    # drawn at once and on the CPU: neither the chunk size nor the device changes which tokens come
+    u = torch.rand(len(flat), generator=torch.Generator().manual_seed(seed)).to(ops.device)
+    for here in batches(len(flat), max(1, logits // arch.vocab)):
+        x = fetch(flat, here, ops.device).requires_grad_()
+        normed = ops.rmsnorm(x, norm, arch.eps)
+        read = normed.detach()
+        probs = torch.softmax(read @ head.T, -1)  # (t, V)
+        used += probs.sum(0)
+        add_gram(hessian, read, read)
+        # d log p[token] / d logits = (1 at the token, 0 elsewhere) - p
+        change = head[sample_categorical(probs, u[here])] - probs @ head
+        flat[here] = torch.autograd.grad((normed * change).sum(), x)[0].cpu().numpy()
+    return mirror(hessian).div_(len(flat)), used / len(flat)
+
+
+def sample_categorical(probs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """A token of each row of probs (t, V), by inverting their sums at u (t,) in 0..1: (t,)."""
+    running = probs.double().cumsum(-1)
+    places = u.double()[:, None] * running[:, -1:]
+    return torch.searchsorted(running, places, right=True)[:, 0].clamp(max=probs.shape[1] - 1)
+
+
+class FisherSums(Gradients):
+    """Sums over windows of what a layer's linears read, and of the gradients of what they wrote."""
+
+    def __init__(self, layer: Layer, count: int, length: int) -> None:
+        self.layer, self.count, self.length = layer, count, length
+        self.inputs: dict[str, torch.Tensor] = {}
+        self.outputs: dict[str, torch.Tensor] = {}
+        self.hessians: dict[str, torch.Tensor] = {}
+        self.rows: dict[str, torch.Tensor] = {}
+        self.sizes: dict[str, np.ndarray] = {}
+        for group in layer.spec.groups:
+            first = layer.weights[f"{group.linears[0]}.weight"]
+            self.hessians[group.name] = first.new_zeros(group.width, group.width)
+            self.sizes[group.name] = np.zeros((count, length), np.float32)
+            for linear in group.linears:
+                weight = layer.weights[f"{linear}.weight"]
+                self.rows[linear] = weight.new_zeros(len(weight))
+
+    def read(self, group: str, x: torch.Tensor) -> None:
+        self.inputs[group] = x.detach()
+
+    def wrote(self, linear: str, y: torch.Tensor) -> None:
+        self.outputs[linear] = y
+
+    def wanted(self) -> dict[str, torch.Tensor]:
+        """What every linear wrote, (b, T, out)."""
+        return self.outputs
+
+    def take(self, rows: slice, gradients: dict[str, torch.Tensor]) -> None:
+        """Add some windows."""
+        squares = {name: g.square().flatten(0, 1) for name, g in gradients.items()}
+        for group in self.layer.spec.groups:
+            weight = torch.stack([squares[linear].sum(1) for linear in group.linears]).sum(0)
+            flat = self.inputs[group.name].flatten(0, 1)
+            add_gram(self.hessians[group.name], flat * weight[:, None], flat)
+            self.sizes[group.name][rows] = weight.sqrt().reshape(-1, self.length).cpu().numpy()
+        for name, square in squares.items():
+            self.rows[name] += square.sum(0) / (self.count * self.length)
+        self.inputs.clear()
+        self.outputs.clear()
+
+    def mean(self) -> LayerFisher:
+        """Means over the tokens."""
+        for group, sizes in self.sizes.items():
+            total = float(np.square(sizes, dtype=np.float64).sum())
+            mirror(self.hessians[group]).div_(max(total, 1e-30))
+        return LayerFisher(dict(self.layer.weights), self.hessians, self.rows, self.sizes)
+
+
+def tables(
+    checkpoint: Checkpoint,
+    ids: np.ndarray,
+    ops: TorchOps,
+    gradient: np.ndarray,
+    head: torch.Tensor,
+    used: torch.Tensor,
+) -> Tables:
+    """The tables, from gradient (rows, T, D) at the embedding's output and `head_gradient`."""
+    flat = gradient.reshape(-1, gradient.shape[-1])
+    hessian = torch.zeros_like(head)
+    for here in batches(len(flat), TOKENS_BACK):
+        piece = fetch(flat, here, ops.device)
+        add_gram(hessian, piece, piece)
+    mirror(hessian).div_(len(flat))
+    counts = np.bincount(ids.reshape(-1), minlength=checkpoint.arch.vocab) / ids.size
+    seen = torch.from_numpy(counts.astype(np.float32)).to(ops.device)
+    if checkpoint.arch.tied:
+        # in text like the model's own both weights are the frequency of the token
+        both = TableFisher(hessian + head, (seen + used) / 2)
+        return Tables({"token_embd.weight": both})
+    embedding = {"token_embd.weight": TableFisher(hessian, seen)}
+    return Tables(embedding | {"output.weight": TableFisher(head, used)})
+
+
+def states_bytes(arch: Arch, rows: int, length: int) -> int:
+    """Bytes of the states before every layer and after the last."""
+    return FLOAT * (arch.layers + 1) * rows * length * arch.hidden
+
+
+def fisher_cost(arch: Arch, rows: int, length: int, visited: bool, max_ram: float) -> Cost:
+    """Of `fisher` for windows (rows, length); states that lie in memory are in it.
+
+    What most memory is needed for is the head: in float32, beside its source or some logits.
+    """
+    cells, tokens = arch.vocab * arch.hidden, rows * length
+    head = FLOAT * cells + max(2 * cells, SAMPLED * FLOAT * min(LOGITS, tokens * arch.vocab))
+    most, flops = head, 4.0 * tokens * cells
+    for spec in map(arch.layer, range(arch.layers)):
+        layer = layer_bytes(spec)
+        there = activation_bytes(spec, at_once(rows, length))
+        back = backward_bytes(spec, at_once(rows, length, TOKENS_BACK))
+        if visited:  # a Hessian is factored to predict losses (measure.py)
+            widest = max(group.width for group in spec.groups)
+            back = max(back, FLOAT * widest**2) + hessian_bytes(spec)
+            flops += hessian_flops(spec, tokens)
+        most = max(most, layer + there, layer + back)
+        flops += (1 + BACKWARD) * forward_flops(spec, tokens)
+    states = in_memory(states_bytes(arch, rows, length), max_ram)
+    return Cost(memory=states + most, flops=flops)

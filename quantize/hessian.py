@@ -1,0 +1,104 @@
+"""Hessians: the mean of x x^T of every input that linears share, summed while a layer computes.
+
+Only one half of a symmetric matrix is computed. Where the processor multiplies pairs of bfloat16
+faster than BLAS multiplies float32, inputs are rounded to bfloat16 (runtime/native/syrk_bf16.h);
+sums are float32 everywhere.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from quantize.cost import FLOAT
+from quantize.stream import TOKENS, batches, fetch
+from runtime.archs import Arch, LayerSpec
+from runtime.backends.torch import TorchOps
+from runtime.compiled import kernels, kernels_read
+from runtime.forward import Observer
+
+STRIPE = 512
+"""Rows of the sum that one product fills: long enough for the product to run at full speed."""
+
+
+class Hessians(Observer):
+    """Adds up the Hessian of every input group of a layer.
+
+    `tokens`: name of a group -> weight of each token, (rows, T), of mean 1; all alike without one.
+    """
+
+    def __init__(
+        self,
+        spec: LayerSpec,
+        device: torch.device,
+        tokens: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.sums = {g.name: torch.zeros(g.width, g.width, device=device) for g in spec.groups}
+        self.tokens = tokens or {}
+        self.rows_seen: Counter[str] = Counter()
+
+    def read(self, group: str, x: torch.Tensor) -> None:
+        """x (b, T, in): the next rows."""
+        self.add(group, x.reshape(-1, x.shape[-1]), self.weighed(group, x))
+
+    def add(self, group: str, x: torch.Tensor, weighed: torch.Tensor) -> None:
+        """The next inputs of a group, (tokens, in), also times the weights of their tokens."""
+        add_gram(self.sums[group], weighed, x)
+
+    def weighed(self, group: str, x: torch.Tensor) -> torch.Tensor:
+        """x (b, T, in), the next rows, times the weights of their tokens: (b * T, in)."""
+        flat = x.reshape(-1, x.shape[-1])
+        if group not in self.tokens:
+            return flat
+        rows = self.tokens[group][self.rows_seen[group] : self.rows_seen[group] + len(x)]
+        self.rows_seen[group] += len(x)
+        return flat * torch.from_numpy(rows).to(x.device).reshape(-1, 1)
+
+    def mean(self, tokens: int) -> dict[str, torch.Tensor]:
+        """Group -> X^T X / tokens, (in, in) float32."""
+        return {name: mirror(total).div_(tokens) for name, total in self.sums.items()}
+
+
+def head_hessian(ops: TorchOps, arch: Arch, norm: torch.Tensor, hidden: np.ndarray) -> torch.Tensor:
+    """X^T X / tokens of what the output head reads, (D, D): final states (rows, T, D), normed."""
+    rows, length, width = hidden.shape
+    hessian = torch.zeros(width, width, device=ops.device)
+    for here in batches(rows, max(1, TOKENS // length)):
+        x = fetch(hidden, here, ops.device)
+        x = ops.rmsnorm(x, norm, arch.eps).reshape(-1, width)
+        add_gram(hessian, x, x)
+    return mirror(hessian).div_(rows * length)
+
+
+def add_gram(total: torch.Tensor, weighed: torch.Tensor, x: torch.Tensor) -> None:
+    """Add weighed^T x to the upper half of total (in, in), and to blocks along its diagonal.
+
+    x (tokens, in); weighed is x with each token times a number, so that the sum is symmetric.
+    """
+    every = (total, weighed, x)
+    if kernels and kernels_read(*every) and kernels.syrk(*(a.numpy() for a in every)):
+        return
+    for start in range(0, len(total), STRIPE):
+        here = slice(start, start + STRIPE)
+        total[here, start:].addmm_(weighed[:, here].T, x[:, start:])
+
+
+def mirror(total: torch.Tensor) -> torch.Tensor:
+    """Fill the lower half of what `add_gram` summed from the upper one, in place."""
+    for start in range(0, len(total), STRIPE):
+        stop = start + STRIPE
+        square = total[start:stop, start:stop]
+        square.copy_(square.triu() + square.triu(1).T)
+        total[stop:, start:stop] = total[start:stop, stop:].T
+    return total
+
+
+def hessian_bytes(spec: LayerSpec) -> int:
+    """Bytes of the Hessians of a layer."""
+    return FLOAT * sum(group.width**2 for group in spec.groups)
+
+
+def hessian_flops(spec: LayerSpec, tokens: int) -> float:
+    """Operations of their sums, of which one half is computed."""
+    return float(tokens * sum(group.width**2 for group in spec.groups))

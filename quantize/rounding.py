@@ -1,0 +1,249 @@
+"""Rounding of one layer: rewrites, then every linear onto its grid, in the order of the inputs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+
+import numpy as np
+import torch
+
+from quantize.cost import FLOAT, Cost
+from quantize.methods import Factor, Method, SingularHessian, output_error
+from quantize.methods.descent import descend
+from quantize.methods.rtn import rtn
+from quantize.rewrites import REWRITES, check_preserved, fold
+from quantize.stream import Weights, layer_bytes
+from runtime.archs import InputGroup, LayerSpec
+from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
+from runtime.errors import InputError
+from runtime.tensor import Shape, rows_and_cols
+
+CHUNK = 1 << 23
+"""Weights rounded at a time."""
+ROUNDED, DESCENDED = 3, 9
+"""Copies of a chunk in float32 or int32 that a method makes, and that descent does."""
+SEARCH = 800
+"""Operations of the search for a grid, a weight."""
+COLUMN_SECONDS = {"cpu": 1e-5}
+"""Time of one column of error feedback beside its products: a loop in C++."""
+STARTED_SECONDS = 4e-4
+"""The same on other devices: most of it is starting small operations."""
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One layer, rounded for one target."""
+
+    packed: dict[str, np.ndarray]
+    """Name within the layer -> uint8 rows; norms and biases as F32."""
+    values: Weights
+    """What a reader of the file will compute with."""
+    losses: dict[str, float]
+    """Linear -> relative squared error of its outputs (calibrated) or of its weights."""
+    notes: tuple[str, ...]
+    """What the user must be told: damping that grew, fallbacks."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How linears are rounded: a method and its settings."""
+
+    method: Method
+    _: KW_ONLY
+    damp: float = 0.01
+    allow_fallback: bool = False
+    descent_iterations: int = 0
+    """Passes of coordinate descent after rounding, where the method has factored a Hessian."""
+    rewrites: tuple[str, ...] = ()
+    """Function-preserving changes before rounding (quantize/rewrites), by name."""
+
+    def factor(self, hessian: torch.Tensor | None, where: str) -> tuple[Factor | None, str | None]:
+        """The factor of an input group, and a note when damping grew or a fallback was taken.
+
+        A Hessian of which only the diagonal (in,) is known is the importance as it stands.
+        Raises EdgequantError naming the layer for a Hessian that stays singular, unless fallbacks
+        are allowed.
+        """
+        if hessian is not None and hessian.ndim == 1:
+            return Factor(hessian), None
+        if hessian is None or self.method.factor is None:
+            return None, None
+        try:
+            factor = self.method.factor(hessian, self.damp)
+        except SingularHessian:
+            if self.allow_fallback:
+                return None, f"{where}: singular Hessian, rounded to nearest (--allow-fallback)"
+            raise InputError(
+                f"{where}: the Hessian stays singular with any damping, so its inputs are zero or "
+                "not finite; use other calibration text, or --allow-fallback to round to nearest."
+            ) from None
+        grown = factor.damp > self.damp
+        return factor, f"{where}: damping grew to {factor.damp:g}" if grown else None
+
+
+def rewrite_layer(
+    spec: LayerSpec,
+    weights: Weights,
+    types: Mapping[str, Block],
+    hessians: dict[str, torch.Tensor],
+    recipe: Recipe,
+    where: str,
+) -> tuple[Weights, dict[str, torch.Tensor]]:
+    """The layer and its Hessians with the scales of the method and the rewrites of the recipe.
+
+    Arguments as in `quantize_layer`. Raises EdgequantError naming the layer when that changed what
+    it computes beyond rounding.
+    """
+    whole = bool(hessians) and all(hessian.ndim == 2 for hessian in hessians.values())
+    if not whole or not (recipe.method.scales or recipe.rewrites):
+        return weights, hessians
+    new, statistics_of = dict(weights), dict(hessians)
+    if recipe.method.scales:
+        fold_scales(new, spec.groups, types, statistics_of, recipe.method)
+    for name in recipe.rewrites:
+        REWRITES[name].apply(new, spec.groups, types, statistics_of, recipe.damp)
+    check_preserved(spec, weights, new, where)
+    return new, statistics_of
+
+
+def quantize_layer(
+    weights: Mapping[str, torch.Tensor],
+    groups: tuple[InputGroup, ...],
+    types: Mapping[str, Block],
+    hessians: Mapping[str, torch.Tensor],
+    recipe: Recipe,
+    where: str = "",
+    chunk: int = CHUNK,
+) -> LayerResult:
+    """Round every linear of one layer.
+
+    `types`: linear -> block; `hessians`: input group -> H, (in, in), or its diagonal; `chunk`:
+    weights rounded at a time.
+    """
+    packed: dict[str, np.ndarray] = {}
+    values: Weights = {}
+    losses: dict[str, float] = {}
+    notes: list[str] = []
+    for group in groups:
+        hessian = hessians.get(group.name)
+        factor, note = recipe.factor(hessian, f"{where}{'/'.join(group.linears)}")
+        notes += [note] if note else []
+        for linear in group.linears:
+            name = f"{linear}.weight"
+            packed[name], values[name] = quantize_weight(
+                weights[name], types[linear], recipe, factor, chunk
+            )
+            losses[linear] = relative_error(weights[name], values[name], hessian)
+    for name, vector in weights.items():
+        if name not in packed:
+            packed[name] = BLOCKS["F32"].pack(numpy_of(vector).reshape(1, -1), {})
+            values[name] = vector
+    return LayerResult(packed, values, losses, tuple(notes))
+
+
+def quantize_weight(
+    weight: torch.Tensor, block: Block, recipe: Recipe, factor: Factor | None, chunk: int = CHUNK
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Round (out, in), some rows at a time: packed rows, and the values a reader will see."""
+    step = max(1, chunk // weight.shape[1])
+    parts, values = [], torch.empty_like(weight)
+    for start in range(0, weight.shape[0], step):
+        rows = weight[start : start + step]
+        rounded = recipe.method.round(rows, block, factor)
+        if factor is not None and factor.hessian is not None and not block.is_float:
+            for _ in range(recipe.descent_iterations):
+                rounded = descend(rows, rounded, block, factor.hessian, factor.ridge)
+        values[start : start + step] = rounded.value
+        parts.append(block.pack(numpy_of(rounded.codes), to_numpy(rounded.params)))
+    return np.concatenate(parts), values
+
+
+def relative_error(
+    weight: torch.Tensor, value: torch.Tensor, hessian: torch.Tensor | None
+) -> float:
+    """Squared error of the outputs over their own square; without a Hessian that of the weights."""
+    if hessian is None:
+        return float((weight - value).square().sum() / weight.square().sum().clamp(min=1e-30))
+    return output_error(weight - value, hessian) / max(output_error(weight, hessian), 1e-30)
+
+
+def fold_scales(
+    weights: Weights,
+    groups: tuple[InputGroup, ...],
+    types: Mapping[str, Block],
+    hessians: dict[str, torch.Tensor],
+    method: Method,
+) -> None:
+    """Move the method's scales out of each input into the op before; the function stays.
+
+    An input that no op before can take a scale of, or one with another number of channels
+    (attn_output under grouped-query attention) is left alone, as in AWQ.
+    """
+    assert method.scales
+    for group in groups:
+        if group.fold is None or len(weights[f"{group.fold}.weight"]) != group.width:
+            continue
+        linears = [weights[f"{linear}.weight"] for linear in group.linears]
+        scale = method.scales(
+            linears, [types[linear] for linear in group.linears], hessians[group.name]
+        )
+        fold(weights, group, scale, hessians)
+
+
+def factors(recipe: Recipe) -> bool:
+    """Whether errors are fed back by a factored Hessian."""
+    return recipe.method.factor is not None and recipe.method.round is not rtn
+
+
+def chunk_bytes(shape: Shape, recipe: Recipe, factored: bool) -> int:
+    """Bytes that `quantize_weight` takes for the rows that it rounds at a time."""
+    rows, cols = rows_and_cols(shape)
+    copies = DESCENDED if factored and recipe.descent_iterations else ROUNDED
+    return FLOAT * copies * min(rows * cols, max(CHUNK, cols))
+
+
+def weight_cost(shape: Shape, recipe: Recipe, factored: bool, device: str) -> Cost:
+    """Of rounding one weight; memory without what it becomes."""
+    rows, cols = rows_and_cols(shape)
+    flops, turns = float(SEARCH * rows * cols), 0
+    if factored:
+        # errors of all columns before go to those to come, half of a product; a pass of descent
+        # starts with a whole one and goes on with a half
+        turns = 1 + recipe.descent_iterations
+        flops += (1 + 3 * recipe.descent_iterations) * rows * cols**2
+    column = COLUMN_SECONDS.get(device, STARTED_SECONDS)
+    chunks = -(-rows * cols // max(CHUNK, cols))
+    return Cost(
+        memory=chunk_bytes(shape, recipe, factored),
+        flops=flops,
+        seconds=turns * cols * chunks * column,
+    )
+
+
+def layer_cost(spec: LayerSpec, recipe: Recipe, device: str) -> Cost:
+    """Of `rewrite_layer` and `quantize_layer`, on top of the layer and of its Hessians.
+
+    The rounded layer stays; beside it come the factor of the widest Hessian and the work on the
+    largest linear that reads it, or the errors of that linear's outputs.
+    """
+    factored = factors(recipe)
+    work, flops, seconds = 0, 0.0, 0.0
+    for group in spec.groups:
+        root = FLOAT * group.width**2 if factored else 0
+        for linear in group.linears:
+            shape = spec.linears[linear].shape
+            rounding = weight_cost(shape, recipe, factored, device)
+            errors = 3 * FLOAT * math.prod(shape)
+            work = max(work, root + max(rounding.memory, errors))
+            flops += rounding.flops + 4 * math.prod(shape) * group.width
+            seconds += rounding.seconds
+        flops += group.width**3 / 3
+    scaled = 0
+    if recipe.method.scales or recipe.rewrites:
+        # rewrites fold scales into norms; a method's go into linears as well
+        folds = [g for g in spec.groups if g.fold]
+        folded = [g for g in folds if recipe.method.scales or g.fold not in spec.linears]
+        weights = sum(math.prod(spec.linears[name].shape) for g in folded for name in g.linears)
+        scaled = FLOAT * (weights + sum(group.width**2 for group in folded))
+        flops += sum(group.width**3 / 3 for group in folded)
+    return Cost(memory=scaled + layer_bytes(spec) + work, flops=flops, seconds=seconds)

@@ -1,0 +1,47 @@
+"""The tensors of a rounded target, read back from the work folder."""
+
+from collections.abc import Iterator
+
+from quantize.checkpoint import Checkpoint
+from quantize.job import Job
+from quantize.plan import Assignment
+from quantize.resume import ENTRY
+from runtime.blocks import BLOCKS, numpy_of
+from runtime.tensor import Tensor, stored_bytes
+
+
+def stored(job: Job, member: Assignment, name: str) -> Tensor:
+    """One finished tensor of a target; tuned, where it was (tune.py)."""
+    store, target, original = job.store, member.target, job.checkpoint.tensors
+    shape = original.shapes[name]
+    accepted = store.tuned(target).facts.get("accepted", False)
+    if name.startswith("blk."):
+        _, index, rest = name.split(".", 2)
+        layer = store.tuned_layer if accepted else store.packed
+        data = layer(target, int(index)).load(rest)
+        return Tensor(name, shape, member.types.get(name, BLOCKS["F32"]), data)
+    if name in member.types:
+        return Tensor(name, shape, member.types[name], store.table(target, name).load("weight"))
+    if accepted:
+        data = store.tuned_table(target, name).load("weight")
+        return Tensor(name, shape, BLOCKS["F32"], data)
+    return Tensor.dense(name, numpy_of(original[name].decode()))
+
+
+def artifact_tensors(job: Job, member: Assignment) -> Iterator[Tensor]:
+    """Every tensor of a target in file order, one at a time."""
+    for name in job.checkpoint.tensors:
+        yield stored(job, member, name)
+
+
+def weight_bytes(checkpoint: Checkpoint, member: Assignment) -> int:
+    """Bytes of all tensors of a target; the container adds its header and the tokenizer."""
+    return sum(
+        stored_bytes(member.types.get(name, BLOCKS["F32"]), shape)
+        for name, shape in checkpoint.tensors.shapes.items()
+    )
+
+
+def copy_bytes(checkpoint: Checkpoint, member: Assignment) -> int:
+    """Bytes that they take in the work folder."""
+    return weight_bytes(checkpoint, member) + ENTRY * len(checkpoint.tensors.shapes)

@@ -1,0 +1,247 @@
+"""The walk over the decoder layers: load one, run the hidden states through it, go on.
+
+Whoever needs something of the layers reads it from this walk, as an observer of the inputs that
+linears share: Hessians, importance matrices, gradients, error compensation, tuning, the effect of
+one part. One layer is in memory at a time, whatever the number of layers; the hidden states of all
+windows are too, or lie on disk when they are large.
+
+    states = Carried(hidden)
+    for layer, observer in forward(ops, source, states, observe=...):
+        ...                      # the layer is computed, the states stand behind it
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from quantize.checkpoint import Checkpoint, check_finite
+from quantize.cost import FLOAT
+from runtime.archs import Arch, LayerSpec
+from runtime.backends.torch import TorchOps
+from runtime.forward import NOBODY, Layer, Observer, Ops, Positions, decoder_layer
+from runtime.tensor import Shape, Tensor, is_matrix
+
+TOKENS = 2048
+"""Tokens that go through a layer at a time."""
+TOKENS_BACK = 1024
+"""Tokens that go backwards at a time: activations of one layer are kept for them."""
+
+Weights = dict[str, torch.Tensor]
+"""float32 tensors of one layer by their name within it ("attn_q.weight")."""
+Allocate = Callable[[str, tuple[int, ...]], np.ndarray]
+"""name, shape -> float32 array, in memory or on disk."""
+
+Seen = TypeVar("Seen", bound=Observer)
+
+
+class LayerSource(Protocol):
+    """Where the walk gets its layers from."""
+
+    @property
+    def arch(self) -> Arch:
+        """Sizes of the model."""
+
+    def layer(self, index: int) -> Layer:
+        """One decoder layer, ready to compute."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """The layers of a full-precision checkpoint, float32 on a device."""
+
+    checkpoint: Checkpoint
+    device: torch.device
+
+    @property
+    def arch(self) -> Arch:
+        return self.checkpoint.arch
+
+    def layer(self, index: int) -> Layer:
+        """Raises EdgequantError for NaN or infinity."""
+        weights: Weights = {}
+        spec = self.arch.layer(index)
+        for name in spec.shapes:
+            tensor = self.checkpoint.tensors[f"blk.{index}.{name}"]
+            values = torch.from_numpy(np.array(tensor.decode()))
+            check_finite(tensor, values)
+            weights[name] = values.to(self.device)
+        return Layer(spec, weights, index)
+
+
+class States(Protocol):
+    """Hidden states that a layer takes further."""
+
+    def advance(self, ops: Any, layer: Layer, observer: Observer) -> None:
+        """Run them through the layer, before the observer's eyes."""
+
+
+@dataclass
+class Carried:
+    """Hidden states (rows, T, D) that every layer replaces; `tokens` of them go at a time."""
+
+    values: np.ndarray
+    tokens: int = field(default=TOKENS, kw_only=True)
+
+    def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
+        run(ops, layer, self.values, self.values, observer, self.tokens)
+
+
+@dataclass
+class Prefix(Carried):
+    """Hidden states behind rounded layers: the walk looks at a layer, `replace` goes through it."""
+
+    def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
+        run(ops, layer, self.values, None, observer, self.tokens)
+
+    def replace(self, ops: TorchOps, layer: Layer) -> None:
+        """Go on through what the layer became."""
+        run(ops, layer, self.values, self.values)
+
+
+@dataclass
+class Kept:
+    """The states before every layer and after the last: (layers + 1, rows, T, D)."""
+
+    values: np.ndarray
+
+    def advance(self, ops: TorchOps, layer: Layer, observer: Observer) -> None:
+        run(ops, layer, self.values[layer.index], self.values[layer.index + 1], observer)
+
+
+def forward(
+    ops: Ops,
+    source: LayerSource,
+    states: States,
+    observe: Callable[[Layer], Seen] | None = None,
+    start: int = 0,
+) -> Iterator[tuple[Layer, Seen]]:
+    """Take states through the layers from `start` on; yields each when they are behind it.
+
+    `observe` makes the observer of a layer, which is yielded beside it.
+    """
+    for index in range(start, source.arch.layers):
+        layer = source.layer(index)
+        observer: Any = observe(layer) if observe else NOBODY
+        states.advance(ops, layer, observer)
+        yield layer, observer
+        del layer, observer  # the next one is loaded when this one is gone
+
+
+class Gradients(Observer):
+    """An observer of the way back: it says of what it wants the gradients, and is given them."""
+
+    def wanted(self) -> dict[str, torch.Tensor]:
+        """Tensors that took part in computing the layer, by a name."""
+        return {}
+
+    def take(self, rows: slice, gradients: dict[str, torch.Tensor]) -> None:
+        """The gradients of what was wanted, from some rows of the states."""
+
+
+def backward(
+    ops: TorchOps,
+    source: LayerSource,
+    states: Kept,
+    gradient: np.ndarray,
+    observe: Callable[[Layer], Gradients] = lambda layer: Gradients(),
+    tokens: int = TOKENS_BACK,
+) -> Iterator[tuple[Layer, Any]]:
+    """Take a gradient (rows, T, D) after the last layer to before the first, in place.
+
+    Yields each layer with its observer when the gradient stands before it. `tokens` go through at a
+    time.
+    """
+    count, length = gradient.shape[:2]
+    for index in reversed(range(source.arch.layers)):
+        layer = source.layer(index)
+        observer, positions = observe(layer), Positions(0, length)
+        for here in batches(count, max(1, tokens // length)):
+            x = fetch(states.values[index], here, ops.device).requires_grad_()
+            after = decoder_layer(ops, layer, x, positions, observer=observer)
+            wanted = observer.wanted()
+            # of a sum, for autograd loads a library of symbols for a gradient of any other shape
+            along = (after * fetch(gradient, here, ops.device)).sum()
+            before, *found = torch.autograd.grad(along, [x, *wanted.values()])
+            gradient[here] = before.cpu().numpy()
+            observer.take(here, dict(zip(wanted, found, strict=True)))
+        yield layer, observer
+        del layer, observer
+
+
+def run(
+    ops: TorchOps,
+    layer: Layer,
+    hidden: np.ndarray,
+    after: np.ndarray | None,
+    observer: Observer = NOBODY,
+    tokens: int = TOKENS,
+) -> None:
+    """Hidden states (rows, T, D) through one layer, some tokens at a time.
+
+    Results go to `after`, which may be `hidden` itself, unless it is None.
+    """
+    rows, length = hidden.shape[:2]
+    positions = Positions(0, length)
+    for here in batches(rows, max(1, tokens // length)):
+        x = fetch(hidden, here, ops.device)
+        x = decoder_layer(ops, layer, x, positions, observer=observer)
+        if after is not None:
+            after[here] = x.cpu().numpy()
+
+
+def embed(table: Tensor, ids: np.ndarray, hidden: np.ndarray) -> None:
+    """Write the embedding's rows of ids (rows, T) to hidden (rows, T, D), a window at a time."""
+    for row, tokens in enumerate(ids):
+        hidden[row] = table.block.decode(table.data[tokens])
+
+
+def fetch(states: np.ndarray, here: slice | np.ndarray, device: torch.device) -> torch.Tensor:
+    """Some rows of states, which may lie on disk, copied to the device."""
+    return torch.from_numpy(np.array(states[here])).to(device)
+
+
+def batches(total: int, step: int) -> Iterator[slice]:
+    """Slices of at most `step` that cover `total`."""
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
+
+
+def matrices(spec: LayerSpec) -> list[Shape]:
+    """Shapes of the weights that a layer multiplies with."""
+    return [shape for shape in spec.shapes.values() if is_matrix(shape)]
+
+
+def layer_bytes(spec: LayerSpec) -> int:
+    """Bytes of a layer that is ready to compute."""
+    return FLOAT * sum(map(math.prod, spec.shapes.values()))
+
+
+def at_once(rows: int, length: int, tokens: int = TOKENS) -> int:
+    """Tokens of windows (rows, length) that go through a layer at a time."""
+    return min(rows, max(1, tokens // length)) * length
+
+
+def activation_bytes(spec: LayerSpec, tokens: int) -> int:
+    """Bytes while tokens go forward: of the widest linears its gate, its product with the
+    activation's, and what both are made of."""
+    widest = max(math.prod(shape[:-1]) for shape in matrices(spec))
+    return FLOAT * tokens * 4 * widest
+
+
+def backward_bytes(spec: LayerSpec, tokens: int) -> int:
+    """Bytes while tokens go backward: what the layer computed, gradients, and their squares."""
+    outputs = sum(math.prod(shape[:-1]) for shape in matrices(spec))
+    return FLOAT * tokens * (4 * outputs + 2 * sum(group.width for group in spec.groups))
+
+
+def forward_flops(spec: LayerSpec, tokens: int) -> float:
+    """Operations of a layer's products."""
+    return 2.0 * tokens * sum(map(math.prod, matrices(spec)))
+
+
+BACKWARD = 2
+"""Times the products of a forward: the layer is computed again, and then its gradient."""

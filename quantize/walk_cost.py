@@ -1,0 +1,99 @@
+"""What a walk over the layers takes (passes.py): tables, and one layer after the other."""
+
+from quantize.compensation import beside_bytes, compensation_cost
+from quantize.cost import FLOAT, Cost, in_memory, in_turn, on_disk
+from quantize.hessian import hessian_bytes, hessian_flops
+from quantize.job import Group, Job
+from quantize.plain import tensor_cost
+from quantize.plan import Assignment
+from quantize.resume import ENTRY
+from quantize.rounding import factors, layer_cost
+from quantize.stored import copy_bytes
+from quantize.stream import activation_bytes, at_once, forward_flops, layer_bytes
+from runtime.archs import LayerSpec
+from runtime.tensor import stored_bytes
+
+
+def text_cost(job: Job) -> Cost:
+    """Of the calibration text: its tokens, int32."""
+    kept = FLOAT * job.calibration.tokens + ENTRY if job.reads_text else 0
+    return Cost(disk=kept, kept=kept)
+
+
+def walk_cost(job: Job, group: Group) -> Cost:
+    """Of one walk for the targets of a group, with the tables before and after it."""
+    arch = job.checkpoint.arch
+    copies = sum(copy_bytes(job.checkpoint, member) for member in group.members)
+    states, disk = 0, copies
+    if group.calibrated:
+        sets = 2 if job.compensates(group) else 1
+        size = sets * FLOAT * job.calibration.tokens * arch.hidden
+        states = in_memory(size, job.max_ram)
+        # those behind a layer are written while those behind the last one are still there
+        disk += 2 * size + on_disk(size, job.max_ram)
+    costs = [table_cost(job, m, "token_embd.weight", 0) for m in group.members]
+    for index in range(arch.layers):
+        costs.append(layer_at(job, group, index, states))
+    if not arch.tied:
+        costs += [table_cost(job, m, "output.weight", states) for m in group.members]
+    total = in_turn(costs)
+    return Cost(
+        memory=total.memory, disk=disk, kept=copies, flops=total.flops, seconds=total.seconds
+    )
+
+
+def table_cost(job: Job, member: Assignment, name: str, states: int) -> Cost:
+    """Of the embedding or the head for one target, beside hidden states of so many bytes."""
+    arch, source = job.checkpoint.arch, job.checkpoint.tensors[name].nbytes
+    known = job.calibration.windows > 0 or name == "output.weight"
+    known = known and not member.is_float and job.recipe.method.calibrated
+    recipe = job.recipe if known else job.plain
+    factored, shape = known and factors(recipe), arch.shapes()[name]
+    found = tensor_cost(shape, source, member.types[name], recipe, factored, job.device)
+    hessians = 3 * FLOAT * arch.hidden**2 if known else 0  # it, its factor, and a copy
+    memory = states + hessians + found.memory
+    return Cost(memory=memory, flops=found.flops, seconds=found.seconds)
+
+
+def layer_at(job: Job, group: Group, index: int, states: int) -> Cost:
+    """Of one layer for every target of a group, beside hidden states of so many bytes."""
+    spec = job.checkpoint.arch.layer(index)
+    if not group.calibrated:
+        return in_turn(plain_layer_cost(job, m, spec, index) for m in group.members)
+    rows, length, tokens = job.calibration.rows, job.calibration.length, job.calibration.tokens
+    compensates = job.compensates(group)
+    rounding = layer_cost(spec, job.recipe, job.device)
+    packed = max(packed_bytes(member, spec, index) for member in group.members)
+    there = states + layer_bytes(spec) + hessian_bytes(spec)
+    activations = activation_bytes(spec, at_once(rows, length))
+    work = max(activations, rounding.memory + packed)
+    times = 2 if group.own_prefix else 1
+    flops = hessian_flops(spec, tokens) + len(group.members) * rounding.flops
+    if compensates:
+        compensation = compensation_cost(spec, tokens)
+        there += beside_bytes(spec, rows, length)
+        work = max(compensation.memory, layer_bytes(spec) + work)
+        flops += compensation.flops
+        times = 3
+    flops += times * forward_flops(spec, tokens)
+    return Cost(memory=there + work, flops=flops, seconds=len(group.members) * rounding.seconds)
+
+
+def packed_bytes(member: Assignment, spec: LayerSpec, index: int) -> int:
+    """Bytes of the rounded linears of a layer."""
+    names = {linear: f"blk.{index}.{linear}.weight" for linear in spec.linears}
+    return sum(stored_bytes(member.types[names[n]], part.shape) for n, part in spec.linears.items())
+
+
+def plain_layer_cost(job: Job, member: Assignment, spec: LayerSpec, index: int) -> Cost:
+    """Of a layer without calibration: one tensor at a time beside what became of the others."""
+    costs = []
+    for linear, part in spec.linears.items():
+        name = f"blk.{index}.{linear}.weight"
+        source = job.checkpoint.tensors[name].nbytes
+        costs.append(
+            tensor_cost(part.shape, source, member.types[name], job.plain, False, job.device)
+        )
+    found = in_turn(costs)
+    memory = found.memory + packed_bytes(member, spec, index)
+    return Cost(memory=memory, flops=found.flops)

@@ -1,0 +1,78 @@
+"""One artifact of a job: what it says of its making, its exact size, and writing it."""
+
+import glob
+import shutil
+from pathlib import Path
+from typing import Any
+
+import export
+import quantize
+from quantize.automatic import Size, Types
+from quantize.cost import Cost
+from quantize.job import Job
+from quantize.plan import Assignment, Target
+from quantize.stored import artifact_tensors
+
+
+def exact_size(job: Job, target: Target, digest: str, fallbacks: tuple[str, ...]) -> Size:
+    """Types -> bytes of the artifact that this job would write with them."""
+    container, checkpoint = export.CONTAINERS[target.container], job.checkpoint
+
+    def size(types: Types) -> int:
+        extra = provenance(job, Assignment(target, types, fallbacks), digest)
+        return container.size(checkpoint.arch, types, checkpoint.folder, extra)
+
+    return size
+
+
+def artifact_bytes(job: Job) -> list[int]:
+    """Bytes of each artifact, exactly."""
+    # the artifact names the sha256 of the text that was read, if any: only its length counts here
+    digest = "0" * 64 if job.reads_text else ""
+    return [exact_size(job, a.target, digest, a.fallbacks)(a.types) for a in job.assignments]
+
+
+def write(job: Job, assignment: Assignment, digest: str) -> None:
+    """One artifact under its final name, complete; skipped when an earlier run finished it."""
+    target, path = assignment.target, job.path(assignment.target)
+    if job.store.written(target).done and path.exists():
+        return
+    job.progress(f"writing {path.name}", 0, 1, "")
+    job.store.writing(target).finish()  # from here on a file of that name is ours
+    remove_parts(path)
+    export.CONTAINERS[target.container].write(
+        path,
+        job.checkpoint.arch,
+        artifact_tensors(job, assignment),
+        job.checkpoint.folder,
+        provenance(job, assignment, digest),
+        overwrite=True,
+    )
+    job.store.written(target).finish()
+    job.progress(f"writing {path.name}", 1, 1, "")
+
+
+def provenance(job: Job, assignment: Assignment, digest: str) -> dict[str, Any]:
+    """What the file says about its making. Nothing in it depends on when or where it was made."""
+    return job.imatrix_keys | {
+        "version": quantize.__version__,
+        "model": job.checkpoint.name,
+        "fingerprint": job.fingerprint,
+        "preset": assignment.target.preset,
+        "method": job.recipe.method.name,
+        "plan": job.described,
+        "calibration_sha256": digest,
+        "fallbacks": list(assignment.fallbacks),
+    }
+
+
+def remove_parts(path: Path) -> None:
+    """Delete what a killed run left of its attempts to write `path` (see export.files)."""
+    for suffix in (".part", ".old"):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def writing_cost(sizes: list[int]) -> Cost:
+    """Of artifacts of these sizes. Tensors go through one at a time, less than rounding takes."""
+    return Cost(disk=sum(sizes), kept=sum(sizes))

@@ -1,0 +1,52 @@
+#include "binding.h"
+
+#include "cpu_features.h"
+
+static const Kernels* chosen = available_kernels().back();
+
+const Kernels& chosen_kernels() { return *chosen; }
+
+void choose_kernels(const std::string& name) {
+    std::string known;
+    for (const Kernels* set : available_kernels()) {
+        known += (known.empty() ? "" : ", ") + std::string(set->name);
+        if (name == set->name) {
+            chosen = set;
+            return;
+        }
+    }
+    refuse("this processor has no instruction set " + name + "; known: " + known + ".",
+           "UnsupportedError");
+}
+
+void refuse(const std::string& sentence, const char* kind) {
+    namespace nb = nanobind;
+    nb::object error = nb::module_::import_("runtime.errors").attr(kind);
+    PyErr_SetString(error.ptr(), sentence.c_str());
+    throw nb::python_error();
+}
+
+static const Layout& find_layout(const std::string& name) {
+    const Kernels& kernels = chosen_kernels();
+    std::string known;
+    for (int i = 0; i < kernels.layout_count; i++) {
+        if (name == kernels.layouts[i]->name) return *kernels.layouts[i];
+        known += (i ? ", " : "") + std::string(kernels.layouts[i]->name);
+    }
+    refuse("there is no native kernel for " + name + "; known: " + known + ".", "UnsupportedError");
+}
+
+const Layout& check_rows(const std::string& name, const Packed& data, int cols) {
+    const Layout& layout = find_layout(name);
+    if (cols < 1 || cols % layout.block != 0) {
+        refuse(name + " packs " + std::to_string(layout.block) + " weights at a time, which " +
+               std::to_string(cols) + " columns do not fill; choose another type for this weight.");
+    }
+    const size_t expected = (size_t)(cols / layout.block) * layout.bytes;
+    if (data.shape(1) != expected) {
+        refuse(std::to_string(cols) + " columns of " + name + " take " + std::to_string(expected) +
+               " bytes a row, but the rows have " + std::to_string(data.shape(1)) +
+               "; check the type and the shape of the weight.");
+    }
+    return layout;
+}

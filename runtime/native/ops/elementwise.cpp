@@ -1,0 +1,53 @@
+// Norm, activation, residual and rotation of one row.
+//
+// Ladder: 1 baseline, 2 avx2, 3 avx512; the code is the same, LANES and the flags differ.
+#include "lanes.h"
+#include "ops.h"
+
+namespace KERNELS {
+
+void add(float* x, const float* y, int count) {
+    for (int i = 0; i < count; i++) x[i] += y[i];
+}
+
+void rmsnorm(const float* x, const float* weight, int count, float eps, float* out) {
+    Lanes squares[4] = {};  // four sums side by side, because one would wait for each addition
+    int at = 0;
+    for (; at + 4 * LANES <= count; at += 4 * LANES) {
+        for (int k = 0; k < 4; k++) {
+            const Lanes values = load(x + at + k * LANES);
+            squares[k] += values * values;
+        }
+    }
+    float square = total((squares[0] + squares[1]) + (squares[2] + squares[3]));
+    for (; at < count; at++) square += x[at] * x[at];
+    const float scale = 1.0f / __builtin_sqrtf(square / (float)count + eps);
+    for (int i = 0; i < count; i++) out[i] = x[i] * scale * weight[i];
+}
+
+INLINE Lanes silu(Lanes gate, Lanes up) { return gate / (1.0f + lane_exp(-gate)) * up; }
+
+void silu_mul(float* gate, const float* up, int count) {
+    const int whole = count / LANES * LANES;
+    for (int at = 0; at < whole; at += LANES) {
+        store(gate + at, silu(load(gate + at), load(up + at)));
+    }
+    if (whole == count) return;
+    float last_gate[LANES] = {}, last_up[LANES] = {};
+    const size_t rest = (size_t)(count - whole) * sizeof(float);
+    memcpy(last_gate, gate + whole, rest);
+    memcpy(last_up, up + whole, rest);
+    store(last_gate, silu(load(last_gate), load(last_up)));
+    memcpy(gate + whole, last_gate, rest);
+}
+
+void rotate(float* head, const float* cosines, const float* sines, int half) {
+    float *first = head, *second = head + half;
+    for (int i = 0; i < half; i++) {
+        const float x = first[i], y = second[i];
+        first[i] = x * cosines[i] - y * sines[i];
+        second[i] = y * cosines[i] + x * sines[i];
+    }
+}
+
+}  // namespace KERNELS

@@ -1,0 +1,43 @@
+"""Single layers for the tests of this folder: opened, watched, and run on states in memory."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from quantize.checkpoint import Checkpoint
+from quantize.hessian import Hessians
+from quantize.stream import TOKENS, Original, Weights, run
+from runtime.archs import LayerSpec
+from runtime.backends.torch import TorchOps
+from runtime.forward import Layer, Positions, decoder_layer
+
+CPU = torch.device("cpu")
+
+
+def layer_of(checkpoint: Checkpoint, index: int = 0) -> Layer:
+    """One layer of a checkpoint, float32."""
+    return Original(checkpoint, CPU).layer(index)
+
+
+def embedded(checkpoint: Checkpoint, ids: np.ndarray) -> np.ndarray:
+    """The rows of the embedding, (rows, T, D)."""
+    return checkpoint.tensors["token_embd.weight"].decode()[ids]
+
+
+def hessians_of(
+    layer: Layer,
+    hidden: np.ndarray,
+    after: np.ndarray | None = None,
+    tokens: Mapping[str, np.ndarray] | None = None,
+    step: int = TOKENS,
+) -> dict[str, torch.Tensor]:
+    """Hessian of each input group for states (rows, T, D); those behind the layer go to `after`."""
+    observer = Hessians(layer.spec, CPU, tokens)
+    run(TorchOps(), layer, hidden, after, observer, step)
+    return observer.mean(hidden.shape[0] * hidden.shape[1])
+
+
+def computed(spec: LayerSpec, weights: Weights, x: torch.Tensor) -> torch.Tensor:
+    """States (B, T, D) behind a layer of these weights."""
+    return decoder_layer(TorchOps(), Layer(spec, weights), x, Positions(0, x.shape[1]))
