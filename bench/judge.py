@@ -15,7 +15,7 @@ from quantize.checkpoint import Checkpoint
 from quantize.progress import silent
 from quantize.report.compare import compare
 from runtime.engine import Engine
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 LENGTH = 512
 """Tokens a window."""
@@ -55,11 +55,11 @@ def read(checkpoint: Checkpoint, files: list[Path], chunks: int) -> Texts:
     for file in files:
         name = file.name.removesuffix(".txt")
         if name in texts:
-            raise EdgequantError(f"two of the texts are called {file.name}; rename one of them.")
+            raise InputError(f"two of the texts are called {file.name}; rename one of them.")
         ids = checkpoint.tokenizer.encode(file.read_text(encoding="utf-8"))
         count = min(chunks, len(ids) // LENGTH)
         if not count:
-            raise EdgequantError(
+            raise InputError(
                 f"{file} has {len(ids)} tokens, and a window takes {LENGTH}; give a longer text."
             )
         texts[name] = np.array(ids[: count * LENGTH], np.int32).reshape(count, LENGTH)

@@ -35,7 +35,7 @@ from quantize.plan import Target, assign
 from quantize.stream import Carried, Original, forward
 from runtime.backends.torch import TorchOps
 from runtime.blocks import Block
-from runtime.errors import EdgequantError
+from runtime.errors import UnsupportedError
 from runtime.gguf_file import open_gguf
 from runtime.tensor import Tensor
 
@@ -109,7 +109,7 @@ def by_llamacpp(base: Path, output: Path, preset: str, matrix: Importance) -> No
     params.imatrix = rows
     files = str(base).encode(), str(output).encode()
     if code := llama_cpp.llama_model_quantize(*files, ctypes.byref(params)):
-        raise EdgequantError(
+        raise UnsupportedError(
             f"llama.cpp refused to make {preset} of {base} with code {code}; choose another preset."
         )
 
@@ -147,7 +147,7 @@ def ggml() -> Any:
     try:
         from xllamacpp import xllamacpp
     except ImportError:
-        raise EdgequantError(
+        raise UnsupportedError(
             "making llama.cpp's files needs xllamacpp or llama-cpp-python; "
             "pip install 'edgequant[interop]'."
         ) from None

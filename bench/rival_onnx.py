@@ -29,7 +29,7 @@ from quantize.checkpoint import Checkpoint
 from quantize.plan import Plan
 from runtime.backends.onnxruntime import OnnxEngine
 from runtime.backends.onnxruntime import open as open_onnxruntime
-from runtime.errors import EdgequantError
+from runtime.errors import UnsupportedError
 
 BLOCK, ROWS, LENGTH = 32, 64, 512
 """Weights that share a scale; calibration windows and their tokens, for GPTQ."""
@@ -62,7 +62,7 @@ def quantize(checkpoint: Checkpoint, source: Path, output: Path, algorithm: str)
     try:
         import onnxruntime.quantization.matmul_nbits_quantizer as nbits
     except ImportError as error:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"onnxruntime's quantizer needs {error.name}; pip install onnx-ir."
         ) from None
     for name in (nbits.__name__, "neural_compressor"):

@@ -48,7 +48,8 @@ def load(
     domains; rows come in random order, so the first few are a sample of all. The same arguments
     give the same ids. About one document in five is held out, by its sha256, whatever the seed;
     the part `all` is both together, for text that is there only to judge with.
-    Errors: CalibrationError, one sentence with the way out.
+    Errors: CalibrationError, one sentence with the way out, and UnsupportedError for a package that
+    must be installed first.
     """
     check(rows, length, part)
     request = Request(spec, spec.partition(":")[2], rows, length, seed, part, generate)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from runtime.errors import InputError
+
 Messages = list[dict[str, str]]  # a conversation: [{"role": "user", "content": "Hi"}, ...]
 Content = str | Messages | tuple[int, ...]  # text, a conversation, or tokens a model sampled
 Part = Literal["calibration", "heldout", "all"]
@@ -17,7 +19,7 @@ FLAGS: dict[Part, str] = {"calibration": "--calib", "heldout": "--eval", "all": 
 SHORTEST = 8  # tokens; a shorter document is all beginning and no context
 
 
-class CalibrationError(ValueError):
+class CalibrationError(InputError):
     """Calibration text could not be loaded; the message is one sentence with the way out."""
 
 

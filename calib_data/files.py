@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calib_data.document import CalibrationError, Content, Messages, document, first_line
+from runtime.errors import UnsupportedError
 
 MARKED = re.compile(r"^%%[ \t]*$", re.MULTILINE)  # a line of its own: %%
 SPACED = re.compile(r"\n(?:[ \t]*\n){2,}")  # two or more blank lines
@@ -141,6 +142,6 @@ def optional(module: str, what: str) -> Any:
         return importlib.import_module(module)
     except ImportError as problem:
         package = module.partition(".")[0]
-        raise CalibrationError(
+        raise UnsupportedError(
             f"Reading {what} needs {package}: pip install 'edgequant[data]'."
         ) from problem

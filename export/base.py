@@ -13,7 +13,7 @@ from export.mixture import Preset
 from runtime.archs import Arch
 from runtime.blocks import Block
 from runtime.containers import READERS
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError
 from runtime.reader import Reader
 from runtime.tensor import Tensor
 
@@ -86,9 +86,9 @@ def check_tensor(
     name = tensor.name
     if name not in shapes or name in seen:
         what = "came twice" if name in seen else "is not a tensor of this model"
-        raise EdgequantError(f"{name} {what}; pass each tensor of the model once.")
+        raise InputError(f"{name} {what}; pass each tensor of the model once.")
     if tensor.shape != shapes[name]:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{name} has shape {tensor.shape}, but its config.json says {shapes[name]}; "
             "take the config.json that came with the weights."
         )
@@ -97,7 +97,7 @@ def check_tensor(
 def check_complete(shapes: Mapping[str, tuple[int, ...]], seen: Mapping[str, object]) -> None:
     """Raise EdgequantError when a tensor never came."""
     if missing := [name for name in shapes if name not in seen]:
-        raise EdgequantError(
+        raise InputError(
             f"{len(missing)} tensors are missing, the first is {missing[0]}; "
             "pass every tensor of the model."
         )

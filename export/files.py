@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.errors import EdgequantError
+from runtime.errors import InputError, SpaceError
 
 
 @contextmanager
@@ -85,21 +85,19 @@ def check_target(path: Path, overwrite: bool, needed: int = 0) -> None:
     if path.exists() and not overwrite:
         raise _exists(path)
     if not path.parent.is_dir():
-        raise EdgequantError(f"the folder {path.parent} does not exist; create it first.")
+        raise InputError(f"the folder {path.parent} does not exist; create it first.")
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise _full(path, needed, free)
 
 
-def _exists(path: Path) -> EdgequantError:
-    return EdgequantError(
-        f"{path} already exists; choose another name or allow it to be overwritten."
-    )
+def _exists(path: Path) -> InputError:
+    return InputError(f"{path} already exists; choose another name or allow it to be overwritten.")
 
 
-def _full(path: Path, needed: int, free: int) -> EdgequantError:
+def _full(path: Path, needed: int, free: int) -> SpaceError:
     wants = f"{path.name} needs {needed:,} bytes and " if needed else ""
-    return EdgequantError(
+    return SpaceError(
         f"no room for {path}: {wants}{path.parent} has {free:,} bytes free; "
         "free some space or write to another disk."
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.archs import Arch
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.tokenizer import Tokenizer, read_json
 
 COPIED = (
@@ -65,7 +65,7 @@ def genai_config(arch: Arch, source: Path) -> dict[str, Any]:
     tokenizer = Tokenizer.from_folder(source)
     settings = read_json(source / "config.json")
     if not settings:
-        raise EdgequantError(
+        raise InputError(
             f"{source} has no config.json; give the folder of the original checkpoint."
         )
     settings |= read_json(source / "generation_config.json")

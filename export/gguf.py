@@ -26,7 +26,7 @@ from export.gguf_presets import PRESETS
 from export.gguf_vocab import vocabulary
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_file import READER, ROPE_FACTORS, read
 from runtime.gguf_header import ALIGNMENT
 from runtime.tensor import Tensor, is_matrix, stored_bytes
@@ -193,7 +193,7 @@ class _Data:
         check_tensor(tensor, self.shapes, self.entries)
         if tensor.block.ggml_type is None:
             known = ", ".join(b.name for b in BLOCKS.values() if b.ggml_type is not None)
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"{tensor.name} is {tensor.block.name}, which GGUF cannot hold; "
                 f"choose one of {known}."
             )
@@ -247,8 +247,8 @@ def _same(found: Any, meant: Any) -> bool:
     return bool(found == meant)
 
 
-def _differs(what: str) -> EdgequantError:
-    return EdgequantError(
+def _differs(what: str) -> CorruptFileError:
+    return CorruptFileError(
         f"{what} does not read back as it was written; check the disk and write again."
     )
 

@@ -7,7 +7,7 @@ cannot say is refused: a file whose reader cuts texts in other words would be a 
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_vocab import (
     BYTE,
     CONTROL,
@@ -36,7 +36,7 @@ def vocabulary(source: Path, vocab: int) -> dict[str, Any]:
     settings = read_json(source / "tokenizer.json")
     model = settings["model"]
     if model.get("type") != "BPE":
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{source / 'tokenizer.json'} is a {model.get('type')} model; GGUF writes BPE only, "
             "byte-level or with byte fallback: write an ONNX folder instead."
         )
@@ -63,14 +63,14 @@ def _table(settings: dict[str, Any], vocab: int) -> tuple[list[str], list[int]]:
         names[token["id"]] = token["content"]
         types[token["id"]] = CONTROL if token["special"] else USER_DEFINED
         if strange := [key for key in ("lstrip", "rstrip", "single_word") if token.get(key)]:
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"the token {token['content']!r} sets {strange[0]}, which GGUF cannot say; "
                 "set it to false in tokenizer.json if the model does not need it."
             )
     if model.get("unk_token") in model["vocab"]:
         types[model["vocab"][model["unk_token"]]] = UNKNOWN
     if max(names) >= vocab:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"tokenizer.json has {max(names) + 1} tokens but the model embeds {vocab}; "
             "take the tokenizer.json that came with the weights."
         )
@@ -114,7 +114,7 @@ def pre_tokenizer_name(settings: dict[str, Any]) -> str:
             ["NFC"] if known.nfc else []
         ):
             return name
-    raise EdgequantError(
+    raise UnsupportedError(
         f"GGUF has no name for this tokenizer's rule: patterns {list(cuts)}, ignore_merges "
         f"{ignore_merges}, normalizers {normalizers}; write an ONNX folder, which keeps "
         "tokenizer.json itself."
@@ -158,7 +158,7 @@ def _space_prefix(settings: dict[str, Any]) -> bool:
         scheme = steps[0].get("prepend_scheme", "always")
         if steps[0].get("split") is False:
             return bool(scheme != "never")
-    raise EdgequantError(
+    raise UnsupportedError(
         f"GGUF has no name for this tokenizer's handling of spaces, {steps}; "
         "write an ONNX folder, which keeps tokenizer.json itself."
     )
@@ -194,8 +194,8 @@ def scores(tokens: list[str], types: list[int], merges: list[list[str]]) -> list
     ]
 
 
-def _not_sentencepiece(what: str) -> EdgequantError:
-    return EdgequantError(
+def _not_sentencepiece(what: str) -> UnsupportedError:
+    return UnsupportedError(
         f"tokenizer.json has byte fallback but its merge list {what}, unlike sentencepiece; "
         "GGUF cannot say that: write an ONNX folder, which keeps tokenizer.json itself."
     )
@@ -215,7 +215,7 @@ def _special(tokenizer: Tokenizer, source: Path, vocab: int) -> dict[str, Any]:
     }
     for name, found in [*ids.items(), *(("eos", eos) for eos in tokenizer.eos)]:
         if found is not None and not 0 <= found < vocab:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{source} names {found} as {name} token, but the model embeds {vocab}; "
                 "correct its generation_config.json and config.json."
             )

@@ -36,7 +36,7 @@ from export.onnx_presets import PRESETS
 from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block
 from runtime.blocks.onnx_int import OnnxInt
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError
 from runtime.onnx_file import READER, maker, metadata
 from runtime.tensor import Tensor, is_matrix
 
@@ -184,7 +184,7 @@ def check(folder: Path, sums: dict[str, int]) -> None:
             where = found.get(name, {})
             file.seek(int(where.get("offset", 0)))
             if _crc(file, int(where.get("length", 0))) != expected:
-                raise EdgequantError(
+                raise CorruptFileError(
                     f"{name} in {folder / DATA} does not read back as it was written; "
                     "check the disk and write again."
                 )

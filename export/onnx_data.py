@@ -20,7 +20,7 @@ from export import genai, onnx_graph, onnx_nodes
 from runtime.archs import Arch
 from runtime.blocks import Block
 from runtime.blocks.onnx_int import OnnxInt
-from runtime.errors import EdgequantError
+from runtime.errors import UnsupportedError
 from runtime.rope import Rope
 from runtime.tensor import Tensor, is_matrix
 
@@ -66,7 +66,7 @@ def weight_arrays(name: str, shape: tuple[int, ...], layout: Block) -> list[Arra
         return [Array(*array) for array in zip(names, dims, kinds, strict=False)]
     if layout.is_float:
         return [Array(name, shape, SINGLE)]
-    raise EdgequantError(
+    raise UnsupportedError(
         f"{name} is {layout.name}, which ONNX cannot hold; "
         "choose INT4_32, INT8_32 or another INT type, or F32."
     )

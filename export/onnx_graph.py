@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from export import onnx_nodes
 from export.onnx_nodes import MICROSOFT, Graph
 from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
-from runtime.errors import EdgequantError
+from runtime.errors import UnsupportedError
 from runtime.rope import Rope
 
 HEAD_MULTIPLE = 16
@@ -34,7 +34,7 @@ def check_ops(arch: Arch) -> None:
     for index in range(arch.layers):
         for op in arch.layer(index).ops:
             if not isinstance(op, Norm | Attention | GatedMLP | Residual):
-                raise EdgequantError(
+                raise UnsupportedError(
                     f"blk.{index} has {type(op).__name__}, which this ONNX writer has no operators "
                     "for; write a GGUF file instead."
                 )
@@ -44,13 +44,13 @@ def check_ops(arch: Arch) -> None:
 
 def _check_heads(arch: Arch, index: int, op: Attention) -> None:
     if op.rope is not None and op.rope_channels % HEAD_MULTIPLE:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"the heads have {op.rope_channels} channels to rotate, and onnxruntime's "
             f"GroupQueryAttention rotates only multiples of {HEAD_MULTIPLE}; write a GGUF file "
             "instead."
         )
     if (op.kv_heads, op.head_dim) != (arch.kv_heads, arch.head_dim):
-        raise EdgequantError(
+        raise UnsupportedError(
             f"blk.{index} has {op.kv_heads} key-value heads of {op.head_dim} channels and the "
             f"model {arch.kv_heads} of {arch.head_dim}, but onnxruntime-genai makes one cache for "
             "all layers; write a GGUF file instead."

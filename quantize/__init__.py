@@ -2,7 +2,12 @@
 
 import os
 
-__version__ = "0.1.0"
+from edgequant import __version__
+from edgequant._packages import refuse_shadowed
+
+__all__ = ["__version__"]
+
+refuse_shadowed()
 
 # Read when torch is first imported. Its threads otherwise spin while they wait for each other: on
 # two cores a run on the bundled model took 2 to 7 times as long.

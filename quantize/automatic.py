@@ -18,7 +18,7 @@ from quantize.plan import (
 )
 from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.tensor import is_matrix, stored_bytes
 
 CAUTION = 0.6
@@ -107,7 +107,7 @@ def _by_size(limit: int, target: Target, choices: Choices, path: list[Step], siz
     """The least loss whose artifact takes at most `limit` bytes."""
     least, most = (size(types_of(path[at])) for at in (0, -1))
     if not least <= limit <= most:
-        raise EdgequantError(
+        raise InputError(
             f"--target-size {limit:,} bytes is out of reach: {target.label} of this model takes "
             f"{least:,} to {most:,} bytes; choose a size from there."
         )
@@ -128,7 +128,7 @@ def _by_bits(bits: float, target: Target, choices: Choices, path: list[Step], ar
     weights = sum(math.prod(shape) for shape in shapes if is_matrix(shape))
     least, most = (8 * path[at].bytes / weights for at in (0, -1))
     if not least <= bits <= most:
-        raise EdgequantError(
+        raise InputError(
             f"--target-bpw {bits:g} is out of reach: {target.label} of this model takes "
             f"{math.ceil(100 * least) / 100} to {math.floor(100 * most) / 100} bits a weight; "
             "choose from there."
@@ -142,7 +142,7 @@ def _by_loss(limit: float, target: Target, choices: Choices, path: list[Step], s
         return at_most(choices, CAUTION * limit)
     except ValueError:
         # a little is added, so that the figure as it is rounded can be asked for
-        raise EdgequantError(
+        raise InputError(
             f"--max-kl {limit:g} is out of reach: {target.label} of this model is predicted "
             f"to lose up to {1.005 * path[-1].kl / CAUTION:.3g} nats a token even at "
             f"{size(types_of(path[-1])):,} bytes; allow more."

@@ -16,7 +16,7 @@ from runtime.archs import FAMILIES
 from runtime.blocks import BLOCKS
 from runtime.containers import recognise
 from runtime.engine import backend_names
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def rows(what: str) -> list[dict[str, Any]]:
     Raises EdgequantError for another word.
     """
     if what not in CATALOGUES:
-        raise EdgequantError(f"cannot list {what!r}; choose from {', '.join(CATALOGUES)}.")
+        raise InputError(f"cannot list {what!r}; choose from {', '.join(CATALOGUES)}.")
     return CATALOGUES[what]()
 
 

@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 from quantize.hub import download
 from runtime.blocks.base import Array
 from runtime.checkpoint import Checkpoint, read_checkpoint
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError
 from runtime.tensor import Tensor
 
 
@@ -26,7 +26,7 @@ def open_checkpoint(source: str | Path | None) -> Checkpoint:
     """
     folder = Path(source) if source else bundled()
     if not source and not folder.exists():
-        raise EdgequantError(
+        raise InputError(
             "the bundled model comes with the repository, not with an installed package; give a "
             "checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B."
         )
@@ -45,7 +45,7 @@ def check_finite(tensor: Tensor, values: Array) -> None:
         return
     bad = int(xp.sum(~xp.isfinite(values)))
     if bad:  # finite values may have an infinite sum
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{tensor.name} holds {bad} NaN or infinite values of {math.prod(values.shape)}; "
             "the checkpoint is damaged: download it again."
         )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runtime.errors import EdgequantError
+from runtime.errors import InputError, UnsupportedError
 
 PATTERNS = [
     "*.safetensors",
@@ -20,21 +20,21 @@ def download(source: str) -> Path:
     Raises EdgequantError for a name that is none, without the extra `hub`, and when it fails.
     """
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise EdgequantError(
+        raise InputError(
             f"{source} does not exist; give a checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B."
         )
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{source} is not a folder, and hub downloads need: pip install 'edgequant[hub]'."
         ) from None
     try:
         return Path(snapshot_download(source, allow_patterns=PATTERNS))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise EdgequantError(
+        raise InputError(
             f"{source} could not be downloaded and is not cached ({reason}); "
             "check the name and the connection, or give a local folder."
         ) from error

@@ -27,7 +27,7 @@ from gguf import GGUFWriter
 
 from export.files import new_file
 from runtime.archs import Arch
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.gguf_cursor import Cursor
 from runtime.gguf_file import GgufFile, is_gguf
 from runtime.gguf_file import read as read_gguf
@@ -90,17 +90,17 @@ def for_model(path: Path | None, arch: Arch) -> Imatrix | None:
     known = {"output.weight": shapes["token_embd.weight"]} | shapes
     for name, shape in known.items():
         if name in found.means and shape[-1] != len(found.means[name]):
-            raise EdgequantError(
+            raise InputError(
                 f"{name.removesuffix('.weight')} has {shape[-1]} channels and the imatrix "
                 f"{len(found.means[name])}; {path} was made of another model: {MAKE}."
             )
     if missing := [name for name in linears if name not in found.means]:
-        raise EdgequantError(
+        raise InputError(
             f"{path} is missing {len(missing)} of the model's {len(linears)} linears, the first is "
             f"{missing[0]}; it was made of another model: {MAKE}."
         )
     if unknown := sorted(name for name in found.means if name not in known):
-        raise EdgequantError(
+        raise InputError(
             f"{path} holds {len(unknown)} tensors that the model with its {arch.layers} layers "
             f"does not have, the first is {unknown[0]}; it was made of another model: {MAKE}."
         )
@@ -115,14 +115,12 @@ def read(path: str | Path) -> Imatrix:
     """
     path = Path(path)
     if not path.is_file():
-        raise EdgequantError(
-            f"there is no imatrix {path}; make one with `quantize imatrix -o {path}`."
-        )
+        raise InputError(f"there is no imatrix {path}; make one with `quantize imatrix -o {path}`.")
     found = _from_gguf(read_gguf(path)) if is_gguf(path) else _from_dat(path)
     for name, mean in found.means.items():
         wrong = int((~np.isfinite(mean) | (mean < 0)).sum())
         if wrong:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{name} in {path} has {wrong} values of {len(mean)} that are NaN, infinite or "
                 f"negative; {MAKE}."
             )
@@ -133,20 +131,20 @@ def _from_gguf(file: GgufFile) -> Imatrix:
     """The content of a GGUF file; other tensors, such as the sums `in_sum`, are left alone."""
     path, metadata = file.path, file.metadata
     if metadata.get("general.type") != "imatrix":
-        raise EdgequantError(
+        raise InputError(
             f"{path} is a GGUF file of type {str(metadata.get('general.type'))!r} and not an "
             f"imatrix; {MAKE}."
         )
     names = [tensor.removesuffix(SUMS) for tensor in file.tensors if tensor.endswith(SUMS)]
     if not names:
-        raise EdgequantError(f"{path} is an imatrix without any tensor; {MAKE}.")
+        raise CorruptFileError(f"{path} is an imatrix without any tensor; {MAKE}.")
     means, counts = {}, {}
     for name in names:
         if name + COUNTS not in file.tensors:
-            raise EdgequantError(f"{path} has {name}{SUMS} without {name}{COUNTS}; {MAKE}.")
+            raise CorruptFileError(f"{path} has {name}{SUMS} without {name}{COUNTS}; {MAKE}.")
         count, sums = _values(file, name + COUNTS), _values(file, name + SUMS)
         if len(count) > 1:
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"{name} in {path} has counts for {len(count)} experts, which are not supported; "
                 "use the imatrix of a dense model."
             )
@@ -169,7 +167,7 @@ def _values(file: GgufFile, name: str) -> np.ndarray:
 def _count(path: Path, name: str, count: float) -> int:
     """A count as a whole number. Raises EdgequantError for one that cannot be divided by."""
     if not (np.isfinite(count) and round(count) >= 1):
-        raise EdgequantError(
+        raise InputError(
             f"{name} in {path} has a count of {count:g}, so no text went through it; "
             f"use an imatrix of more text, or {MAKE}."
         )
@@ -182,7 +180,7 @@ def _from_dat(path: Path) -> Imatrix:
     cursor = Cursor(path, memoryview(data))
     total = cursor.number("<i4") if len(data) >= 4 else 0
     if not 1 <= total <= len(data) // SMALLEST_ENTRY:
-        raise EdgequantError(
+        raise InputError(
             f"{path} is not an imatrix: it is neither a GGUF file nor llama.cpp's older .dat; "
             f"{MAKE}."
         )
@@ -257,7 +255,7 @@ def _check_same(found: Imatrix, meant: Imatrix) -> None:
             raise _differs(name)
 
 
-def _differs(what: str) -> EdgequantError:
-    return EdgequantError(
+def _differs(what: str) -> CorruptFileError:
+    return CorruptFileError(
         f"{what} does not read back as it was written; check the disk and write again."
     )

@@ -32,7 +32,7 @@ from quantize.plan import (
 from quantize.progress import Progress, silent
 from quantize.rounding import Recipe
 from quantize.store import Store, folder_name, work_path
-from runtime.errors import EdgequantError
+from runtime.errors import UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def check_device(name: str) -> None:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise EdgequantError(
+        raise UnsupportedError(
             f"device {name!r} cannot be used ({reason}); use --device cpu."
         ) from error
 

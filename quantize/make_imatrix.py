@@ -22,7 +22,7 @@ from quantize.resume import Work
 from quantize.stream import TOKENS, Carried, Original, batches, embed, fetch, forward
 from quantize.texts import load_text
 from runtime.backends.torch import TorchOps
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError
 from runtime.forward import Layer, Observer
 
 
@@ -126,7 +126,7 @@ def as_mean(name: str, squares: torch.Tensor, tokens: int) -> np.ndarray:
     """Sums over tokens -> means, float32. Raises EdgequantError when one is NaN or infinite."""
     mean = (squares / tokens).float()
     if not bool(torch.isfinite(mean).all()):
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{name} reads inputs that are NaN or too large for float32; the checkpoint is damaged:"
             " download it again."
         )

@@ -1,10 +1,11 @@
 """Open whatever a user points at, without torch."""
 
 from pathlib import Path
+from typing import Any
 
 from runtime.containers import recognise
 from runtime.engine import Engine, open_engine, reads_files
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.model import Model
 
 
@@ -18,7 +19,9 @@ def open_model(path: Path) -> Model:
     return recognise(path).open(path)
 
 
-def open_any(path: Path, backend: str | None = None, generating: bool = False) -> Engine:
+def open_any(
+    path: Path, backend: str | None = None, generating: bool = False, **options: Any
+) -> Engine:
     """An engine for a file: the one that its reader names, unless one is given.
 
     `generating=True`: token-by-token decoding; see `runtime.engine.open_engine`.
@@ -26,16 +29,14 @@ def open_any(path: Path, backend: str | None = None, generating: bool = False) -
     reader = recognise(path)
     backend = backend or reader.engine
     model = path if reads_files(backend) else reader.open(path)
-    return open_engine(model, backend, generating=generating)
+    return open_engine(model, backend, generating=generating, **options)
 
 
 def render(engine: Engine, messages: list[dict[str, str]]) -> str:
     """Messages as the model's chat template writes them, with the assistant's turn opened."""
     if engine.tokenizer is None:
-        raise EdgequantError(
-            "this model has no tokenizer and so no chat template; leave out --chat."
-        )
+        raise InputError("this model has no tokenizer and so no chat template; leave out --chat.")
     try:
         return engine.tokenizer.render(messages, generate=True)
     except ValueError as error:
-        raise EdgequantError(str(error)) from error
+        raise InputError(str(error)) from error

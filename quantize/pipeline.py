@@ -15,7 +15,7 @@ from quantize.report.report import Report
 from quantize.space import check_space, run_cost
 from quantize.tune import tune_targets
 from quantize.writing import artifact_bytes, exact_size, write
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 Say = Callable[[str], None]
 
@@ -104,4 +104,4 @@ def refuse_existing(plan: Plan, job: Job) -> None:
         ours |= {plan.output / name: job.store.judging for name in REPORTS}
     for path, begun in ours.items():
         if path.exists() and not begun.done:
-            raise EdgequantError(f"{path} exists; use --overwrite, or another folder with -o.")
+            raise InputError(f"{path} exists; use --overwrite, or another folder with -o.")

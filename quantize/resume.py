@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError, SpaceError
 
 ENTRY = 1024
 """Bytes of a stored array beside its values: headers of zip and npy, its loss in the manifest."""
@@ -50,7 +50,7 @@ class Work:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("w")
         except OSError as error:
-            raise EdgequantError(
+            raise InputError(
                 f"cannot write in {output} ({error.strerror}); choose another folder with -o."
             ) from error
         with lock:
@@ -156,7 +156,7 @@ class Work:
         try:
             yield
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{name} in {self.folder} is missing or damaged; delete that folder and run again."
             ) from error
 
@@ -165,7 +165,7 @@ class Work:
         try:
             yield
         except OSError as error:
-            raise EdgequantError(
+            raise SpaceError(
                 f"cannot store {name} in {self.folder} ({error.strerror or error}); free some "
                 "space and run the same command again: it goes on from here."
             ) from error
@@ -200,6 +200,6 @@ def _lock(descriptor: int, output: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise EdgequantError(
+        raise InputError(
             f"another run is working in {output}; wait for it, or choose another folder with -o."
         ) from None

@@ -15,7 +15,7 @@ from quantize.rewrites import REWRITES, check_preserved, fold
 from quantize.stream import Weights, layer_bytes
 from runtime.archs import InputGroup, LayerSpec
 from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.tensor import Shape, rows_and_cols
 
 CHUNK = 1 << 23
@@ -73,7 +73,7 @@ class Recipe:
         except SingularHessian:
             if self.allow_fallback:
                 return None, f"{where}: singular Hessian, rounded to nearest (--allow-fallback)"
-            raise EdgequantError(
+            raise InputError(
                 f"{where}: the Hessian stays singular with any damping, so its inputs are zero or "
                 "not finite; use other calibration text, or --allow-fallback to round to nearest."
             ) from None

@@ -9,7 +9,7 @@ from quantize.resume import Work
 from quantize.tuning_cost import tuning_cost
 from quantize.walk_cost import text_cost, walk_cost
 from quantize.writing import writing_cost
-from runtime.errors import EdgequantError
+from runtime.errors import SpaceError
 
 
 def run_cost(job: Job, artifacts: list[int]) -> Cost:
@@ -25,7 +25,7 @@ def check_space(needed: int, work: Work) -> None:
     needed -= work.bytes()
     free = shutil.disk_usage(output).free
     if free < needed:
-        raise EdgequantError(
+        raise SpaceError(
             f"{output} has {free / 1e9:.1f} GB free and the run needs about "
             f"{needed / 1e9:.1f} GB; free some, or choose another disk with -o."
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.archs import Arch, Family, family_of
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
 from runtime.model import Model
 from runtime.reader import Reader
 from runtime.safetensors_file import header, read
@@ -79,14 +79,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises EdgequantError in one sentence otherwise.
     """
     if not folder.is_dir():
-        raise EdgequantError(f"{folder} is a file; give the folder that holds {CONFIG}.")
+        raise InputError(f"{folder} is a file; give the folder that holds {CONFIG}.")
     if not (folder / CONFIG).exists():
-        raise EdgequantError(
-            f"{folder} has no {CONFIG}; give the folder of a Hugging Face checkpoint."
-        )
+        raise InputError(f"{folder} has no {CONFIG}; give the folder of a Hugging Face checkpoint.")
     config = read_json(folder / CONFIG)
     if "quantization_config" in config:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{folder} is already quantized; give the full-precision checkpoint it was made from."
         )
     family = family_of(config)
@@ -123,20 +121,20 @@ def _arrays(folder: Path) -> dict[str, StoredArray]:
         return read(folder / WEIGHTS)
     table = read_json(folder / INDEX).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(shard, str) for shard in table.values()):
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{folder / INDEX} has no weight_map from tensors to shards; download it again."
         )
     shards = sorted(set(table.values()))
     missing = [shard for shard in shards if not (folder / shard).exists()]
     if missing:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{folder} is missing {len(missing)} of {len(shards)} shards "
             f"({missing[0]}{', ...' if missing[1:] else ''}); download them again."
         )
     held = {shard: read(folder / shard) for shard in shards}
     for name, shard in table.items():
         if name not in held[shard]:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{folder / shard} does not hold {name}, which {INDEX} promises; download it again."
             )
     return {name: held[shard][name] for name, shard in table.items()}
@@ -145,11 +143,11 @@ def _arrays(folder: Path) -> dict[str, StoredArray]:
 def _no_weights(folder: Path) -> EdgequantError:
     """The error of a folder without safetensors."""
     if any((folder / name).exists() for name in PICKLES) or list(folder.glob("*.bin")):
-        return EdgequantError(
+        return UnsupportedError(
             f"{folder} holds pickled weights (.bin), which can run code when opened; convert them "
             "to safetensors with transformers: from_pretrained(...).save_pretrained(...)."
         )
-    return EdgequantError(f"{folder} holds no {WEIGHTS} and no {INDEX}; download the weights.")
+    return CorruptFileError(f"{folder} holds no {WEIGHTS} and no {INDEX}; download the weights.")
 
 
 def _check(folder: Path, weights: Mapping[str, Parts], arrays: Mapping[str, StoredArray]) -> None:
@@ -157,7 +155,7 @@ def _check(folder: Path, weights: Mapping[str, Parts], arrays: Mapping[str, Stor
     for parts in weights.values():
         for name, expected in parts.arrays.items():
             if name not in arrays:
-                raise EdgequantError(
+                raise CorruptFileError(
                     f"{folder} has no tensor {name}, which config.json implies; check "
                     "num_hidden_layers, tie_word_embeddings and that all shards are there."
                 )
@@ -166,7 +164,7 @@ def _check(folder: Path, weights: Mapping[str, Parts], arrays: Mapping[str, Stor
     known = {name for parts in weights.values() for name in parts.arrays}
     extra = [name for name in arrays if name not in known and not _ignorable(name)]
     if extra:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{folder} holds {len(extra)} tensors this architecture does not know ({extra[0]}); "
             "leaving them out would change the model."
         )
@@ -174,12 +172,12 @@ def _check(folder: Path, weights: Mapping[str, Parts], arrays: Mapping[str, Stor
 
 def _check_array(name: str, found: StoredArray, expected: Expected) -> None:
     if found.shape != expected.shape:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{name} has shape {found.shape}, config.json implies {expected.shape}; "
             "take the config.json that came with the weights."
         )
     if found.dtype not in expected.dtypes:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{name} is {found.dtype}, not F32, F16 or BF16; give a full-precision checkpoint."
         )
 
@@ -189,7 +187,7 @@ def _check_types(parts: Parts, arrays: Mapping[str, StoredArray]) -> None:
     first, *others = parts.arrays
     for name in others:
         if arrays[name].dtype != arrays[first].dtype:
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"{name} is {arrays[name].dtype}, but {first} is {arrays[first].dtype}; "
                 "save the checkpoint with one type for all experts."
             )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from runtime import checkpoint, gguf_file, onnx_file
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.reader import Reader
 
 READERS: dict[str, Reader] = {
@@ -17,12 +17,12 @@ def recognise(path: Path) -> Reader:
     *others, last = (reader.described for reader in READERS.values())
     ways = f"{', '.join(others)} or {last}"
     if not path.exists():
-        raise EdgequantError(f"{path} does not exist; give {ways}.")
+        raise InputError(f"{path} does not exist; give {ways}.")
     for reader in READERS.values():
         if reader.recognises(path):
             return reader
     if path.is_file():
         kinds = (f"a {reader.name.upper()} file" for reader in READERS.values() if reader.is_file)
-        raise EdgequantError(f"{path} is not {' or '.join(kinds)}; give {ways}.")
+        raise InputError(f"{path} is not {' or '.join(kinds)}; give {ways}.")
     signs = (reader.sign for reader in READERS.values() if not reader.is_file)
-    raise EdgequantError(f"{path} has no {' and no '.join(signs)}; give {ways}.")
+    raise InputError(f"{path} has no {' and no '.join(signs)}; give {ways}.")

@@ -9,7 +9,7 @@ import numpy as np
 
 from runtime import backends
 from runtime.archs import Arch
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.forward import Cache, Ops, forward, layers
 from runtime.model import Model
 from runtime.tokenizer import Tokenizer
@@ -72,5 +72,5 @@ def open_engine(
 def _module(backend: str) -> ModuleType:
     """The file of runtime/backends, imported."""
     if backend not in backend_names():
-        raise EdgequantError(f"unknown backend {backend!r}; known: {', '.join(backend_names())}.")
+        raise InputError(f"unknown backend {backend!r}; known: {', '.join(backend_names())}.")
     return importlib.import_module(f"runtime.backends.{backend}")

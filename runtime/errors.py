@@ -1,5 +1,49 @@
-"""The one error that a user sees: a sentence that says what, which, and what to do next."""
+"""The errors that a user sees: one sentence that says what, which, and what to do next.
+
+    EdgequantError
+        InputError          a name, path or setting that the caller must change; a ValueError too
+        UnsupportedError    sound, but not for this version, this machine or what is installed
+        CorruptFileError    a file is cut, damaged or incomplete, or contradicts the one beside it
+        SpaceError          the disk or the memory is too small
+        GateError           an artifact was measured and is not good enough
+
+Each raise names a kind, so that a program can tell them apart; nobody raises EdgequantError itself.
+"""
+
+from collections.abc import Iterable
+from typing import Any
 
 
 class EdgequantError(Exception):
-    """Bad input or a refused operation: one sentence with the way out; the command exits 2."""
+    """Whatever stops an operation; the command exits 2, and 1 for a failed gate."""
+
+
+class InputError(EdgequantError, ValueError):
+    """A name, path or setting that cannot be used as it is given."""
+
+
+class UnsupportedError(EdgequantError):
+    """What was given is sound, but this version, machine or installation cannot do it."""
+
+
+class CorruptFileError(EdgequantError):
+    """A file is cut, damaged or incomplete, or contradicts the one beside it."""
+
+
+class SpaceError(EdgequantError):
+    """The disk or the memory is too small."""
+
+
+class GateError(EdgequantError):
+    """An artifact was written and measured, and is not good enough.
+
+    `failures` holds a sentence for each failed gate, naming the artifact; `result` what would have
+    been returned if none had failed.
+    """
+
+    def __init__(self, failures: Iterable[str], result: Any = None) -> None:
+        self.failures, self.result = tuple(failures), result
+        super().__init__(self.failures, result)  # what pickle makes it from again
+
+    def __str__(self) -> str:
+        return f"gate failed: {'; '.join(self.failures)}."

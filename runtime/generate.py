@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from runtime.engine import Engine
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.sample import Sampler
 
 
@@ -21,10 +21,10 @@ def generate(
     Raises EdgequantError for an empty prompt, or one that does not fit the context with `count`.
     """
     if not prompt:
-        raise EdgequantError("the prompt has no tokens; give at least one character.")
+        raise InputError("the prompt has no tokens; give at least one character.")
     total = len(prompt) + count
     if total > engine.arch.context:
-        raise EdgequantError(
+        raise InputError(
             f"{len(prompt)} prompt tokens and {count} new ones exceed the model's context of "
             f"{engine.arch.context}; shorten one of them."
         )
@@ -50,7 +50,7 @@ def generate_text(
     """Text pieces after a prompt, ended by the model's EOS ids or by any of `stop_texts`."""
     tokenizer = engine.tokenizer
     if tokenizer is None:
-        raise EdgequantError("this model has no tokenizer; generate from token ids instead.")
+        raise InputError("this model has no tokenizer; generate from token ids instead.")
     ids = tokenizer.encode(prompt)
     if tokenizer.add_bos and tokenizer.bos is not None:
         ids = [tokenizer.bos, *ids]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError
 
 LENGTH = struct.Struct("<Q")
 """What stands before a string: its bytes."""
@@ -25,14 +25,14 @@ class Cursor:
     def need_until(self, end: int) -> None:
         """Raise EdgequantError unless the file has `end` bytes."""
         if end > len(self.view):
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{self.path} is cut short or damaged: {end - len(self.view):,} bytes are missing "
                 f"after its {len(self.view):,}; copy or download it again."
             )
 
-    def damaged(self, what: str) -> EdgequantError:
+    def damaged(self, what: str) -> CorruptFileError:
         """The error for content that cannot be right."""
-        return EdgequantError(f"{self.path} is damaged: {what}; copy or download it again.")
+        return CorruptFileError(f"{self.path} is damaged: {what}; copy or download it again.")
 
     def raw(self, count: int) -> memoryview:
         """The next bytes."""

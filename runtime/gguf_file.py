@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.archs import FAMILIES, Arch
 from runtime.blocks import BLOCKS, Block
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.gguf_header import MAGIC, Header, Line, read_header
 from runtime.model import Model
 from runtime.reader import Reader
@@ -82,7 +82,7 @@ def _tensor_info(header: Header, line: Line) -> TensorInfo:
     block = next((b for b in BLOCKS.values() if b.ggml_type == line.kind), None)
     if block is None:
         kind = OTHER_TYPES.get(line.kind, f"GGUF type {line.kind}")
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{header.path} stores {line.name!r} as {kind}, which cannot be read here; run it with "
             "--backend llamacpp, or use a file with types that `quantize list types` names."
         )
@@ -162,14 +162,14 @@ def _arch_and_tokenizer(header: Header) -> tuple[Arch, Tokenizer | None]:
 def _arch(header: Header) -> Arch:
     path = header.path
     if header.metadata.get("split.count", 1) != 1:
-        raise EdgequantError(f"{path} is one part of several; merge them with llama-gguf-split.")
+        raise UnsupportedError(f"{path} is one part of several; merge them with llama-gguf-split.")
     if header.metadata.get("general.type") == "imatrix":
-        raise EdgequantError(
+        raise InputError(
             f"{path} is an importance matrix and not a model; give it to `quantize run --imatrix`."
         )
     name = str(header.metadata.get("general.architecture"))
     if name not in FAMILIES:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{path} has the architecture {name!r}; supported: {', '.join(FAMILIES)}."
         )
     shapes = {line.name: line.shape for line in header.table}
@@ -194,14 +194,14 @@ def _check_tensors(file: GgufFile, arch: Arch) -> dict[str, TensorInfo]:
     infos = {name: info for name, info in file.tensors.items() if name != ROPE_FACTORS}
     for name, shape in expected.items():
         if name not in infos:
-            raise EdgequantError(f"{file.path} has no tensor {name}; convert the model again.")
+            raise CorruptFileError(f"{file.path} has no tensor {name}; convert the model again.")
         if infos[name].shape != shape:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{name} in {file.path} has shape {infos[name].shape}, but its metadata "
                 f"implies {shape}; convert the model again."
             )
     if extra := [name for name in infos if name not in expected]:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{file.path} holds {len(extra)} tensors that {arch.family} does not know "
             f"({extra[0]}); leaving them out would change the model."
         )

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import EdgequantError
+from runtime.errors import InputError, UnsupportedError
 from runtime.gguf_cursor import Cursor
 
 MAGIC = b"GGUF"
@@ -81,7 +81,7 @@ def read_header(path: str | Path) -> Header:
         size = path.stat().st_size
         data = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
     except OSError as error:
-        raise EdgequantError(f"{path} cannot be read: {error.strerror}.") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     cursor = Cursor(path, data.data)
     version = _check_start(cursor)
     tensor_count, pair_count = cursor.number("<u8"), cursor.number("<u8")
@@ -96,13 +96,13 @@ def read_header(path: str | Path) -> Header:
 def _check_start(cursor: Cursor) -> int:
     """The version, after the magic. Raises EdgequantError for another kind of file."""
     if bytes(cursor.view[:4]) != MAGIC:
-        raise EdgequantError(f"{cursor.path} is not a GGUF file: it does not start with 'GGUF'.")
+        raise InputError(f"{cursor.path} is not a GGUF file: it does not start with 'GGUF'.")
     cursor.at = 4
     version = int(cursor.number("<u4"))
     if version not in (2, 3):
         swapped = version in (2 << 24, 3 << 24)
         what = "is big-endian" if swapped else f"has GGUF version {version}"
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{cursor.path} {what}; only little-endian files of version 2 and 3 can be read: "
             "convert the model again with a current tool."
         )

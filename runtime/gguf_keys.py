@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, EdgequantError
 
 
 class GgufKeys:
@@ -33,8 +33,10 @@ class GgufKeys:
             k[len(start) :]: v for k, v in self.metadata.items() if k.startswith(start + prefix)
         }
 
-    def wrong(self, key: str, value: Any, need: str) -> EdgequantError:
+    def wrong(
+        self, key: str, value: Any, need: str, kind: type[EdgequantError] = CorruptFileError
+    ) -> EdgequantError:
         """The error for a value that cannot be right."""
-        return EdgequantError(
+        return kind(
             f"the GGUF's {self.family}.{key} is {value!r}, but {need}; convert the model again."
         )

@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import AddedToken
 from tokenizers.models import BPE
 
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, UnsupportedError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """`tokenizer.ggml.token_type`."""
@@ -82,13 +82,13 @@ def tokenizer_backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     elif kind == "llama":
         settings = _sentencepiece(metadata)
     else:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"the GGUF has a tokenizer of kind {kind!r}; supported: 'gpt2' and 'llama'."
         )
     try:
         return _build(settings)
     except Exception as error:  # the library raises bare Exception
-        raise EdgequantError(
+        raise CorruptFileError(
             f"the GGUF's tokenizer is inconsistent ({error}); convert the model again."
         ) from error
 
@@ -113,7 +113,7 @@ def pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
     name = str(metadata.get("tokenizer.ggml.pre"))
     name = ALIASES.get(name, name)
     if name not in PRE_TOKENIZERS:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"the GGUF's pre-tokenizer is {name!r}, whose rule is not known here; "
             f"known: {', '.join([*PRE_TOKENIZERS, *ALIASES])}."
         )
@@ -125,7 +125,7 @@ def _table(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
     tokens = _strings(metadata, "tokens")
     types = metadata.get("tokenizer.ggml.token_type", np.full(len(tokens), NORMAL))
     if not isinstance(types, np.ndarray) or len(types) != len(tokens):
-        raise EdgequantError(
+        raise CorruptFileError(
             f"the GGUF has {len(tokens)} tokens but not as many token types; convert it again."
         )
     return tokens, [int(kind) for kind in types]
@@ -134,7 +134,7 @@ def _table(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     found = metadata.get(f"tokenizer.ggml.{key}")
     if not isinstance(found, list):
-        raise EdgequantError(f"the GGUF has no list tokenizer.ggml.{key}; convert it again.")
+        raise CorruptFileError(f"the GGUF has no list tokenizer.ggml.{key}; convert it again.")
     return found
 
 
@@ -169,7 +169,9 @@ def _bpe(metadata: Mapping[str, Any]) -> dict[str, Any]:
     for merge in _strings(metadata, "merges"):
         cut = merge.find(" ", 1)
         if cut < 0:
-            raise EdgequantError(f"the GGUF has a merge without a space, {merge!r}; convert again.")
+            raise CorruptFileError(
+                f"the GGUF has a merge without a space, {merge!r}; convert again."
+            )
         merges.append((merge[:cut], merge[cut + 1 :]))
     splits = [
         {"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False}
@@ -199,7 +201,9 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> dict[str, Any]:
     tokens, types = _table(metadata)
     scores = metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
-        raise EdgequantError("the GGUF's tokenizer has no score for each token; convert it again.")
+        raise CorruptFileError(
+            "the GGUF's tokenizer has no score for each token; convert it again."
+        )
     unknown = next((t for t, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None)
     prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.errors import EdgequantError
+from runtime.errors import SpaceError
 
 MEMINFO = Path("/proc/meminfo")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -82,7 +82,7 @@ def need(mapped: int, cache: int = 0, tokens: int = 0) -> None:
     parts = [f"{size(mapped)} of weights"] * bool(mapped or not tokens)
     parts += [f"{size(cache)} of KV cache"] * bool(tokens)
     fewer = f", fewer tokens than {tokens:,}" if tokens else ""
-    raise EdgequantError(
+    raise SpaceError(
         f"{' and '.join(parts)} do not fit in the {size(left)} of memory that are available; "
         f"close other programs, or take a smaller type{fewer} or a smaller model."
     )

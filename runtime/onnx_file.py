@@ -12,7 +12,7 @@ from typing import Any
 from runtime.archs import family_of
 from runtime.blocks import BLOCKS
 from runtime.blocks.onnx_int import OnnxInt, onnx_name
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.model import Model
 from runtime.reader import Reader
 from runtime.stored import Expected, MappedFile, Parts, StoredArray, StoredTensors
@@ -34,7 +34,7 @@ def open_onnx(folder: Path) -> Model:
     folder = Path(folder)
     config = read_json(folder / "config.json")
     if not config:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{folder} has no config.json; copy the one of the original checkpoint into it."
         )
     arch = family_of(config).arch(config)
@@ -103,7 +103,7 @@ def _join(layout: OnnxInt, name: str, shape: Shape, arrays: list[StoredArray]) -
 def _check_array(path: Path, name: str, found: StoredArray | None, expected: Expected) -> None:
     """Raise EdgequantError when an array is missing or not as config.json says."""
     if found is None:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{path} has no weight {name}; only folders written by edgequant are read "
             "(onnxruntime still runs others)."
         )
@@ -111,7 +111,7 @@ def _check_array(path: Path, name: str, found: StoredArray | None, expected: Exp
     # an embedding's codes are (rows, codes' bytes): what counts is rows and all bytes
     alike = found.shape[:1] == shape[:1] and math.prod(found.shape) == math.prod(shape)
     if found.dtype not in dtypes or not alike:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{name} in {path} is {found.dtype} {found.shape}, but its config.json says "
             f"{dtypes[0]} {shape}; copy both files from the same folder."
         )
@@ -122,17 +122,17 @@ def _load(folder: Path) -> Any:
     try:
         import onnx
     except ImportError:
-        raise EdgequantError("reading ONNX needs the onnx package; pip install onnx.") from None
+        raise UnsupportedError("reading ONNX needs the onnx package; pip install onnx.") from None
     path = folder / MODEL
     if not path.exists():
-        raise EdgequantError(f"{folder} has no model.onnx; give the folder that holds it.")
+        raise InputError(f"{folder} has no model.onnx; give the folder that holds it.")
     graph = path.read_bytes()
     try:
         model = onnx.load_model_from_string(graph)
         "".join(_names(model))  # a damaged name is bytes, which join refuses
         return model
     except Exception as error:  # protobuf's own, which has no public stub
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{path} is not an ONNX model, or is cut short; copy it again."
         ) from error
 
@@ -162,7 +162,7 @@ def _layouts(model: Any) -> dict[str, OnnxInt]:
         bits, size = facts.get("bits", 0), facts.get("block_size", 0)
         layout = BLOCKS.get(onnx_name(bits, size, f"{name}.zero" not in node.input))
         if not isinstance(layout, OnnxInt):
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"{name} has {bits} bits in blocks of {size}; "
                 "only 4 and 8 bits in blocks of 32, 64 and 128 are read."
             )
@@ -183,12 +183,12 @@ def _arrays(folder: Path, model: Any) -> dict[str, StoredArray]:
         location, start = _place(folder, proto)
         path = folder / location
         if not path.exists():
-            raise EdgequantError(f"{path} is missing; copy it next to {MODEL}.")
+            raise CorruptFileError(f"{path} is missing; copy it next to {MODEL}.")
         file = files.setdefault(location, MappedFile(path))
         array = StoredArray(file, dtypes[proto.data_type], tuple(proto.dims), start)
         size, stop = path.stat().st_size, start + array.nbytes
         if stop > size:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{path} has {size:,} bytes, but {proto.name} ends at {stop:,}; "
                 "the copy was cut short, copy it again."
             )
@@ -202,7 +202,7 @@ def _place(folder: Path, proto: Any) -> tuple[str, int]:
     location, offset = where.get("location", ""), where.get("offset", "0")
     sound = location and Path(location).name == location and offset.isascii() and offset.isdigit()
     if not sound or min(proto.dims, default=0) < 0:
-        raise EdgequantError(
+        raise CorruptFileError(
             f"{folder / 'model.onnx'} places {proto.name} at offset {offset!r} of {location!r}, "
             "which is not inside a file beside it; only folders written by edgequant are read."
         )

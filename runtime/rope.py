@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Rope:
         scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
         kind = scaling.get("rope_type") or scaling.get("type") or "default"
         if kind not in ("default", "linear", "llama3", "yarn"):
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"config.json asks for rope scaling {kind!r}; "
                 "supported: default, linear, llama3, yarn."
             )
@@ -152,7 +152,7 @@ class Rope:
         """
         kind = str(keys.get("rope.scaling.type", "none"))
         if kind not in GGUF_KINDS or (factors and kind != "none"):
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"the GGUF asks for rope scaling {kind!r}{' with divisors' if factors else ''}; "
                 f"supported: {', '.join(GGUF_KINDS)}, and divisors without another scaling."
             )
@@ -162,7 +162,7 @@ class Rope:
             found | {f"divisor {n}": v for n, v in enumerate(factors or ())}
         ).items():
             if not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise EdgequantError(
+                raise CorruptFileError(
                     f"the GGUF's rope {name} is {value!r}, but a number above 0 is needed; "
                     "convert the model again."
                 )

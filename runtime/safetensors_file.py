@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError
 from runtime.stored import ITEM_BYTES, MappedFile, StoredArray
 
 LENGTH = 8
@@ -73,6 +73,6 @@ def _place(line: dict[str, Any]) -> tuple[int, int]:
     return start, stop
 
 
-def damaged(path: Path, reason: str | None) -> EdgequantError:
+def damaged(path: Path, reason: str | None) -> CorruptFileError:
     """The error of a file that cannot be used."""
-    return EdgequantError(f"{path} is cut short or damaged ({reason}); download it again.")
+    return CorruptFileError(f"{path} is cut short or damaged ({reason}); download it again.")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise EdgequantError(
+            raise InputError(
                 "temperature and top-k must not be negative, and top-p lies in (0, 1]."
             )
         self.random = np.random.default_rng(self.seed)

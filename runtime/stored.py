@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from runtime.blocks import BLOCKS
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError
 from runtime.tensor import Shape, Tensor, rows_and_cols
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1} | {
@@ -54,7 +54,7 @@ class MappedFile:
         try:
             return np.frombuffer(self.mapping, np.uint8, stop - start, start)
         except (OSError, ValueError) as error:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{self.path} changed after it was opened ({error}); open it again."
             ) from error
 

@@ -10,7 +10,7 @@ import tokenizers
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError
 from runtime.gguf_vocab import pre_tokenizer, tokenizer_backend
 
 
@@ -87,14 +87,14 @@ class Tokenizer:
         """
         path = folder / "tokenizer.json"
         if not path.exists():
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"{folder} has no tokenizer.json; save it there with "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...)."
             )
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise EdgequantError(f"{path} cannot be read: {error}.") from error
+            raise CorruptFileError(f"{path} cannot be read: {error}.") from error
         settings = read_json(folder / "tokenizer_config.json")
         configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
         special = {k: text for k in SPECIAL if (text := _content(settings.get(k)))}
@@ -120,7 +120,7 @@ class Tokenizer:
         backend = tokenizer_backend(metadata)
         tokens = metadata["tokenizer.ggml.tokens"]
         if len(tokens) > vocab:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"the GGUF has {len(tokens)} tokens but embeds {vocab}; convert the model again."
             )
         ids = {name: _gguf_id(metadata, name, tokens) for name in GGUF_IDS}
@@ -154,7 +154,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         out: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise EdgequantError(f"{path} is not valid JSON ({error}); download it again.") from error
+        raise CorruptFileError(f"{path} is not valid JSON ({error}); download it again.") from error
     return out
 
 
@@ -164,7 +164,7 @@ def _gguf_id(metadata: Mapping[str, Any], name: str, tokens: list[str]) -> int |
     if isinstance(found, int) and found in (GGUF_NONE, -1):
         return None
     if not isinstance(found, int) or not 0 <= found < len(tokens):
-        raise EdgequantError(
+        raise CorruptFileError(
             f"the GGUF's {name} token is {found!r}, but it has {len(tokens)} tokens; "
             "convert the model again."
         )

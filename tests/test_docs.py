@@ -193,7 +193,7 @@ def test_every_link_into_the_project_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
-    packages = "runtime|export|quantize|calib_data|tests|docs|bench|models"
+    packages = "runtime|export|quantize|calib_data|edgequant|tests|docs|bench|models"
     for name in re.findall(rf"`((?:{packages})/[\w./*-]+)`", read(page)):
         if "NAME" not in name:
             assert list(ROOT.glob(name.rstrip("/"))), name

@@ -12,15 +12,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 ALLOWED = {
-    "calib_data": {"calib_data"},
+    "calib_data": {"calib_data", "runtime"},
     "runtime": {"runtime"},
     "export": {"export", "runtime"},
-    "quantize": {"quantize", "export", "runtime", "calib_data"},
+    "quantize": {"quantize", "export", "runtime", "calib_data", "edgequant"},
+    "edgequant": {"edgequant", "quantize", "runtime"},
 }
 """Package -> packages of ours that it may import."""
 
 LIGHT = {
-    "calib_data": {"numpy"},
+    "calib_data": {"numpy", "runtime"},
     "runtime": {"numpy", "array_api_compat", "tokenizers", "jinja2"},
 }
 """Package -> all that importing it may need besides the standard library."""
@@ -160,9 +161,36 @@ def test_importing_the_runtime_loads_no_heavy_package_and_no_upper_layer() -> No
     assert not loaded & (HEAVY | {"calib_data", "export", "quantize"})
 
 
-def test_importing_calib_data_loads_only_numpy_and_the_standard_library() -> None:
+def test_importing_calib_data_loads_only_numpy_and_the_tree_of_errors() -> None:
     loaded = loaded_by(modules("calib_data")) - set(sys.stdlib_module_names)
-    assert loaded == {"calib_data", "numpy"}
+    assert loaded == {"calib_data", "numpy", "runtime"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "calib_data").rglob("*.py")), ids=name)
+def test_calib_data_takes_nothing_of_the_runtime_but_its_errors(path: Path) -> None:
+    whole = {
+        node.module if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert {name for name in whole if str(name).startswith("runtime")} <= {"runtime.errors"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "quantize").rglob("*.py")), ids=name)
+def test_only_the_root_of_quantize_imports_the_front(path: Path) -> None:
+    # its version, and the check that no stranger's file took the place of a package
+    if path != ROOT / "quantize" / "__init__.py":
+        assert "edgequant" not in imported(ast.walk(parse(path)))
+
+
+def test_importing_the_front_loads_nothing_but_the_front() -> None:
+    assert loaded_by(["edgequant"]) - set(sys.stdlib_module_names) == {"edgequant"}
+
+
+def test_no_module_of_the_front_loads_a_package_of_others() -> None:
+    loaded = loaded_by(modules("edgequant")) - set(sys.stdlib_module_names)
+    assert loaded == {"edgequant", "runtime"}  # of the runtime the errors
 
 
 def test_importing_the_writers_loads_neither_torch_nor_an_upper_layer() -> None:

@@ -100,7 +100,7 @@ def shape(line: str) -> str:
 
 def entry_point(folder: Path) -> dict[str, str]:
     """An environment in which `quantize` is this project's command line, installed or not."""
-    program = "import sys; sys.argv[0] = 'quantize'; from quantize.cli import main; main()"
+    program = "import sys; sys.argv[0] = 'quantize'; from edgequant.__main__ import main; main()"
     script = folder / "quantize"
     script.write_text(
         f'#!/bin/sh\nexec {shlex.join([sys.executable, "-c", program])} "$@"\n', encoding="utf-8"

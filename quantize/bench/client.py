@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import EdgequantError
+import runtime.errors
+from runtime.errors import InputError, UnsupportedError
 
 
 class Worker:
@@ -48,13 +49,13 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"the {self.backend} engine ended with code {code} before it answered; see what it "
                 "printed above, and whether there is enough memory."
             )
         told = json.loads(line)
         if "error" in told:
-            raise EdgequantError(told["error"])
+            raise getattr(runtime.errors, told["kind"], InputError)(told["error"])
         return told["answer"]
 
     def close(self) -> None:

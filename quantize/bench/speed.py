@@ -18,7 +18,7 @@ from quantize.bench.client import Worker
 from quantize.progress import Progress
 from quantize.report import frontier_chart
 from runtime.containers import recognise
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.model import Model
 
 RIVALS = {"llama.cpp": "llamacpp"}
@@ -181,15 +181,15 @@ def check(asked: Request) -> Model:
     """
     for name, least in (("threads", 1), ("prompt", 1), ("generate", 1), ("context", 0)):
         if getattr(asked, name) < least:
-            raise EdgequantError(f"--{name} is {getattr(asked, name)}; give {least} or more.")
+            raise InputError(f"--{name} is {getattr(asked, name)}; give {least} or more.")
     if asked.repeat < 1:
-        raise EdgequantError(f"--repeat is {asked.repeat}; give 1 or more.")
+        raise InputError(f"--repeat is {asked.repeat}; give 1 or more.")
     if asked.against is not None and asked.against not in RIVALS:
-        raise EdgequantError(
+        raise InputError(
             f"cannot compare with {asked.against!r}; --against knows {', '.join(RIVALS)}."
         )
     if asked.against and recognise(asked.file).name != "gguf":
-        raise EdgequantError(
+        raise InputError(
             f"{asked.against} runs .gguf files, and {asked.file} is none; leave out --against."
         )
     if asked.chart is not None:
@@ -197,7 +197,7 @@ def check(asked: Request) -> Model:
     model = recognise(asked.file).open(asked.file)
     needed = max(asked.prompt, asked.capacity)
     if needed > model.arch.context:
-        raise EdgequantError(
+        raise InputError(
             f"{needed} tokens are needed at once, and the model's context is "
             f"{model.arch.context}; lower --prompt, --context, --generate or --repeat."
         )

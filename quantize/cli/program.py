@@ -8,7 +8,6 @@ import typer
 from rich.text import Text
 
 import quantize
-from calib_data import CalibrationError
 from quantize.cli import interrupt, judge, look, make, use
 from quantize.cli.screen import errors
 from runtime.errors import EdgequantError
@@ -61,7 +60,7 @@ def run() -> int:
         app()
     except SystemExit as end:
         return int(end.code or 0)
-    except (EdgequantError, CalibrationError, OSError) as error:
+    except (EdgequantError, OSError) as error:
         interrupt.check()  # then it only complains about that
         if "--debug" in sys.argv:
             raise

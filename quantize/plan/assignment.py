@@ -10,7 +10,7 @@ from quantize.plan.rule import Rule
 from quantize.plan.target import Target
 from runtime.archs import Arch
 from runtime.blocks import BLOCKS, Block
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.tensor import is_matrix
 
 
@@ -108,12 +108,12 @@ def check_rules(plan: Plan, arch: Arch) -> None:
     names = list(matrix_widths(arch))
     for rule in plan.rules:
         if not any(re.search(rule.pattern, name) for name in names):
-            raise EdgequantError(
+            raise InputError(
                 f"--rule {rule.pattern}={rule.kind} matches no tensor; names look like {names[1]}."
             )
         if not any(_holds(target.container, rule.kind) for target in plan.targets):
             holders = [name for name in CONTAINERS if _holds(name, rule.kind)]
-            raise EdgequantError(
+            raise InputError(
                 f"--rule {rule.pattern}={rule.kind}: none of the targets can hold {rule.kind}, "
                 f"which goes into {' or '.join(holders) or 'no container'}; choose a type from "
                 "`quantize list types`, or add a --to."

@@ -14,7 +14,7 @@ from quantize.plan.rule import Rule
 from quantize.plan.target import AUTO, Target
 from quantize.plan.values import parse_bytes, read_toml
 from quantize.rewrites import REWRITES
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 LIMITS = (
     ("rows", 1, inf),
@@ -38,7 +38,7 @@ def check_limits(settings: object) -> None:
         value = getattr(settings, name, None)
         if value is not None and not least <= value <= most:
             bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < inf else "")
-            raise EdgequantError(f"{name} must be {bounds}, not {value}.")
+            raise InputError(f"{name} must be {bounds}, not {value}.")
 
 
 @dataclass(frozen=True)
@@ -82,25 +82,25 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.targets:
-            raise EdgequantError("nothing to make; give at least one --to, like --to gguf:Q4_K_M.")
+            raise InputError("nothing to make; give at least one --to, like --to gguf:Q4_K_M.")
         if len(set(self.targets)) < len(self.targets):
-            raise EdgequantError("the same --to is given twice; name each target once.")
+            raise InputError("the same --to is given twice; name each target once.")
         if self.method not in METHODS:
-            raise EdgequantError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
+            raise InputError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
         if self.effort not in EFFORTS:
-            raise EdgequantError(f"unknown effort {self.effort!r}; known: {', '.join(EFFORTS)}.")
+            raise InputError(f"unknown effort {self.effort!r}; known: {', '.join(EFFORTS)}.")
         for name in self.chosen_rewrites:
             if name not in REWRITES:
-                raise EdgequantError(
+                raise InputError(
                     f"unknown rewrite {name!r}; known: {', '.join(REWRITES)}, or none."
                 )
         if self.imatrix and METHODS[self.method].calibrated:
-            raise EdgequantError(
+            raise InputError(
                 f"--imatrix holds only the mean squared inputs, and {self.method} needs the whole "
                 "Hessian; use --method rtn, or leave --imatrix out to calibrate on text."
             )
         if self.imatrix and self.calibration != Plan.calibration:
-            raise EdgequantError(
+            raise InputError(
                 "--imatrix takes the place of calibration text; give it or --calibration, not both."
             )
         check_limits(self)
@@ -118,18 +118,18 @@ class Plan:
         automatic = [target.label for target in self.targets if target.automatic]
         flag = "--target-size" if self.target_size is not None else "--target-bpw"
         if self.target_size is not None and self.target_bpw is not None:
-            raise EdgequantError("--target-size and --target-bpw say the same; give one of them.")
+            raise InputError("--target-size and --target-bpw say the same; give one of them.")
         if not automatic and (self.target_size, self.target_bpw) != (None, None):
-            raise EdgequantError(
+            raise InputError(
                 f"{flag} works with an automatic target; add --to gguf:{AUTO} or --to onnx:{AUTO}."
             )
         if automatic and (self.target_size, self.target_bpw, self.max_kl) == (None, None, None):
-            raise EdgequantError(
+            raise InputError(
                 f"--to {automatic[0]} needs something to reach; add --target-size 350MB, "
                 "--target-bpw 4.5 or --max-kl 0.02."
             )
         if automatic and not METHODS[self.method].calibrated:
-            raise EdgequantError(
+            raise InputError(
                 f"--to {automatic[0]} predicts the loss of methods that calibrate, and "
                 f"{self.method} does not; use --method gptq, or a preset."
             )

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from runtime.blocks import block
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Rule:
         """From "attn_v=Q6_K". Raises EdgequantError for a bad expression or an unknown type."""
         pattern, equals, kind = text.rpartition("=")
         if not equals:
-            raise EdgequantError(f"--rule {text!r} has no '='; write REGEX=TYPE, like attn_v=Q6_K.")
+            raise InputError(f"--rule {text!r} has no '='; write REGEX=TYPE, like attn_v=Q6_K.")
         try:
             re.compile(pattern)
         except re.error as error:
-            raise EdgequantError(
+            raise InputError(
                 f"--rule {text!r} is not a valid regular expression: {error}."
             ) from error
         return Rule(pattern, block(kind).name)

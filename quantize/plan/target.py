@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export import CONTAINERS
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 AUTO = "auto"
 """Stands for a preset where types are allocated by measured loss (allocate.py)."""
@@ -22,7 +22,7 @@ class Target:
         """From "gguf:Q4_K_M". Raises EdgequantError naming the known containers or presets."""
         container, _, preset = text.partition(":")
         if container not in CONTAINERS:
-            raise EdgequantError(
+            raise InputError(
                 f"unknown container {container!r} in --to {text}; known: {', '.join(CONTAINERS)}."
             )
         if preset in ("", AUTO):
@@ -31,7 +31,7 @@ class Target:
         for known in presets:
             if known.lower() == preset.lower():
                 return Target(container, known)
-        raise EdgequantError(
+        raise InputError(
             f"unknown preset {preset!r} in --to {text}; known for {container}: "
             f"{', '.join(presets)}, or {AUTO} with --target-size, --target-bpw or --max-kl."
         )

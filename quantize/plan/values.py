@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 """Bytes of a unit, written in capitals."""
@@ -15,7 +15,7 @@ def parse_bytes(text: str) -> int:
     """From "350MB", "300 MiB", "1.5GB" or plain bytes. Raises EdgequantError for anything else."""
     match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS:
-        raise EdgequantError(f"{text!r} is not a size; write it like 350MB, 300MiB or 1.5GB.")
+        raise InputError(f"{text!r} is not a size; write it like 350MB, 300MiB or 1.5GB.")
     return int(float(match[1].replace("_", "")) * UNITS[match[2].upper()])
 
 
@@ -27,17 +27,17 @@ def read_toml(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EdgequantError(f"plan {path} cannot be read: {error}.") from error
+        raise InputError(f"plan {path} cannot be read: {error}.") from error
     kinds = fields | {"to": list, "rules": list, "rewrites": list}
     kinds |= {"output": str, "baseline": str, "imatrix": str, "target_size": str | int}
     del kinds["targets"]  # spelled `to`
     for name, value in values.items():
         if name not in kinds:
             known = ", ".join(sorted(kinds))
-            raise EdgequantError(f"plan {path} has an unknown key {name!r}; known: {known}.")
+            raise InputError(f"plan {path} has an unknown key {name!r}; known: {known}.")
         if not _is(value, kinds[name]):
             kind = "a list of strings" if kinds[name] is list else _kind_name(kinds[name])
-            raise EdgequantError(f"plan {path}: {name} must be {kind}, not {value!r}.")
+            raise InputError(f"plan {path}: {name} must be {kind}, not {value!r}.")
     return values
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, join, score, stack
 from runtime.engine import Engine
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError
 
 PIECE = 1 << 27
 """Bytes of one model's float32 logits at a time: larger windows go through in pieces."""
@@ -21,7 +21,7 @@ def compare(
     """
     for label, engine in {"the original": original, **candidates}.items():
         if windows.shape[1] > engine.arch.context:
-            raise EdgequantError(
+            raise InputError(
                 f"{label} has a context of {engine.arch.context} tokens and a window has "
                 f"{windows.shape[1]}; use --eval-length {engine.arch.context} or less."
             )
@@ -50,14 +50,14 @@ def compare_window(
     for at in pieces:
         reference = original.logits(ids[None, at], caches[0])[0]  # (t, V)
         if not np.isfinite(reference).all():
-            raise EdgequantError(
+            raise CorruptFileError(
                 "the original computes NaN or infinite logits, so nothing can be measured against "
                 "it; check the checkpoint, or run it on another device."
             )
         for (label, engine), cache in zip(candidates.items(), caches[1:], strict=True):
             logits = engine.logits(ids[None, at], cache)[0]  # (t, V)
             if logits.shape != reference.shape:
-                raise EdgequantError(
+                raise InputError(
                     f"{label} predicts {logits.shape[1]} tokens and the original "
                     f"{reference.shape[1]}; compare a file with the model it was made from."
                 )

@@ -15,7 +15,7 @@ from export.files import new_file
 from quantize.report.charts import BLUE, HEIGHT, INK, ORANGE, STYLE, WIDTH, inline
 from quantize.report.labels import ambiguous, distances, nearest, place, short_names
 from quantize.report.report import Report, Result
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 FORMATS = (".svg", ".png")
 NOISE = 1e-6
@@ -217,11 +217,11 @@ def line_boxes(axes: Axes, report: Report) -> np.ndarray:
 def check_path(path: Path) -> None:
     """Raise EdgequantError for a chart that cannot be written, before the time is spent."""
     if path.suffix not in FORMATS:
-        raise EdgequantError(f"a chart cannot be {path}; end its name in {' or '.join(FORMATS)}.")
+        raise InputError(f"a chart cannot be {path}; end its name in {' or '.join(FORMATS)}.")
     if path.exists():
-        raise EdgequantError(f"{path} exists; choose another name with --chart, or move it away.")
+        raise InputError(f"{path} exists; choose another name with --chart, or move it away.")
     if not path.absolute().parent.is_dir():
-        raise EdgequantError(f"{path.absolute().parent} does not exist; make the folder first.")
+        raise InputError(f"{path.absolute().parent} does not exist; make the folder first.")
 
 
 def write(report: Report, path: Path) -> None:

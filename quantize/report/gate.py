@@ -16,7 +16,7 @@ from quantize.report.report import (
     WindowScore,
     read_report,
 )
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 REJECTED = ".rejected"
 """Appended to the name of an artifact that failed."""
@@ -121,21 +121,21 @@ def read_baseline(
     """
     baseline = read_report(path)
     if baseline.original.fingerprint != original.fingerprint:
-        raise EdgequantError(
+        raise InputError(
             f"baseline {path} is about another model ({baseline.original.name}, "
             f"{baseline.original.fingerprint[:12]}) than {original.name} "
             f"({original.fingerprint[:12]}); make a baseline with this one."
         )
     if baseline.evaluation.sha256 != evaluation.sha256:
         then = baseline.evaluation
-        raise EdgequantError(
+        raise InputError(
             f"baseline {path} was measured on other text ({then.data}, {then.windows} windows of "
             f"{then.length}) than now ({evaluation.data}, {evaluation.windows} of "
             f"{evaluation.length}); use the same --eval-data, --eval-rows and --eval-length."
         )
     if not any(match(baseline, names) for names in artifacts):
         wanted = ", ".join(sorted(set().union(*artifacts)))
-        raise EdgequantError(
+        raise InputError(
             f"baseline {path} has no result for {wanted}; it has "
             f"{', '.join(result.label for result in baseline.results)}."
         )

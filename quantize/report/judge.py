@@ -22,7 +22,7 @@ from quantize.report.report import Evaluation, Original, Report, Result
 from quantize.report.scan import weights
 from runtime.archs import Arch
 from runtime.engine import OpsEngine, open_engine
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.model import Model
 
 MOST_WINDOWS = 64
@@ -126,7 +126,7 @@ def check_files(
     """
     labels = [file.resolve().name for file in files]
     if len(set(labels)) < len(labels):
-        raise EdgequantError("two of the files have the same name; rename one of them.")
+        raise InputError("two of the files have the same name; rename one of them.")
     if report_folder is not None:
         refuse_reports(report_folder)
     checkpoint = open_checkpoint(against)
@@ -207,7 +207,7 @@ def held_out(settings: Settings, checkpoint: Checkpoint) -> Windows:
     """Windows of text that calibration with the same source never sees."""
     length, context = settings.eval_length, checkpoint.arch.context
     if not 16 <= length <= context:
-        raise EdgequantError(
+        raise InputError(
             f"--eval-length must be between 16 and the model's context of {context}, not {length}."
         )
 
@@ -275,7 +275,7 @@ def refuse_reports(folder: Path) -> None:
     """Raise EdgequantError when a report is there already, before the time is spent."""
     for name in REPORTS[:2]:
         if (folder / name).exists():
-            raise EdgequantError(
+            raise InputError(
                 f"{folder / name} exists; choose another folder with --report, or move it away."
             )
 

@@ -15,7 +15,7 @@ from quantize.report.metrics import Histogram, Metrics
 from quantize.report.scan import TensorFact
 from quantize.report.sensitivity import PartEffect
 from quantize.report.tokens import TokenizerCheck
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
 
 SCHEMA_VERSION = 1
 """Raised when a reader of older reports would misread a new one."""
@@ -191,14 +191,14 @@ class Report:
         """The inverse of `to_json`. Raises EdgequantError for another schema or broken values."""
         found = values.get("schema_version") if isinstance(values, dict) else None
         if found != SCHEMA_VERSION:
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"this report has schema version {found}, and this program reads "
                 f"{SCHEMA_VERSION}; make it again with this version."
             )
         try:
             report: Report = _build(Report, values)
         except (KeyError, TypeError, AttributeError) as error:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"this report does not follow its schema ({error}); make it again."
             ) from error
         return report
@@ -209,13 +209,13 @@ def read_report(path: Path) -> Report:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EdgequantError(
+        raise InputError(
             f"report {path} cannot be read ({error}); give a report.json of an earlier run."
         ) from error
     try:
         return Report.from_json(values)
     except EdgequantError as error:
-        raise EdgequantError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _build(kind: Any, value: Any) -> Any:

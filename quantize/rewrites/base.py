@@ -11,7 +11,7 @@ import torch
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.blocks import Block
-from runtime.errors import EdgequantError
+from runtime.errors import UnsupportedError
 from runtime.forward import Layer, Positions, decoder_layer
 
 REWRITES: dict[str, "Rewrite"] = {}
@@ -69,7 +69,7 @@ def check_preserved(spec: LayerSpec, before: Weights, after: Weights, where: str
     )
     change = float((one - other).norm() / one.norm().clamp(min=1e-30))
     if not change <= TOLERANCE:  # also when it is NaN
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{where}: a rewrite changed what the layer computes, by {change:.1e} of its size; "
             "use --rewrite none, and check the weights of this layer."
         )

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_keys import GgufKeys
 from runtime.rope import Rope
 
@@ -159,18 +159,18 @@ class Family:
         Raises EdgequantError naming a missing key or an unsupported setting.
         """
         if config.get("use_sliding_window"):
-            raise EdgequantError(
+            raise UnsupportedError(
                 "config.json sets use_sliding_window; only full attention is supported: "
                 "set it to false."
             )
         if (activation := config.get("hidden_act", "silu")) != "silu":
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"config.json has hidden_act {activation!r}; only 'silu' is supported."
             )
         try:
             return self.arch_type(**self.sizes(config))
         except KeyError as missing:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"config.json has no {missing.args[0]!r}; take the config.json that came with the "
                 "weights."
             ) from None
@@ -208,13 +208,13 @@ class Family:
         Raises EdgequantError for a rope scaling that the family's GGUF readers would not compute.
         """
         if arch.rope.divided and not self.gguf_rope_factors:
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"GGUF has no rope scaling {arch.rope.kind!r} for {self.name}; "
                 "write an ONNX folder, or take a checkpoint with yarn or no scaling."
             )
         ramp = (arch.rope.beta_fast, arch.rope.beta_slow)
         if arch.rope.kind == "yarn" and ramp != YARN_RAMP:
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"config.json sets yarn's beta_fast and beta_slow to {ramp}, and llama.cpp takes "
                 f"{YARN_RAMP} whatever a GGUF says; write an ONNX folder."
             )
@@ -291,4 +291,4 @@ def family_of(config: dict[str, Any]) -> Family:
         if kind in family.hf_types:
             return family
     known = ", ".join(t for family in FAMILIES.values() for t in family.hf_types)
-    raise EdgequantError(f"unknown architecture {kind!r} in config.json; supported: {known}.")
+    raise UnsupportedError(f"unknown architecture {kind!r} in config.json; supported: {known}.")

@@ -5,7 +5,7 @@ from typing import Any
 
 from runtime.archs.base import Arch, Family
 from runtime.archs.layer import Attention, Norm
-from runtime.errors import EdgequantError
+from runtime.errors import UnsupportedError
 
 
 class Qwen3(Family):
@@ -31,7 +31,7 @@ class Qwen3(Family):
 
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
         if "attn_output" in arch.biased:
-            raise EdgequantError(
+            raise UnsupportedError(
                 "llama.cpp reads no bias of attn_output in a qwen3; write an ONNX folder."
             )
         return super().gguf_keys(arch)

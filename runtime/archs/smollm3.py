@@ -7,7 +7,7 @@ from typing import Any
 from runtime.archs.base import Arch
 from runtime.archs.layer import Attention
 from runtime.archs.llama import Llama
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, UnsupportedError
 
 INTERVAL = 4
 """One layer in so many, the last of them, has no rope where config.json does not say."""
@@ -47,7 +47,7 @@ class SmolLM3(Llama):
             interval = int(config.get("no_rope_layer_interval", INTERVAL))
             return sizes | {"without_rope": every(interval, sizes["layers"])}
         if len(told) != sizes["layers"]:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"config.json has no_rope_layers for {len(told)} layers and num_hidden_layers "
                 f"{sizes['layers']}; take the config.json that came with the weights."
             )
@@ -57,13 +57,13 @@ class SmolLM3(Llama):
         assert isinstance(arch, SmolLM3Arch)
         if arch.without_rope != every(INTERVAL, arch.layers):
             found = ", ".join(map(str, arch.without_rope)) or "none"
-            raise EdgequantError(
+            raise UnsupportedError(
                 f"the layers without rope are {found}, and llama.cpp leaves it out of every fourth "
                 "one of a smollm3, whatever a GGUF says; write an ONNX folder."
             )
         for name in arch.biased:
             if name not in GGUF_BIASED:
-                raise EdgequantError(
+                raise UnsupportedError(
                     f"llama.cpp reads no bias of {name} in a smollm3; write an ONNX folder."
                 )
         return super().gguf_keys(arch)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from runtime.archs import Arch
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError, SpaceError, UnsupportedError
 from runtime.gguf_file import arch_and_tokenizer
 from runtime.tokenizer import Tokenizer
 
@@ -84,14 +84,14 @@ _listener = _Log(_listen)  # llama.cpp keeps its address
 def load_library() -> Any:
     """llama.cpp, loaded and silenced. Raises EdgequantError where it is not installed."""
     if platform.machine() not in ("x86_64", "AMD64") or platform.system() == "Windows":
-        raise EdgequantError(
+        raise UnsupportedError(
             "the llama.cpp backend passes opaque structures, which only works on x86-64 outside "
             f"Windows, not on {platform.system()} {platform.machine()}; use the native backend."
         )
     try:
         from xllamacpp import xllamacpp
     except ImportError:
-        raise EdgequantError(
+        raise UnsupportedError(
             "running a file in llama.cpp needs xllamacpp; pip install xllamacpp."
         ) from None
     library = ctypes.CDLL(xllamacpp.__file__)
@@ -124,7 +124,7 @@ class LlamaEngine:
         settings = self.library.llama_model_default_params()
         self.model = self.library.llama_model_load_from_file(str(path).encode(), settings)
         if not self.model:
-            raise EdgequantError(
+            raise CorruptFileError(
                 f"llama.cpp cannot load {path}: {_reason()}; write the file again."
             )
         weakref.finalize(self, self.library.llama_model_free, self.model)
@@ -137,7 +137,7 @@ class LlamaEngine:
         settings.bytes[0:4] = list(most.to_bytes(4, "little"))
         found = self.library.llama_init_from_model(self.model, settings)
         if not found:
-            raise EdgequantError(
+            raise SpaceError(
                 f"llama.cpp has no room for {capacity} tokens: {_reason()}; ask for fewer."
             )
         self.library.llama_set_n_threads(found, self.threads, self.threads)
@@ -157,7 +157,7 @@ class LlamaEngine:
         batch, tokens = ids.shape
         past = cache if cache is not None else self.new_cache(batch, tokens)
         if past.length + tokens > past.capacity:
-            raise EdgequantError(
+            raise InputError(
                 f"{past.length + tokens} tokens do not fit in {past.capacity}; "
                 "shorten the text or ask for a larger cache."
             )
@@ -193,7 +193,7 @@ class LlamaEngine:
         _complaints.clear()
         code = self.library.llama_decode(context, batch)
         if code:
-            raise EdgequantError(
+            raise InputError(
                 f"llama.cpp failed on {count} tokens with code {code}: {_reason()}; "
                 "shorten the text or check the token ids."
             )

@@ -9,7 +9,7 @@ import numpy as np
 from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
 from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine
-from runtime.errors import EdgequantError
+from runtime.errors import InputError, UnsupportedError
 from runtime.memory import has_room, let_go, mapping_of, need, settle
 from runtime.model import Model
 from runtime.tensor import Tensor
@@ -17,7 +17,7 @@ from runtime.tensor import Tensor
 try:
     import runtime._native as _native
 except ImportError as error:
-    raise EdgequantError(
+    raise UnsupportedError(
         "the native backend is not compiled; run `pip install -e .` in the project's folder, "
         "or use another backend."
     ) from error
@@ -72,7 +72,7 @@ def check_ops(arch: Arch) -> None:
             capped = isinstance(op, Attention) and op.soft_cap is not None
             if capped or not isinstance(op, COMPUTED):
                 what = "a soft cap on attention scores" if capped else type(op).__name__
-                raise EdgequantError(
+                raise UnsupportedError(
                     f"blk.{index} has {what}, which the native backend does not compute; "
                     "use --backend numpy or torch."
                 )
@@ -158,7 +158,7 @@ def open(
     Raises EdgequantError for less than one thread, or another kind of cache.
     """
     if kv not in ("f16", "f32"):
-        raise EdgequantError(f"unknown kind of cache {kv!r}; known: f16, f32.")
+        raise InputError(f"unknown kind of cache {kv!r}; known: f16, f32.")
     if threads is not None:
         _native.set_threads(threads)
     return NativeEngine(model, kv, resident)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from runtime.archs import Arch, family_of
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.rope import Rope
 from runtime.tokenizer import Tokenizer, read_json
 
@@ -68,7 +68,7 @@ class OnnxEngine:
         total = past.length + tokens
         limit = min(past.capacity, self.context)
         if total > limit:
-            raise EdgequantError(
+            raise InputError(
                 f"{total} tokens do not fit in {limit}; shorten the text or ask for a larger cache."
             )
         if past.length and batch > 1 and tokens > 1:
@@ -97,14 +97,14 @@ def open(
     folder = Path(folder)
     settings = read_json(folder / "genai_config.json").get("model")
     if settings is None:
-        raise EdgequantError(f"{folder} has no genai_config.json; give a folder that has one.")
+        raise InputError(f"{folder} has no genai_config.json; give a folder that has one.")
     has_tokenizer = (folder / "tokenizer.json").exists()
     tokenizer = Tokenizer.from_folder(folder) if has_tokenizer else None
     try:
         session = _session(folder / settings["decoder"]["filename"], threads, accuracy_level)
         return OnnxEngine(_arch(folder, settings), tokenizer, session, settings)
     except KeyError as missing:
-        raise EdgequantError(
+        raise UnsupportedError(
             f"{folder / 'genai_config.json'} has no {missing.args[0]!r}; only text models with one "
             "decoder are run."
         ) from None
@@ -114,11 +114,11 @@ def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any
     try:
         import onnxruntime
     except ImportError:
-        raise EdgequantError(
+        raise UnsupportedError(
             "running an ONNX file needs onnxruntime; pip install onnxruntime."
         ) from None
     if not path.exists():
-        raise EdgequantError(f"{path} is missing; copy it into the folder again.")
+        raise CorruptFileError(f"{path} is missing; copy it into the folder again.")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # a failure comes back as our own sentence
     if threads is not None:
@@ -130,7 +130,7 @@ def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any
         return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
     except Exception as error:  # the library's own exceptions share no base class of their own
         reason = " ".join(str(error).split())
-        raise EdgequantError(
+        raise CorruptFileError(
             f"onnxruntime cannot load {path}: {reason}; copy it again or update onnxruntime."
         ) from error
 

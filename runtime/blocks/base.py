@@ -21,7 +21,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from runtime.blocks.native_fit import NativeSearch
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 
 Array = Any
 """A numpy array or a torch tensor; see `array_api_compat`."""
@@ -163,7 +163,7 @@ def block(name: str) -> Block:
     for known, layout in BLOCKS.items():
         if known.lower() == name.lower():
             return layout
-    raise EdgequantError(f"unknown block type {name!r}; known: {', '.join(BLOCKS)}.")
+    raise InputError(f"unknown block type {name!r}; known: {', '.join(BLOCKS)}.")
 
 
 def normalize_importance(

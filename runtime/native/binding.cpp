@@ -15,12 +15,13 @@ void choose_kernels(const std::string& name) {
             return;
         }
     }
-    refuse("this processor has no instruction set " + name + "; known: " + known + ".");
+    refuse("this processor has no instruction set " + name + "; known: " + known + ".",
+           "UnsupportedError");
 }
 
-void refuse(const std::string& sentence) {
+void refuse(const std::string& sentence, const char* kind) {
     namespace nb = nanobind;
-    nb::object error = nb::module_::import_("runtime.errors").attr("EdgequantError");
+    nb::object error = nb::module_::import_("runtime.errors").attr(kind);
     PyErr_SetString(error.ptr(), sentence.c_str());
     throw nb::python_error();
 }
@@ -32,7 +33,7 @@ static const Layout& find_layout(const std::string& name) {
         if (name == kernels.layouts[i]->name) return *kernels.layouts[i];
         known += (i ? ", " : "") + std::string(kernels.layouts[i]->name);
     }
-    refuse("there is no native kernel for " + name + "; known: " + known + ".");
+    refuse("there is no native kernel for " + name + "; known: " + known + ".", "UnsupportedError");
 }
 
 const Layout& check_rows(const std::string& name, const Packed& data, int cols) {

@@ -11,8 +11,8 @@
 using Packed =
     nanobind::ndarray<const uint8_t, nanobind::ndim<2>, nanobind::c_contig, nanobind::device::cpu>;
 
-// Raise EdgequantError.
-[[noreturn]] void refuse(const std::string& sentence);
+// Raise an error of runtime/errors.py.
+[[noreturn]] void refuse(const std::string& sentence, const char* kind = "InputError");
 
 // The instruction set in use.
 const Kernels& chosen_kernels();

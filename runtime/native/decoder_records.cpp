@@ -18,7 +18,7 @@ struct Weights {
 
     nb::object find(const std::string& name) const {
         if (!named.contains(name.c_str())) {
-            refuse("the model has no " + name + "; convert it again.");
+            refuse("the model has no " + name + "; convert it again.", "CorruptFileError");
         }
         return named[name.c_str()];
     }
@@ -28,7 +28,9 @@ struct Weights {
         const Vector values = nb::cast<Vector>(find(name), false);
         if (values.shape(0) != (size_t)count) {
             refuse(name + " has " + std::to_string(values.shape(0)) +
-                   " values, but the model needs " + std::to_string(count) + "; convert it again.");
+                       " values, but the model needs " + std::to_string(count) +
+                       "; convert it again.",
+                   "CorruptFileError");
         }
         if (offset != 0.0f) {
             held.folded.emplace_back(values.data(), values.data() + count);
@@ -47,8 +49,9 @@ struct Weights {
         check_rows(kind, data, width);
         if (width != cols || data.shape(0) != (size_t)rows) {
             refuse(name + ".weight is " + std::to_string(data.shape(0)) + " x " +
-                   std::to_string(width) + ", but the model needs " + std::to_string(rows) + " x " +
-                   std::to_string(cols) + "; convert it again.");
+                       std::to_string(width) + ", but the model needs " + std::to_string(rows) +
+                       " x " + std::to_string(cols) + "; convert it again.",
+                   "CorruptFileError");
         }
         held.matrices.push_back(data);
         Linear out;
@@ -65,7 +68,8 @@ struct Weights {
 // Refuse a size that is none.
 int positive(int size) {
     if (size < 1) {
-        refuse("a size of the model is " + std::to_string(size) + "; convert it again.");
+        refuse("a size of the model is " + std::to_string(size) + "; convert it again.",
+               "CorruptFileError");
     }
     return size;
 }
@@ -107,8 +111,10 @@ struct Reader {
         if (channels % 2 != 0 || channels > width ||
             wanted.frequencies.size() != (size_t)channels / 2) {
             refuse(std::to_string(channels) + " of a head's " + std::to_string(width) +
-                   " channels cannot be turned by " + std::to_string(wanted.frequencies.size()) +
-                   " frequencies; convert the model again.");
+                       " channels cannot be turned by " +
+                       std::to_string(wanted.frequencies.size()) +
+                       " frequencies; convert the model again.",
+                   "CorruptFileError");
         }
         const auto at = std::find(found.ropes.begin(), found.ropes.end(), wanted);
         const int index = (int)(at - found.ropes.begin());
@@ -121,16 +127,19 @@ struct Reader {
         const int head_dim = size_of(record, "head_dim"), hidden = sizes.hidden;
         if (heads % kv_heads != 0) {
             refuse(std::to_string(heads) + " query heads cannot share " + std::to_string(kv_heads) +
-                   " key-value heads evenly; convert the model again.");
+                       " key-value heads evenly; convert the model again.",
+                   "CorruptFileError");
         }
         if (sizes.kv_heads == 0) {
             sizes.kv_heads = kv_heads;
             sizes.head_dim = head_dim;
         } else if (kv_heads != sizes.kv_heads || head_dim != sizes.head_dim) {
-            refuse(prefix + "attn has " + std::to_string(kv_heads) + " key-value heads of " +
-                   std::to_string(head_dim) + " channels and a layer before it " +
-                   std::to_string(sizes.kv_heads) + " of " + std::to_string(sizes.head_dim) +
-                   ", and the native backend needs the same in every layer; use --backend numpy.");
+            refuse(
+                prefix + "attn has " + std::to_string(kv_heads) + " key-value heads of " +
+                    std::to_string(head_dim) + " channels and a layer before it " +
+                    std::to_string(sizes.kv_heads) + " of " + std::to_string(sizes.head_dim) +
+                    ", and the native backend needs the same in every layer; use --backend numpy.",
+                "UnsupportedError");
         }
         const int q = heads * head_dim, kv = kv_heads * head_dim;
         const nb::object scale = record.attr("scale"), window = record.attr("window");
@@ -175,7 +184,8 @@ struct Reader {
         }
         if (attentions != 1) {
             refuse(prefix + "attn: the layer has " + std::to_string(attentions) +
-                   " attentions, and the native backend needs one; use --backend numpy.");
+                       " attentions, and the native backend needs one; use --backend numpy.",
+                   "UnsupportedError");
         }
         return ops;
     }

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from runtime.backends.torch import TorchOps
-from runtime.errors import EdgequantError
+from runtime.errors import InputError
 from runtime.tensor import Tensor
 from runtime.triton.decoders import DECODERS, Decoder
 from runtime.triton.kernels import decoded, product
@@ -41,7 +41,7 @@ class TritonOps(TorchOps):
         rows, cols = weight.shape
         if ids.size and not 0 <= ids.min() <= ids.max() < rows:
             # a kernel would read past the weight
-            raise EdgequantError(
+            raise InputError(
                 f"a token number is outside of 0..{rows - 1}, the rows of the embedding; "
                 "encode the text with the tokenizer of this model."
             )

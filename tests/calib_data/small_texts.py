@@ -46,8 +46,8 @@ def texts(count: int, part: str = "calibration") -> list[str]:
     return made
 
 
-def refused(*args: Any, **kwargs: Any) -> str:
-    with pytest.raises(CalibrationError) as caught:
+def refused(*args: Any, kind: type[Exception] = CalibrationError, **kwargs: Any) -> str:
+    with pytest.raises(kind) as caught:
         load(*args, **kwargs)
     message = str(caught.value)
     assert message[-1] in ".'" or message.endswith("}.")

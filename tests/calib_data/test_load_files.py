@@ -10,6 +10,7 @@ import pytest
 
 from calib_data import load
 from calib_data.files import SPACED, read_file
+from runtime.errors import UnsupportedError
 from tests.calib_data.small_texts import ByteTokenizer, refused, texts
 
 
@@ -163,6 +164,6 @@ def test_unreadable_parquet_and_one_without_text_are_refused(write: Any, tmp_pat
 def test_a_missing_extra_is_named(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert refused(write("a.parquet", b""), ByteTokenizer(), 1, 8) == (
+    assert refused(write("a.parquet", b""), ByteTokenizer(), 1, 8, kind=UnsupportedError) == (
         "Reading a .parquet file needs pyarrow: pip install 'edgequant[data]'."
     )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from calib_data import load
+from runtime.errors import UnsupportedError
 from tests.calib_data.small_texts import ByteTokenizer, refused, sentences, texts
 
 
@@ -54,7 +55,7 @@ def test_a_stream_without_end_needs_rows(hub: dict[str, Any]) -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert refused("hub:set", ByteTokenizer(), 1, 8) == (
+    assert refused("hub:set", ByteTokenizer(), 1, 8, kind=UnsupportedError) == (
         "Reading hub:set needs datasets: pip install 'edgequant[data]'."
     )
 

@@ -16,7 +16,7 @@ from quantize.bench import bandwidth, client, show, speed, worker
 from quantize.bench.speed import Request, Samples, Speed
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from runtime.engine import open_engine
-from runtime.errors import EdgequantError
+from runtime.errors import InputError, UnsupportedError
 from tests.small_models import rounded
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -227,7 +227,10 @@ def test_a_file_that_is_no_model_is_refused(run: Any, tmp_path: Path) -> None:
 def test_the_sentence_of_an_engine_comes_through_its_process(tmp_path: Path) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
-    with pytest.raises(EdgequantError, match="empty has no genai_config.json; give a folder"):
+    with pytest.raises(InputError, match="empty has no genai_config.json; give a folder"):
+        client.Worker(folder, "onnxruntime", 1)
+    (folder / "genai_config.json").write_text('{"model": {}}', encoding="utf-8")
+    with pytest.raises(UnsupportedError, match="has no 'decoder'; only text models"):
         client.Worker(folder, "onnxruntime", 1)
 
 
@@ -236,5 +239,5 @@ def test_an_engine_that_dies_is_told_from_one_that_fails(onnx: Path) -> None:
         assert started.load_seconds > 0
         started.process.kill()
         started.process.wait()
-        with pytest.raises(EdgequantError, match="the onnxruntime engine ended with code -9"):
+        with pytest.raises(UnsupportedError, match="the onnxruntime engine ended with code -9"):
             started.ask("memory")

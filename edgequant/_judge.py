@@ -1,0 +1,109 @@
+"""`edgequant.check` and `edgequant.compare`: files of any tool against the model they came from."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from edgequant._settings import (
+    GateSettings,
+    Progress,
+    StrPath,
+    TextSettings,
+    paths_of,
+    refuse_unknown,
+    silent,
+)
+from runtime.errors import GateError, InputError
+
+if TYPE_CHECKING:
+    from quantize.report.report import Report
+
+
+def check(
+    files: StrPath | Iterable[StrPath],
+    against: StrPath | None = None,
+    *,
+    backend: str = "native",
+    report: StrPath | None = None,
+    reject: bool = False,
+    progress: Progress | None = None,
+    **settings: Unpack[GateSettings],
+) -> "Report":
+    """Measure GGUF files and ONNX folders against their original.
+
+    files: one path or several. against: the original, a checkpoint folder or hub id; None = the
+    bundled one. backend: engine for GGUF files. report: folder for report.html and report.json.
+    reject: rename a file that fails a gate to NAME.rejected, as the command line does.
+    progress: as in `quantize`. settings: the text to measure on, and the gates.
+
+    Raises GateError, with the Report as its `result`, when a gate fails; one always holds: no NaN,
+    no infinity, and the tokenizer of the original. Raises another EdgequantError for bad input,
+    before any measurement.
+    """
+    from quantize.report.judge import check_files
+
+    found = check_files(
+        _files(files),
+        _original(against),
+        None if report is None else Path(report),
+        backend,
+        _flags(settings, GateSettings),
+        progress or silent,
+        reject=reject,
+    )
+    if found.failures:
+        raise GateError(found.failures, found)
+    return found
+
+
+def compare(
+    files: Iterable[StrPath],
+    against: StrPath | None = None,
+    *,
+    backend: str = "native",
+    report: StrPath | None = None,
+    chart: StrPath | None = None,
+    progress: Progress | None = None,
+    **settings: Unpack[TextSettings],
+) -> "Report":
+    """Measure several artifacts of one model on the same text, the smallest first.
+
+    `standings` of the Report says which of them are worth their bytes. chart: file for bytes
+    against KL, .svg or .png. The other arguments are those of `check`; the effect of single layers
+    is measured only for a `report`.
+
+    What is wrong with an artifact is in `failures` of the Report and raises nothing: the rest of
+    the comparison holds. Raises EdgequantError for bad input, before any measurement.
+    """
+    from quantize.report.comparison import compare_files
+
+    return compare_files(
+        _files(files),
+        _original(against),
+        None if report is None else Path(report),
+        None if chart is None else Path(chart),
+        backend,
+        _flags(settings, TextSettings),
+        progress or silent,
+    )
+
+
+def _files(files: StrPath | Iterable[StrPath]) -> list[Path]:
+    found = paths_of(files)
+    if not found:
+        raise InputError("there is nothing to measure; give at least one file.")
+    return found
+
+
+def _original(against: StrPath | None) -> str | None:
+    return None if against is None else os.fspath(against)
+
+
+def _flags(settings: Mapping[str, Any], known: Any) -> dict[str, Any]:
+    """Settings as the inner functions take them."""
+    refuse_unknown(settings, known)
+    flags = dict(settings)
+    if flags.get("baseline") is not None:
+        flags["baseline"] = Path(flags["baseline"])
+    return flags

@@ -1,0 +1,117 @@
+"""`edgequant.load`: run any model, ours or of another tool."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from edgequant._settings import SamplingSettings, StrPath, refuse_unknown
+from runtime.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
+    from runtime.engine import Engine
+    from runtime.tokenizer import Tokenizer
+
+
+def load(path: StrPath, backend: str | None = None, **options: Any) -> "LoadedModel":
+    """Open a GGUF file, an ONNX folder or a checkpoint folder, ready to run.
+
+    backend: "native", "numpy", "torch", "onnxruntime" or "llamacpp"; None = onnxruntime for an ONNX
+    folder, native for the rest. options: of the backend, such as threads=2 (native, onnxruntime,
+    llamacpp), kv="f32" (native) or device="cuda" (torch).
+
+    Raises InputError for a path or backend that does not exist, UnsupportedError for a model or an
+    installation that cannot be run, CorruptFileError for a damaged file, and SpaceError for a model
+    that does not fit in memory.
+    """
+    from quantize.opening import open_any
+
+    return LoadedModel(open_any(Path(path), backend, generating=True, **options))
+
+
+class LoadedModel:
+    """A model with its tokenizer; `load` makes it."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+
+    @property
+    def tokenizer(self) -> "Tokenizer | None":
+        """`encode` (text -> list of ids), `decode` (ids -> text), `eos` (ids that end a text);
+        None when the file has none."""
+        return self._engine.tokenizer
+
+    @property
+    def context(self) -> int:
+        """Most tokens at a time, those of the prompt and new ones together."""
+        return self._engine.arch.context
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that it knows: the last axis of logits."""
+        return self._engine.arch.vocab
+
+    def logits(self, ids: "ArrayLike", last: bool = False) -> "np.ndarray":
+        """Scores of the next token after each one: ids (T,) or (B, T) -> float32 (..., T, V).
+
+        With `last` only the scores after the last token are computed: (..., 1, V). Raises
+        InputError for ids that are not tokens of the model, and for more than its context.
+        """
+        import numpy as np
+
+        given = np.asarray(ids)
+        if given.ndim not in (1, 2) or given.size == 0 or given.dtype.kind not in "iu":
+            raise InputError(
+                f"ids have the shape {given.shape} and the type {given.dtype}; give whole numbers "
+                "as (tokens) or (rows, tokens), at least one."
+            )
+        if given.min() < 0 or given.max() >= self.vocab_size:
+            raise InputError(
+                f"ids must be from 0 to {self.vocab_size - 1}, not {given.min()} to {given.max()}; "
+                "use the model's own tokenizer."
+            )
+        if given.shape[-1] > self.context:
+            raise InputError(
+                f"{given.shape[-1]} tokens exceed the model's context of {self.context}; "
+                "give fewer at a time."
+            )
+        out = self._engine.logits(np.atleast_2d(given).astype(np.int64), last=last)
+        return out if given.ndim == 2 else out[0]
+
+    def generate(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        count: int = 128,
+        **sampling: Unpack[SamplingSettings],
+    ) -> str:
+        """The text that follows a prompt, as a whole: arguments and errors as in `stream`."""
+        return "".join(self.stream(prompt, count, **sampling))
+
+    def stream(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        count: int = 128,
+        **sampling: Unpack[SamplingSettings],
+    ) -> Iterator[str]:
+        """The text that follows a prompt, piece by piece as tokens are made.
+
+        prompt: text, or messages [{"role": "user", "content": "Hi"}, ...] for the model's chat
+        template. count: most new tokens; the model's own end of text comes first. sampling: how
+        tokens are chosen; greedily when nothing is given.
+
+        Raises InputError for an empty prompt, one that does not fit the context with `count`, a
+        number out of range, or a model without the tokenizer or chat template that is needed.
+        """
+        from quantize.opening import render
+        from runtime.generate import generate_text
+        from runtime.sample import Sampler
+
+        refuse_unknown(sampling, SamplingSettings)
+        if not isinstance(prompt, str):
+            prompt = render(self._engine, [dict(message) for message in prompt])
+        choice: dict[str, Any] = dict(sampling)
+        stop = choice.pop("stop", ())
+        ends = (stop,) if isinstance(stop, str) else tuple(stop)
+        return generate_text(self._engine, prompt, count, Sampler(**choice), ends)

@@ -1,0 +1,172 @@
+"""Each kind of error, as a program that uses `edgequant` meets it."""
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgequant
+from tests.edgequant.quick import QUICK, TEXT
+
+BUNDLED = Path(__file__).resolve().parent.parent.parent / "models" / "tiny-qwen2.5"
+Usage = namedtuple("Usage", "total used free")
+
+
+def checkpoint(folder: Path, **changes: Any) -> Path:
+    """A copy of the bundled checkpoint whose config.json is changed."""
+    shutil.copytree(BUNDLED, folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF file that nobody calibrated or judged; nobody may change it."""
+    output = tmp_path_factory.mktemp("dist")
+    made = edgequant.quantize(to="gguf:Q4_0", output=output, method="rtn", check=False)
+    return made.artifacts[0].path
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: edgequant.load("no/such.gguf"), "no/such.gguf does not exist; give"),
+        (lambda: edgequant.quantize("./none", "gguf:Q4_0"), "./none does not exist; give"),
+        (lambda: edgequant.plan(), "nothing to make; give at least one --to"),
+        (lambda: edgequant.plan(to="gguf:Q9"), "unknown preset 'Q9'"),
+        (lambda: edgequant.plan(to="gguf:Q4_0", rows=0), "rows must be at least 1, not 0"),
+        (lambda: edgequant.check([]), "nothing to measure; give at least one file"),
+        (lambda: edgequant.compare([]), "nothing to measure; give at least one file"),
+        (lambda: edgequant.load(BUNDLED, "cuda"), "unknown backend 'cuda'; known:"),
+    ],
+)
+def test_bad_input_is_an_input_error(call: Any, sentence: str) -> None:
+    with pytest.raises(edgequant.InputError, match=sentence) as caught:
+        call()
+    assert isinstance(caught.value, ValueError | edgequant.EdgequantError)
+
+
+def test_bad_calibration_text_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(edgequant.InputError, match="There is no calibration text none.txt"):
+        edgequant.quantize(to="gguf:Q4_0", output=tmp_path, **QUICK | {"calibration": "none.txt"})
+
+
+def test_an_output_that_is_there_already_is_an_input_error(file: Path) -> None:
+    with pytest.raises(edgequant.InputError, match="exists; use --overwrite"):
+        edgequant.quantize(to="gguf:Q4_0", output=file.parent, method="rtn", check=False)
+
+
+@pytest.mark.parametrize(
+    ("ids", "sentence"),
+    [
+        ([], r"shape \(0,\) and the type float64; give whole numbers"),
+        ([[[1]]], r"shape \(1, 1, 1\) and the type int64; give whole numbers"),
+        ([1.5], r"shape \(1,\) and the type float64; give whole numbers"),
+        ([0, 4096], "ids must be from 0 to 4095, not 0 to 4096; use the model's own tokenizer"),
+        ([-1, 3], "ids must be from 0 to 4095, not -1 to 3"),
+        (np.zeros(2049, int), "2049 tokens exceed the model's context of 2048; give fewer"),
+    ],
+)
+def test_ids_that_are_no_tokens_are_an_input_error(file: Path, ids: Any, sentence: str) -> None:
+    with pytest.raises(edgequant.InputError, match=sentence):
+        edgequant.load(file, "numpy").logits(ids)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "sentence"),
+    [
+        ("", {}, "the prompt has no tokens"),
+        ("Hi", {"count": 2048}, "exceed the model's context of 2048"),
+        ("Hi", {"top_p": 0.0}, "top-p lies in"),
+        ([{"role": "user"}, {"role": "nobody"}], {}, "the chat template refused the messages"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_an_input_error(
+    file: Path, prompt: Any, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(edgequant.InputError, match=sentence):
+        edgequant.load(file, "numpy").generate(prompt, **options)
+
+
+def test_an_unknown_architecture_is_unsupported(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model", model_type="mamba")
+    with pytest.raises(edgequant.UnsupportedError, match="unknown architecture 'mamba'"):
+        edgequant.quantize(folder, to="gguf:Q4_0", output=tmp_path / "dist")
+
+
+def test_a_device_that_is_not_there_is_unsupported(tmp_path: Path) -> None:
+    with pytest.raises(edgequant.UnsupportedError, match="device 'nowhere' cannot be used"):
+        edgequant.quantize(to="gguf:Q4_0", output=tmp_path, device="nowhere")
+
+
+def test_a_truncated_file_is_corrupt(file: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(file.read_bytes()[:-100_000])
+    for use in (edgequant.load, edgequant.check):
+        with pytest.raises(edgequant.CorruptFileError, match="is cut short or damaged"):
+            use(cut)
+
+
+def test_a_checkpoint_without_a_tensor_of_its_config_is_corrupt(tmp_path: Path) -> None:
+    config = json.loads((BUNDLED / "config.json").read_text(encoding="utf-8"))
+    layers = config["num_hidden_layers"] + 1
+    folder = checkpoint(tmp_path / "model", num_hidden_layers=layers)
+    with pytest.raises(edgequant.CorruptFileError, match="has no tensor .*which config.json impl"):
+        edgequant.plan(folder, to="gguf:Q4_0")
+
+
+def test_a_full_disk_is_a_space_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - 1000, 1000))
+    with pytest.raises(edgequant.SpaceError, match="has 0.0 GB free and the run needs about"):
+        edgequant.quantize(to="gguf:Q4_0", output=tmp_path, method="rtn", check=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_memory_cannot_hold_is_a_space_error(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tmp_path / "meminfo"
+    full.write_text("MemAvailable: 1 kB\n", encoding="ascii")
+    monkeypatch.setattr("runtime.memory.available.__defaults__", (full,))
+    with pytest.raises(edgequant.SpaceError, match="do not fit in the 0.00 GiB of memory"):
+        edgequant.load(file).generate("The", count=4)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: edgequant.quantize(to="gguf:Q4_0", calib_rows=4),
+        lambda: edgequant.plan(to="gguf:Q4_0", targets=()),
+        lambda: edgequant.check("a.gguf", rows=4),
+        lambda: edgequant.compare(["a.gguf"], max_kl=0.1),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_a_type_error(call: Any) -> None:
+    with pytest.raises(TypeError, match=r"^there is no setting '\w+'; known: .*eval_rows"):
+        call()
+
+
+def test_a_way_of_sampling_that_does_not_exist_is_a_type_error(file: Path) -> None:
+    with pytest.raises(TypeError, match="no setting 'top_n'; known: seed, stop, temperature"):
+        edgequant.load(file, "numpy").generate("The", top_n=3)
+
+
+@pytest.mark.slow
+def test_an_unfit_artifact_is_told_by_a_comparison_and_raises_in_a_check(
+    file: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    data = bytearray(file.read_bytes())
+    data[-64:] = np.full(16, np.inf, np.float32).tobytes()  # the last norm, which is float32
+    broken.write_bytes(data)
+    report = edgequant.compare([broken, file], **TEXT)
+    assert any(line.startswith("broken.gguf: ") for line in report.failures)
+    assert not any(line.startswith(f"{file.name}: ") for line in report.failures)
+    with pytest.raises(edgequant.GateError, match="broken.gguf"):
+        edgequant.check(broken, **TEXT)
