@@ -83,15 +83,22 @@ def outliers(checkpoint: Checkpoint, folder: Path, seed: int = 0) -> None:
     save(checkpoint, weights, {}, folder)
 
 
-def narrow(checkpoint: Checkpoint, folder: Path, steps: int = 800, seed: int = 0) -> float:
+def narrow(
+    checkpoint: Checkpoint,
+    folder: Path,
+    steps: int = 800,
+    seed: int = 0,
+    length: int = LENGTH,
+    sampled: int = SAMPLED,
+) -> float:
     """Cut the model to NARROW channels and heal; returns the mean KL of the last steps."""
     wide, teacher = checkpoint.arch, read(checkpoint)
     config = {"hidden_size": NARROW, "head_dim": NARROW // wide.heads}
     arch = checkpoint.family.arch(checkpoint.config | config)
-    rows = calib_data.load("builtin", checkpoint.tokenizer, 0, LENGTH, seed).ids
+    rows = calib_data.load("builtin", checkpoint.tokenizer, 0, length, seed).ids
     student = cut_residual(teacher, strongest(wide, teacher, rows[:64], NARROW))
     cut_heads(student, wide, arch.head_dim)
-    rows = np.concatenate([rows, sample(checkpoint, SAMPLED, seed)])
+    rows = np.concatenate([rows, sample(checkpoint, sampled, seed, length)])
     loss = heal(wide, teacher, arch, student, rows, steps, seed)
     save(checkpoint, student, config, folder)
     return loss
@@ -155,13 +162,13 @@ def cut_heads(weights: Weights, arch: Arch, width: int) -> None:
 
 
 @torch.inference_mode()
-def sample(checkpoint: Checkpoint, count: int, seed: int) -> np.ndarray:
-    """Rows of LENGTH tokens drawn from the model at temperature 1, after its separator."""
+def sample(checkpoint: Checkpoint, count: int, seed: int, length: int) -> np.ndarray:
+    """Rows of `length` tokens drawn from the model at temperature 1, after its separator."""
     engine = open_engine(checkpoint.model(), "torch")
     generator = torch.Generator().manual_seed(seed)
-    ids = np.full((count, LENGTH), checkpoint.tokenizer.separator or 0, np.int32)
-    cache = engine.new_cache(count, LENGTH)
-    for at in range(1, LENGTH):
+    ids = np.full((count, length), checkpoint.tokenizer.separator or 0, np.int32)
+    cache = engine.new_cache(count, length)
+    for at in range(1, length):
         logits = engine.logits(ids[:, at - 1 : at], cache, last=True)[:, 0]  # (count, V)
         chances = functional.softmax(torch.from_numpy(logits), -1)
         ids[:, at] = torch.multinomial(chances, 1, generator=generator)[:, 0].numpy()

@@ -37,15 +37,15 @@ WARM_UP = 3
 """Calls before anything is timed; the first compiles."""
 
 
-def seconds(work: Callable[[], object], repeat: int) -> float:
+def seconds(work: Callable[[], object], repeat: int, device: str = DEVICE) -> float:
     """Median time of a piece of work on the card."""
     for _ in range(WARM_UP):
         work()
     times = []
     for _ in range(repeat):
-        start = now(DEVICE)
+        start = now(device)
         work()
-        times.append(now(DEVICE) - start)
+        times.append(now(device) - start)
     return statistics.median(times)
 
 
@@ -56,12 +56,12 @@ def bandwidth(repeat: int) -> float:
     return 2 * COPY / seconds(lambda: target.copy_(source), repeat)
 
 
-def token_products(engine: OpsEngine, model: Model) -> Callable[[], None]:
+def token_products(engine: OpsEngine, model: Model, device: str) -> Callable[[], None]:
     """All products of one token, in its order; nothing is waited for in between."""
     layers = [name for name in model.tensors if name.startswith("blk.")]
     names = [n for n in layers if len(model.tensors[n].shape) == 2] + [model.arch.head]
     widths = {model.tensors[name].shape[1] for name in names}
-    x = {width: torch.ones(1, width, device=DEVICE) for width in widths}
+    x = {width: torch.ones(1, width, device=device) for width in widths}
 
     def run() -> None:
         for name in names:
@@ -71,11 +71,13 @@ def token_products(engine: OpsEngine, model: Model) -> Callable[[], None]:
 
 
 @torch.inference_mode()
-def measure(size: str, preset: str, flags: argparse.Namespace, most: float) -> dict[str, Any]:
+def measure(
+    size: str, preset: str, flags: argparse.Namespace, most: float, device: str = DEVICE
+) -> dict[str, Any]:
     """A line of the table; `most` is the bandwidth."""
     arch = shapes.arch_of(size)
     model = Model(arch, {tensor.name: tensor for tensor in shapes.tensors(size, preset)})
-    engine = open_engine(model, "torch", device=DEVICE)
+    engine = open_engine(model, "torch", device=device)
     assert isinstance(engine, OpsEngine)
     ids = np.random.default_rng(0).integers(arch.vocab, size=(1, flags.prompt))
 
@@ -87,11 +89,11 @@ def measure(size: str, preset: str, flags: argparse.Namespace, most: float) -> d
         for _ in range(flags.generate):
             engine.logits(ids[:, :1], cache, last=True)
 
-    alone = seconds(token_products(engine, model), flags.repeat)
+    alone = seconds(token_products(engine, model, device), flags.repeat, device)
     return {
         "model": f"{size} {preset}",
-        "prompt": flags.prompt / seconds(prompt, flags.repeat),
-        "generate": flags.generate / seconds(generate, flags.repeat),
+        "prompt": flags.prompt / seconds(prompt, flags.repeat, device),
+        "generate": flags.generate / seconds(generate, flags.repeat, device),
         "products": 1 / alone,
         "of_bandwidth": weight_bytes(model) / alone / most,
     }

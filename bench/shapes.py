@@ -42,11 +42,11 @@ def arch_of(size: str) -> Arch:
     return family_of(CONFIGS[size]).arch(CONFIGS[size])
 
 
-def file(size: str, preset: str, folder: Path = FOLDER) -> Path:
+def file(size: str, preset: str, folder: Path = FOLDER, words: int = WORDS) -> Path:
     """The file of a size and a preset, made when it is not there yet."""
     path = folder / f"Qwen2.5-{size}-{preset}.gguf"
     if not path.exists():
-        write(path, arch_of(size), tensors(size, preset), tokenizer(folder), {})
+        write(path, arch_of(size), tensors(size, preset), tokenizer(folder, words), {})
     return path
 
 
@@ -74,23 +74,23 @@ def random_tensors(arch: Arch, types: Mapping[str, Block]) -> Iterator[Tensor]:
         yield Tensor(name, shape, layout, samples[layout.name, cols][rows])
 
 
-def tokenizer(folder: Path) -> Path:
-    """A folder with the bundled tokenizer, grown to WORDS by random merges of its words."""
+def tokenizer(folder: Path, words: int) -> Path:
+    """A folder with the bundled tokenizer, grown to so many words by random merges of its words."""
     grown = folder / "tokenizer"
     if not grown.exists():
         shutil.copytree(bundled(), grown, ignore=shutil.ignore_patterns("*.safetensors", "*.md"))
         path = grown / "tokenizer.json"
         settings = json.loads(path.read_text(encoding="utf-8"))
         special = max(token["id"] for token in settings["added_tokens"])
-        grow(settings["model"], special + 1)
+        grow(settings["model"], special + 1, words)
         path.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
     return grown
 
 
-def grow(model: dict[str, Any], first: int) -> None:
-    """Add words of two words each to a BPE model, with numbers from `first` up to WORDS."""
+def grow(model: dict[str, Any], first: int, stop: int) -> None:
+    """Add words of two words each to a BPE model, with numbers from `first` up to `stop`."""
     random, words = np.random.default_rng(0), list(model["vocab"])
-    while first < WORDS:
+    while first < stop:
         left, right = (words[i] for i in random.integers(len(words), size=2))
         if left + right not in model["vocab"]:
             model["vocab"][left + right] = first

@@ -25,6 +25,7 @@ from export import genai, onnx_graph, onnx_nodes
 from export.base import Container, check_complete, check_tensor
 from export.files import new_folder
 from export.onnx_data import (
+    ALIGNMENT,
     DATA,
     DataFile,
     Places,
@@ -73,21 +74,23 @@ def write(
     *,
     overwrite: bool = False,
     accuracy_level: int = 4,
+    alignment: int = ALIGNMENT,
 ) -> None:
     """Write the folder `path` from tensors in any order; F16 and BF16 ones are stored as F32.
 
     The graph spells out offsets in digits, so that the folder may miss `size` by some bytes when
     tensors do not come in file order.
     `source` is the checkpoint's folder (config, tokenizer), `extra` goes into the model's metadata.
-    accuracy_level 4 rounds activations to int8 (fast), 0 computes in float32. Raises EdgequantError
-    when the folder exists, the disk is too small, a tensor is missing or of a type that ONNX cannot
-    hold, or the written file does not read back as it was meant.
+    accuracy_level 4 rounds activations to int8 (fast), 0 computes in float32. Arrays start at
+    multiples of `alignment` bytes of the data file. Raises EdgequantError when the folder exists,
+    the disk is too small, a tensor is missing or of a type that ONNX cannot hold, or the written
+    file does not read back as it was meant.
     """
     onnx_graph.check_ops(arch)
     config = genai.genai_config(arch, source)
     with new_folder(path, overwrite, needed=least_bytes(arch)) as temp:
         with (temp / DATA).open("wb") as file:
-            data = DataFile(file)
+            data = DataFile(file, Places(alignment=alignment))
             layouts = _store(data, arch, tensors)
         protos = data.places.protos
         (temp / MODEL).write_bytes(_model(arch, layouts, protos, extra, accuracy_level))

@@ -1,6 +1,6 @@
 """The weights of an ONNX folder: which arrays they become, and where each stands in the data file.
 
-    model.onnx.data    every array at a multiple of ALIGNMENT bytes; the gaps read as zeros
+    model.onnx.data    every array at a multiple of `alignment` bytes; the gaps read as zeros
                        weights in the order in which they came, then the tables of each rope
 
 `size` of the container counts these arrays before there is a file, `write` fills them.
@@ -109,12 +109,13 @@ class Places:
     """Where arrays stand in the data file, and how the graph names them there."""
 
     protos: list[onnx.TensorProto] = field(default_factory=list)
+    alignment: int = ALIGNMENT
     end: int = 0
     """Bytes of the file so far."""
 
     def add(self, array: Array) -> int:
         """Give the next array its place; returns the offset."""
-        offset = -(-self.end // ALIGNMENT) * ALIGNMENT
+        offset = -(-self.end // self.alignment) * self.alignment
         self.end = offset + array.nbytes
         proto = TensorProto(name=array.name, dims=array.dims, data_location=TensorProto.EXTERNAL)
         proto.data_type = helper.np_dtype_to_tensor_dtype(array.kind)
@@ -141,7 +142,7 @@ class DataFile:
     """The data file while it is written, with a checksum of each array."""
 
     file: BinaryIO
-    places: Places = field(default_factory=Places)
+    places: Places
     sums: dict[str, int] = field(default_factory=dict)
     """crc32 by name."""
 

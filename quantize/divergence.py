@@ -25,10 +25,12 @@ class Head:
 
     tensor: Tensor
     device: torch.device
+    rows: int = ROWS
+    """Decoded at a time."""
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """Its rows in order, (v, D) float32."""
-        for here in batches(self.tensor.shape[0], ROWS):
+        for here in batches(self.tensor.shape[0], self.rows):
             yield torch.from_numpy(np.array(self.tensor.decode(here.start, here.stop))).to(
                 self.device
             )
@@ -45,18 +47,21 @@ class Reading:
     """(t,): log of the sum of exp(logits)."""
 
 
-def read(states: torch.Tensor, head: Head) -> Reading:
-    """Find the normalizers of states (t, D)."""
+def read(states: torch.Tensor, head: Head, tokens: int = TOKENS) -> Reading:
+    """Find the normalizers of states (t, D), of `tokens` at a time."""
     total = torch.full_like(states[:, 0], -torch.inf)
     for rows in head.pieces():
-        for here in batches(len(states), TOKENS):
+        for here in batches(len(states), tokens):
             logits = states[here] @ rows.T  # (n, v)
             total[here] = torch.logaddexp(total[here], torch.logsumexp(logits, -1))
     return Reading(states, head, total)
 
 
 def divergence(
-    original: Reading, target: Reading, gradient: torch.Tensor | None = None
+    original: Reading,
+    target: Reading,
+    gradient: torch.Tensor | None = None,
+    tokens: int = TOKENS,
 ) -> torch.Tensor:
     """KL of each token, (t,) float64; its gradient by the target's states is added to `gradient`.
 
@@ -64,7 +69,7 @@ def divergence(
     """
     out = torch.zeros_like(target.normalizer, dtype=torch.float64)
     for right, ours in zip(original.head.pieces(), target.head.pieces(), strict=True):
-        for here in batches(len(out), TOKENS):
+        for here in batches(len(out), tokens):
             log_p = original.states[here] @ right.T - original.normalizer[here, None]  # (n, v)
             log_q = target.states[here] @ ours.T - target.normalizer[here, None]
             out[here] += excess(log_p, log_q).sum(-1, dtype=torch.float64)

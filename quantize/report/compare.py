@@ -12,7 +12,11 @@ PIECE = 1 << 27
 
 
 def compare(
-    original: Engine, candidates: dict[str, Engine], windows: np.ndarray, progress: Progress
+    original: Engine,
+    candidates: dict[str, Engine],
+    windows: np.ndarray,
+    progress: Progress,
+    piece: int = PIECE,
 ) -> dict[str, TokenScores]:
     """Score each candidate on windows (W, T) of token ids; arrays of the result are (W, T).
 
@@ -27,7 +31,7 @@ def compare(
             )
     kept: dict[str, list[TokenScores]] = {label: [] for label in candidates}
     for index, ids in enumerate(windows):
-        scores = compare_window(original, candidates, ids)
+        scores = compare_window(original, candidates, ids, piece)
         for label, window in scores.items():
             kept[label].append(window)
         note = ", ".join(
@@ -38,10 +42,10 @@ def compare(
 
 
 def compare_window(
-    original: Engine, candidates: dict[str, Engine], ids: np.ndarray
+    original: Engine, candidates: dict[str, Engine], ids: np.ndarray, piece: int
 ) -> dict[str, TokenScores]:
     """Score each candidate on one window (T,)."""
-    step = tokens_at_once(original.arch.vocab)
+    step = tokens_at_once(original.arch.vocab, piece)
     pieces = [slice(start, start + step) for start in range(0, len(ids), step)]
     following = np.append(ids[1:], -1)  # (T,): nobody knows what comes after the window
     engines = [original, *candidates.values()]
@@ -65,6 +69,6 @@ def compare_window(
     return {label: join(parts) for label, parts in kept.items()}
 
 
-def tokens_at_once(vocab: int) -> int:
-    """Tokens whose logits fit in PIECE."""
-    return max(1, PIECE // (4 * vocab))
+def tokens_at_once(vocab: int, piece: int = PIECE) -> int:
+    """Tokens whose logits fit in `piece` bytes."""
+    return max(1, piece // (4 * vocab))

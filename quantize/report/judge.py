@@ -190,9 +190,9 @@ def prepare(
     return Setup(windows, evaluation, original, gates)
 
 
-def original_backend(arch: Arch, device: str) -> str:
-    """Torch, or on the CPU for a large model the native engine: weights stay in their file."""
-    return "native" if device == "cpu" and weights(arch) > TORCH_WEIGHTS else "torch"
+def original_backend(arch: Arch, device: str, most: int = TORCH_WEIGHTS) -> str:
+    """Torch, or on the CPU for over `most` weights the native engine: they stay in their file."""
+    return "native" if device == "cpu" and weights(arch) > most else "torch"
 
 
 def open_original(source: Model, backend: str, device: str) -> OpsEngine:

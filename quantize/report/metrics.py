@@ -54,12 +54,14 @@ def stack(windows: list[TokenScores]) -> TokenScores:
     return TokenScores(**{n: np.stack([getattr(w, n) for w in windows]) for n in names})
 
 
-def score(original: np.ndarray, artifact: np.ndarray, following: np.ndarray) -> TokenScores:
+def score(
+    original: np.ndarray, artifact: np.ndarray, following: np.ndarray, cells: int = CELLS
+) -> TokenScores:
     """Compare logits (T, V) of both; `following` (T,) is each position's next token, -1 = unknown.
 
-    The logits become float64 a few rows at a time, so memory does not grow with T * V.
+    `cells` logits become float64 at a time, so memory does not grow with T * V.
     """
-    step = max(1, CELLS // original.shape[1])
+    step = max(1, cells // original.shape[1])
     pieces = [slice(start, start + step) for start in range(0, len(original), step)]
     return join([_score_rows(original[at], artifact[at], following[at]) for at in pieces])
 

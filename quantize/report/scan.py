@@ -45,8 +45,8 @@ class Scan:
     """What is unusual without being wrong, in sentences."""
 
 
-def scan(original: Model, artifact: Model) -> Scan:
-    """Decode every stored tensor of the artifact beside the original's, a few rows at a time."""
+def scan(original: Model, artifact: Model, cells: int = CELLS) -> Scan:
+    """Decode every stored tensor of the artifact beside the original's, `cells` at a time."""
     arch, untied = original.arch, original.arch.tied and not artifact.arch.tied
     shapes = (replace(arch, tied=False) if untied else arch).shapes()
     stored = list(artifact.tensors)
@@ -64,7 +64,7 @@ def scan(original: Model, artifact: Model) -> Scan:
             problems.append(f"{name} has shape {tensor.shape}, the original's is {shapes[name]}")
         comparable = name in shapes and tensor.shape == shapes[name]
         source = arch.head if name == "output.weight" else name
-        fact = tensor_fact(tensor, original.tensors[source] if comparable else None)
+        fact = tensor_fact(tensor, original.tensors[source] if comparable else None, cells)
         if fact.bad:
             problems.append(f"{name} holds {fact.bad:,} NaN or infinite values")
         facts.append(fact)
@@ -80,9 +80,9 @@ def scan(original: Model, artifact: Model) -> Scan:
     )
 
 
-def tensor_fact(tensor: Tensor, original: Tensor | None) -> TensorFact:
+def tensor_fact(tensor: Tensor, original: Tensor | None, cells: int) -> TensorFact:
     """Bytes, broken values, and the relative squared error against the original."""
-    step = max(1, CELLS // tensor.cols)
+    step = max(1, cells // tensor.cols)
     bad, change, size = 0, 0.0, 0.0
     for start in range(0, tensor.rows, step):
         values = tensor.decode(start, start + step)

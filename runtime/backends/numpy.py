@@ -14,7 +14,10 @@ ROWS_AT_ONCE = 4096
 
 
 class NumpyOps:
-    """Ops on numpy arrays; 2-D weights stay packed and are decoded when used."""
+    """Ops on numpy arrays; 2-D weights stay packed, decoded some rows at a time when used."""
+
+    def __init__(self, rows_at_once: int = ROWS_AT_ONCE) -> None:
+        self.rows_at_once = rows_at_once
 
     def load(self, tensor: Tensor) -> np.ndarray | Tensor:
         return tensor if tensor.is_matrix else tensor.decode()
@@ -30,8 +33,8 @@ class NumpyOps:
     def matmul(self, x: np.ndarray, weight: Tensor, bias: np.ndarray | None) -> np.ndarray:
         rows = weight.shape[0]
         out = np.empty((*x.shape[:-1], rows), np.float32)
-        for start in range(0, rows, ROWS_AT_ONCE):
-            stop = min(start + ROWS_AT_ONCE, rows)
+        for start in range(0, rows, self.rows_at_once):
+            stop = min(start + self.rows_at_once, rows)
             out[..., start:stop] = x @ self.decode(weight, start, stop).T
         return out if bias is None else out + bias
 

@@ -20,8 +20,8 @@ MOST_TABLES = 16
 class TorchOps:
     """Dense float32 weights on one device; tensors that are already loaded may be handed in."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(self, device: str = "cpu", rows_at_once: int = ROWS_AT_ONCE) -> None:
+        self.device, self.rows_at_once = torch.device(device), rows_at_once
         self._tables: dict[int, tuple[np.ndarray, torch.Tensor]] = {}
 
     def load(self, tensor: Tensor) -> torch.Tensor:
@@ -29,8 +29,8 @@ class TorchOps:
             return torch.from_numpy(np.array(tensor.decode())).to(self.device)
         out = torch.empty(tensor.rows, tensor.cols, device=self.device)
         # decoding takes several times the room of its result: a large head goes in pieces
-        for start in range(0, tensor.rows, ROWS_AT_ONCE):
-            rows = tensor.decode(start, start + ROWS_AT_ONCE)
+        for start in range(0, tensor.rows, self.rows_at_once):
+            rows = tensor.decode(start, start + self.rows_at_once)
             out[start : start + len(rows)] = torch.from_numpy(np.array(rows))
         return out.reshape(tensor.shape)
 

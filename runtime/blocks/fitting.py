@@ -98,11 +98,16 @@ def fit_tiles(
     """
     xp = array_namespace(w)
     w = xp.astype(w, xp.float32, copy=False)
-    if str(device(w)) != "cpu":
+    if not in_numpy(w):
         return _fit_tiles(fit, w, importance, shape, GPU_TILE)
     weight = None if importance is None else numpy_of(importance)
     params = _fit_tiles(fit, numpy_of(w), weight, shape, CPU_TILE)
     return {key: xp.asarray(values) for key, values in params.items()}
+
+
+def in_numpy(w: Array) -> bool:
+    """Whether weights are fitted in numpy: those on a CPU."""
+    return str(device(w)) == "cpu"
 
 
 def _fit_tiles(

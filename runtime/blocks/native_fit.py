@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.compiled import kernels
+from runtime import compiled
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,10 @@ def native_search(
     **facts: Any,
 ) -> NativeSearch | None:
     """The search of a Block with these facts (see `_native.Rounder`); None where not compiled."""
-    if kernels is None:
+    if compiled.kernels is None:
         return None
     codes = (layout.low, layout.high)
-    rounder = kernels.Rounder(layout.name, family, layout.size, layout.group, codes, **facts)
+    rounder = compiled.kernels.Rounder(
+        layout.name, family, layout.size, layout.group, codes, **facts
+    )
     return NativeSearch(rounder, names, group_names)

@@ -27,9 +27,14 @@ class Packed:
 class TritonOps(TorchOps):
     """TorchOps whose weights stay packed where their layout has a decoder."""
 
+    def __init__(self, device: str, most_weights: int = MOST_WEIGHTS) -> None:
+        super().__init__(device)
+        self.most_weights = most_weights
+
     def load(self, tensor: Tensor) -> torch.Tensor | Packed:  # type: ignore[override]
         decoder = DECODERS.get(tensor.block.name)
-        if decoder is None or not tensor.is_matrix or np.prod(tensor.shape) > MOST_WEIGHTS:
+        large = np.prod(tensor.shape) > self.most_weights
+        if decoder is None or not tensor.is_matrix or large:
             return super().load(tensor)
         rows, cols = tensor.shape
         return Packed(decoder, cut(decoder, tensor.data, self.device), (rows, cols))

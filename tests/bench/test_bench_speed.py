@@ -27,9 +27,8 @@ SMALL = {
 def test_a_random_file_has_the_mixture_and_a_vocabulary_of_the_size_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shapes, "WORDS", 5000)
     monkeypatch.setitem(shapes.CONFIGS, "small", shapes.QWEN | SMALL)
-    path = shapes.file("small", "Q4_K_M", tmp_path)
+    path = shapes.file("small", "Q4_K_M", tmp_path, words=5000)
     model = open_gguf(path)
     assert model.arch == shapes.arch_of("small")
     types = Counter(model.tensors[name].block.name for name in model.tensors)
@@ -40,7 +39,7 @@ def test_a_random_file_has_the_mixture_and_a_vocabulary_of_the_size_asked_for(
     assert model.tokenizer.backend.get_vocab_size() >= 5000
     logits = open_engine(model, "numpy").logits(np.arange(6).reshape(1, 6))
     assert np.isfinite(logits).all()
-    assert shapes.file("small", "Q4_K_M", tmp_path) == path  # it is there already
+    assert shapes.file("small", "Q4_K_M", tmp_path, words=5000) == path  # it is there already
 
 
 def test_the_large_models_have_the_layers_and_bytes_of_qwen() -> None:

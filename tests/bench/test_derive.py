@@ -67,12 +67,8 @@ def test_channels_that_carry_nothing_are_the_ones_cut(tiny: Checkpoint) -> None:
 
 
 @pytest.mark.slow
-def test_a_narrow_model_is_a_checkpoint_like_any_other(
-    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(derive, "LENGTH", 64)
-    monkeypatch.setattr(derive, "SAMPLED", 8)
-    derive.narrow(tiny, tmp_path / "made", steps=1)
+def test_a_narrow_model_is_a_checkpoint_like_any_other(tiny: Checkpoint, tmp_path: Path) -> None:
+    derive.narrow(tiny, tmp_path / "made", steps=1, length=64, sampled=8)
     made = open_checkpoint(tmp_path / "made")
     assert (made.arch.hidden, made.arch.head_dim, made.arch.tied) == (224, 56, True)
     assert np.isfinite(logits(made)).all()

@@ -24,14 +24,11 @@ SMALL = {
 def test_a_small_model_is_measured_on_the_cpu_by_the_same_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gpu, "DEVICE", "cpu")
     monkeypatch.setitem(shapes.CONFIGS, "small", shapes.QWEN | SMALL)
     flags = argparse.Namespace(repeat=1, prompt=5, generate=3)
-    row = gpu.measure("small", "Q8_0", flags, most=1e9)
+    row = gpu.measure("small", "Q8_0", flags, most=1e9, device="cpu")
     assert row.pop("model") == "small Q8_0"
     assert all(math.isfinite(value) and value > 0 for value in row.values())
-    # a token has the products and more
-    assert row["generate"] < row["products"]
 
 
 @pytest.mark.slow

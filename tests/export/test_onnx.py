@@ -237,12 +237,11 @@ def test_tensors_may_come_in_any_order(folder: Folder, tiny: Checkpoint, tmp_pat
 
 
 def test_offsets_past_four_gigabytes_are_read_by_both_readers(
-    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    random_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    # the gaps are holes: nothing on disk
-    monkeypatch.setattr(export.onnx_data, "ALIGNMENT", 1 << 28)
     checkpoint = open_checkpoint(random_models["qwen2-tied"])
-    write(tmp_path / "x", checkpoint.arch, rounded(checkpoint, "F32"), checkpoint.folder, {})
+    facts = (checkpoint.arch, rounded(checkpoint, "F32"), checkpoint.folder, {})
+    write(tmp_path / "x", *facts, alignment=1 << 28)  # the gaps are holes: nothing on disk
     assert (tmp_path / "x" / "model.onnx.data").stat().st_size > 1 << 32
     last = graph_of(tmp_path / "x").initializer
     offsets = [e.value for p in last for e in p.external_data if e.key == "offset"]

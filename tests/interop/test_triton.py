@@ -20,7 +20,6 @@ from tests.small_models import rounded
 pytest.importorskip("triton", reason="triton is not installed: pip install 'edgequant[gpu]'")
 
 from runtime.triton import kernels  # noqa: E402
-from runtime.triton import ops as ops_module  # noqa: E402
 from runtime.triton.decoders import DECODERS  # noqa: E402
 from runtime.triton.ops import Packed, TritonOps  # noqa: E402
 
@@ -158,14 +157,10 @@ def test_floats_are_decoded_to_float32_on_loading(kind: str, shape: tuple[int, .
     assert np.array_equal(ops.numpy(loaded), tensor.decode())
 
 
-def test_a_weight_that_the_kernels_cannot_count_is_decoded_on_loading(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_weight_that_the_kernels_cannot_count_is_decoded_on_loading() -> None:
     tensor = weight("Q4_0", rows=3, blocks=2)
-    monkeypatch.setattr(ops_module, "MOST_WEIGHTS", 3 * 64)
-    assert isinstance(TritonOps(DEVICE).load(tensor), Packed)
-    monkeypatch.setattr(ops_module, "MOST_WEIGHTS", 3 * 64 - 1)
-    ops = TritonOps(DEVICE)
+    assert isinstance(TritonOps(DEVICE, most_weights=3 * 64).load(tensor), Packed)
+    ops = TritonOps(DEVICE, most_weights=3 * 64 - 1)
     loaded = ops.load(tensor)
     assert isinstance(loaded, torch.Tensor)
     assert np.array_equal(ops.numpy(loaded), tensor.decode())

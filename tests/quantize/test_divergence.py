@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantize import divergence as module
-from quantize.divergence import Head, Reading, divergence, excess, read
+from quantize.divergence import ROWS, Head, Reading, divergence, excess, read
 from runtime.tensor import Tensor
 
 CPU = torch.device("cpu")
@@ -41,35 +40,30 @@ def test_tokens_that_one_model_rules_out_leave_the_sum_finite() -> None:
     assert torch.allclose(parts.double().sum(-1), exact(logits, others), rtol=1e-5)
 
 
-def heads(rows: int, width: int) -> tuple[Head, Head]:
+def heads(rows: int, width: int, at_once: int = ROWS) -> tuple[Head, Head]:
     """Two that are near."""
     draw = np.random.default_rng(0)
     weight = draw.normal(size=(rows, width)).astype(np.float32)
     other = (weight + 0.05 * draw.normal(size=weight.shape)).astype(np.float32)
     original, target = (Tensor.dense("output.weight", values) for values in (weight, other))
-    return Head(original, CPU), Head(target, CPU)
+    return Head(original, CPU, at_once), Head(target, CPU, at_once)
 
 
-def test_a_head_is_decoded_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 5)
-    head, _ = heads(13, 4)
+def test_a_head_is_decoded_some_rows_at_a_time() -> None:
+    head, _ = heads(13, 4, at_once=5)
     pieces = list(head.pieces())
     assert [len(piece) for piece in pieces] == [5, 5, 3]
     assert np.array_equal(torch.cat(pieces).numpy(), head.tensor.decode())
 
 
-def test_pieces_add_up_to_the_divergence_of_whole_heads_and_its_gradient(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "ROWS", 5)
-    monkeypatch.setattr(module, "TOKENS", 3)
-    original, target = heads(13, 4)
+def test_pieces_add_up_to_the_divergence_of_whole_heads_and_its_gradient() -> None:
+    original, target = heads(13, 4, at_once=5)
     draw = torch.Generator().manual_seed(1)
     states = torch.randn(7, 4, generator=draw)
     moved = states + 0.1 * torch.randn(states.shape, generator=draw)
-    readings = read(states, original), read(moved, target)
+    readings = read(states, original, tokens=3), read(moved, target, tokens=3)
     gradient = torch.zeros_like(moved)
-    found = divergence(*readings, gradient)
+    found = divergence(*readings, gradient, tokens=3)
 
     leaf = moved.double().requires_grad_()
     right, ours = (torch.from_numpy(h.tensor.decode()).double() for h in (original, target))
@@ -77,7 +71,7 @@ def test_pieces_add_up_to_the_divergence_of_whole_heads_and_its_gradient(
     assert torch.allclose(found, expected.detach(), rtol=1e-5)
     by = torch.autograd.grad(expected.sum(), leaf)[0]
     assert torch.allclose(gradient.double(), by, rtol=1e-4, atol=1e-6)
-    assert torch.equal(divergence(*readings), found)
+    assert torch.equal(divergence(*readings, tokens=3), found)
 
 
 def test_the_same_model_diverges_by_nothing() -> None:

@@ -136,14 +136,11 @@ def test_large_gates_do_not_overflow() -> None:
     np.testing.assert_allclose(found, [0, -0.26894143, 0, 0.7310586, 1e4], rtol=1e-6)
 
 
-def test_a_large_head_is_decoded_in_pieces(
-    random_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_head_is_decoded_in_pieces(random_models: dict[str, Path]) -> None:
     model = open_checkpoint(random_models["qwen2-untied"]).model()
     ids = np.arange(6)[None]
     whole = OpsEngine(model, NumpyOps()).logits(ids)
-    monkeypatch.setattr("runtime.backends.numpy.ROWS_AT_ONCE", 1000)
-    assert_near(OpsEngine(model, NumpyOps()).logits(ids), whole)
+    assert_near(OpsEngine(model, NumpyOps(rows_at_once=1000)).logits(ids), whole)
 
 
 @pytest.mark.parametrize("facts", [{}, {"window": 3}, {"soft_cap": 0.5}, {"scale": 0.5}])

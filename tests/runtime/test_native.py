@@ -14,6 +14,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 import runtime
 from export.gguf import write
 from quantize.checkpoint import Checkpoint
+from runtime import memory
 from runtime.blocks import BLOCKS, block
 from runtime.engine import OpsEngine, open_engine
 from runtime.errors import EdgequantError
@@ -328,7 +329,9 @@ def test_weights_in_memory_give_the_logits_of_the_file(
     model = open_gguf(path)
     mapped = open_engine(model, "native")
     assert mapped.mapped > 0
-    monkeypatch.setattr("runtime.backends.native.has_room", lambda count: count == mapped.mapped)
+    (tmp_path / "enabled").write_text("always [madvise] never")
+    monkeypatch.setattr(memory, "HUGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr(memory, "available", lambda: 2 * mapped.mapped)
     resident = open_engine(model, "native", **{word: True})
     cache = resident.new_cache(3, 21)
     first = resident.logits(PROMPTS[:, :9], cache)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from quantize.checkpoint import Checkpoint
-from runtime.backends import torch as backend
 from runtime.backends.numpy import NumpyOps
 from runtime.backends.torch import TorchOps, open
 from runtime.blocks import BLOCKS
@@ -102,9 +101,6 @@ def test_an_engine_keeps_no_graph_for_gradients(tiny: Checkpoint) -> None:
     assert cache.length == 2
 
 
-def test_a_weight_loaded_in_pieces_is_the_whole(
-    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backend, "ROWS_AT_ONCE", 1000)
+def test_a_weight_loaded_in_pieces_is_the_whole(tiny: Checkpoint) -> None:
     tensor = tiny.tensors["token_embd.weight"]
-    assert np.array_equal(backend.TorchOps().load(tensor).numpy(), tensor.decode())
+    assert np.array_equal(TorchOps(rows_at_once=1000).load(tensor).numpy(), tensor.decode())

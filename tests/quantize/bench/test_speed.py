@@ -99,11 +99,12 @@ def test_reading_memory_covers_an_array_of_bounded_size() -> None:
 
 def test_a_file_is_opened_as_generate_opens_it(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    for module in (worker, opening):
-        monkeypatch.setattr(module, "open_engine", lambda *_, **options: asked.append(options))
+    backend = "runtime.backends.numpy"
+    monkeypatch.setattr(f"{backend}.open", lambda model, **options: asked.append(options))
+    monkeypatch.setattr(f"{backend}.FOR_GENERATION", {"resident": True}, raising=False)
     worker.opener(gguf, "numpy", 2)()
     opening.open_any(gguf, "numpy", generating=True)
-    assert asked == [{"generating": True, "threads": 2}, {"generating": True}]
+    assert asked == [{"resident": True, "threads": 2}, {"resident": True}]
 
 
 def test_generation_goes_on_where_the_last_round_ended(tiny: Checkpoint) -> None:

@@ -1,6 +1,7 @@
 """The C++ loops of the methods against their torch text: equal to the last bit."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,11 @@ HESSIAN = hessian()
 FACTOR = gptq.factor(HESSIAN)
 
 
-def in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on the methods use their torch text."""
-    for module in (gptq, descent):
-        monkeypatch.setattr(module, "runs_native", lambda *_: False)
+def in_torch(block: Block) -> Block:
+    """The layout with which the methods use their torch text: nothing of it is compiled."""
+    plain = copy(block)
+    plain.__dict__["native"] = None
+    return plain
 
 
 def on_every_set(work: Callable[[], Rounded]) -> list[Rounded]:
@@ -70,21 +72,19 @@ def assert_same(ours: Rounded, theirs: Rounded) -> None:
 
 
 @layouts
-def test_gptq_equals_its_torch_text(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gptq_equals_its_torch_text(block: Block) -> None:
     assert gptq.runs_native(block, weights())
     ours = on_every_set(lambda: gptq.gptq(weights(), block, FACTOR))
-    in_torch(monkeypatch)
-    expected = gptq.gptq(weights(), block, FACTOR)
+    expected = gptq.gptq(weights(), in_torch(block), FACTOR)
     for found in ours:
         assert_same(found, expected)
 
 
 @layouts
-def test_descent_equals_its_torch_text(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descent_equals_its_torch_text(block: Block) -> None:
     start = gptq.gptq(weights(), block, FACTOR)
     ours = on_every_set(lambda: descent.descend(weights(), start, block, HESSIAN, FACTOR.ridge))
-    in_torch(monkeypatch)
-    expected = descent.descend(weights(), start, block, HESSIAN, FACTOR.ridge)
+    expected = descent.descend(weights(), start, in_torch(block), HESSIAN, FACTOR.ridge)
     assert not torch.equal(expected.codes, start.codes)
     for found in ours:
         assert_same(found, expected)
@@ -139,11 +139,10 @@ def test_weights_that_are_not_finite_are_refused(block: Block, bad: float) -> No
         round_tensor(tensor, block, RTN, None, CPU)
 
 
-def test_without_a_native_packer_the_definition_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_native_packer_the_definition_rounds() -> None:
     block, tensor = BLOCKS["Q4_0"], Tensor.dense("w", weights().numpy())
     packed, loss = round_tensor(tensor, block, RTN, None, CPU)
-    monkeypatch.setitem(block.__dict__, "native", None)
-    again, same = round_tensor(tensor, block, RTN, None, CPU)
+    again, same = round_tensor(tensor, in_torch(block), RTN, None, CPU)
     np.testing.assert_array_equal(again, packed)
     assert same == pytest.approx(loss, rel=1e-4)
 

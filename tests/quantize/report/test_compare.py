@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.report import compare as module
-from quantize.report.compare import compare
+from quantize.report.compare import compare, tokens_at_once
 from quantize.report.metrics import score
 from runtime.engine import Engine, open_engine
 from runtime.errors import EdgequantError
@@ -46,12 +45,12 @@ def test_every_candidate_is_scored_on_every_window(original, candidate, windows)
 
 
 def test_long_windows_go_through_in_pieces_with_the_same_result(
-    original, candidate, windows, monkeypatch
+    original, candidate, windows
 ) -> None:
     whole = compare(original, {"a": candidate}, windows, Steps())["a"]
-    monkeypatch.setattr(module, "PIECE", 7 * 4 * original.arch.vocab)
-    assert module.tokens_at_once(original.arch.vocab) == 7
-    pieces = compare(original, {"a": candidate}, windows, Steps())["a"]
+    piece = 7 * 4 * original.arch.vocab
+    assert tokens_at_once(original.arch.vocab, piece) == 7
+    pieces = compare(original, {"a": candidate}, windows, Steps(), piece)["a"]
     for name in vars(whole):
         np.testing.assert_allclose(
             getattr(whole, name), getattr(pieces, name), rtol=1e-3, atol=1e-6

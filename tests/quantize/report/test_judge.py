@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import calib_data
@@ -18,6 +19,7 @@ from quantize.checkpoint import Checkpoint
 from quantize.job import Job
 from quantize.plan import Plan, Target, assign
 from quantize.report import examine, judge
+from quantize.report.examine import open_subject
 from quantize.report.metrics import EDGES
 from quantize.report.report import Report, read_report
 from runtime.engine import open_engine
@@ -175,13 +177,14 @@ def test_no_evaluation_text_is_said_before_any_measurement(int4, small, tmp_path
         check([int4], small, eval_data=str(tmp_path / "none.txt"))
 
 
-def test_a_large_original_runs_packed_and_gives_the_same_figures(
-    int4, small, report, monkeypatch
-) -> None:
+def test_a_large_original_runs_packed_and_gives_the_same_figures(int4, small, report) -> None:
     pytest.importorskip("runtime._native")
-    monkeypatch.setattr(judge, "TORCH_WEIGHTS", 0)
-    found = check([int4], small)
-    assert (report.original.backend, found.original.backend) == ("torch", "native")
+    assert judge.original_backend(small.arch, "cuda", most=0) == "torch"
+    assert judge.original_backend(small.arch, "cpu", most=0) == "native"
+    assert report.original.backend == "torch"
+    setup = judge.prepare(judge.Settings(**FLAGS), small, [{int4.name}])
+    packed = replace(setup, original=replace(setup.original, backend="native"))
+    found = judge.measure(packed, small, [open_subject(int4.name, int4)], "cpu", Steps())
     expected = report.results[0].metrics
     assert found.results[0].metrics.kl == pytest.approx(expected.kl, rel=1e-3)
     assert found.results[0].metrics.ppl_original == pytest.approx(expected.ppl_original, rel=1e-5)
@@ -213,12 +216,14 @@ def test_at_most_64_windows_are_used_unless_more_are_asked_for(small: Checkpoint
     assert judge.held_out(replace(settings, eval_rows=70), small).rows == 70
 
 
-def test_a_foreign_graph_runs_without_a_look_at_its_tensors(int4, small, monkeypatch) -> None:
-    def refuse(path: Path) -> Model:
-        raise EdgequantError("only folders written by edgequant are read.")
-
-    monkeypatch.setattr(examine, "open_model", refuse)
-    (result,) = check([int4], small).results
+def test_a_foreign_graph_runs_without_a_look_at_its_tensors(copy, small) -> None:
+    path, own = copy / "model.onnx", "blk.0.attn_q.weight.scale"
+    model = onnx.load(str(path), load_external_data=False)
+    for node in model.graph.node:
+        node.input[:] = ["scales_17" if name == own else name for name in node.input]
+    next(array for array in model.graph.initializer if array.name == own).name = "scales_17"
+    path.write_bytes(model.SerializeToString())
+    (result,) = check([copy], small).results
     assert result.tensors == ()
     assert "its stored tensors were not looked at" in result.notes[0]
     assert result.bits_per_weight > 0

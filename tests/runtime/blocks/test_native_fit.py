@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.blocks import BLOCKS, Block, Params, native_fit, to_numpy
+from runtime import compiled
+from runtime.blocks import BLOCKS, Block, Params, to_numpy
 from runtime.blocks.q4_k import Q4_K
 from runtime.errors import EdgequantError
 from tests.runtime.blocks.test_blocks import COLS, edges, importance, weights
@@ -96,7 +97,7 @@ def test_tensors_on_the_cpu_take_the_native_search(
 
 
 def test_without_the_compiled_module_the_definition_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_fit, "kernels", None)
+    monkeypatch.setattr(compiled, "kernels", None)
     layout = object.__new__(Q4_K)
     assert layout.native is None
     assert_same_bits(
