@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common
 from runtime.backends.native import NativeOps
-from runtime.blocks import BLOCKS
+from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 
 TYPES = ("Q4_K", "Q6_K", "Q4_0", "Q8_0")
@@ -37,8 +37,8 @@ CALLS = {FEW: 200, MANY: 3}
 def weight(kind: str, rows: int, cols: int) -> Tensor:
     """Random weights, packed."""
     values = np.random.default_rng(0).standard_normal((rows, cols)).astype(np.float32)
-    block = BLOCKS[kind]
-    return Tensor(kind, (rows, cols), block, block.pack(*block.quantize(values)))
+    qtype = QUANT_TYPES[kind]
+    return Tensor(kind, (rows, cols), qtype, qtype.pack(*qtype.quantize(values)))
 
 
 def rate(work: str, packed: Tensor, x: np.ndarray) -> float:

@@ -90,7 +90,7 @@ def row(name: str, folder: Path) -> dict[str, Any]:
         peak, seconds = quantize(model, given, Path(output))
         artifact = next(Path(output).glob("*.gguf"))
         size, written = artifact.stat().st_size, open_gguf(artifact).tensors
-        types = {name: tensor.block for name, tensor in written.items() if len(tensor.shape) == 2}
+        types = {name: tensor.qtype for name, tensor in written.items() if len(tensor.shape) == 2}
     job = Job.resolve(Plan.from_flags(None, {**given, "model": str(model)}))
     cost = run_cost(job.assigned([Assignment(job.targets[0], types)]), [size])
     return {

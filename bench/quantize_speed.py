@@ -41,7 +41,7 @@ from quantize.methods import METHODS
 from quantize.plain import round_tensor
 from quantize.plan import Target, assign
 from quantize.rounding import Recipe, quantize_weight
-from runtime.blocks import BLOCKS, Block
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
 
 SUB_BLOCK = 32
@@ -61,13 +61,15 @@ def kinds(size: str, preset: str) -> Counter[Kind]:
     return Counter(((s[0], s[1]), types[name].name) for name, s in known if len(s) == 2)
 
 
-def ours(weight: Tensor, layout: Block) -> np.ndarray:
+def ours(weight: Tensor, layout: QuantType) -> np.ndarray:
     """Packed rows as `quantize run --method rtn` makes them."""
     recipe = Recipe(METHODS["rtn"])
     return round_tensor(weight, layout, recipe, None, torch.device("cpu"))[0]
 
 
-def theirs(weight: np.ndarray, layout: Block, pool: ThreadPoolExecutor, threads: int) -> np.ndarray:
+def theirs(
+    weight: np.ndarray, layout: QuantType, pool: ThreadPoolExecutor, threads: int
+) -> np.ndarray:
     """Packed rows by ggml; ctypes lets go of the GIL while it works."""
     stripes = np.array_split(weight, threads)
     return np.concatenate(list(pool.map(lambda rows: chunk(layout, rows, None), stripes)))
@@ -75,10 +77,10 @@ def theirs(weight: np.ndarray, layout: Block, pool: ThreadPoolExecutor, threads:
 
 def as_stored(weight: np.ndarray) -> Tensor:
     """A float16 matrix as a checkpoint has it."""
-    return Tensor("w", weight.shape, BLOCKS["F16"], weight.view(np.uint8))
+    return Tensor("w", weight.shape, QUANT_TYPES["F16"], weight.view(np.uint8))
 
 
-def errors(weight: np.ndarray, packed: np.ndarray, layout: Block) -> np.ndarray:
+def errors(weight: np.ndarray, packed: np.ndarray, layout: QuantType) -> np.ndarray:
     """Squared error and square, then both as llama.cpp weighs them: |w| + rms of the sub-block."""
     sums = np.zeros(4)
     for start in range(0, len(weight), CHUNK_ROWS):
@@ -98,7 +100,7 @@ def plain(threads: int, repeat: int) -> common.Rows:
     rows: common.Rows = []
     totals = np.zeros((2, 4))
     for (shape, name), count in kinds("1.5B", "Q4_K_M").items():
-        layout = BLOCKS[name]
+        layout = QUANT_TYPES[name]
         drawn = (shapes.DEVIATION * random.standard_normal(shape, np.float32)).astype(np.float16)
         stored, weight = as_stored(drawn), drawn.astype(np.float32)
         makers = [partial(ours, stored, layout), partial(theirs, weight, layout, pool, threads)]
@@ -160,7 +162,7 @@ def our_stage(stage: int, device: str = "cpu") -> tuple[float, float]:
     middle = now(device)
     factor, _ = recipe.factor(hessian, "")
     for weight in weights:
-        quantize_weight(weight, BLOCKS["Q4_K"], recipe, factor)
+        quantize_weight(weight, QUANT_TYPES["Q4_K"], recipe, factor)
     return middle - start, now(device) - middle
 
 

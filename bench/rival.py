@@ -34,9 +34,9 @@ from quantize.hessian import Hessians
 from quantize.plan import Target, assign
 from quantize.stream import Carried, Original, forward
 from runtime.backends.torch import TorchOps
-from runtime.blocks import Block
 from runtime.errors import UnsupportedError
 from runtime.gguf_file import open_gguf
+from runtime.quant_types import QuantType
 from runtime.tensor import Tensor
 
 PRESETS = ("Q4_K_M", "Q3_K_M", "Q2_K", "Q4_0")
@@ -54,7 +54,7 @@ def importance(checkpoint: Checkpoint, rows: int = ROWS, length: int = LENGTH) -
     """What llama-imatrix would collect of every linear, in the full-precision model."""
     ids = calib_data.load("builtin", checkpoint.tokenizer, rows, length).ids
     embedding = checkpoint.tensors["token_embd.weight"]
-    hidden = np.stack([embedding.block.decode(embedding.data[row]) for row in ids])  # (rows, T, D)
+    hidden = np.stack([embedding.qtype.decode(embedding.data[row]) for row in ids])  # (rows, T, D)
     found: dict[str, np.ndarray] = {}
     ops = TorchOps()
     source, states = Original(checkpoint, ops.device), Carried(hidden)
@@ -122,22 +122,22 @@ def by_blocks(
 
     def tensors() -> Iterator[Tensor]:
         for tensor in open_gguf(base).tensors.values():
-            layout = types.get(tensor.name, tensor.block)
+            qtype = types.get(tensor.name, tensor.qtype)
             rows = tensor.data
-            if layout is not tensor.block:
-                rows = chunk(layout, tensor.decode(), matrix.get(tensor.name))
-            yield Tensor(tensor.name, tensor.shape, layout, rows)
+            if qtype is not tensor.qtype:
+                rows = chunk(qtype, tensor.decode(), matrix.get(tensor.name))
+            yield Tensor(tensor.name, tensor.shape, qtype, rows)
 
     write(output, checkpoint.arch, tensors(), checkpoint.folder, {}, overwrite=True)
 
 
-def chunk(layout: Block, weight: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+def chunk(qtype: QuantType, weight: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
     """ggml's packed rows of a weight (out, in), errors weighted by `matrix` (in,) or not at all."""
-    out = np.empty((len(weight), layout.row_bytes(weight.shape[1])), np.uint8)
+    out = np.empty((len(weight), qtype.row_bytes(weight.shape[1])), np.uint8)
     weight = np.ascontiguousarray(weight, np.float32)
     pointer = None if matrix is None else matrix.ctypes.data_as(Floats)
     source = weight.ctypes.data_as(Floats)
-    ggml().ggml_quantize_chunk(layout.ggml_type, source, out.ctypes.data, 0, *weight.shape, pointer)
+    ggml().ggml_quantize_chunk(qtype.ggml_type, source, out.ctypes.data, 0, *weight.shape, pointer)
     return out
 
 

@@ -20,7 +20,7 @@ from quantize.checkpoint import bundled
 from quantize.plan import Target, assign
 from runtime.archs import Arch
 from runtime.archs.base import family_of
-from runtime.blocks import Block
+from runtime.quant_types import QuantType
 from runtime.tensor import Tensor
 
 FOLDER = ROOT / "build" / "speed"
@@ -57,7 +57,7 @@ def tensors(size: str, preset: str) -> Iterator[Tensor]:
     yield from random_tensors(arch, types)
 
 
-def random_tensors(arch: Arch, types: Mapping[str, Block]) -> Iterator[Tensor]:
+def random_tensors(arch: Arch, types: Mapping[str, QuantType]) -> Iterator[Tensor]:
     """Random tensors of these types; norms are near 1."""
     random = np.random.default_rng(0)
     samples: dict[tuple[str, int], np.ndarray] = {}
@@ -66,12 +66,12 @@ def random_tensors(arch: Arch, types: Mapping[str, Block]) -> Iterator[Tensor]:
             values = DEVIATION * random.standard_normal(shape, np.float32) + ("norm" in name)
             yield Tensor.dense(name, values)
             continue
-        layout, cols = types[name], shape[1]
-        if (layout.name, cols) not in samples:
+        qtype, cols = types[name], shape[1]
+        if (qtype.name, cols) not in samples:
             weight = DEVIATION * random.standard_normal((SAMPLE, cols), np.float32)
-            samples[layout.name, cols] = layout.pack(*layout.quantize(weight))
+            samples[qtype.name, cols] = qtype.pack(*qtype.quantize(weight))
         rows = random.integers(SAMPLE, size=shape[0])
-        yield Tensor(name, shape, layout, samples[layout.name, cols][rows])
+        yield Tensor(name, shape, qtype, samples[qtype.name, cols][rows])
 
 
 def tokenizer(folder: Path, words: int) -> Path:

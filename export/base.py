@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from export.mixture import Preset
 from runtime.archs import Arch
-from runtime.blocks import Block
 from runtime.containers import READERS
 from runtime.errors import CorruptFileError, InputError
+from runtime.quant_types import QuantType
 from runtime.reader import Reader
 from runtime.tensor import Tensor
 
@@ -43,7 +43,7 @@ class Size(Protocol):
     """
 
     def __call__(
-        self, arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]
+        self, arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[str, Any]
     ) -> int: ...
 
 
@@ -56,7 +56,7 @@ class Container:
     """Of the artifact's name: ".gguf" of a file; a folder's has no dot."""
     widest: str
     """Type of a row that no block of the container divides."""
-    holds: Callable[[Block], bool]
+    holds: Callable[[QuantType], bool]
     """Whether tensors of a block type can be stored."""
     presets: Mapping[str, Preset]
     """Mixtures by the name that --to gives them."""

@@ -25,10 +25,10 @@ from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
 from export.gguf_vocab import vocabulary
 from runtime.archs import FAMILIES, Arch
-from runtime.blocks import BLOCKS, Block
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_file import READER, ROPE_FACTORS, read
 from runtime.gguf_header import ALIGNMENT
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor, is_matrix, stored_bytes
 
 COUNTS = 24
@@ -79,7 +79,7 @@ def all_metadata(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, A
     return sizes | vocabulary(source, arch.vocab)
 
 
-def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]) -> int:
+def size(arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[str, Any]) -> int:
     """Bytes of the file that `write` makes when its 2-D weights have these types."""
     shapes = tensor_shapes(arch)
     metadata = {"general.architecture": arch.family} | all_metadata(arch, Path(source), extra)
@@ -102,22 +102,22 @@ def tensor_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
     return {ROPE_FACTORS: (arch.head_dim // 2,)} | shapes if arch.rope.divided else shapes
 
 
-def expected_bytes(arch: Arch, layouts: Mapping[str, Block]) -> int:
+def expected_bytes(arch: Arch, layouts: Mapping[str, QuantType]) -> int:
     """Bytes of a file's tensors; `layouts` gives the type of each 2-D one, the others are F32.
 
     The header comes on top: a few megabytes, nearly all of it the tokenizer.
     """
     total = 0
     for name, shape in tensor_shapes(arch).items():
-        block = layouts[name] if is_matrix(shape) else BLOCKS["F32"]
-        total += _padded(stored_bytes(block, shape))
+        qtype = layouts[name] if is_matrix(shape) else QUANT_TYPES["F32"]
+        total += _padded(stored_bytes(qtype, shape))
     return total
 
 
 def least_bytes(arch: Arch) -> int:
     """Bytes of the tensors in the smallest type: all that is known before the first one comes."""
     smallest = min(
-        (b for b in BLOCKS.values() if b.ggml_type is not None), key=lambda block: block.bits
+        (b for b in QUANT_TYPES.values() if b.ggml_type is not None), key=lambda qtype: qtype.bits
     )
     cells = sum(math.prod(shape) for shape in tensor_shapes(arch).values())
     return int(cells * smallest.bits / 8)
@@ -155,7 +155,7 @@ def _kind(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
 
 def _stored(arch: Arch, tensor: Tensor) -> Tensor:
     """A tensor as GGUF keeps it: its own order of rows, and F32 for norms and biases."""
-    if not tensor.is_matrix and tensor.block.name != "F32":
+    if not tensor.is_matrix and tensor.qtype.name != "F32":
         tensor = Tensor.dense(tensor.name, tensor.decode())
     order = FAMILIES[arch.family].gguf_rows(arch, tensor.name)
     if order is None:
@@ -171,7 +171,7 @@ class _Data:
     file: BinaryIO
     table_at: int
     shapes: Mapping[str, tuple[int, ...]]
-    entries: dict[str, tuple[Block, int]] = field(default_factory=dict)
+    entries: dict[str, tuple[QuantType, int]] = field(default_factory=dict)
     """Type and offset of each tensor so far, in file order."""
     sums: dict[str, int] = field(default_factory=dict)
     """crc32 of each tensor's bytes."""
@@ -184,17 +184,17 @@ class _Data:
         """Append a tensor. Raises EdgequantError for one that has no place in the file."""
         self._check(tensor)
         raw = np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8).data
-        self.entries[tensor.name] = (tensor.block, self.file.tell() - self.start)
+        self.entries[tensor.name] = (tensor.qtype, self.file.tell() - self.start)
         self.sums[tensor.name] = zlib.crc32(raw)
         self.file.write(raw)
         self.file.write(bytes(_padded(raw.nbytes) - raw.nbytes))
 
     def _check(self, tensor: Tensor) -> None:
         check_tensor(tensor, self.shapes, self.entries)
-        if tensor.block.ggml_type is None:
-            known = ", ".join(b.name for b in BLOCKS.values() if b.ggml_type is not None)
+        if tensor.qtype.ggml_type is None:
+            known = ", ".join(b.name for b in QUANT_TYPES.values() if b.ggml_type is not None)
             raise UnsupportedError(
-                f"{tensor.name} is {tensor.block.name}, which GGUF cannot hold; "
+                f"{tensor.name} is {tensor.qtype.name}, which GGUF cannot hold; "
                 f"choose one of {known}."
             )
 
@@ -202,8 +202,8 @@ class _Data:
         """Write the table. Raises EdgequantError when a tensor never came."""
         check_complete(self.shapes, self.entries)
         self.file.seek(self.table_at)
-        for name, (block, offset) in self.entries.items():
-            self.file.write(_entry(name, self.shapes[name], block.ggml_type or 0, offset))
+        for name, (qtype, offset) in self.entries.items():
+            self.file.write(_entry(name, self.shapes[name], qtype.ggml_type or 0, offset))
 
 
 def _entry(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
@@ -257,7 +257,7 @@ Container(
     READER,
     suffix=".gguf",
     widest="F16",
-    holds=lambda layout: layout.ggml_type is not None,
+    holds=lambda qtype: qtype.ggml_type is not None,
     presets=PRESETS,
     write=write,
     size=size,

@@ -35,10 +35,10 @@ from export.onnx_data import (
 )
 from export.onnx_presets import PRESETS
 from runtime.archs import Arch
-from runtime.blocks import BLOCKS, Block
-from runtime.blocks.onnx_int import OnnxInt
 from runtime.errors import CorruptFileError
 from runtime.onnx_file import READER, maker, metadata
+from runtime.quant_types import QUANT_TYPES, QuantType
+from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Tensor, is_matrix
 
 CHUNK = 1 << 24
@@ -100,7 +100,7 @@ def write(
         check(temp, data.sums)
 
 
-def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, Any]) -> int:
+def size(arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[str, Any]) -> int:
     """Bytes of the folder that `write` makes in file order when its 2-D weights have these types.
 
     The graph is made as it will be; of the weights only places and lengths are counted. Raises
@@ -108,7 +108,7 @@ def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, 
     """
     onnx_graph.check_ops(arch)
     shapes = arch.shapes()
-    layouts = {name: types.get(name, BLOCKS["F32"]) for name in shapes}
+    layouts = {name: types.get(name, QUANT_TYPES["F32"]) for name in shapes}
     places = Places()
     for name, shape in shapes.items():
         for array in weight_arrays(name, shape, layouts[name]):
@@ -124,7 +124,7 @@ def size(arch: Arch, types: Mapping[str, Block], source: Path, extra: dict[str, 
 
 def _model(
     arch: Arch,
-    layouts: Mapping[str, Block],
+    layouts: Mapping[str, QuantType],
     protos: list[onnx.TensorProto],
     extra: dict[str, Any],
     accuracy_level: int = 4,
@@ -142,20 +142,20 @@ def least_bytes(arch: Arch) -> int:
 
     Tensors come one at a time, so this is all that is known of the size before the first one.
     """
-    bits = min(layout.bits for layout in BLOCKS.values() if isinstance(layout, OnnxInt))
+    bits = min(qtype.bits for qtype in QUANT_TYPES.values() if isinstance(qtype, OnnxInt))
     shapes = arch.shapes().values()
     weights = sum(math.prod(shape) * (bits / 8 if is_matrix(shape) else 4) for shape in shapes)
     return int(weights) + sum(array.nbytes for array, _ in rope_arrays(arch))
 
 
-def _store(data: DataFile, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Block]:
+def _store(data: DataFile, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, QuantType]:
     """Stream every tensor to the data file; returns how each one is stored."""
     shapes = arch.shapes()
-    layouts: dict[str, Block] = {}
+    layouts: dict[str, QuantType] = {}
     for tensor in tensors:
         check_tensor(tensor, shapes, layouts)
-        layouts[tensor.name] = tensor.block
-        arrays = weight_arrays(tensor.name, tensor.shape, tensor.block)
+        layouts[tensor.name] = tensor.qtype
+        arrays = weight_arrays(tensor.name, tensor.shape, tensor.qtype)
         for array, pieces in zip(arrays, weight_values(tensor), strict=True):
             data.add(array, pieces)
     check_complete(shapes, layouts)
@@ -206,7 +206,7 @@ Container(
     READER,
     suffix="-onnx",
     widest="F32",
-    holds=lambda layout: isinstance(layout, OnnxInt) or layout.name == "F32",
+    holds=lambda qtype: isinstance(qtype, OnnxInt) or qtype.name == "F32",
     presets=PRESETS,
     write=write,
     size=size,

@@ -18,9 +18,9 @@ from onnx import TensorProto, helper
 
 from export import genai, onnx_graph, onnx_nodes
 from runtime.archs import Arch
-from runtime.blocks import Block
-from runtime.blocks.onnx_int import OnnxInt
 from runtime.errors import UnsupportedError
+from runtime.quant_types import QuantType
+from runtime.quant_types.onnx_int import OnnxInt
 from runtime.rope import Rope
 from runtime.tensor import Tensor, is_matrix
 
@@ -50,33 +50,33 @@ class Array:
         return math.prod(self.dims) * self.kind.itemsize
 
 
-def weight_arrays(name: str, shape: tuple[int, ...], layout: Block) -> list[Array]:
+def weight_arrays(name: str, shape: tuple[int, ...], qtype: QuantType) -> list[Array]:
     """What ONNX stores for a tensor; floats become float32.
 
     Raises EdgequantError for a type that ONNX cannot hold.
     """
-    if isinstance(layout, OnnxInt) and is_matrix(shape):
-        rows, blocks = shape[0], shape[1] // layout.size
-        whole = (rows, blocks * layout.code_bytes)
-        codes = whole if name == onnx_nodes.EMBEDDING else (rows, blocks, layout.code_bytes)
-        zeros = (rows, -(-blocks * layout.code_bits // 8))
+    if isinstance(qtype, OnnxInt) and is_matrix(shape):
+        rows, blocks = shape[0], shape[1] // qtype.size
+        whole = (rows, blocks * qtype.code_bytes)
+        codes = whole if name == onnx_nodes.EMBEDDING else (rows, blocks, qtype.code_bytes)
+        zeros = (rows, -(-blocks * qtype.code_bits // 8))
         dims, kinds = (codes, (rows, blocks), zeros), (BYTE, SINGLE, BYTE)
         # a symmetric layout has no zero points, and so one name less
-        names = onnx_nodes.stored_names(name, layout)
+        names = onnx_nodes.stored_names(name, qtype)
         return [Array(*array) for array in zip(names, dims, kinds, strict=False)]
-    if layout.is_float:
+    if qtype.is_float:
         return [Array(name, shape, SINGLE)]
     raise UnsupportedError(
-        f"{name} is {layout.name}, which ONNX cannot hold; "
+        f"{name} is {qtype.name}, which ONNX cannot hold; "
         "choose INT4_32, INT8_32 or another INT type, or F32."
     )
 
 
 def weight_values(tensor: Tensor) -> list[Iterable[np.ndarray]]:
     """The pieces along the first axis of each of a tensor's `weight_arrays`."""
-    layout = tensor.block
-    if isinstance(layout, OnnxInt) and tensor.is_matrix:
-        return [[part] for part in layout.split(tensor.data) if part is not None]
+    qtype = tensor.qtype
+    if isinstance(qtype, OnnxInt) and tensor.is_matrix:
+        return [[part] for part in qtype.split(tensor.data) if part is not None]
     return [_float_rows(tensor)]
 
 
@@ -124,15 +124,15 @@ class Places:
         self.protos.append(proto)
         return offset
 
-    def add_view(self, arch: Arch, layout: Block) -> bool:
+    def add_view(self, arch: Arch, qtype: QuantType) -> bool:
         """Name the codes of a tied embedding once more, as the head reads them; False if untied."""
-        if not arch.tied or not isinstance(layout, OnnxInt):
+        if not arch.tied or not isinstance(qtype, OnnxInt):
             return False
         proto = TensorProto()
         proto.CopyFrom(next(p for p in self.protos if p.name == f"{onnx_nodes.EMBEDDING}.q"))
         proto.name = onnx_nodes.TIED_BLOCKS
         proto.ClearField("dims")
-        proto.dims.extend((arch.vocab, arch.hidden // layout.size, layout.code_bytes))
+        proto.dims.extend((arch.vocab, arch.hidden // qtype.size, qtype.code_bytes))
         self.protos.append(proto)
         return True
 

@@ -12,8 +12,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
-from runtime.blocks import Block
-from runtime.blocks.onnx_int import OnnxInt
+from runtime.quant_types import QuantType
+from runtime.quant_types.onnx_int import OnnxInt
 
 MICROSOFT = "com.microsoft"
 
@@ -32,7 +32,7 @@ class Graph:
     """The nodes so far; `layouts` says how each weight is stored. Values go by their names."""
 
     arch: Arch
-    layouts: Mapping[str, Block]
+    layouts: Mapping[str, QuantType]
     accuracy_level: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
@@ -51,20 +51,20 @@ class Graph:
         return name
 
 
-def stored_names(name: str, layout: Block) -> list[str]:
+def stored_names(name: str, qtype: QuantType) -> list[str]:
     """Initializers of one weight: itself, or B, scales and (unless symmetric) zero points."""
-    if not isinstance(layout, OnnxInt):
+    if not isinstance(qtype, OnnxInt):
         return [name]
-    return [f"{name}.q", f"{name}.scale"] + ([] if layout.symmetric else [f"{name}.zero"])
+    return [f"{name}.q", f"{name}.scale"] + ([] if qtype.symmetric else [f"{name}.zero"])
 
 
 def embed(graph: Graph) -> str:
     """Rows of the embedding: (B, T, D)."""
-    name, layout = EMBEDDING, graph.layouts[EMBEDDING]
-    stored = stored_names(name, layout)
-    if not isinstance(layout, OnnxInt):
+    name, qtype = EMBEDDING, graph.layouts[EMBEDDING]
+    stored = stored_names(name, qtype)
+    if not isinstance(qtype, OnnxInt):
         return graph.op("Gather", [name, "input_ids"], "token_embd", axis=0)
-    facts = {"bits": layout.code_bits, "block_size": layout.size}
+    facts = {"bits": qtype.code_bits, "block_size": qtype.size}
     return graph.op(
         "GatherBlockQuantized",
         [stored[0], "input_ids", *stored[1:]],
@@ -131,19 +131,19 @@ def scaled(graph: Graph, blk: str, op: Residual, y: str, name: str) -> str:
 def linear(graph: Graph, part: str, x: str, out: str = "") -> str:
     """x through a linear and its bias; the value is called `part` unless `out` is given."""
     name, out = f"{part}.weight", out or part
-    layout = graph.layouts[name]
+    qtype = graph.layouts[name]
     bias = [f"{part}.bias"] if f"{part}.bias" in graph.layouts else []
-    if not isinstance(layout, OnnxInt):
+    if not isinstance(qtype, OnnxInt):
         turned = graph.op("Transpose", [name], f"{out}.turned", perm=[1, 0])
         if not bias:
             return graph.op("MatMul", [x, turned], out)
         return graph.op("Add", [graph.op("MatMul", [x, turned], f"{out}.product"), *bias], out)
     rows, cols = _shape(graph.arch, part)
-    stored = stored_names(name, layout)
+    stored = stored_names(name, qtype)
     inputs = [x, TIED_BLOCKS if name == EMBEDDING else stored[0], *stored[1:]]
     if bias:
         inputs += [""] * (5 - len(inputs)) + bias
-    facts = {"K": cols, "N": rows, "bits": layout.code_bits, "block_size": layout.size}
+    facts = {"K": cols, "N": rows, "bits": qtype.code_bits, "block_size": qtype.size}
     return graph.op(
         "MatMulNBits", inputs, out, MICROSOFT, accuracy_level=graph.accuracy_level, **facts
     )

@@ -15,7 +15,7 @@ import torch
 
 from quantize.methods import Factor
 from quantize.methods.rtn import rtn
-from runtime.blocks import Block
+from runtime.quant_types import QuantType
 
 SAMPLE = 192
 """Rows of a tensor that are rounded to know what a type costs it."""
@@ -44,14 +44,16 @@ class Step:
     kinds: Mapping[str, str]
 
 
-def predicted_kl(weight: torch.Tensor, block: Block, factor: Factor, rows: torch.Tensor) -> float:
+def predicted_kl(
+    weight: torch.Tensor, qtype: QuantType, factor: Factor, rows: torch.Tensor
+) -> float:
     """KL that storing sampled rows in a type adds, if they are rounded with error feedback.
 
     weight (n, in) are the rows that `sample` names, `rows` (out,) all mean squared gradients.
     GPTQ's loss is the sum of its rounding errors squared over diag(U)^2, which is `importance`, so
     plain rounding with these weights tells it without doing the feedback.
     """
-    error = rtn(weight, block, factor).value - weight
+    error = rtn(weight, qtype, factor).value - weight
     of_rows = (error.square() * factor.importance).sum(1)  # (n,)
     return 0.5 * float(rows.sum() * of_rows.mean())
 

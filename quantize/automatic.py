@@ -17,14 +17,14 @@ from quantize.plan import (
     ruled,
 )
 from runtime.archs import Arch
-from runtime.blocks import BLOCKS, Block
 from runtime.errors import InputError
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import is_matrix, stored_bytes
 
 CAUTION = 0.6
 """Part of max_kl that may be predicted: of small types the measured loss is up to 1/0.6 of that."""
 
-Types = dict[str, Block]
+Types = dict[str, QuantType]
 Size = Callable[[Types], int]
 """Types of the 2-D weights -> bytes of the artifact on disk, exactly."""
 Predictions = Mapping[str, Mapping[str, float]]
@@ -80,11 +80,11 @@ def choices_of(
     for name, shape in arch.shapes().items():
         if not is_matrix(shape):
             continue
-        kinds = [kind for kind in predictions[name] if container.holds(BLOCKS[kind])]
+        kinds = [kind for kind in predictions[name] if container.holds(QUANT_TYPES[kind])]
         if wanted := ruled(name, rules, container):
             kinds = [narrow(wanted, shape[-1], container).name]
         out[name] = [
-            Choice(kind, stored_bytes(BLOCKS[kind], shape), predictions[name][kind])
+            Choice(kind, stored_bytes(QUANT_TYPES[kind], shape), predictions[name][kind])
             for kind in kinds
         ]
     return out
@@ -100,7 +100,7 @@ def rule_fallbacks(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> tuple
 
 def types_of(step: Step) -> Types:
     """The types that a step names."""
-    return {name: BLOCKS[kind] for name, kind in step.kinds.items()}
+    return {name: QUANT_TYPES[kind] for name, kind in step.kinds.items()}
 
 
 def _by_size(limit: int, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:

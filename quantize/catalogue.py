@@ -13,10 +13,10 @@ from export import CONTAINERS
 from quantize.methods import METHODS
 from quantize.rewrites import REWRITES
 from runtime.archs import FAMILIES
-from runtime.blocks import BLOCKS
 from runtime.containers import recognise
 from runtime.engine import backend_names
 from runtime.errors import InputError
+from runtime.quant_types import QUANT_TYPES
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def describe(path: Path) -> dict[str, Any]:
     model, container = reader.open(path), CONTAINERS.get(reader.name)
     files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
     tensors: list[dict[str, Any]] = [
-        {"name": t.name, "type": t.block.name, "shape": list(t.shape), "bytes": t.nbytes}
+        {"name": t.name, "type": t.qtype.name, "shape": list(t.shape), "bytes": t.nbytes}
         for t in map(model.tensors.__getitem__, model.tensors)
     ]
     weights = sum(math.prod(t["shape"]) for t in tensors)
@@ -91,7 +91,7 @@ def _rewrites() -> list[dict[str, Any]]:
 def _types() -> list[dict[str, Any]]:
     return [
         {"name": b.name, "block": b.size, "bits": round(b.bits, 4), "in": _containers(b.name)}
-        for b in BLOCKS.values()
+        for b in QUANT_TYPES.values()
     ]
 
 
@@ -126,7 +126,7 @@ CATALOGUES = {
 
 
 def _containers(name: str) -> str:
-    return ", ".join(c.name for c in CONTAINERS.values() if c.holds(BLOCKS[name]))
+    return ", ".join(c.name for c in CONTAINERS.values() if c.holds(QUANT_TYPES[name]))
 
 
 def render_rows(what: str, found: list[dict[str, Any]]) -> Table:

@@ -7,9 +7,9 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from quantize.hub import download
-from runtime.blocks.base import Array
 from runtime.checkpoint import Checkpoint, read_checkpoint
 from runtime.errors import CorruptFileError, InputError
+from runtime.quant_types.base import Array
 from runtime.tensor import Tensor
 
 

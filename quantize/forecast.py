@@ -152,15 +152,15 @@ def target_forecast(checkpoint: Checkpoint, assignment: Assignment, size: int) -
 
 def tensor_forecast(checkpoint: Checkpoint, assignment: Assignment, name: str) -> TensorForecast:
     """Round evenly spaced rows of a tensor and compare."""
-    block, tensor = assignment.types[name], checkpoint.tensors[name]
+    qtype, tensor = assignment.types[name], checkpoint.tensors[name]
     rows = np.unique(np.linspace(0, tensor.shape[0] - 1, SAMPLE).astype(int))
-    weight = torch.from_numpy(np.array(tensor.block.decode(tensor.data[rows])))
-    error = (rtn(weight, block).value - weight).square().sum() / weight.square().sum().clamp(
+    weight = torch.from_numpy(np.array(tensor.qtype.decode(tensor.data[rows])))
+    error = (rtn(weight, qtype).value - weight).square().sum() / weight.square().sum().clamp(
         min=1e-30
     )
     shape = (tensor.shape[0], tensor.shape[1])
-    size = round(shape[0] * shape[1] * block.bits / 8)
-    return TensorForecast(name, shape, block.name, size, float(error))
+    size = round(shape[0] * shape[1] * qtype.bits / 8)
+    return TensorForecast(name, shape, qtype.name, size, float(error))
 
 
 def render(result: Forecast) -> RenderableType:

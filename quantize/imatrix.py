@@ -161,7 +161,7 @@ def _from_gguf(file: GgufFile) -> Imatrix:
 
 def _values(file: GgufFile, name: str) -> np.ndarray:
     """A tensor as float32, in one row."""
-    return file.tensors[name].block.decode(file.packed(name)).reshape(-1)
+    return file.tensors[name].qtype.decode(file.packed(name)).reshape(-1)
 
 
 def _count(path: Path, name: str, count: float) -> int:

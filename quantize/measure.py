@@ -23,7 +23,7 @@ from quantize.resume import ENTRY
 from quantize.rounding import SEARCH
 from quantize.store import Entry
 from runtime.backends.torch import TorchOps
-from runtime.blocks import BLOCKS, Block
+from runtime.quant_types import QUANT_TYPES, QuantType
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def measure(job: Job, ids: np.ndarray) -> Measured:
     return Measured(entry)
 
 
-def candidates(targets: tuple[Target, ...]) -> list[Block]:
+def candidates(targets: tuple[Target, ...]) -> list[QuantType]:
     """Types that some automatic target may choose from."""
     holders = [CONTAINERS[target.container] for target in targets if target.automatic]
-    return [block for block in BLOCKS.values() if any(c.holds(block) for c in holders)]
+    return [qtype for qtype in QUANT_TYPES.values() if any(c.holds(qtype) for c in holders)]
 
 
 class Measuring:
@@ -96,7 +96,7 @@ class Measuring:
                 if self.blocks:
                     at = sample(table.rows)
                     tensor = checkpoint.tensors[name]
-                    picked = np.array(tensor.block.decode(tensor.data[at.cpu().numpy()]))
+                    picked = np.array(tensor.qtype.decode(tensor.data[at.cpu().numpy()]))
                     weight = torch.from_numpy(picked).to(table.rows.device)
                     self.predict(name, weight, table.hessian, table.rows)
             entry.save(self.arrays)
@@ -129,9 +129,9 @@ class Measuring:
             importance = factor(hessian, self.damp)
         except SingularHessian:  # nothing reaches this tensor: its smallest type will do
             importance = Factor(torch.zeros_like(hessian[0]))
-        fitting = [block for block in self.blocks if block.fits(weight.shape[1])]
+        fitting = [qtype for qtype in self.blocks if qtype.fits(weight.shape[1])]
         self.predictions[name] = {
-            block.name: predicted_kl(weight, block, importance, rows) for block in fitting
+            qtype.name: predicted_kl(weight, qtype, importance, rows) for qtype in fitting
         }
 
 

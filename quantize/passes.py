@@ -195,9 +195,9 @@ class Pass:
             if not entry.done:
                 self.job.progress(name, 0, 1, member.target.label)
                 tensor = self.checkpoint.tensors[name]
-                block, device = member.types[name], self.ops.device
+                qtype, device = member.types[name], self.ops.device
                 recipe = self.job.plain if factor is None else self.recipe
-                rows, _ = round_tensor(tensor, block, recipe, factor, device)
+                rows, _ = round_tensor(tensor, qtype, recipe, factor, device)
                 entry.save({"weight": rows})
                 entry.finish(notes=[f"{member.target.label} {note}"] if note else [])
                 self.job.progress(name, 1, 1, member.target.label)

@@ -11,7 +11,7 @@ from quantize.cost import FLOAT, Cost
 from quantize.methods import Factor, output_error
 from quantize.methods.rtn import rtn
 from quantize.rounding import CHUNK, Recipe, quantize_weight, weight_cost
-from runtime.blocks import BLOCKS, Block, normalize_importance, numpy_of
+from runtime.quant_types import QUANT_TYPES, QuantType, normalize_importance, numpy_of
 from runtime.tensor import Shape, Tensor, stored_bytes
 
 Rounded = tuple[np.ndarray, float]
@@ -19,15 +19,15 @@ Rounded = tuple[np.ndarray, float]
 
 
 def round_tensor(
-    tensor: Tensor, block: Block, recipe: Recipe, factor: Factor | None, device: torch.device
+    tensor: Tensor, qtype: QuantType, recipe: Recipe, factor: Factor | None, device: torch.device
 ) -> Rounded:
     """Round a matrix that never stands in memory as float32, and tell its loss.
 
     To nearest in C++ where that can be, the same bytes as methods/rtn.py. Raises EdgequantError for
     NaN or infinity.
     """
-    if recipe.method.round is rtn and device.type == "cpu" and packs_natively(block):
-        found = native_tensor(tensor, block, factor)
+    if recipe.method.round is rtn and device.type == "cpu" and packs_natively(qtype):
+        found = native_tensor(tensor, qtype, factor)
         if found is not None:
             return found
     step = max(1, CHUNK // tensor.shape[1])
@@ -36,35 +36,35 @@ def round_tensor(
     for start in range(0, tensor.shape[0], step):
         values = torch.from_numpy(np.array(tensor.decode(start, start + step))).to(device)
         check_finite(tensor, values)
-        packed, rounded = quantize_weight(values, block, recipe, factor)
+        packed, rounded = quantize_weight(values, qtype, recipe, factor)
         parts.append(packed)
         error += output_error(values - rounded, weight_of)
         energy += output_error(values, weight_of)
     return np.concatenate(parts), error / max(energy, 1e-30)
 
 
-def packs_natively(block: Block) -> bool:
+def packs_natively(qtype: QuantType) -> bool:
     """Whether C++ rounds to this layout and packs it."""
-    return block.native is not None and block.native.rounder.packs
+    return qtype.native is not None and qtype.native.rounder.packs
 
 
-def native_tensor(tensor: Tensor, block: Block, factor: Factor | None) -> Rounded | None:
+def native_tensor(tensor: Tensor, qtype: QuantType, factor: Factor | None) -> Rounded | None:
     """`round_tensor` in C++, tile by tile; None when a weight is not finite."""
-    assert block.native
+    assert qtype.native
     cols = tensor.shape[1]
     importance = None if factor is None else numpy_of(factor.importance).astype(np.float32)
-    weight = normalize_importance(np, importance, cols, block.size, block.floor)
+    weight = normalize_importance(np, importance, cols, qtype.size, qtype.floor)
     counted = np.ones(cols, np.float32) if importance is None else importance
     data = np.ascontiguousarray(tensor.data)
-    packed, error, energy, finite = block.native.rounder.quantize(
-        tensor.block.name, data, weight, counted
+    packed, error, energy, finite = qtype.native.rounder.quantize(
+        tensor.qtype.name, data, weight, counted
     )
     return (packed, error / max(energy, 1e-30)) if finite else None
 
 
 def round_layer(
     tensors: Mapping[str, Tensor],
-    types: Mapping[str, Block],
+    types: Mapping[str, QuantType],
     recipe: Recipe,
     factors: Mapping[str, Factor | None],
     device: torch.device,
@@ -85,17 +85,17 @@ def round_layer(
         else:
             values = np.array(tensor.decode())
             check_finite(tensor, values)
-            packed[name] = BLOCKS["F32"].pack(values.reshape(1, -1), {})
+            packed[name] = QUANT_TYPES["F32"].pack(values.reshape(1, -1), {})
     return packed, losses
 
 
 def tensor_cost(
-    shape: Shape, source: int, block: Block, recipe: Recipe, factored: bool, device: str
+    shape: Shape, source: int, qtype: QuantType, recipe: Recipe, factored: bool, device: str
 ) -> Cost:
     """Of `round_tensor` for a matrix of `source` bytes, which are mapped; its result included."""
     cost = weight_cost(shape, recipe, factored, device)
-    packed = stored_bytes(block, shape)
-    if not factored and recipe.method.round is rtn and device == "cpu" and packs_natively(block):
+    packed = stored_bytes(qtype, shape)
+    if not factored and recipe.method.round is rtn and device == "cpu" and packs_natively(qtype):
         return Cost(memory=source + packed, flops=cost.flops)
     # values of a chunk come on top, and at the end the parts are put together
     values = FLOAT * 2 * min(math.prod(shape), max(CHUNK, shape[-1]))

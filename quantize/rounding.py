@@ -14,8 +14,8 @@ from quantize.methods.rtn import rtn
 from quantize.rewrites import REWRITES, check_preserved, fold
 from quantize.stream import Weights, layer_bytes
 from runtime.archs import InputGroup, LayerSpec
-from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
 from runtime.errors import InputError
+from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
 from runtime.tensor import Shape, rows_and_cols
 
 CHUNK = 1 << 23
@@ -84,7 +84,7 @@ class Recipe:
 def rewrite_layer(
     spec: LayerSpec,
     weights: Weights,
-    types: Mapping[str, Block],
+    types: Mapping[str, QuantType],
     hessians: dict[str, torch.Tensor],
     recipe: Recipe,
     where: str,
@@ -109,7 +109,7 @@ def rewrite_layer(
 def quantize_layer(
     weights: Mapping[str, torch.Tensor],
     groups: tuple[InputGroup, ...],
-    types: Mapping[str, Block],
+    types: Mapping[str, QuantType],
     hessians: Mapping[str, torch.Tensor],
     recipe: Recipe,
     where: str = "",
@@ -136,25 +136,29 @@ def quantize_layer(
             losses[linear] = relative_error(weights[name], values[name], hessian)
     for name, vector in weights.items():
         if name not in packed:
-            packed[name] = BLOCKS["F32"].pack(numpy_of(vector).reshape(1, -1), {})
+            packed[name] = QUANT_TYPES["F32"].pack(numpy_of(vector).reshape(1, -1), {})
             values[name] = vector
     return LayerResult(packed, values, losses, tuple(notes))
 
 
 def quantize_weight(
-    weight: torch.Tensor, block: Block, recipe: Recipe, factor: Factor | None, chunk: int = CHUNK
+    weight: torch.Tensor,
+    qtype: QuantType,
+    recipe: Recipe,
+    factor: Factor | None,
+    chunk: int = CHUNK,
 ) -> tuple[np.ndarray, torch.Tensor]:
     """Round (out, in), some rows at a time: packed rows, and the values a reader will see."""
     step = max(1, chunk // weight.shape[1])
     parts, values = [], torch.empty_like(weight)
     for start in range(0, weight.shape[0], step):
         rows = weight[start : start + step]
-        rounded = recipe.method.round(rows, block, factor)
-        if factor is not None and factor.hessian is not None and not block.is_float:
+        rounded = recipe.method.round(rows, qtype, factor)
+        if factor is not None and factor.hessian is not None and not qtype.is_float:
             for _ in range(recipe.descent_iterations):
-                rounded = descend(rows, rounded, block, factor.hessian, factor.ridge)
+                rounded = descend(rows, rounded, qtype, factor.hessian, factor.ridge)
         values[start : start + step] = rounded.value
-        parts.append(block.pack(numpy_of(rounded.codes), to_numpy(rounded.params)))
+        parts.append(qtype.pack(numpy_of(rounded.codes), to_numpy(rounded.params)))
     return np.concatenate(parts), values
 
 
@@ -170,7 +174,7 @@ def relative_error(
 def fold_scales(
     weights: Weights,
     groups: tuple[InputGroup, ...],
-    types: Mapping[str, Block],
+    types: Mapping[str, QuantType],
     hessians: dict[str, torch.Tensor],
     method: Method,
 ) -> None:

@@ -6,7 +6,7 @@ from quantize.checkpoint import Checkpoint
 from quantize.job import Job
 from quantize.plan import Assignment
 from quantize.resume import ENTRY
-from runtime.blocks import BLOCKS, numpy_of
+from runtime.quant_types import QUANT_TYPES, numpy_of
 from runtime.tensor import Tensor, stored_bytes
 
 
@@ -19,12 +19,12 @@ def stored(job: Job, member: Assignment, name: str) -> Tensor:
         _, index, rest = name.split(".", 2)
         layer = store.tuned_layer if accepted else store.packed
         data = layer(target, int(index)).load(rest)
-        return Tensor(name, shape, member.types.get(name, BLOCKS["F32"]), data)
+        return Tensor(name, shape, member.types.get(name, QUANT_TYPES["F32"]), data)
     if name in member.types:
         return Tensor(name, shape, member.types[name], store.table(target, name).load("weight"))
     if accepted:
         data = store.tuned_table(target, name).load("weight")
-        return Tensor(name, shape, BLOCKS["F32"], data)
+        return Tensor(name, shape, QUANT_TYPES["F32"], data)
     return Tensor.dense(name, numpy_of(original[name].decode()))
 
 
@@ -37,7 +37,7 @@ def artifact_tensors(job: Job, member: Assignment) -> Iterator[Tensor]:
 def weight_bytes(checkpoint: Checkpoint, member: Assignment) -> int:
     """Bytes of all tensors of a target; the container adds its header and the tokenizer."""
     return sum(
-        stored_bytes(member.types.get(name, BLOCKS["F32"]), shape)
+        stored_bytes(member.types.get(name, QUANT_TYPES["F32"]), shape)
         for name, shape in checkpoint.tensors.shapes.items()
     )
 

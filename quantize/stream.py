@@ -196,7 +196,7 @@ def run(
 def embed(table: Tensor, ids: np.ndarray, hidden: np.ndarray) -> None:
     """Write the embedding's rows of ids (rows, T) to hidden (rows, T, D), a window at a time."""
     for row, tokens in enumerate(ids):
-        hidden[row] = table.block.decode(table.data[tokens])
+        hidden[row] = table.qtype.decode(table.data[tokens])
 
 
 def fetch(states: np.ndarray, here: slice | np.ndarray, device: torch.device) -> torch.Tensor:

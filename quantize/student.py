@@ -33,8 +33,8 @@ from quantize.stream import (
 )
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
-from runtime.blocks import Params, numpy_of, to_numpy
 from runtime.forward import Layer
+from runtime.quant_types import Params, numpy_of, to_numpy
 from runtime.tensor import Tensor
 
 Deltas = dict[str, torch.Tensor]
@@ -100,7 +100,7 @@ class TunableTensor:
         """Name of a delta -> the param that it changes."""
         name = self.tensor.name
         if self.codes is not None:
-            return {f"{name}:{param}": param for param in self.tensor.block.linear}
+            return {f"{name}:{param}": param for param in self.tensor.qtype.linear}
         return {} if self.tensor.is_matrix else {name: ""}
 
     def moved(self, deltas: Deltas, as_stored: bool = False) -> Params:
@@ -111,32 +111,32 @@ class TunableTensor:
             unit = base.abs().mean() if name.endswith(".bias") else base
             out[key] = base + deltas[name] * unit
             if as_stored and self.codes is not None:
-                out[key] = self.tensor.block.round_to_stored(out[key])
+                out[key] = self.tensor.qtype.round_to_stored(out[key])
         return out
 
     def value(self, deltas: Deltas, as_stored: bool = False) -> torch.Tensor:
         """The tensor after the changes: (rows, cols) or (n,) float32."""
-        params, block = self.moved(deltas, as_stored), self.tensor.block
+        params, qtype = self.moved(deltas, as_stored), self.tensor.qtype
         if self.codes is None:
             return params[""]
-        value: torch.Tensor = block.value(self.codes, *block.grid(params))
+        value: torch.Tensor = qtype.value(self.codes, *qtype.grid(params))
         return value
 
     def packed(self, deltas: Deltas) -> np.ndarray:
         """The rows to store after the changes: uint8."""
         params = to_numpy(self.moved(deltas, as_stored=True))
         if self.codes is None:
-            return self.tensor.block.pack(params[""].reshape(len(self.tensor.data), -1), {})
-        return self.tensor.block.pack(numpy_of(self.codes), params)
+            return self.tensor.qtype.pack(params[""].reshape(len(self.tensor.data), -1), {})
+        return self.tensor.qtype.pack(numpy_of(self.codes), params)
 
 
 def open_part(tensor: Tensor, device: torch.device) -> TunableTensor:
     """Unpack a tensor to float32 params on a device."""
-    if tensor.block.is_float:
+    if tensor.qtype.is_float:
         return TunableTensor(
             tensor, None, {"": torch.from_numpy(np.array(tensor.decode())).to(device)}
         )
-    codes, params = tensor.block.unpack(tensor.data)
+    codes, params = tensor.qtype.unpack(tensor.data)
     on_device = {key: torch.from_numpy(np.array(value)).to(device) for key, value in params.items()}
     return TunableTensor(tensor, torch.from_numpy(codes).to(device), on_device)
 

@@ -42,8 +42,8 @@ def moving_bytes(job: Job, member: Assignment) -> int:
     count = 0
     for name, shape in job.checkpoint.arch.shapes().items():
         if name.startswith("blk."):
-            block = member.types.get(name)
-            parts = len(block.linear) * prod(shape) // block.size if block else prod(shape)
+            qtype = member.types.get(name)
+            parts = len(qtype.linear) * prod(shape) // qtype.size if qtype else prod(shape)
             count += parts
     return FLOAT * count
 

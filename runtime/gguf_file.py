@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from runtime.archs import FAMILIES, Arch
-from runtime.blocks import BLOCKS, Block
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.gguf_header import MAGIC, Header, Line, read_header
 from runtime.model import Model
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.reader import Reader
 from runtime.tensor import Tensor
 from runtime.tokenizer import Tokenizer
@@ -32,7 +32,7 @@ class TensorInfo:
     name: str
     shape: tuple[int, ...]
     """Outermost dimension first: (rows, cols), or (n,)."""
-    block: Block
+    qtype: QuantType
     offset: int
     """Of the first byte, from the start of the file."""
 
@@ -42,7 +42,7 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        return self.rows * self.block.row_bytes(self.shape[-1])
+        return self.rows * self.qtype.row_bytes(self.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -79,18 +79,18 @@ def _with_blocks(header: Header) -> GgufFile:
 
 def _tensor_info(header: Header, line: Line) -> TensorInfo:
     """A line of the table with its block, placed in the file."""
-    block = next((b for b in BLOCKS.values() if b.ggml_type == line.kind), None)
-    if block is None:
+    qtype = next((b for b in QUANT_TYPES.values() if b.ggml_type == line.kind), None)
+    if qtype is None:
         kind = OTHER_TYPES.get(line.kind, f"GGUF type {line.kind}")
         raise UnsupportedError(
             f"{header.path} stores {line.name!r} as {kind}, which cannot be read here; run it with "
             "--backend llamacpp, or use a file with types that `quantize list types` names."
         )
     shape = line.shape
-    if 0 in shape or not block.fits(shape[-1]):
-        packs = f"{line.name!r} has shape {shape}, but {block.name} packs {block.size}"
+    if 0 in shape or not qtype.fits(shape[-1]):
+        packs = f"{line.name!r} has shape {shape}, but {qtype.name} packs {qtype.size}"
         raise header.cursor.damaged(packs)
-    return TensorInfo(line.name, shape, block, header.start + line.offset)
+    return TensorInfo(line.name, shape, qtype, header.start + line.offset)
 
 
 def _place(header: Header, infos: list[TensorInfo]) -> dict[str, TensorInfo]:
@@ -122,7 +122,7 @@ class GgufTensors(Mapping[str, Tensor]):
         if order is not None:
             rows = data.reshape(len(order), -1)[np.argsort(order)]
             data = rows.reshape(data.shape)
-        return Tensor(name, info.shape, info.block, data)
+        return Tensor(name, info.shape, info.qtype, data)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.infos)
@@ -184,7 +184,7 @@ def _rope_factors(header: Header) -> tuple[float, ...] | None:
     info = _tensor_info(header, line)
     stop = info.offset + info.nbytes
     header.cursor.need_until(stop)
-    table = info.block.decode(header.bytes[info.offset : stop].reshape(info.rows, -1))
+    table = info.qtype.decode(header.bytes[info.offset : stop].reshape(info.rows, -1))
     return tuple(float(factor) for factor in table.reshape(-1))
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from runtime.archs import family_of
-from runtime.blocks import BLOCKS
-from runtime.blocks.onnx_int import OnnxInt, onnx_name
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.model import Model
+from runtime.quant_types import QUANT_TYPES
+from runtime.quant_types.onnx_int import OnnxInt, onnx_name
 from runtime.reader import Reader
 from runtime.stored import Expected, MappedFile, Parts, StoredArray, StoredTensors
 from runtime.tensor import Shape, Tensor
@@ -74,30 +74,30 @@ def onnx_tensors(folder: Path, shapes: dict[str, Shape]) -> StoredTensors:
     return StoredTensors(weights, arrays)
 
 
-def parts_of(name: str, shape: Shape, layout: OnnxInt | None) -> Parts:
+def parts_of(name: str, shape: Shape, qtype: OnnxInt | None) -> Parts:
     """The arrays that hold one weight: codes, scales and zero points, or float32 numbers."""
-    if layout is None:
+    if qtype is None:
         return Parts(shape, {name: Expected(shape, ("F32",))})
-    rows, blocks = shape[0], shape[-1] // layout.size
+    rows, blocks = shape[0], shape[-1] // qtype.size
     arrays = {
-        f"{name}.q": Expected((rows, blocks, layout.code_bytes), ("U8",)),
+        f"{name}.q": Expected((rows, blocks, qtype.code_bytes), ("U8",)),
         f"{name}.scale": Expected((rows, blocks), ("F32",)),
     }
-    if not layout.symmetric:
-        arrays[f"{name}.zero"] = Expected((rows, -(-blocks * layout.code_bits // 8)), ("U8",))
-    return Parts(shape, arrays, partial(_join, layout))
+    if not qtype.symmetric:
+        arrays[f"{name}.zero"] = Expected((rows, -(-blocks * qtype.code_bits // 8)), ("U8",))
+    return Parts(shape, arrays, partial(_join, qtype))
 
 
-def _join(layout: OnnxInt, name: str, shape: Shape, arrays: list[StoredArray]) -> Tensor:
+def _join(qtype: OnnxInt, name: str, shape: Shape, arrays: list[StoredArray]) -> Tensor:
     """Codes, scales and, where the layout has them, zero points as rows of blocks."""
     quants, scales, *zeros = (array.read() for array in arrays)
-    blocks = (shape[0], shape[-1] // layout.size)
-    data = layout.join_parts(
+    blocks = (shape[0], shape[-1] // qtype.size)
+    data = qtype.join_parts(
         quants.reshape(*blocks, -1),  # an embedding's are (rows, codes' bytes)
         scales.view("<f4").reshape(blocks),
         zeros[0].reshape(shape[0], -1) if zeros else None,
     )
-    return Tensor(name, shape, layout, data)
+    return Tensor(name, shape, qtype, data)
 
 
 def _check_array(path: Path, name: str, found: StoredArray | None, expected: Expected) -> None:
@@ -160,13 +160,13 @@ def _layouts(model: Any) -> dict[str, OnnxInt]:
         facts = {attribute.name: attribute.i for attribute in node.attribute}
         name = scales.removesuffix(".scale")
         bits, size = facts.get("bits", 0), facts.get("block_size", 0)
-        layout = BLOCKS.get(onnx_name(bits, size, f"{name}.zero" not in node.input))
-        if not isinstance(layout, OnnxInt):
+        qtype = QUANT_TYPES.get(onnx_name(bits, size, f"{name}.zero" not in node.input))
+        if not isinstance(qtype, OnnxInt):
             raise UnsupportedError(
                 f"{name} has {bits} bits in blocks of {size}; "
                 "only 4 and 8 bits in blocks of 32, 64 and 128 are read."
             )
-        out[name] = layout
+        out[name] = qtype
     return out
 
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from runtime.blocks import BLOCKS
 from runtime.errors import CorruptFileError
+from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Shape, Tensor, rows_and_cols
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1} | {
@@ -110,7 +110,7 @@ def rows_of(name: str, shape: Shape, arrays: list[StoredArray]) -> Tensor:
     """Float arrays of one type, each the next rows of a tensor: the whole of it, or an expert."""
     data = arrays[0].read() if len(arrays) == 1 else np.concatenate([a.read() for a in arrays])
     rows, _ = rows_and_cols(shape)
-    return Tensor(name, shape, BLOCKS[arrays[0].dtype], data.reshape(rows, -1))
+    return Tensor(name, shape, QUANT_TYPES[arrays[0].dtype], data.reshape(rows, -1))
 
 
 @dataclass(frozen=True)

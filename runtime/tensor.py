@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.blocks import BLOCKS, Block
+from runtime.quant_types import QUANT_TYPES, QuantType
 
 Shape = tuple[int, ...]
 
@@ -23,10 +23,10 @@ def rows_and_cols(shape: Shape) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1]
 
 
-def stored_bytes(block: Block, shape: Shape) -> int:
+def stored_bytes(qtype: QuantType, shape: Shape) -> int:
     """Bytes of a tensor in a type that fits its rows."""
     rows, cols = rows_and_cols(shape)
-    return rows * block.row_bytes(cols)
+    return rows * qtype.row_bytes(cols)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Tensor:
     """Runtime name, such as "blk.3.attn_q.weight" (GGUF's spelling, for every container)."""
     shape: Shape
     """(rows, cols), (experts, rows, cols) or (n,)."""
-    block: Block
+    qtype: QuantType
     data: np.ndarray
     """uint8 (rows of all experts, row_bytes); often a read-only memory map."""
 
@@ -64,12 +64,12 @@ class Tensor:
     def decode(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """float32 weights of rows start..stop, (rows, cols); a 1-D tensor: all of it, (n,)."""
         if not self.is_matrix:
-            return self.block.decode(self.data).reshape(self.shape)
-        return self.block.decode(self.data[start:stop])
+            return self.qtype.decode(self.data).reshape(self.shape)
+        return self.qtype.decode(self.data[start:stop])
 
     @staticmethod
     def dense(name: str, values: np.ndarray, kind: str = "F32") -> "Tensor":
         """A float tensor (F32, F16 or BF16) made from values of any shape."""
-        layout = BLOCKS[kind]
+        qtype = QUANT_TYPES[kind]
         rows = values.reshape(rows_and_cols(values.shape))
-        return Tensor(name, tuple(values.shape), layout, layout.pack(rows, {}))
+        return Tensor(name, tuple(values.shape), qtype, qtype.pack(rows, {}))

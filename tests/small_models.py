@@ -7,8 +7,8 @@ import numpy as np
 
 from quantize.checkpoint import Checkpoint
 from runtime.archs import Attention, Linear
-from runtime.blocks import BLOCKS
 from runtime.model import Model
+from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 
 
@@ -17,12 +17,12 @@ def rounded(checkpoint: Checkpoint, kind: str) -> Iterator[Tensor]:
 
     A weight whose rows the layout does not divide stays F32.
     """
-    layout = BLOCKS[kind]
+    qtype = QUANT_TYPES[kind]
     for tensor in checkpoint.tensors.values():
         values = tensor.decode()
-        if values.ndim == 2 and layout.fits(values.shape[1]):
-            data = layout.pack(*layout.quantize(values))
-            yield Tensor(tensor.name, tensor.shape, layout, data)
+        if values.ndim == 2 and qtype.fits(values.shape[1]):
+            data = qtype.pack(*qtype.quantize(values))
+            yield Tensor(tensor.name, tensor.shape, qtype, data)
         else:
             yield Tensor.dense(tensor.name, values)
 

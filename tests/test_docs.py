@@ -14,7 +14,7 @@ import pytest
 from export import CONTAINERS
 from quantize.checkpoint import bundled
 from quantize.plan import Plan, Target, assign
-from runtime.blocks import BLOCKS, Block
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,12 +23,12 @@ DOCS = ROOT / "docs"
 TRY_METHOD = """
 from quantize.methods import METHODS
 w = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
-block = BLOCKS["INT8_32"]
+block = QUANT_TYPES["INT8_32"]
 rounded = METHODS["toward-zero"].round(w, block, None)
 assert ((rounded.value - 0.99 * w).abs() <= block.grid(rounded.params)[0] / 2 + 1e-6).all()
 """
 TRY_BLOCK = """
-block = BLOCKS["SIGN_32"]
+block = QUANT_TYPES["SIGN_32"]
 w = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
 codes, params = block.quantize(w)
 packed = block.pack(codes, params)
@@ -145,10 +145,10 @@ def test_the_command_line_page_is_up_to_date() -> None:
     assert read(DOCS / "cli.md") == made, "run: python docs/make_cli.py"
 
 
-@pytest.mark.parametrize("block", BLOCKS.values(), ids=lambda block: block.name)
-def test_the_formats_page_has_the_sizes_of_every_block_layout(block: Block) -> None:
-    held = ", ".join(sorted(c.name for c in CONTAINERS.values() if c.holds(block)))
-    row = f"| {block.name} | {block.size} | {block.bytes} | {block.bits:g} | {held} |"
+@pytest.mark.parametrize("qtype", QUANT_TYPES.values(), ids=lambda qtype: qtype.name)
+def test_the_formats_page_has_the_sizes_of_every_block_layout(qtype: QuantType) -> None:
+    held = ", ".join(sorted(c.name for c in CONTAINERS.values() if c.holds(qtype)))
+    row = f"| {qtype.name} | {qtype.size} | {qtype.bytes} | {qtype.bits:g} | {held} |"
     assert row in read(DOCS / "formats.md")
 
 
@@ -163,7 +163,7 @@ def test_a_recipe_works_as_it_stands(recipe: str) -> None:
         "import json\n"
         "import numpy as np\n"
         "from quantize.checkpoint import bundled\n"
-        "from runtime.blocks import BLOCKS\n"
+        "from runtime.quant_types import QUANT_TYPES\n"
     )
     program = imports + snippet + TRIALS[recipe]
     # in a process of its own: the registries of this one stay as they are

@@ -16,8 +16,8 @@ from quantize.cli.program import app
 from quantize.methods import METHODS
 from quantize.plan import Plan
 from runtime.archs import FAMILIES
-from runtime.blocks import BLOCKS
 from runtime.engine import backend_names
+from runtime.quant_types import QUANT_TYPES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ NAMES = {
     "containers": list(CONTAINERS),
     "archs": list(FAMILIES),
     "backends": backend_names(),
-    "types": [name.removesuffix("_SYM") for name in BLOCKS],
+    "types": [name.removesuffix("_SYM") for name in QUANT_TYPES],
 }
 
 

@@ -5,7 +5,7 @@ import torch
 from quantize.methods import gptq
 from quantize.methods.base import Factor, Method, output_error
 from quantize.methods.rtn import rtn
-from runtime.blocks import Block
+from runtime.quant_types import QuantType
 
 STEPS = 20
 """Exponents tried between 0 (no scaling) and 1 (inputs made equally large)."""
@@ -23,7 +23,7 @@ def candidate(hessian: torch.Tensor, exponent: float) -> torch.Tensor:
 
 
 def scales(
-    weights: list[torch.Tensor], blocks: list[Block], hessian: torch.Tensor, steps: int = STEPS
+    weights: list[torch.Tensor], blocks: list[QuantType], hessian: torch.Tensor, steps: int = STEPS
 ) -> torch.Tensor:
     """The scale of each input channel, (in,), with the least output error of all linears together.
 
@@ -36,8 +36,8 @@ def scales(
         scale = candidate(hessian, step / steps)
         importance = Factor(hessian.diagonal() / scale**2)
         loss = 0.0
-        for weight, block in zip(weights, blocks, strict=True):
-            rounded = rtn(weight * scale, block, importance).value / scale
+        for weight, qtype in zip(weights, blocks, strict=True):
+            rounded = rtn(weight * scale, qtype, importance).value / scale
             loss += output_error(weight - rounded, hessian)
         if loss < least:
             best, least = scale, loss

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from runtime.blocks import Block, Params
+from runtime.quant_types import Params, QuantType
 
 METHODS: dict[str, "Method"] = {}
 """Every method by its name; each file of this folder registers its own."""
@@ -42,6 +42,9 @@ class Rounded:
     """(out, in) float32: the weight that a reader of the file will see."""
 
 
+Scales = Callable[[list[torch.Tensor], list[QuantType], torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Method:
     """One way to choose values. `round` must treat rows independently: they come in chunks."""
@@ -50,11 +53,13 @@ class Method:
     summary: str
     calibrated: bool
     """Whether it needs a Hessian."""
-    round: Callable[[torch.Tensor, Block, Factor | None], Rounded]
+    round: Callable[[torch.Tensor, QuantType, Factor | None], Rounded]
     factor: Callable[[torch.Tensor, float], Factor] | None = None
     """hessian, damp -> Factor. Raises SingularHessian."""
-    scales: Callable[[list[torch.Tensor], list[Block], torch.Tensor], torch.Tensor] | None = None
-    """weights of a stage, their blocks, hessian -> scale (in,) to move into the op before."""
+    scales: Callable[[list[torch.Tensor], list[QuantType], torch.Tensor], torch.Tensor] | None = (
+        None
+    )
+    """weights of an input group, their types, hessian -> scale (in,) to move into the op before."""
 
     def __post_init__(self) -> None:
         METHODS[self.name] = self

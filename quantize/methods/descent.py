@@ -11,14 +11,14 @@ import torch
 
 from quantize.methods.base import Rounded
 from quantize.methods.gptq import WINDOW, runs_native
-from runtime.blocks import Block, Params, join
+from runtime.quant_types import Params, QuantType, join
 
 FLAT = 1e-6
 """Two basis vectors closer to parallel than this are not told apart: scales stay."""
 
 
 def descend(
-    weight: torch.Tensor, start: Rounded, block: Block, hessian: torch.Tensor, ridge: float
+    weight: torch.Tensor, start: Rounded, qtype: QuantType, hessian: torch.Tensor, ridge: float
 ) -> Rounded:
     """One pass over weight (out, in), rounded as `start`, under hessian (in, in) + ridge * I.
 
@@ -28,19 +28,19 @@ def descend(
     value, codes = start.value.T.contiguous(), start.codes.T.contiguous()
     params = list(split(start.params))
     neg_half_grad = hessian @ (target - value) + ridge * (target - value)  # minus half the gradient
-    window = max(WINDOW, block.size)
+    window = max(WINDOW, qtype.size)
     for first in range(0, len(target), window):
         last = min(first + window, len(target))
         local = hessian[first:last, first:last].clone()
         local.diagonal().add_(ridge)
         before = value[first:last].clone()
-        for at in range(first, last, block.size):
-            inside = slice(at - first, at - first + block.size)
-            place = slice(at, at + block.size)
-            state = BlockState(block, codes[place], value[place], params[at // block.size])
+        for at in range(first, last, qtype.size):
+            inside = slice(at - first, at - first + qtype.size)
+            place = slice(at, at + qtype.size)
+            state = BlockState(qtype, codes[place], value[place], params[at // qtype.size])
             state.rescale(neg_half_grad[first:last], local, inside)
             state.recode(neg_half_grad[first:last], local, inside)
-            params[at // block.size] = state.params
+            params[at // qtype.size] = state.params
         moved = value[first:last] - before
         neg_half_grad[last:] -= hessian[last:, first:last] @ moved
     return Rounded(codes.T.contiguous(), join(params), value.T.contiguous())
@@ -56,42 +56,42 @@ class BlockState:
     """One block of all rows: codes and value (size, out) are views that change in place."""
 
     def __init__(
-        self, block: Block, codes: torch.Tensor, value: torch.Tensor, params: Params
+        self, qtype: QuantType, codes: torch.Tensor, value: torch.Tensor, params: Params
     ) -> None:
-        self.block, self.codes, self.value, self.params = block, codes, value, params
+        self.qtype, self.codes, self.value, self.params = qtype, codes, value, params
 
     def rescale(self, neg_half_grad: torch.Tensor, local: torch.Tensor, inside: slice) -> None:
         """The best `linear` params for the codes, where storing them still lowers the error.
 
         neg_half_grad (window, out) is kept up to date; local is its part of the Hessian.
         """
-        keys, own = self.block.linear, local[inside, inside]
-        basis = [b.T.to(local.dtype) for b in self.block.basis(self.codes.T, self.params)]
+        keys, own = self.qtype.linear, local[inside, inside]
+        basis = [b.T.to(local.dtype) for b in self.qtype.basis(self.codes.T, self.params)]
         rhs = torch.stack([(b * neg_half_grad[inside]).sum(0) for b in basis], -1)  # (out, keys)
         H_basis = [own @ b for b in basis]
         gram = torch.stack([torch.stack([(b * r).sum(0) for b in basis], -1) for r in H_basis], -1)
         old = torch.cat([self.params[key] for key in keys], -1)  # (out, keys) float32
-        new = self.block.round_to_stored(old + solve(gram, rhs))
+        new = self.qtype.round_to_stored(old + solve(gram, rhs))
         step = (new - old).to(gram.dtype)
         change = (step * (torch.einsum("okl,ol->ok", gram, step) - 2 * rhs)).sum(-1)
         new = torch.where((change < 0)[:, None], new, old)
         self.params = self.params | {k: new[:, i : i + 1] for i, k in enumerate(keys)}
-        scale, offset = self.block.grid(self.params)
-        self.move(self.block.value(self.codes.T, scale, offset).T, neg_half_grad, local, inside)
+        scale, offset = self.qtype.grid(self.params)
+        self.move(self.qtype.value(self.codes.T, scale, offset).T, neg_half_grad, local, inside)
 
     def recode(self, neg_half_grad: torch.Tensor, local: torch.Tensor, inside: slice) -> None:
         """The best code of each weight beside all others, column by column."""
-        scale, offset = (x.T.contiguous() for x in self.block.grid(self.params))
-        if self.block.native and runs_native(self.block, neg_half_grad, local, self.value):
+        scale, offset = (x.T.contiguous() for x in self.qtype.grid(self.params))
+        if self.qtype.native and runs_native(self.qtype, neg_half_grad, local, self.value):
             fixed = (a.numpy() for a in (scale, offset, local.T.contiguous()))
             state = (a.numpy() for a in (self.codes, self.value, neg_half_grad))
-            self.block.native.rounder.recode(*fixed, inside.start, *state)
+            self.qtype.native.rounder.recode(*fixed, inside.start, *state)
             return
         for at in range(len(self.value)):
             column = inside.start + at
             best = self.value[at] + neg_half_grad[column] / local[column, column]
-            self.codes[at] = self.block.code(best, scale[at], offset[at])
-            new_value = self.block.value(self.codes[at], scale[at], offset[at])
+            self.codes[at] = self.qtype.code(best, scale[at], offset[at])
+            new_value = self.qtype.value(self.codes[at], scale[at], offset[at])
             step = new_value - self.value[at]
             self.value[at] = new_value
             neg_half_grad -= local[:, column, None] * step

@@ -14,8 +14,8 @@ import torch
 
 from quantize.methods.base import Factor, Method, Rounded, SingularHessian
 from quantize.methods.rtn import rtn
-from runtime.blocks import Block, Params, join, normalize_importance
 from runtime.compiled import kernels_read
+from runtime.quant_types import Params, QuantType, join, normalize_importance
 
 WINDOW = 128
 """Columns that get the errors of all columns before at once (lazy batching)."""
@@ -61,20 +61,20 @@ def reverse(matrix: torch.Tensor) -> torch.Tensor:
     return matrix
 
 
-def gptq(weight: torch.Tensor, block: Block, factor: Factor | None) -> Rounded:
+def gptq(weight: torch.Tensor, qtype: QuantType, factor: Factor | None) -> Rounded:
     """Round weight (out, in) column by column against the factored Hessian.
 
     The grid of each block is fitted when the column pointer reaches it, on the weights as updated
     so far.
     """
-    if block.is_float or factor is None or factor.root is None:
-        return rtn(weight, block, factor)
+    if qtype.is_float or factor is None or factor.root is None:
+        return rtn(weight, qtype, factor)
     root = factor.root
     value, error = torch.empty_like(weight), torch.empty_like(weight)
     codes = torch.empty(weight.shape, dtype=torch.int32, device=weight.device)
     params: list[Params] = []
-    window = max(WINDOW, block.size)
-    round_window = native_window if runs_native(block, weight, root) else torch_window
+    window = max(WINDOW, qtype.size)
+    round_window = native_window if runs_native(qtype, weight, root) else torch_window
     for start in range(0, weight.shape[1], window):
         here = slice(start, min(start + window, weight.shape[1]))
         square = root[here, here]
@@ -82,7 +82,7 @@ def gptq(weight: torch.Tensor, block: Block, factor: Factor | None) -> Rounded:
         U = torch.linalg.solve_triangular(square, eye, upper=True)
         W = weight[:, here] + error[:, :start] @ root[:start, here] @ U
         out = (codes[:, here], value[:, here])
-        params.append(round_window(block, W, factor.importance[here], U, out))
+        params.append(round_window(qtype, W, factor.importance[here], U, out))
         torch.sub(weight[:, here], value[:, here], out=error[:, here])
     return Rounded(codes, join(params), value)
 
@@ -92,7 +92,7 @@ Output = tuple[torch.Tensor, torch.Tensor]
 
 
 def torch_window(
-    block: Block,
+    qtype: QuantType,
     W: torch.Tensor,
     importance: torch.Tensor,
     U: torch.Tensor,
@@ -105,36 +105,36 @@ def torch_window(
     """
     codes, value = out
     params = []
-    for first in range(0, W.shape[1], block.size):
-        here = slice(first, first + block.size)
-        params.append(block.fit(W[:, here], importance[here]))
-        scale, offset = block.grid(params[-1])
-        for at in range(first, first + block.size):
+    for first in range(0, W.shape[1], qtype.size):
+        here = slice(first, first + qtype.size)
+        params.append(qtype.fit(W[:, here], importance[here]))
+        scale, offset = qtype.grid(params[-1])
+        for at in range(first, first + qtype.size):
             col, inside = slice(at, at + 1), slice(at - first, at - first + 1)
-            codes[:, col] = block.code(W[:, col], scale[:, inside], offset[:, inside])
-            value[:, col] = block.value(codes[:, col], scale[:, inside], offset[:, inside])
+            codes[:, col] = qtype.code(W[:, col], scale[:, inside], offset[:, inside])
+            value[:, col] = qtype.value(codes[:, col], scale[:, inside], offset[:, inside])
             error = (W[:, col] - value[:, col]) / U[at, at]
             W[:, at + 1 :] -= error * U[at, at + 1 :]
     return join(params)
 
 
-def runs_native(block: Block, *arrays: torch.Tensor) -> bool:
+def runs_native(qtype: QuantType, *arrays: torch.Tensor) -> bool:
     """Whether C++ can do the work: the block has a search there, for float32 on the CPU."""
-    return block.native is not None and kernels_read(*arrays)
+    return qtype.native is not None and kernels_read(*arrays)
 
 
 def native_window(
-    block: Block,
+    qtype: QuantType,
     W: torch.Tensor,
     importance: torch.Tensor,
     U: torch.Tensor,
     out: Output,
 ) -> Params:
     """The same in C++: equal codes, params and values; W stays as it is."""
-    assert block.native
-    weight = normalize_importance(np, importance.numpy(), W.shape[1], block.size, block.floor)
+    assert qtype.native
+    weight = normalize_importance(np, importance.numpy(), W.shape[1], qtype.size, qtype.floor)
     arrays = (a.numpy() for a in (U.contiguous(), *out))
-    params = block.native.gptq(W.numpy(), weight, *arrays)
+    params = qtype.native.gptq(W.numpy(), weight, *arrays)
     return {key: torch.from_numpy(stored) for key, stored in params.items()}
 
 

@@ -3,18 +3,18 @@
 import torch
 
 from quantize.methods.base import Factor, Method, Rounded
-from runtime.blocks import Block
+from runtime.quant_types import QuantType
 
 
-def rtn(weight: torch.Tensor, block: Block, factor: Factor | None = None) -> Rounded:
+def rtn(weight: torch.Tensor, qtype: QuantType, factor: Factor | None = None) -> Rounded:
     """Round each weight (out, in) to the nearest point of its fitted grid.
 
     With a factor the fit weighs squared errors by the columns' importance, without one equally.
     """
-    params = block.fit(weight, factor.importance if factor else None)
-    scale, offset = block.grid(params)
-    codes = block.code(weight, scale, offset)
-    return Rounded(codes, params, block.value(codes, scale, offset))
+    params = qtype.fit(weight, factor.importance if factor else None)
+    scale, offset = qtype.grid(params)
+    codes = qtype.code(weight, scale, offset)
+    return Rounded(codes, params, qtype.value(codes, scale, offset))
 
 
 Method("rtn", "round to nearest, no calibration", calibrated=False, round=rtn)

@@ -9,8 +9,8 @@ from quantize.plan.plan import Plan
 from quantize.plan.rule import Rule
 from quantize.plan.target import Target
 from runtime.archs import Arch
-from runtime.blocks import BLOCKS, Block
 from runtime.errors import InputError
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import is_matrix
 
 
@@ -32,7 +32,7 @@ class Assignment:
     """The types of one target's tensors."""
 
     target: Target
-    types: dict[str, Block]
+    types: dict[str, QuantType]
     """Every 2-D weight, in file order. Norms and biases are always F32."""
     fallbacks: tuple[str, ...] = field(default=())
     """One sentence for each group of tensors that could not have the type that was asked for."""
@@ -42,7 +42,7 @@ class Assignment:
     @property
     def is_float(self) -> bool:
         """Whether nothing is rounded to codes."""
-        return all(block.is_float for block in self.types.values())
+        return all(qtype.is_float for qtype in self.types.values())
 
     @property
     def bits(self) -> float:
@@ -74,7 +74,7 @@ def ruled(name: str, rules: tuple[Rule, ...], container: Container) -> str | Non
     kinds = [
         rule.kind
         for rule in rules
-        if re.search(rule.pattern, name) and container.holds(BLOCKS[rule.kind])
+        if re.search(rule.pattern, name) and container.holds(QUANT_TYPES[rule.kind])
     ]
     return kinds[-1] if kinds else None
 
@@ -91,16 +91,16 @@ def fallback_sentences(
             narrowed.setdefault((kind, got, widths[name]), []).append(name)
     return tuple(
         f"{len(names)} tensors with rows of {cols} cannot be {kind} "
-        f"(packs {BLOCKS[kind].size} at a time) and became {got}: {_span(names)}"
+        f"(packs {QUANT_TYPES[kind].size} at a time) and became {got}: {_span(names)}"
         for (kind, got, cols), names in narrowed.items()
     )
 
 
-def narrow(kind: str, cols: int, container: Container) -> Block:
+def narrow(kind: str, cols: int, container: Container) -> QuantType:
     """The type itself, or the next best one whose blocks divide a row of `cols` weights."""
-    while not BLOCKS[kind].fits(cols):
-        kind = BLOCKS[kind].narrower or container.widest
-    return BLOCKS[kind]
+    while not QUANT_TYPES[kind].fits(cols):
+        kind = QUANT_TYPES[kind].narrower or container.widest
+    return QUANT_TYPES[kind]
 
 
 def check_rules(plan: Plan, arch: Arch) -> None:
@@ -121,7 +121,7 @@ def check_rules(plan: Plan, arch: Arch) -> None:
 
 
 def _holds(container: str, kind: str) -> bool:
-    return CONTAINERS[container].holds(BLOCKS[kind])
+    return CONTAINERS[container].holds(QUANT_TYPES[kind])
 
 
 def _span(names: list[str]) -> str:

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from runtime.blocks import block
 from runtime.errors import InputError
+from runtime.quant_types import quant_type
 
 
 @dataclass(frozen=True)
@@ -26,4 +26,4 @@ class Rule:
             raise InputError(
                 f"--rule {text!r} is not a valid regular expression: {error}."
             ) from error
-        return Rule(pattern, block(kind).name)
+        return Rule(pattern, quant_type(kind).name)

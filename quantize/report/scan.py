@@ -94,7 +94,7 @@ def tensor_fact(tensor: Tensor, original: Tensor | None, cells: int) -> TensorFa
             size += float(np.square(before, dtype=np.float64).sum())
     error = None if original is None else change / size if size else float(change > 0)
     return TensorFact(
-        tensor.name, tuple(tensor.shape), tensor.block.name, tensor.nbytes, bad, error
+        tensor.name, tuple(tensor.shape), tensor.qtype.name, tensor.nbytes, bad, error
     )
 
 

@@ -10,9 +10,9 @@ import torch
 
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
-from runtime.blocks import Block
 from runtime.errors import UnsupportedError
 from runtime.forward import Layer, Positions, decoder_layer
+from runtime.quant_types import QuantType
 
 REWRITES: dict[str, "Rewrite"] = {}
 """Every rewrite by its name; each file of this folder registers its own."""
@@ -33,7 +33,8 @@ class Rewrite:
     name: str
     summary: str
     apply: Callable[
-        [Weights, tuple[InputGroup, ...], Mapping[str, Block], dict[str, torch.Tensor], float], None
+        [Weights, tuple[InputGroup, ...], Mapping[str, QuantType], dict[str, torch.Tensor], float],
+        None,
     ]
     """weights, input groups, types, hessians, damp: changes weights and hessians in their dicts."""
 

@@ -15,7 +15,7 @@ from quantize.methods.gptq import factor
 from quantize.methods.rtn import rtn
 from quantize.rewrites.base import Rewrite, Weights, fold
 from runtime.archs import InputGroup
-from runtime.blocks import Block
+from runtime.quant_types import QuantType
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 """0 leaves the input as it is; at 0.5 inputs and weights become equally uneven."""
@@ -28,7 +28,7 @@ LARGEST = 1024.0
 def apply(
     weights: Weights,
     groups: tuple[InputGroup, ...],
-    types: Mapping[str, Block],
+    types: Mapping[str, QuantType],
     hessians: dict[str, torch.Tensor],
     damp: float,
 ) -> None:
@@ -48,7 +48,7 @@ def apply(
 
 
 def best_scale(
-    linears: list[torch.Tensor], blocks: list[Block], hessian: torch.Tensor, found: Factor
+    linears: list[torch.Tensor], blocks: list[QuantType], hessian: torch.Tensor, found: Factor
 ) -> torch.Tensor | None:
     """Scale (in,) of least loss for linears (out, in); None when none is better than all ones.
 
@@ -61,9 +61,9 @@ def best_scale(
         scale = candidate(linears, hessian, power)
         importance = Factor(found.importance / scale.square())
         loss = 0.0
-        for rows, linear, block in zip(sampled, linears, blocks, strict=True):
+        for rows, linear, qtype in zip(sampled, linears, blocks, strict=True):
             scaled = rows * scale
-            error = rtn(scaled, block, importance).value - scaled
+            error = rtn(scaled, qtype, importance).value - scaled
             of_rows = (error.square() * importance.importance).sum(1)
             loss += float(of_rows.mean()) * len(linear)
         if loss < least:

@@ -47,10 +47,10 @@ class NativeOps(NumpyOps):
     def load(self, tensor: Tensor) -> np.ndarray | Packed:  # type: ignore[override]
         if not tensor.is_matrix:
             return np.array(tensor.decode())  # of a mapped F32 tensor that would be a view
-        if tensor.block.name not in TYPES:
+        if tensor.qtype.name not in TYPES:
             # the layout's own definition decodes it, once: slower and larger, never different
             tensor = Tensor.dense(tensor.name, tensor.decode())
-        return Packed(tensor.block.name, np.ascontiguousarray(tensor.data), tensor.shape[1])
+        return Packed(tensor.qtype.name, np.ascontiguousarray(tensor.data), tensor.shape[1])
 
     def embed(self, weight: Packed, ids: np.ndarray) -> np.ndarray:  # type: ignore[override]
         rows = _native.decode(weight.kind, weight.data[ids.reshape(-1)], weight.cols)

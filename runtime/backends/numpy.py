@@ -24,7 +24,7 @@ class NumpyOps:
 
     def embed(self, weight: Tensor, ids: np.ndarray) -> np.ndarray:
         unique, where = np.unique(ids, return_inverse=True)
-        return weight.block.decode(weight.data[unique])[where.reshape(ids.shape)]
+        return weight.qtype.decode(weight.data[unique])[where.reshape(ids.shape)]
 
     def rmsnorm(self, x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
         mean_square = np.mean(x * x, axis=-1, keepdims=True)
@@ -98,7 +98,7 @@ class NumpyOps:
     def expert(self, weight: Tensor, index: int) -> Tensor:
         rows = weight.shape[-2]
         data = weight.data[index * rows : (index + 1) * rows]
-        return Tensor(weight.name, weight.shape[1:], weight.block, data)
+        return Tensor(weight.name, weight.shape[1:], weight.qtype, data)
 
     def zeros(self, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, np.float32)

@@ -38,7 +38,7 @@ static Family family_of(const std::string& name) {
     for (int i = 0; i < 6; i++) {
         if (name == FAMILIES[i]) return (Family)i;
     }
-    refuse("there is no native scale search called " + name + "; use one of runtime.blocks.");
+    refuse("there is no native scale search called " + name + "; use one of runtime.quant_types.");
 }
 
 static void check_sizes(const Spec& spec, size_t tries, size_t parts) {
@@ -268,7 +268,7 @@ static void recode(const Rounder& rounder, const Matrix& scale, const Matrix& of
 
 void bind_rounding(nb::module_& m) {
     nb::set_leak_warnings(false);  // block layouts keep their Rounder until the process ends
-    nb::class_<Rounder>(m, "Rounder", "The scale search of one layout; see runtime.blocks.")
+    nb::class_<Rounder>(m, "Rounder", "The scale search of one layout; see runtime.quant_types.")
         .def("__init__", &make_rounder, nb::arg("name"), nb::arg("family"), nb::arg("size"),
              nb::arg("group"), nb::arg("codes"), nb::arg("first"),
              nb::arg("second") = std::vector<double>(), nb::arg("span") = std::pair<int, int>(0, 0),

@@ -14,8 +14,8 @@ the weights whose low bits share its byte. A decode function is given
 
 and returns the weight, float32 (rows, chunks, LANES), and its column within the block, the same in
 every row: (1, chunks, LANES) or fewer. A thread holds whole chunks, and works out once a chunk what
-does not change from lane to lane. The layouts themselves are drawn in `runtime/blocks/`; a new one
-needs its decode function here, nothing else.
+does not change from lane to lane. The layouts are drawn in `runtime/quant_types/`; a new one needs
+its decode function here, nothing else.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from runtime.blocks import BLOCKS
-from runtime.blocks.points import POINTS
+from runtime.quant_types import QUANT_TYPES
+from runtime.quant_types.points import POINTS
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def decodes(*names: str, planes: tuple[Plane, ...], fields: int = 1) -> Callable
 
     def register(function: Any) -> Any:
         for name in names:
-            block = BLOCKS[name]
+            block = QUANT_TYPES[name]
             rest = block.bytes - sum(plane.width for plane in planes)
             whole = (*planes[:-1], Plane(planes[-1].width or rest, planes[-1].kind))
             per = block.size // (LANES.value * fields)

@@ -32,7 +32,7 @@ class TritonOps(TorchOps):
         self.most_weights = most_weights
 
     def load(self, tensor: Tensor) -> torch.Tensor | Packed:  # type: ignore[override]
-        decoder = DECODERS.get(tensor.block.name)
+        decoder = DECODERS.get(tensor.qtype.name)
         large = np.prod(tensor.shape) > self.most_weights
         if decoder is None or not tensor.is_matrix or large:
             return super().load(tensor)

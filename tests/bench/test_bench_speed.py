@@ -9,9 +9,9 @@ import pytest
 from bench import quantize_speed, shapes, speed
 from quantize.bench.speed import Request, Samples, Speed
 from quantize.checkpoint import Checkpoint
-from runtime.blocks import BLOCKS
 from runtime.engine import open_engine
 from runtime.gguf_file import open_gguf
+from runtime.quant_types import QUANT_TYPES
 from tests.small_models import log_softmax
 
 SMALL = {
@@ -31,7 +31,7 @@ def test_a_random_file_has_the_mixture_and_a_vocabulary_of_the_size_asked_for(
     path = shapes.file("small", "Q4_K_M", tmp_path, words=5000)
     model = open_gguf(path)
     assert model.arch == shapes.arch_of("small")
-    types = Counter(model.tensors[name].block.name for name in model.tensors)
+    types = Counter(model.tensors[name].qtype.name for name in model.tensors)
     assert types.keys() == {"Q4_K", "Q6_K", "F32"}
     assert model.tokenizer is not None
     text = "Does a grown vocabulary still say this?"
@@ -75,10 +75,10 @@ def test_memory_is_what_stands_beyond_the_file_and_a_cache_of_float16() -> None:
 def test_errors_are_those_of_the_packed_bytes_plain_and_weighted() -> None:
     random = np.random.default_rng(0)
     weight = random.standard_normal((3, 64), np.float32)
-    layout = BLOCKS["Q4_0"]
-    packed = layout.pack(*layout.quantize(weight))
+    qtype = QUANT_TYPES["Q4_0"]
+    packed = qtype.pack(*qtype.quantize(weight))
     expected = np.zeros(4)
-    for row, rounded in zip(weight, layout.decode(packed), strict=True):
+    for row, rounded in zip(weight, qtype.decode(packed), strict=True):
         for start in (0, 32):
             here = slice(start, start + 32)
             rms = np.sqrt(np.mean(row[here] ** 2))
@@ -86,7 +86,7 @@ def test_errors_are_those_of_the_packed_bytes_plain_and_weighted() -> None:
                 square = (w - found) ** 2
                 importance = abs(w) + rms
                 expected += [square, w**2, square * importance, w**2 * importance]
-    assert quantize_speed.errors(weight, packed, layout) == pytest.approx(expected, rel=1e-5)
+    assert quantize_speed.errors(weight, packed, qtype) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_quantizer_is_compared_round_by_round() -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from export import CONTAINERS, Container
 from quantize.checkpoint import Checkpoint
-from runtime.blocks import BLOCKS
 from runtime.containers import recognise
 from runtime.engine import backend_names
+from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 
 every = pytest.mark.parametrize("container", CONTAINERS.values(), ids=lambda c: c.name)
@@ -51,8 +51,8 @@ def test_an_artifact_opens_with_all_tensors_and_its_provenance(
 @every
 def test_a_container_can_run_what_it_holds(container: Container) -> None:
     assert container.reader.engine in backend_names()
-    assert container.holds(BLOCKS[container.widest])
-    assert BLOCKS[container.widest].size == 1
+    assert container.holds(QUANT_TYPES[container.widest])
+    assert QUANT_TYPES[container.widest].size == 1
     usage = container.usage.format(file="made.here", model="some-model")
     assert "made.here" in usage
     assert "{file}" not in usage

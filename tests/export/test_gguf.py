@@ -19,10 +19,10 @@ from export.gguf_general import general
 from export.gguf_vocab import pre_tokenizer_name, scores, vocabulary
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from runtime.archs import FAMILIES
-from runtime.blocks import BLOCKS
 from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf, read
+from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS
 from tests.small_models import assert_near
@@ -74,7 +74,7 @@ def test_the_gguf_package_reads_the_same_bytes(model: Checkpoint, tmp_path: Path
         assert (tensor.data_offset, tensor.n_bytes) == (info.offset, info.nbytes)
         assert tuple(tensor.shape[::-1]) == info.shape
         assert tensor.data_offset % 32 == 0
-        assert tensor.tensor_type.value == info.block.ggml_type
+        assert tensor.tensor_type.value == info.qtype.ggml_type
     fields = {k: f.contents() for k, f in theirs.fields.items() if not k.startswith("GGUF.")}
     assert set(fields) == set(ours.metadata)
     for key, value in fields.items():
@@ -86,7 +86,7 @@ def test_the_gguf_package_reads_the_same_bytes(model: Checkpoint, tmp_path: Path
 def test_norms_and_biases_are_f32_and_a_tied_head_is_stored_once(tiny_path: Path) -> None:
     file = read(tiny_path)
     for info in file.tensors.values():
-        assert info.block.name == ("F32" if len(info.shape) == 1 else "BF16"), info.name
+        assert info.qtype.name == ("F32" if len(info.shape) == 1 else "BF16"), info.name
     assert "output.weight" not in file.tensors
 
 
@@ -99,7 +99,7 @@ def test_llama_s_rows_are_stored_in_gguf_s_order(
         name = f"blk.1.attn_q.{kind}"
         order = FAMILIES["llama"].gguf_rows(model.arch, name)
         original = model.tensors[name].decode()
-        stored = file.tensors[name].block.decode(file.packed(name)).reshape(original.shape)
+        stored = file.tensors[name].qtype.decode(file.packed(name)).reshape(original.shape)
         np.testing.assert_array_equal(stored, original[order])
         assert not np.array_equal(stored, original)
         np.testing.assert_array_equal(
@@ -208,7 +208,7 @@ def test_the_same_input_gives_the_same_bytes(tiny: Checkpoint, tmp_path: Path) -
 @pytest.mark.parametrize("model", CONFIGS, indirect=True)
 def test_the_size_is_known_beforehand(model: Checkpoint, tmp_path: Path) -> None:
     path = written(model, tmp_path / "x.gguf")
-    layouts = {n: BLOCKS["BF16"] for n, s in model.tensors.shapes.items() if len(s) == 2}
+    layouts = {n: QUANT_TYPES["BF16"] for n, s in model.tensors.shapes.items() if len(s) == 2}
     expected = expected_bytes(model.arch, layouts)
     header = min(info.offset for info in read(path).tensors.values())
     assert header + expected == path.stat().st_size
@@ -236,7 +236,7 @@ def _wrong(tiny: Checkpoint) -> dict[str, list[Tensor]]:
         "other.weight is not a tensor of this model": [Tensor.dense("other.weight", rows)],
         r"token_embd.weight has shape \(4, 4\)": [Tensor.dense("token_embd.weight", rows)],
         "token_embd.weight is INT4_32, which GGUF cannot hold; choose one of F32": [
-            replace(first, block=BLOCKS["INT4_32"])
+            replace(first, qtype=QUANT_TYPES["INT4_32"])
         ],
         "2 tensors are missing, the first is blk.5.ffn_down.weight": tensors[:-2],
     }
@@ -349,5 +349,5 @@ def test_merge_lists_that_no_scores_can_say_are_refused() -> None:
 def test_the_container_is_registered() -> None:
     container = CONTAINERS["gguf"]
     assert (container.suffix, container.widest) == (".gguf", "F16")
-    for block in BLOCKS.values():
-        assert container.holds(block) == (block.ggml_type is not None)
+    for qtype in QUANT_TYPES.values():
+        assert container.holds(qtype) == (qtype.ggml_type is not None)

@@ -17,11 +17,11 @@ import export.onnx
 import export.onnx_data
 from export import CONTAINERS, genai
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
-from runtime.blocks import BLOCKS
-from runtime.blocks.onnx_int import OnnxInt
 from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from runtime.onnx_file import metadata, open_onnx
+from runtime.quant_types import QUANT_TYPES
+from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS, config
 from tests.random_checkpoint import random_checkpoint
@@ -36,9 +36,9 @@ def slow(kind: str) -> Any:
 
 
 LAYOUTS = [
-    layout.name if layout.name in ("INT4_32", "INT8_32") else slow(layout.name)
-    for layout in BLOCKS.values()
-    if isinstance(layout, OnnxInt)
+    qtype.name if qtype.name in ("INT4_32", "INT8_32") else slow(qtype.name)
+    for qtype in QUANT_TYPES.values()
+    if isinstance(qtype, OnnxInt)
 ]
 TEXT = "The history of the town begins with a river, a mill and three families who shared them."
 
@@ -101,8 +101,8 @@ def test_an_int8_head_on_int4_layers_keeps_both_layouts(tiny: Checkpoint, tmp_pa
     mixed = (eight if eight.name == tiny.arch.head else four for eight, four in pairs)
     write(tmp_path / "x", tiny.arch, mixed, tiny.folder, {})
     model = open_onnx(tmp_path / "x")
-    kinds = {t.block.name for t in model.tensors.values() if len(t.shape) == 2}
-    assert (model.tensors[tiny.arch.head].block.name, kinds) == ("INT8_32", {"INT8_32", "INT4_32"})
+    kinds = {t.qtype.name for t in model.tensors.values() if len(t.shape) == 2}
+    assert (model.tensors[tiny.arch.head].qtype.name, kinds) == ("INT8_32", {"INT8_32", "INT4_32"})
     ids = np.array([model.tokenizer.encode(TEXT)])
     expected = open_engine(model, "numpy").logits(ids)
     assert 0 < kl(expected, _onnx(tmp_path / "x").logits(ids)) < 1e-3
@@ -203,17 +203,17 @@ def test_tied_float_embedding_is_stored_once(folder: Folder) -> None:
 
 
 def test_half_precision_tensors_are_stored_as_the_same_floats(tiny: Checkpoint, tmp_path) -> None:
-    assert tiny.tensors["token_embd.weight"].block.name == "BF16"
+    assert tiny.tensors["token_embd.weight"].qtype.name == "BF16"
     write(tmp_path / "x", tiny.arch, tiny.tensors.values(), tiny.folder, {})
     found = open_onnx(tmp_path / "x").tensors
     for tensor in tiny.tensors.values():
-        assert found[tensor.name].block.name == "F32"
+        assert found[tensor.name].qtype.name == "F32"
         np.testing.assert_array_equal(found[tensor.name].decode(), tensor.decode())
 
 
 def test_container_holds_the_integer_layouts_and_plain_floats() -> None:
-    held = {name for name, layout in BLOCKS.items() if CONTAINERS["onnx"].holds(layout)}
-    assert held == {"F32"} | {n for n, layout in BLOCKS.items() if isinstance(layout, OnnxInt)}
+    held = {name for name, qtype in QUANT_TYPES.items() if CONTAINERS["onnx"].holds(qtype)}
+    assert held == {"F32"} | {n for n, qtype in QUANT_TYPES.items() if isinstance(qtype, OnnxInt)}
     assert CONTAINERS["onnx"].widest in held
 
 
@@ -297,13 +297,13 @@ def changed(tensors: list[Tensor], fault: str) -> list[Tensor]:
     """The tensors with one fault."""
     norm = next(t for t in tensors if t.name == "output_norm.weight")
     rest = [t for t in tensors if t is not norm]
-    packed = BLOCKS["INT4_32"].pack(*BLOCKS["INT4_32"].quantize(norm.decode()[None]))
+    packed = QUANT_TYPES["INT4_32"].pack(*QUANT_TYPES["INT4_32"].quantize(norm.decode()[None]))
     faults = {
         "missing": rest,
         "twice": [*tensors, norm],
         "foreign": [*tensors, dataclasses.replace(norm, name="blk.0.gate.weight")],
         "short": [*rest, Tensor.dense(norm.name, norm.decode()[1:])],
-        "packed norm": [*rest, Tensor(norm.name, norm.shape, BLOCKS["INT4_32"], packed)],
+        "packed norm": [*rest, Tensor(norm.name, norm.shape, QUANT_TYPES["INT4_32"], packed)],
     }
     return faults[fault]
 

@@ -10,15 +10,15 @@ import pytest
 from export import CONTAINERS, Container
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Target, assign
-from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS
 
 EXTRA = {"method": "gptq", "plan": {"rows": 4, "rules": ["ä=Q8_0"]}, "fallbacks": []}
 """Provenance; its length counts as well."""
 
-Types = dict[str, Block]
+Types = dict[str, QuantType]
 
 every_preset = pytest.mark.parametrize(
     ("container", "preset"),
@@ -28,7 +28,7 @@ every_preset = pytest.mark.parametrize(
 every_container = pytest.mark.parametrize("container", CONTAINERS.values(), ids=lambda c: c.name)
 
 
-def zeros(checkpoint: Checkpoint, types: Mapping[str, Block]) -> Iterator[Tensor]:
+def zeros(checkpoint: Checkpoint, types: Mapping[str, QuantType]) -> Iterator[Tensor]:
     """Every tensor in file order, all bytes zero: a size does not depend on values."""
     for name, shape in checkpoint.tensors.shapes.items():
         if name in types:
@@ -58,7 +58,7 @@ def mixed(container: Container, checkpoint: Checkpoint, seed: int) -> Types:
     types: Types = {}
     for name, shape in checkpoint.tensors.shapes.items():
         if len(shape) == 2:
-            fitting = [b for b in BLOCKS.values() if container.holds(b) and b.fits(shape[1])]
+            fitting = [b for b in QUANT_TYPES.values() if container.holds(b) and b.fits(shape[1])]
             types[name] = fitting[draw.integers(len(fitting))]
     return types
 

@@ -14,7 +14,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
-from runtime.blocks import BLOCKS
+from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 from runtime.triton.ops import TritonOps
 
@@ -48,10 +48,10 @@ if __name__ == "__main__":
     JITFunction.run = compile_only
     ops = TritonOps("cpu")
     for kind in sys.argv[2:]:
-        layout = BLOCKS[kind]
-        cols = 7 * layout.size
+        qtype = QUANT_TYPES[kind]
+        cols = 7 * qtype.size
         loaded = ops.load(
-            Tensor("w", (300, cols), layout, np.zeros((300, layout.row_bytes(cols)), np.uint8))
+            Tensor("w", (300, cols), qtype, np.zeros((300, qtype.row_bytes(cols)), np.uint8))
         )
         ops.embed(loaded, np.zeros((1, 2), np.int32))
         for tokens in (1, 100):

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.blocks import BLOCKS, Block
+from runtime.quant_types import QUANT_TYPES, QuantType
 
 xllamacpp = pytest.importorskip(
     "xllamacpp", reason="xllamacpp is not installed: pip install 'edgequant[interop]'"
 )
 
-LAYOUTS = [b for b in BLOCKS.values() if b.ggml_type is not None and not b.is_float]
+LAYOUTS = [b for b in QUANT_TYPES.values() if b.ggml_type is not None and not b.is_float]
 Floats = ctypes.POINTER(ctypes.c_float)
 
 
 @pytest.fixture(scope="module")
-def ggml() -> Callable[[Block, np.ndarray, np.ndarray | None], np.ndarray]:
+def ggml() -> Callable[[QuantType, np.ndarray, np.ndarray | None], np.ndarray]:
     """(layout, w, importance) -> the bytes that ggml_quantize_chunk makes."""
     (library,) = Path(str(xllamacpp.__file__)).parent.glob("xllamacpp*.so")
     chunk = ctypes.CDLL(str(library)).ggml_quantize_chunk
@@ -26,11 +26,11 @@ def ggml() -> Callable[[Block, np.ndarray, np.ndarray | None], np.ndarray]:
     chunk.argtypes = [ctypes.c_int, Floats, ctypes.c_void_p, *sizes, Floats]
     chunk.restype = ctypes.c_size_t
 
-    def quantize(layout: Block, w: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
-        out = np.zeros((len(w), layout.row_bytes(w.shape[1])), np.uint8)
+    def quantize(qtype: QuantType, w: np.ndarray, importance: np.ndarray | None) -> np.ndarray:
+        out = np.zeros((len(w), qtype.row_bytes(w.shape[1])), np.uint8)
         weight = None if importance is None else importance.ctypes.data_as(Floats)
         source = w.ctypes.data_as(Floats)
-        written = chunk(layout.ggml_type, source, out.ctypes.data, 0, *w.shape, weight)
+        written = chunk(qtype.ggml_type, source, out.ctypes.data, 0, *w.shape, weight)
         assert written == out.nbytes
         return out
 
@@ -50,22 +50,22 @@ def importances(kind: str) -> np.ndarray | None:
     return None if spread is None else np.exp(spread * draw).astype(np.float32)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda qtype: qtype.name)
 @pytest.mark.parametrize("kind", ["gaussian", "heavy-tailed"])
 @pytest.mark.parametrize("spread", ["none", "even", "mild", "plain", "wild"])
-def test_weighted_error_is_less_than_ggmls(ggml, layout, kind, spread):
+def test_weighted_error_is_less_than_ggmls(ggml, qtype, kind, spread):
     w, importance = weights(kind), importances(spread)
     weight = 1.0 if importance is None else importance
-    ours = layout.pack(*layout.quantize(w, importance))
-    theirs = ggml(layout, w, importance)
+    ours = qtype.pack(*qtype.quantize(w, importance))
+    theirs = ggml(qtype, w, importance)
     errors = [
-        float((weight * (layout.decode(data) - w).astype(np.float64) ** 2).sum())
+        float((weight * (qtype.decode(data) - w).astype(np.float64) ** 2).sum())
         for data in (ours, theirs)
     ]
     assert errors[0] < errors[1]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_bytes_made_by_ggml_survive_unpacking_and_packing(ggml, layout):
-    data = ggml(layout, weights("heavy-tailed"), importances("plain"))
-    np.testing.assert_array_equal(layout.pack(*layout.unpack(data)), data)
+@pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda qtype: qtype.name)
+def test_bytes_made_by_ggml_survive_unpacking_and_packing(ggml, qtype):
+    data = ggml(qtype, weights("heavy-tailed"), importances("plain"))
+    np.testing.assert_array_equal(qtype.pack(*qtype.unpack(data)), data)

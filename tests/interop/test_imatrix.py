@@ -13,7 +13,7 @@ import calib_data
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.imatrix import Imatrix, read
 from quantize.make_imatrix import Request, make
-from runtime.blocks import BLOCKS
+from runtime.quant_types import QUANT_TYPES
 from tests.conftest import CONFIGS
 
 ROWS, LENGTH = 4, 96
@@ -155,15 +155,15 @@ def test_llamacpp_reads_our_metadata_and_sums(loaded: Loaded, written: Path) -> 
 
 def errors(ggml: Any, kind: str, ours: Imatrix, weigh: bool) -> dict[str, float]:
     """Weight -> squared error of the outputs after llama.cpp's quantizer, inputs uncorrelated."""
-    block, found = BLOCKS[kind], {}
+    qtype, found = QUANT_TYPES[kind], {}
     tensors = open_checkpoint(bundled()).tensors
     for weight, mean in ours.means.items():
         w = np.ascontiguousarray(tensors[weight].decode())
-        out = np.zeros((len(w), block.row_bytes(w.shape[1])), np.uint8)
+        out = np.zeros((len(w), qtype.row_bytes(w.shape[1])), np.uint8)
         importance = mean.ctypes.data_as(Floats) if weigh else None
         source = w.ctypes.data_as(Floats)
-        ggml.ggml_quantize_chunk(block.ggml_type, source, out.ctypes.data, 0, *w.shape, importance)
-        found[weight] = float((((block.decode(out) - w) ** 2) @ mean).sum())
+        ggml.ggml_quantize_chunk(qtype.ggml_type, source, out.ctypes.data, 0, *w.shape, importance)
+        found[weight] = float((((qtype.decode(out) - w) ** 2) @ mean).sum())
     return found
 
 

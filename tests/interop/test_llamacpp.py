@@ -15,12 +15,12 @@ from export.gguf import write
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.report.torture import TORTURE
 from runtime.archs import Arch
-from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
 from runtime.engine import Engine, open_engine
 from runtime.errors import EdgequantError
 from runtime.generate import generate
 from runtime.gguf_file import open_gguf
 from runtime.model import Model
+from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
 from runtime.rope import Rope
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS, config
@@ -40,7 +40,7 @@ CLEAR_LEAD = 0.15
 Measured: at most 0.09 for any block, and none for the same weights decoded to F32.
 """
 
-GGUF_BLOCKS = [block for block in BLOCKS.values() if block.ggml_type is not None]
+GGUF_BLOCKS = [qtype for qtype in QUANT_TYPES.values() if qtype.ggml_type is not None]
 
 ROPES = {
     "linear": Rope(kind="linear", factor=4.0, original_context=256),
@@ -150,20 +150,20 @@ def test_a_cache_that_no_memory_holds_is_refused(tiny_engines: tuple[Engine, Eng
         tiny_engines[1].new_cache(1, 2**40)
 
 
-def rounded(block: Block, name: str, values: np.ndarray) -> Tensor:
+def rounded(qtype: QuantType, name: str, values: np.ndarray) -> Tensor:
     """A weight rounded to nearest on the grid of a block."""
-    codes, params = block.quantize(values)
-    return Tensor(name, values.shape, block, block.pack(numpy_of(codes), to_numpy(params)))
+    codes, params = qtype.quantize(values)
+    return Tensor(name, values.shape, qtype, qtype.pack(numpy_of(codes), to_numpy(params)))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", GGUF_BLOCKS, ids=lambda block: block.name)
+@pytest.mark.parametrize("qtype", GGUF_BLOCKS, ids=lambda qtype: qtype.name)
 def test_every_block_means_the_same_bytes(
-    block: Block, tiny: Checkpoint, text_ids: np.ndarray, tmp_path: Path
+    qtype: QuantType, tiny: Checkpoint, text_ids: np.ndarray, tmp_path: Path
 ) -> None:
     values = {name: tiny.tensors[name].decode() for name in tiny.tensors}
     tensors = [
-        rounded(block, name, value) if value.ndim == 2 else Tensor.dense(name, value)
+        rounded(qtype, name, value) if value.ndim == 2 else Tensor.dense(name, value)
         for name, value in values.items()
     ]
     ours, theirs = both(tmp_path / "x.gguf", tiny.arch, tensors, tiny.folder)

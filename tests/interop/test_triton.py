@@ -11,9 +11,9 @@ import torch
 
 from quantize.checkpoint import open_checkpoint
 from runtime.backends.torch import TorchEngine, TorchOps, ops_on
-from runtime.blocks import BLOCKS
 from runtime.errors import EdgequantError
 from runtime.model import Model
+from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 from tests.small_models import rounded
 
@@ -33,11 +33,11 @@ RANDOM = np.random.default_rng(0)
 
 def weight(kind: str, rows: int, blocks: int) -> Tensor:
     """Random weights in one layout, `blocks` blocks a row."""
-    layout = BLOCKS[kind]
-    cols = blocks * layout.size
+    qtype = QUANT_TYPES[kind]
+    cols = blocks * qtype.size
     values = RANDOM.normal(size=(rows, cols)).astype(np.float32)
-    data = layout.pack(*layout.quantize(values))
-    return Tensor("w", (rows, cols), layout, data)
+    data = qtype.pack(*qtype.quantize(values))
+    return Tensor("w", (rows, cols), qtype, data)
 
 
 def packed(tensor: Tensor) -> tuple[TritonOps, Packed]:
@@ -62,14 +62,14 @@ def check_product(tensor: Tensor, tokens: int) -> None:
 
 
 def test_every_layout_that_rounds_has_a_decoder_and_floats_have_none() -> None:
-    assert set(DECODERS) == {name for name, layout in BLOCKS.items() if not layout.is_float}
+    assert set(DECODERS) == {name for name, qtype in QUANT_TYPES.items() if not qtype.is_float}
 
 
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_decoder_reads_every_byte_of_a_block_once(kind: str) -> None:
-    decoder, layout = DECODERS[kind], BLOCKS[kind]
-    assert sum(plane.width for plane in decoder.planes) == layout.bytes
-    assert decoder.per * decoder.chunk == layout.size
+    decoder, qtype = DECODERS[kind], QUANT_TYPES[kind]
+    assert sum(plane.width for plane in decoder.planes) == qtype.bytes
+    assert decoder.per * decoder.chunk == qtype.size
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -86,12 +86,12 @@ def test_rows_are_decoded_as_the_layout_says(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", DECODERS)
 def test_any_bytes_that_mean_finite_weights_are_decoded_as_the_layout_says(kind: str) -> None:
-    layout = BLOCKS[kind]
-    data = RANDOM.integers(0, 256, (12, layout.bytes), np.uint8)
+    qtype = QUANT_TYPES[kind]
+    data = RANDOM.integers(0, 256, (12, qtype.bytes), np.uint8)
     with np.errstate(invalid="ignore", over="ignore"):
-        data = data[np.isfinite(layout.decode(data)).all(axis=1)]
+        data = data[np.isfinite(qtype.decode(data)).all(axis=1)]
     assert len(data) > 2
-    tensor = Tensor("w", (len(data), layout.size), layout, data)
+    tensor = Tensor("w", (len(data), qtype.size), qtype, data)
     ops, loaded = packed(tensor)
     found = ops.numpy(ops.embed(loaded, np.arange(len(data))))
     # a card may contract, and take numbers below float32's normal ones for 0
@@ -102,7 +102,7 @@ def test_any_bytes_that_mean_finite_weights_are_decoded_as_the_layout_says(kind:
 @pytest.mark.parametrize("tokens", [2, kernels.FEW + 1])
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_product_is_that_with_the_decoded_weight(kind: str, tokens: int) -> None:
-    check_product(weight(kind, rows=7, blocks=1 + (BLOCKS[kind].size < 256)), tokens)
+    check_product(weight(kind, rows=7, blocks=1 + (QUANT_TYPES[kind].size < 256)), tokens)
 
 
 @pytest.mark.parametrize("tokens", [2, kernels.MOST_TOKENS + 3])

@@ -77,6 +77,6 @@ def walk(plan: Plan, folder: Path, progress: Progress = silent) -> Walk:
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     """Whether two sets of tensors hold the same bytes."""
     return left.keys() == right.keys() and all(
-        left[name].block is right[name].block and np.array_equal(left[name].data, right[name].data)
+        left[name].qtype is right[name].qtype and np.array_equal(left[name].data, right[name].data)
         for name in left
     )

@@ -25,7 +25,7 @@ from quantize.allocate import (
     within,
 )
 from quantize.methods import gptq
-from runtime.blocks import BLOCKS
+from runtime.quant_types import QUANT_TYPES
 
 GRAIN = 64
 """Losses are multiples of its inverse, so that their sums are exact."""
@@ -281,7 +281,7 @@ def test_predicted_kl_is_about_what_error_feedback_then_costs(kind: str, least: 
     weight = torch.randn(400, 256, generator=draw)
     rows = torch.rand(400, generator=draw) ** 3
     factor = gptq.factor(hessian, 0.01)
-    predicted = predicted_kl(weight[sample(rows)], BLOCKS[kind], factor, rows)
-    error = gptq.gptq(weight, BLOCKS[kind], factor).value - weight
+    predicted = predicted_kl(weight[sample(rows)], QUANT_TYPES[kind], factor, rows)
+    error = gptq.gptq(weight, QUANT_TYPES[kind], factor).value - weight
     real = 0.5 * float((rows * ((error @ hessian) * error).sum(1)).sum())
     assert least < predicted / real < 1.1

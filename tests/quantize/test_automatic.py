@@ -12,9 +12,9 @@ from quantize import pipeline
 from quantize.automatic import CAUTION, Goal, Size, Types, allocate, choices_of
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan, Rule
-from runtime.blocks import BLOCKS
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf
+from runtime.quant_types import QUANT_TYPES
 from tests.quantize.runs import small_plan
 
 Predictions = dict[str, dict[str, float]]
@@ -26,9 +26,9 @@ def predictions(checkpoint: Checkpoint, container: str) -> Predictions:
     for at, (name, shape) in enumerate(checkpoint.tensors.shapes.items()):
         if len(shape) == 2:
             found[name] = {
-                block.name: 4.0**-block.bits / (1 + at) if block.bits < 16 else 0.0
-                for block in BLOCKS.values()
-                if CONTAINERS[container].holds(block) and block.fits(shape[1])
+                qtype.name: 4.0**-qtype.bits / (1 + at) if qtype.bits < 16 else 0.0
+                for qtype in QUANT_TYPES.values()
+                if CONTAINERS[container].holds(qtype) and qtype.fits(shape[1])
             }
     return found
 
@@ -113,7 +113,7 @@ def test_a_loss_is_reached_with_fewer_bytes_than_a_lower_one(tiny: Checkpoint) -
 def test_bits_a_weight_are_those_of_the_tensors(bits: float, tiny: Checkpoint) -> None:
     types = allocated(tiny, target_bpw=bits).types
     cells = {name: math.prod(tiny.tensors.shapes[name]) for name in types}
-    taken = sum(cells[name] * block.bits for name, block in types.items()) / sum(cells.values())
+    taken = sum(cells[name] * qtype.bits for name, qtype in types.items()) / sum(cells.values())
     assert 0.99 * bits <= taken <= bits
 
 
@@ -128,9 +128,9 @@ def test_every_type_is_one_that_fits_and_that_the_container_holds(tiny: Checkpoi
             rows, cols = tiny.tensors.shapes[name]
             assert len(options) > 10
             for option in options:
-                block = BLOCKS[option.kind]
-                assert container.holds(block)
-                assert option.bytes == rows * block.row_bytes(cols)
+                qtype = QUANT_TYPES[option.kind]
+                assert container.holds(qtype)
+                assert option.bytes == rows * qtype.row_bytes(cols)
 
 
 def test_rules_are_kept_and_the_last_one_wins(tiny: Checkpoint) -> None:
@@ -262,7 +262,7 @@ def test_a_file_has_the_bytes_announced_and_hardly_fewer_than_were_asked_for(
 def test_a_file_of_the_original_s_floats_has_the_bytes_announced(made: Any) -> None:
     taken, said, path = made("gguf:auto", max_kl=0.0)
     assert said == [f"gguf:auto: {taken:,} bytes, predicted KL 0.00000"]
-    kinds = {t.block.name for t in open_gguf(path).tensors.values() if len(t.shape) == 2}
+    kinds = {t.qtype.name for t in open_gguf(path).tensors.values() if len(t.shape) == 2}
     assert kinds <= {"BF16", "F16"}
 
 
@@ -284,8 +284,8 @@ def test_told_fallbacks_count_in_the_bytes_announced(
     assert "2 tensors with rows of 96 cannot be INT4_128" in said[0]
     assert said[1].startswith(f"onnx:auto: {taken:,} bytes, ")
     tensors = CONTAINERS["onnx"].reader.open(tmp_path / "llama-untied-auto-onnx").tensors
-    assert tensors["blk.1.ffn_down.weight"].block.name == "INT8_32"
-    assert tensors["blk.0.attn_v.weight"].block is tensors["blk.1.attn_v.weight"].block
+    assert tensors["blk.1.ffn_down.weight"].qtype.name == "INT8_32"
+    assert tensors["blk.0.attn_v.weight"].qtype is tensors["blk.1.attn_v.weight"].qtype
 
 
 def test_rule_parse_takes_types_of_either_container() -> None:

@@ -32,7 +32,7 @@ from quantize.plan import Plan, Target, assign
 from quantize.space import run_cost
 from quantize.walk_cost import walk_cost
 from runtime.archs import FAMILIES
-from runtime.blocks import BLOCKS
+from runtime.quant_types import QUANT_TYPES
 from tests.conftest import config
 from tests.quantize.runs import assigned, small_plan, walk
 
@@ -68,7 +68,7 @@ def test_bytes_of_weights_are_exactly_those_of_a_gguf_file(
         tensors = made.tensors(target)
         assert expected.weight_bytes == sum(t.nbytes for t in tensors.values())
         for part in expected.tensors:
-            assert part.type == tensors[part.name].block.name
+            assert part.type == tensors[part.name].qtype.name
             assert part.bytes == tensors[part.name].nbytes
 
 
@@ -77,7 +77,7 @@ def test_errors_are_those_of_plain_rounding(
 ) -> None:
     # a key projection has 32 rows, fewer than the sample, so all of them were rounded
     weight = open_checkpoint(random_models["qwen2-untied"]).tensors["blk.0.attn_v.weight"].decode()
-    rounded = rtn(torch.from_numpy(weight), BLOCKS["INT4_32"]).value.numpy()
+    rounded = rtn(torch.from_numpy(weight), QUANT_TYPES["INT4_32"]).value.numpy()
     error = ((rounded - weight) ** 2).sum() / (weight**2).sum()
     part = next(t for t in found.targets[0].tensors if t.name == "blk.0.attn_v.weight")
     assert part.error == pytest.approx(float(error), rel=1e-5)

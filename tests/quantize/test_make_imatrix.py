@@ -19,9 +19,9 @@ from quantize.methods.rtn import rtn
 from quantize.pipeline import run as run_plan
 from quantize.plan import Plan
 from quantize.resume import Work
-from runtime.blocks import BLOCKS, numpy_of, to_numpy
 from runtime.errors import EdgequantError
 from runtime.gguf_file import read as read_gguf
+from runtime.quant_types import QUANT_TYPES, numpy_of, to_numpy
 from tests.conftest import CONFIGS, config
 from tests.quantize.runs import small_plan, walk
 from tests.quantize.test_rounding import dense_run
@@ -135,11 +135,11 @@ def test_a_run_rounds_with_the_importance_of_the_imatrix(
     read_back = read(tmp_path / "a.gguf").means
     for target, assignment in enumerate(found.assignments):
         tensors = found.tensors(target)
-        for weight, block in assignment.types.items():
+        for weight, qtype in assignment.types.items():
             values = torch.from_numpy(np.array(found.checkpoint.tensors[weight].decode()))
             factor = Factor(torch.from_numpy(read_back[weight])) if weight in given.means else None
-            rounded = rtn(values, block, factor)
-            packed = block.pack(numpy_of(rounded.codes), to_numpy(rounded.params))
+            rounded = rtn(values, qtype, factor)
+            packed = qtype.pack(numpy_of(rounded.codes), to_numpy(rounded.params))
             assert np.array_equal(tensors[weight].data, packed), weight
 
 
@@ -157,12 +157,12 @@ def test_losses_weigh_columns_by_their_importance(
     assert losses["onnx:int4 ffn_down"] == pytest.approx(float(expected), rel=1e-3)
 
 
-@pytest.mark.parametrize("block", BLOCKS.values(), ids=lambda block: block.name)
-def test_weights_whose_inputs_are_all_zero_are_still_rounded(block: Any) -> None:
+@pytest.mark.parametrize("qtype", QUANT_TYPES.values(), ids=lambda qtype: qtype.name)
+def test_weights_whose_inputs_are_all_zero_are_still_rounded(qtype: Any) -> None:
     weight = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
-    rounded = rtn(weight, block, Factor(torch.zeros(256)))
+    rounded = rtn(weight, qtype, Factor(torch.zeros(256)))
     assert bool(torch.isfinite(rounded.value).all())
-    assert block.pack(numpy_of(rounded.codes), to_numpy(rounded.params)).shape[0] == 4
+    assert qtype.pack(numpy_of(rounded.codes), to_numpy(rounded.params)).shape[0] == 4
 
 
 def test_a_written_file_says_which_imatrix_it_was_made_with(

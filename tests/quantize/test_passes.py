@@ -13,10 +13,10 @@ from quantize.methods import METHODS, Factor, Method, Rounded
 from quantize.methods.rtn import rtn
 from quantize.plan import Target, assign
 from runtime.archs import FAMILIES
-from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
 from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from runtime.model import Model
+from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
 from runtime.tensor import Tensor
 from tests.conftest import config
 from tests.quantize.runs import Walk, same, small_plan, walk
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("exact_products")]
 
 
 def twin(
-    checkpoint: Checkpoint, ids: np.ndarray, types: dict[str, Block], own_prefix: bool
+    checkpoint: Checkpoint, ids: np.ndarray, types: dict[str, QuantType], own_prefix: bool
 ) -> dict[str, Tensor]:
     """GPTQ by the book: the whole model once for every layer, each linear on its own inputs."""
     gptq = METHODS["gptq"]
@@ -137,8 +137,8 @@ def test_an_uncalibrated_method_reads_no_text(
 def test_an_uncalibrated_method_rounds_with_its_own_code(
     random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def halved(weight: torch.Tensor, block: Block, factor: Factor | None) -> Rounded:
-        return rtn(weight / 2, block, factor)
+    def halved(weight: torch.Tensor, qtype: QuantType, factor: Factor | None) -> Rounded:
+        return rtn(weight / 2, qtype, factor)
 
     monkeypatch.setitem(METHODS, "halved", METHODS["rtn"])  # so that it is forgotten at the end
     Method("halved", "half of every weight", calibrated=False, round=halved)
@@ -246,6 +246,6 @@ def test_one_dimensional_tensors_are_kept_as_float32(
     found = walk(small_plan(random_models["qwen2-untied"], "onnx:int4"), tmp_path / "work")
     for name, tensor in found.tensors().items():
         if len(tensor.shape) == 1:
-            assert tensor.block is BLOCKS["F32"]
+            assert tensor.qtype is QUANT_TYPES["F32"]
             assert np.array_equal(tensor.decode(), found.checkpoint.tensors[name].decode())
     assert open_checkpoint(random_models["qwen2-untied"]).tensors.keys() == found.tensors().keys()

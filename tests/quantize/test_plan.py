@@ -104,7 +104,7 @@ WRONG_FLAGS: list[tuple[dict[str, Any], str]] = [
     ({"calibration": "a.txt", "imatrix": "a.gguf"}, "give it or --calibration, not both"),
     ({"rules": ["attn_v"]}, r"has no '='; write REGEX=TYPE"),
     ({"rules": ["attn_(=INT8_32"]}, "is not a valid regular expression: .*unterminated"),
-    ({"rules": ["attn_v=INT3_7"]}, "unknown block type 'INT3_7'; known: .*INT4_32"),
+    ({"rules": ["attn_v=INT3_7"]}, "unknown type 'INT3_7'; known: .*INT4_32"),
     ({"rows": 0}, "rows must be at least 1, not 0"),
     ({"length": 15}, "^length must be at least 16, not 15"),
     ({"damp": 0.0}, "damp must be at least 1e-09 and at most 1, not 0"),

@@ -20,10 +20,10 @@ from quantize.rounding import Recipe, quantize_weight
 from quantize.store import Store
 from quantize.writing import write
 from runtime.backends.torch import TorchOps
-from runtime.blocks import BLOCKS
 from runtime.engine import open_engine
 from runtime.forward import forward, layers
 from runtime.gguf_file import open_gguf
+from runtime.quant_types import QUANT_TYPES
 from tests.quantize.layers import hessians_of
 from tests.quantize.runs import small_plan
 from tests.small_models import kl
@@ -117,7 +117,7 @@ def rounded(
             factor: Factor | None = recipe.factor(hessians[group.name], "")[0]
             for linear in group.linears:
                 weight = layer.weights[f"{linear}.weight"]
-                value = quantize_weight(weight, BLOCKS[kind], recipe, factor)[1]
+                value = quantize_weight(weight, QUANT_TYPES[kind], recipe, factor)[1]
                 out[f"blk.{layer.index}.{linear}.weight"] = value
     return out
 

@@ -10,7 +10,7 @@ import pytest
 from export import CONTAINERS
 from quantize.plan import Target, assign, narrow
 from runtime.archs import FAMILIES, Arch
-from runtime.blocks import BLOCKS
+from runtime.quant_types import QUANT_TYPES
 from runtime.rope import Rope
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_types.json").read_text())
@@ -51,8 +51,8 @@ def test_every_tensor_has_the_type_that_llamacpp_gives_it(
     entry: dict[str, Any], preset: str
 ) -> None:
     found: dict[str, list[str]] = {}
-    for name, block in assign(Target("gguf", preset), arch(**entry["model"]), ()).types.items():
-        found.setdefault(name.split(".")[-2], []).append(block.name)
+    for name, qtype in assign(Target("gguf", preset), arch(**entry["model"]), ()).types.items():
+        found.setdefault(name.split(".")[-2], []).append(qtype.name)
     expected = {part: list(unfold(runs)) for part, runs in entry["presets"][preset].items()}
     assert found == expected
 
@@ -72,19 +72,19 @@ def test_every_gguf_preset_was_recorded() -> None:
 def test_every_preset_uses_types_that_its_container_holds(container: str) -> None:
     model = qwen(4, 512, 1024, 8, 2, tied=False)
     for preset in CONTAINERS[container].presets:
-        for block in assign(Target(container, preset), model, ()).types.values():
-            assert CONTAINERS[container].holds(block)
+        for qtype in assign(Target(container, preset), model, ()).types.values():
+            assert CONTAINERS[container].holds(qtype)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_narrowing_ends_at_a_type_that_divides_the_row(container: str) -> None:
-    for block in BLOCKS.values():
-        if CONTAINERS[container].holds(block):
+    for qtype in QUANT_TYPES.values():
+        if CONTAINERS[container].holds(qtype):
             for cols in (256, 896, 160, 48, 7):
-                found = narrow(block.name, cols, CONTAINERS[container])
+                found = narrow(qtype.name, cols, CONTAINERS[container])
                 assert found.fits(cols)
                 assert CONTAINERS[container].holds(found)
-                assert (found is block) == block.fits(cols)
+                assert (found is qtype) == qtype.fits(cols)
 
 
 def test_the_half_billion_model_says_which_of_its_tensors_do_not_fit() -> None:

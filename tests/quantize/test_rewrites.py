@@ -13,9 +13,9 @@ from quantize.methods.rtn import rtn
 from quantize.rewrites import REWRITES, check_preserved
 from quantize.rewrites.scales import candidate
 from quantize.rounding import Recipe, rewrite_layer
-from runtime.blocks import BLOCKS
 from runtime.errors import EdgequantError
 from runtime.forward import Layer
+from runtime.quant_types import QUANT_TYPES
 from tests.quantize.layers import computed, hessians_of, layer_of
 
 pytestmark = pytest.mark.usefixtures("exact_products")
@@ -41,7 +41,7 @@ class Case:
         hidden = random.normal(size=(4, 64, self.arch.hidden)).astype(np.float32)
         with torch.inference_mode():
             self.hessians = hessians_of(Layer(self.spec, self.weights), hidden)
-        self.types = dict.fromkeys(self.spec.linears, BLOCKS["Q4_0"])
+        self.types = dict.fromkeys(self.spec.linears, QUANT_TYPES["Q4_0"])
 
     def rewritten(self, name: str):
         recipe = Recipe(METHODS["gptq"], rewrites=(name,))
@@ -97,7 +97,7 @@ def test_a_candidate_is_judged_as_if_its_hessian_had_been_factored(
     short = Factor(factor(hessian, 1e-9).importance / scale.square())
     long = factor(hessian / scale / scale[:, None], 1e-9)
     torch.testing.assert_close(short.importance, long.importance, rtol=1e-3, atol=0)
-    one, other = (rtn(linears[0] * scale, BLOCKS["Q4_0"], f) for f in (short, long))
+    one, other = (rtn(linears[0] * scale, QUANT_TYPES["Q4_0"], f) for f in (short, long))
     assert (one.codes != other.codes).float().mean() < 0.01
 
 

@@ -13,11 +13,11 @@ from quantize.rounding import Recipe, fold_scales, quantize_layer
 from quantize.stream import Weights
 from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps
-from runtime.blocks import BLOCKS, numpy_of, to_numpy
 from runtime.engine import OpsEngine
 from runtime.errors import EdgequantError
 from runtime.forward import Layer
 from runtime.model import Model
+from runtime.quant_types import QUANT_TYPES, numpy_of, to_numpy
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS, config
 from tests.quantize.layers import computed, embedded, hessians_of, layer_of
@@ -116,7 +116,7 @@ def test_passes_after_rounding_lower_the_loss_each_time(
     layer = layer_of(checkpoint)
     hidden = embedded(checkpoint, np.random.default_rng(4).integers(0, 4096, (5, 40)))
     hessians, groups = hessians_of(layer, hidden), layer.spec.groups
-    types = dict.fromkeys(LINEARS, BLOCKS["Q4_0"])
+    types = dict.fromkeys(LINEARS, QUANT_TYPES["Q4_0"])
     recipes = [Recipe(METHODS["gptq"], descent_iterations=passes) for passes in (0, 1, 3)]
     losses = [
         quantize_layer(layer.weights, groups, types, hessians, recipe).losses for recipe in recipes
@@ -139,7 +139,7 @@ def test_folded_scales_keep_what_the_layer_computes(
     x = torch.randn(2, 30, hidden, generator=random) * torch.rand(hidden, generator=random)
     hessians = hessians_of(Layer(spec, plain), x.numpy())
     folded = dict(plain)
-    types = dict.fromkeys(LINEARS, BLOCKS["INT4_32"])
+    types = dict.fromkeys(LINEARS, QUANT_TYPES["INT4_32"])
     fold_scales(folded, spec.groups, types, hessians, METHODS["awq"])
     moved = {key for key in plain if not torch.equal(plain[key], folded[key])}
     assert {"attn_norm.weight", "ffn_norm.weight", "attn_q.weight", "ffn_down.weight"} <= moved
@@ -153,7 +153,7 @@ def test_folding_moves_the_hessian_along(multi_head: Checkpoint) -> None:
     spec, weights = multi_head.arch.layer(0), dict(layer_of(multi_head).weights)
     x = np.random.default_rng(0).normal(size=(2, 30, 96)).astype(np.float32)
     hessians = hessians_of(Layer(spec, weights), x)
-    types = dict.fromkeys(LINEARS, BLOCKS["INT4_32"])
+    types = dict.fromkeys(LINEARS, QUANT_TYPES["INT4_32"])
     fold_scales(weights, spec.groups, types, hessians, METHODS["awq"])
     again = hessians_of(Layer(spec, weights), x)
     for group, hessian in hessians.items():
@@ -176,7 +176,7 @@ def two_groups() -> tuple[Weights, dict[str, torch.Tensor]]:
     return weights, {group: values.T @ values / 200 for group, values in x.items()}
 
 
-TYPES = {"up": BLOCKS["INT4_32"], "gate": BLOCKS["INT8_32"], "down": BLOCKS["F32"]}
+TYPES = {"up": QUANT_TYPES["INT4_32"], "gate": QUANT_TYPES["INT8_32"], "down": QUANT_TYPES["F32"]}
 
 
 def test_each_linear_gets_its_own_type_and_its_groups_factor() -> None:

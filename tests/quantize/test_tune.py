@@ -16,14 +16,14 @@ from quantize.student import Student, kl_gradient, open_part, run_teacher, zeros
 from quantize.tune import State, TuningTask, adam, keep_best, open_student, tune_targets
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
-from runtime.blocks import BLOCKS, Block, numpy_of, to_numpy
 from runtime.forward import forward, layers
 from runtime.gguf_file import open_gguf
+from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
 from runtime.tensor import Tensor
 from tests.quantize.runs import Walk, assigned, same, small_plan, walk
 
 OPS = TorchOps()
-WHAT_MOVES = [block for block in BLOCKS.values() if block.linear]
+WHAT_MOVES = [qtype for qtype in QUANT_TYPES.values() if qtype.linear]
 
 
 def room(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -90,41 +90,41 @@ def test_gradient_by_layers_is_that_of_the_whole_model(
         assert float((gradient[key] - by).norm()) <= 1e-3 * float(by.norm()), key
 
 
-def packed_tensor(block: Block) -> Tensor:
+def packed_tensor(qtype: QuantType) -> Tensor:
     """Three random rows of two blocks."""
     draw = torch.Generator().manual_seed(0)
-    weight = torch.randn(3, 2 * block.size, generator=draw)
-    codes, params = block.quantize(weight)
-    packed = block.pack(numpy_of(codes), to_numpy(params))
-    return Tensor("blk.0.attn_q.weight", (3, 2 * block.size), block, packed)
+    weight = torch.randn(3, 2 * qtype.size, generator=draw)
+    codes, params = qtype.quantize(weight)
+    packed = qtype.pack(numpy_of(codes), to_numpy(params))
+    return Tensor("blk.0.attn_q.weight", (3, 2 * qtype.size), qtype, packed)
 
 
-@pytest.mark.parametrize("block", WHAT_MOVES, ids=lambda block: block.name)
-def test_packed_bytes_hold_the_moved_scales_and_the_same_codes(block: Block) -> None:
-    tensor = packed_tensor(block)
+@pytest.mark.parametrize("qtype", WHAT_MOVES, ids=lambda qtype: qtype.name)
+def test_packed_bytes_hold_the_moved_scales_and_the_same_codes(qtype: QuantType) -> None:
+    tensor = packed_tensor(qtype)
     part = open_part(tensor, OPS.device)
     draw = torch.Generator().manual_seed(1)
     deltas = {
         name: 0.1 * torch.randn(part.params[key].shape, generator=draw)
         for name, key in part.free.items()
     }
-    before, params_before = block.unpack(tensor.data)
-    after, params = block.unpack(part.packed(deltas))
+    before, params_before = qtype.unpack(tensor.data)
+    after, params = qtype.unpack(part.packed(deltas))
     assert np.array_equal(before, after)
     for key, values in params.items():
-        if key in block.linear:
+        if key in qtype.linear:
             wanted = params_before[key] * (1 + deltas[f"{tensor.name}:{key}"].numpy())
             assert np.allclose(values, wanted, rtol=2e-3)
             assert not np.array_equal(values, params_before[key])
         else:
             assert np.array_equal(values, params_before[key])
-    stored_values = block.decode(part.packed(deltas))
+    stored_values = qtype.decode(part.packed(deltas))
     assert np.array_equal(stored_values, part.value(deltas, as_stored=True).numpy())
 
 
-@pytest.mark.parametrize("block", WHAT_MOVES, ids=lambda block: block.name)
-def test_packed_bytes_are_the_same_when_nothing_moves(block: Block) -> None:
-    tensor = packed_tensor(block)
+@pytest.mark.parametrize("qtype", WHAT_MOVES, ids=lambda qtype: qtype.name)
+def test_packed_bytes_are_the_same_when_nothing_moves(qtype: QuantType) -> None:
+    tensor = packed_tensor(qtype)
     part = open_part(tensor, OPS.device)
     nothing = {name: torch.zeros_like(part.params[key]) for name, key in part.free.items()}
     assert np.array_equal(part.packed(nothing), tensor.data)
@@ -143,7 +143,7 @@ def test_norms_move_by_their_values_and_biases_by_their_mean_size(
     tensor = Tensor.dense(name, np.array([0, 2, -4, 6], np.float32))
     part = open_part(tensor, OPS.device)
     packed = part.packed({name: torch.full((4,), 0.1)})
-    assert np.allclose(BLOCKS["F32"].decode(packed)[0], expected, atol=1e-6)
+    assert np.allclose(QUANT_TYPES["F32"].decode(packed)[0], expected, atol=1e-6)
 
 
 def test_a_float_matrix_does_not_move() -> None:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from export.gguf import write
 from quantize.checkpoint import open_checkpoint
-from runtime.blocks import BLOCKS
 from runtime.errors import EdgequantError
 from runtime.gguf_file import OTHER_TYPES, GgufFile, arch_and_tokenizer, open_gguf, read
 from runtime.gguf_header import Line, read_header
+from runtime.quant_types import QUANT_TYPES
 from tests.conftest import config
 from tests.random_checkpoint import random_checkpoint
 from tests.tokenizers_made import made
@@ -209,7 +209,7 @@ def test_a_type_that_no_block_reads_is_refused_with_the_way_out(
 
 def test_types_without_a_block_have_the_gguf_package_s_names() -> None:
     assert all(GGMLQuantizationType(kind).name == name for kind, name in OTHER_TYPES.items())
-    assert not {block.ggml_type for block in BLOCKS.values()} & set(OTHER_TYPES)
+    assert not {qtype.ggml_type for qtype in QUANT_TYPES.values()} & set(OTHER_TYPES)
 
 
 def test_the_header_of_a_file_with_any_type_is_read(tmp_path: Path) -> None:

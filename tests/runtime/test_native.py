@@ -15,13 +15,13 @@ import runtime
 from export.gguf import write
 from quantize.checkpoint import Checkpoint
 from runtime import memory
-from runtime.blocks import BLOCKS, block
 from runtime.engine import OpsEngine, open_engine
 from runtime.errors import EdgequantError
 from runtime.generate import generate
 from runtime.gguf_file import open_gguf
 from runtime.memory import mapping_of
 from runtime.model import Model
+from runtime.quant_types import QUANT_TYPES, quant_type
 from runtime.tensor import Tensor
 from tests.small_models import assert_near, rounded, rounded_model
 
@@ -33,7 +33,7 @@ GGML = (
     *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"),
     *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"),
 )
-ONNX = tuple(name for name in BLOCKS if name.startswith("INT"))
+ONNX = tuple(name for name in QUANT_TYPES if name.startswith("INT"))
 pytestmark = pytest.mark.usefixtures("native_settings")
 ULP = float(np.finfo(np.float32).eps)
 
@@ -42,7 +42,7 @@ def row_bytes(name: str, cols: int) -> int:
     if name in GGML:
         size, width = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
         return cols // size * width
-    return block(name).row_bytes(cols)
+    return quant_type(name).row_bytes(cols)
 
 
 def random_rows(name: str, rows: int, cols: int) -> np.ndarray:
@@ -91,11 +91,11 @@ def test_random_bytes_decode_as_ggml_decodes_them(name: str, instructions: str) 
 
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
-@pytest.mark.parametrize("name", sorted(set(BLOCKS) & set(_native.types())))
+@pytest.mark.parametrize("name", sorted(set(QUANT_TYPES) & set(_native.types())))
 def test_random_bytes_decode_as_the_definition_decodes_them(name: str, instructions: str) -> None:
     data = random_rows(name, 40, 512)
     with np.errstate(all="ignore"):
-        expected = block(name).decode(data)
+        expected = quant_type(name).decode(data)
     _native.set_instruction_set(instructions)
     assert_same_bits(_native.decode(name, data, 512), expected)
 
@@ -106,7 +106,7 @@ def test_random_bytes_decode_as_the_definition_decodes_them(name: str, instructi
 def test_float_rows_of_any_length_decode(name: str, cols: int, instructions: str) -> None:
     data = random_rows(name, 3, cols)
     _native.set_instruction_set(instructions)
-    assert_same_bits(_native.decode(name, data, cols), block(name).decode(data))
+    assert_same_bits(_native.decode(name, data, cols), quant_type(name).decode(data))
 
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
@@ -166,7 +166,7 @@ def test_results_do_not_depend_on_the_threads(name: str, exact: bool) -> None:
 def block_decode(name: str, data: np.ndarray) -> np.ndarray:
     if name in GGML:
         return np.asarray(dequantize(data, GGMLQuantizationType[name]))
-    return block(name).decode(data)
+    return quant_type(name).decode(data)
 
 
 def test_a_row_of_an_exact_batch_equals_the_row_alone(exact_products: None) -> None:
@@ -309,10 +309,10 @@ def test_a_layout_without_a_kernel_is_decoded_by_its_definition(
     tiny: Checkpoint, exact_products: None
 ) -> None:
     model = rounded_model(tiny, "INT4_64")
-    layout = type(block("INT4_64"))()
-    layout.name = "UNHEARD_OF"  # type: ignore[misc]
+    qtype = type(quant_type("INT4_64"))()
+    qtype.name = "UNHEARD_OF"  # type: ignore[misc]
     renamed = {
-        name: Tensor(name, t.shape, layout if len(t.shape) == 2 else t.block, t.data)
+        name: Tensor(name, t.shape, qtype if len(t.shape) == 2 else t.qtype, t.data)
         for name, t in model.tensors.items()
     }
     expected = open_engine(model, "native").logits(PROMPTS)

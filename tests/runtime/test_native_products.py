@@ -7,8 +7,8 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from quantize.checkpoint import Checkpoint
-from runtime.blocks import BLOCKS, block
 from runtime.engine import open_engine
+from runtime.quant_types import QUANT_TYPES, quant_type
 from tests.small_models import rounded_model
 
 _native: Any = pytest.importorskip(
@@ -30,8 +30,8 @@ def rounded_activations(native_settings: Any) -> None:
 
 
 def row_bytes(name: str, cols: int) -> int:
-    if name in BLOCKS:
-        return block(name).row_bytes(cols)
+    if name in QUANT_TYPES:
+        return quant_type(name).row_bytes(cols)
     size, width = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
     return cols // size * width
 
@@ -40,8 +40,10 @@ def packed_rows(name: str, rows: int, cols: int) -> np.ndarray:
     """Random bytes, without the bits that would make a scale larger than 2 or a float32 tiny."""
     shape = (rows, row_bytes(name, cols))
     data = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8) & np.uint8(0x3B)
-    if name in BLOCKS and name.startswith("INT"):
-        data[:, 3 :: block(name).row_bytes(block(name).size)] = 0x3B  # the float32's exponent
+    if name in QUANT_TYPES and name.startswith("INT"):
+        data[:, 3 :: quant_type(name).row_bytes(quant_type(name).size)] = (
+            0x3B  # the float32's exponent
+        )
     return data
 
 
@@ -110,13 +112,13 @@ def test_many_tokens_are_multiplied_as_int8_or_bfloat16(name: str, instructions:
 
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
-@pytest.mark.parametrize("name", [name for name in PACKED if name in BLOCKS])
+@pytest.mark.parametrize("name", [name for name in PACKED if name in QUANT_TYPES])
 def test_sums_have_room_for_the_largest_codes(name: str, instructions: str) -> None:
     _native.set_instruction_set(instructions)
-    layout = block(name)
-    for code in (layout.low, layout.high):
-        params = layout.fit(activations(17, 1280))
-        data = layout.pack(np.full((17, 1280), code, np.int32), params)
+    qtype = quant_type(name)
+    for code in (qtype.low, qtype.high):
+        params = qtype.fit(activations(17, 1280))
+        data = qtype.pack(np.full((17, 1280), code, np.int32), params)
         weight = _native.decode(name, data, 1280)
         x = np.ones((19, 1280), np.float32)  # codes 127 and -127
         x[::2] = -1
@@ -129,7 +131,7 @@ def test_sums_have_room_for_the_largest_codes(name: str, instructions: str) -> N
 @pytest.mark.parametrize("name", ["F16", "BF16"])
 def test_float_rows_of_any_length_meet_many_tokens(name: str, cols: int) -> None:
     weight = activations(50, cols)
-    tensor = block(name).pack(*block(name).quantize(weight))
+    tensor = quant_type(name).pack(*quant_type(name).quantize(weight))
     x = activations(37, cols)
     actual = _native.matmul(name, tensor, cols, x)
     np.testing.assert_allclose(actual, x @ weight.T, atol=0.02 * np.sqrt(cols), rtol=0.02)

@@ -64,7 +64,7 @@ def test_the_tensors_that_went_in_come_back(random_models, tmp_path, name, kind)
     assert list(model.tensors) == [tensor.name for tensor in tensors] and len(model.tensors)
     for tensor in tensors:
         found = model.tensors[tensor.name]
-        assert (found.shape, found.block) == (tensor.shape, tensor.block)
+        assert (found.shape, found.qtype) == (tensor.shape, tensor.qtype)
         np.testing.assert_array_equal(found.data, tensor.data)
 
 

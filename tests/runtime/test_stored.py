@@ -69,7 +69,7 @@ def test_experts_in_arrays_of_their_own_are_one_tensor(folder: Path) -> None:
             for expert in range(EXPERTS)
         ]
         assert tensor.shape == (EXPERTS, *each[0].shape)
-        assert tensor.block.name == "BF16"
+        assert tensor.qtype.name == "BF16"
         assert np.array_equal(tensor.decode(), np.concatenate(each))
 
 

@@ -9,7 +9,7 @@ import torch
 from quantize.checkpoint import Checkpoint
 from runtime.backends.numpy import NumpyOps
 from runtime.backends.torch import TorchOps, open
-from runtime.blocks import BLOCKS
+from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 from tests.small_models import assert_near, attention_of
 
@@ -49,9 +49,9 @@ def test_matmul(ops: TorchOps, bias: bool) -> None:
 
 
 def test_packed_weights_are_decoded_on_loading(ops: TorchOps) -> None:
-    layout = BLOCKS["INT4_32"]
+    qtype = QUANT_TYPES["INT4_32"]
     weight = values(6, 64)
-    tensor = Tensor("w", (6, 64), layout, layout.pack(*layout.quantize(weight)))
+    tensor = Tensor("w", (6, 64), qtype, qtype.pack(*qtype.quantize(weight)))
     check(ops, ops.load(tensor), tensor.decode())
 
 

@@ -1,4 +1,4 @@
-// Fitting one block of any family; its grid, codes and values: runtime/blocks/base.py.
+// Fitting one block of any family; its grid, codes and values: runtime/quant_types/base.py.
 #include "fitters.h"
 
 namespace KERNELS {

@@ -1,4 +1,4 @@
-// Scale and zero point of the ONNX layouts: runtime/blocks/onnx_int.py.
+// Scale and zero point of the ONNX layouts: runtime/quant_types/onnx_int.py.
 #include "fitters.h"
 #include "search.h"
 

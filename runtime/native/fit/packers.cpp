@@ -101,7 +101,7 @@ static void pack_q3_k(const uint8_t* codes, const float* params, uint8_t* out) {
     pack_half(params[0], out + 108);
 }
 
-// d, dmin, and 8 scales and mins of 6 bits: see runtime/blocks/q4_k.py.
+// d, dmin, and 8 scales and mins of 6 bits: see runtime/quant_types/q4_k.py.
 static void pack_pairs(const float* params, uint8_t* out) {
     uint8_t pairs[16];
     bytes_of(params + 2, 16, 0, pairs);

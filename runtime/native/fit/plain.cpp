@@ -1,4 +1,4 @@
-// One scale, or a scale and a minimum, for a whole block: runtime/blocks/plain.py.
+// One scale, or a scale and a minimum, for a whole block: runtime/quant_types/plain.py.
 #include "fitters.h"
 #include "search.h"
 

@@ -1,4 +1,4 @@
-// The searches of runtime/blocks/fitting.py on one group of weights, a row in each lane.
+// The searches of runtime/quant_types/fitting.py on one group of weights, a row in each lane.
 #pragma once
 
 #include "lanes.h"

@@ -1,4 +1,4 @@
-// What a layout's scale search is told, and what it leaves: see runtime/blocks/native_fit.py.
+// What a layout's scale search is told, and what it leaves: see runtime/quant_types/native_fit.py.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Small integer scales of sub-blocks on float16 scales: runtime/blocks/super_fitting.py.
+// Small integer scales of sub-blocks on float16 scales: runtime/quant_types/super_fitting.py.
 #include "fitters.h"
 #include "search.h"
 

@@ -5,14 +5,14 @@ from functools import cache
 import numpy as np
 import torch
 
-from runtime.blocks import BLOCKS, Block
+from runtime.quant_types import QUANT_TYPES, QuantType
 
-LAYOUTS = [block for block in BLOCKS.values() if not block.is_float]
+LAYOUTS = [qtype for qtype in QUANT_TYPES.values() if not qtype.is_float]
 
 
-def case(block: Block, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def case(qtype: QuantType, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """A float64 weight (12, in) and correlated inputs (tokens, in) with a few strong channels."""
-    width = 2 * block.size if block.size >= 128 else 160 // block.size * block.size
+    width = 2 * qtype.size if qtype.size >= 128 else 160 // qtype.size * qtype.size
     weight, x = arrays(width, seed)
     return torch.from_numpy(weight.copy()), torch.from_numpy(x.copy())
 

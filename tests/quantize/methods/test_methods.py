@@ -6,12 +6,12 @@ import torch
 
 from quantize.methods import METHODS, SingularHessian, awq, gptq
 from quantize.methods.rtn import rtn
-from runtime.blocks import Block, numpy_of, to_numpy
+from runtime.quant_types import QuantType, numpy_of, to_numpy
 from tests.quantize.methods.cases import LAYOUTS, case
 
 
 def slow_gptq(
-    weight: np.ndarray, hessian: np.ndarray, block: Block, damp: float
+    weight: np.ndarray, hessian: np.ndarray, qtype: QuantType, damp: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Optimal brain compression: after each column, remove it from the inverse Hessian."""
     rest = weight.copy()
@@ -24,55 +24,55 @@ def slow_gptq(
         inverse = inverse - np.outer(inverse[:, col], inverse[col]) / inverse[col, col]
     codes, values = np.zeros(weight.shape, np.int32), np.zeros_like(weight)
     for col in range(weight.shape[1]):
-        first = col - col % block.size
+        first = col - col % qtype.size
         if col == first:
-            here = slice(first, first + block.size)
-            params = block.fit(
+            here = slice(first, first + qtype.size)
+            params = qtype.fit(
                 torch.from_numpy(rest[:, here].copy()), torch.from_numpy(importance[here])
             )
-            scale, offset = block.grid(params)
+            scale, offset = qtype.grid(params)
         at = slice(col - first, col - first + 1)
         column = torch.from_numpy(rest[:, col : col + 1].copy())
-        code = block.code(column, scale[:, at], offset[:, at])
+        code = qtype.code(column, scale[:, at], offset[:, at])
         codes[:, col] = numpy_of(code)[:, 0]
-        values[:, col] = numpy_of(block.value(code, scale[:, at], offset[:, at]))[:, 0]
+        values[:, col] = numpy_of(qtype.value(code, scale[:, at], offset[:, at]))[:, 0]
         error = (rest[:, col] - values[:, col]) / inverses[col][col, col]
         rest[:, col + 1 :] -= np.outer(error, inverses[col][col, col + 1 :])
     return codes, values
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", LAYOUTS, ids=lambda b: b.name)
-def test_gptq_gives_the_codes_of_the_slow_twin(block: Block) -> None:
-    weight, x = case(block)
+@pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda b: b.name)
+def test_gptq_gives_the_codes_of_the_slow_twin(qtype: QuantType) -> None:
+    weight, x = case(qtype)
     hessian = x.T @ x / len(x)
-    fast = gptq.gptq(weight, block, gptq.factor(hessian, 0.01))
-    codes, values = slow_gptq(weight.numpy(), hessian.numpy(), block, 0.01)
+    fast = gptq.gptq(weight, qtype, gptq.factor(hessian, 0.01))
+    codes, values = slow_gptq(weight.numpy(), hessian.numpy(), qtype, 0.01)
     assert np.array_equal(fast.codes.numpy(), codes)
     # a float32 scale may differ in its last bit
     np.testing.assert_allclose(fast.value.numpy(), values, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("block", LAYOUTS, ids=lambda b: b.name)
+@pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda b: b.name)
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
-def test_packed_bytes_hold_exactly_the_values_the_method_chose(block: Block, method) -> None:
-    weight, x = case(block, seed=1)
+def test_packed_bytes_hold_exactly_the_values_the_method_chose(qtype: QuantType, method) -> None:
+    weight, x = case(qtype, seed=1)
     weight, hessian = weight.float(), (x.T @ x / len(x)).float()
     factor = method.factor(hessian, 0.01) if method.factor else None
-    rounded = method.round(weight, block, factor)
-    packed = block.pack(numpy_of(rounded.codes), to_numpy(rounded.params))
-    assert np.array_equal(block.decode(packed), rounded.value.numpy())
+    rounded = method.round(weight, qtype, factor)
+    packed = qtype.pack(numpy_of(rounded.codes), to_numpy(rounded.params))
+    assert np.array_equal(qtype.decode(packed), rounded.value.numpy())
 
 
-@pytest.mark.parametrize("block", LAYOUTS, ids=lambda b: b.name)
-def test_rtn_takes_the_nearest_point_of_the_grid(block: Block) -> None:
-    weight = case(block, seed=2)[0].float()
-    rounded = rtn(weight, block)
-    scale, offset = block.grid(rounded.params)
+@pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda b: b.name)
+def test_rtn_takes_the_nearest_point_of_the_grid(qtype: QuantType) -> None:
+    weight = case(qtype, seed=2)[0].float()
+    rounded = rtn(weight, qtype)
+    scale, offset = qtype.grid(rounded.params)
     points = torch.stack(
         [
-            block.value(torch.full_like(rounded.codes, code), scale, offset)
-            for code in range(block.low, block.high + 1)
+            qtype.value(torch.full_like(rounded.codes, code), scale, offset)
+            for code in range(qtype.low, qtype.high + 1)
         ]
     )
     nearest = (points - weight).abs().min(0).values
@@ -82,11 +82,11 @@ def test_rtn_takes_the_nearest_point_of_the_grid(block: Block) -> None:
 
 @pytest.mark.parametrize("rows_at_once", [1, 5])
 def test_rows_are_rounded_independently(rows_at_once: int) -> None:
-    block = LAYOUTS[0]
-    weight, x = case(block)
+    qtype = LAYOUTS[0]
+    weight, x = case(qtype)
     factor = gptq.factor(x.T @ x / len(x), 0.01)
-    whole = gptq.gptq(weight, block, factor).codes
-    parts = [gptq.gptq(part, block, factor).codes for part in weight.split(rows_at_once)]
+    whole = gptq.gptq(weight, qtype, factor).codes
+    parts = [gptq.gptq(part, qtype, factor).codes for part in weight.split(rows_at_once)]
     assert torch.equal(whole, torch.cat(parts))
 
 
@@ -132,7 +132,7 @@ def test_a_hessian_that_stays_singular_is_refused(bad: torch.Tensor) -> None:
 
 
 def slow_awq(
-    weights: list[torch.Tensor], block: Block, x: torch.Tensor, steps: int
+    weights: list[torch.Tensor], qtype: QuantType, x: torch.Tensor, steps: int
 ) -> torch.Tensor:
     """Try each exponent on the real outputs of the real inputs."""
     size = x.square().mean(0).sqrt()
@@ -142,22 +142,22 @@ def slow_awq(
         scale = (scale / scale.log().mean().exp()).clamp(1 / awq.LARGEST, awq.LARGEST)
         loss = 0.0
         for weight in weights:
-            params = block.fit(weight * scale, size**2 / scale**2)
-            grid = block.grid(params)
-            stored = block.value(block.code(weight * scale, *grid), *grid).double()
+            params = qtype.fit(weight * scale, size**2 / scale**2)
+            grid = qtype.grid(params)
+            stored = qtype.value(qtype.code(weight * scale, *grid), *grid).double()
             loss += float(((x / scale) @ stored.T - x @ weight.T).square().sum())
         if loss < least:
             best, least = scale, loss
     return best
 
 
-@pytest.mark.parametrize("block", LAYOUTS, ids=lambda b: b.name)
-def test_awq_picks_the_scales_of_the_slow_twin(block: Block) -> None:
-    weight, x = case(block, seed=3)
+@pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda b: b.name)
+def test_awq_picks_the_scales_of_the_slow_twin(qtype: QuantType) -> None:
+    weight, x = case(qtype, seed=3)
     weights = [weight, weight.flip(1) * 2]
     hessian = x.T @ x / len(x)
-    found = awq.scales(weights, [block, block], hessian, steps=6)
-    torch.testing.assert_close(found, slow_awq(weights, block, x, steps=6))
+    found = awq.scales(weights, [qtype, qtype], hessian, steps=6)
+    torch.testing.assert_close(found, slow_awq(weights, qtype, x, steps=6))
 
 
 def test_awq_scales_never_underflow_half_precision() -> None:

@@ -11,8 +11,8 @@ import torch
 from quantize.methods import METHODS, Rounded, descent, gptq
 from quantize.plain import native_tensor, round_tensor
 from quantize.rounding import Recipe
-from runtime.blocks import BLOCKS, Block
 from runtime.errors import EdgequantError
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
 from tests.quantize.methods.cases import LAYOUTS
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("native_settings")
 COLS = 512
 CPU = torch.device("cpu")
 RTN = Recipe(METHODS["rtn"])
-layouts = pytest.mark.parametrize("block", LAYOUTS, ids=lambda block: block.name)
+layouts = pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda qtype: qtype.name)
 
 
 def weights(rows: int = 37) -> torch.Tensor:
@@ -47,9 +47,9 @@ HESSIAN = hessian()
 FACTOR = gptq.factor(HESSIAN)
 
 
-def in_torch(block: Block) -> Block:
+def in_torch(qtype: QuantType) -> QuantType:
     """The layout with which the methods use their torch text: nothing of it is compiled."""
-    plain = copy(block)
+    plain = copy(qtype)
     plain.__dict__["native"] = None
     return plain
 
@@ -72,47 +72,47 @@ def assert_same(ours: Rounded, theirs: Rounded) -> None:
 
 
 @layouts
-def test_gptq_equals_its_torch_text(block: Block) -> None:
-    assert gptq.runs_native(block, weights())
-    ours = on_every_set(lambda: gptq.gptq(weights(), block, FACTOR))
-    expected = gptq.gptq(weights(), in_torch(block), FACTOR)
+def test_gptq_equals_its_torch_text(qtype: QuantType) -> None:
+    assert gptq.runs_native(qtype, weights())
+    ours = on_every_set(lambda: gptq.gptq(weights(), qtype, FACTOR))
+    expected = gptq.gptq(weights(), in_torch(qtype), FACTOR)
     for found in ours:
         assert_same(found, expected)
 
 
 @layouts
-def test_descent_equals_its_torch_text(block: Block) -> None:
-    start = gptq.gptq(weights(), block, FACTOR)
-    ours = on_every_set(lambda: descent.descend(weights(), start, block, HESSIAN, FACTOR.ridge))
-    expected = descent.descend(weights(), start, in_torch(block), HESSIAN, FACTOR.ridge)
+def test_descent_equals_its_torch_text(qtype: QuantType) -> None:
+    start = gptq.gptq(weights(), qtype, FACTOR)
+    ours = on_every_set(lambda: descent.descend(weights(), start, qtype, HESSIAN, FACTOR.ridge))
+    expected = descent.descend(weights(), start, in_torch(qtype), HESSIAN, FACTOR.ridge)
     assert not torch.equal(expected.codes, start.codes)
     for found in ours:
         assert_same(found, expected)
 
 
 def test_float64_weights_take_the_torch_text() -> None:
-    assert not gptq.runs_native(BLOCKS["Q4_K"], weights().double())
-    assert not gptq.runs_native(BLOCKS["F16"], weights())
+    assert not gptq.runs_native(QUANT_TYPES["Q4_K"], weights().double())
+    assert not gptq.runs_native(QUANT_TYPES["F16"], weights())
 
 
 @layouts
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_plain_rounding_packs_the_bytes_of_the_definition(
-    block: Block, kind: str, weighted: bool
+    qtype: QuantType, kind: str, weighted: bool
 ) -> None:
-    tensor = Tensor.dense("w", BLOCKS[kind].code(weights().numpy(), 1, 0), kind)
+    tensor = Tensor.dense("w", QUANT_TYPES[kind].code(weights().numpy(), 1, 0), kind)
     factor = gptq.Factor(HESSIAN.diagonal().clone()) if weighted else None
     w = tensor.decode()
     importance = factor.importance.numpy() if factor else None
-    params = block.search(w, importance)
-    expected_bytes = block.pack(block.code(w, *block.grid(params)), params)
+    params = qtype.search(w, importance)
+    expected_bytes = qtype.pack(qtype.code(w, *qtype.grid(params)), params)
     for instructions in _native.instruction_sets():
         _native.set_instruction_set(instructions)
-        packed, loss = round_tensor(tensor, block, RTN, factor, CPU)
+        packed, loss = round_tensor(tensor, qtype, RTN, factor, CPU)
         np.testing.assert_array_equal(packed, expected_bytes)
         counted = np.ones(COLS) if importance is None else importance.astype(np.float64)
-        miss = block.decode(packed).astype(np.float64) - w
+        miss = qtype.decode(packed).astype(np.float64) - w
         expected = (counted * miss**2).sum() / (counted * w.astype(np.float64) ** 2).sum()
         assert loss == pytest.approx(expected, rel=1e-5)
 
@@ -122,33 +122,33 @@ def test_losses_do_not_depend_on_the_threads() -> None:
     found = []
     for threads in (1, 2, 3):
         _native.set_threads(threads)
-        found.append(round_tensor(tensor, BLOCKS["Q4_K"], RTN, None, CPU)[1])
+        found.append(round_tensor(tensor, QUANT_TYPES["Q4_K"], RTN, None, CPU)[1])
     assert found[0] == found[1] == found[2]
 
 
 @layouts
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(block: Block, bad: float) -> None:
+def test_weights_that_are_not_finite_are_refused(qtype: QuantType, bad: float) -> None:
     w = weights().numpy()
     w[20, 300] = bad
     tensor = Tensor.dense("blk.0.attn_q.weight", w)
     for instructions in _native.instruction_sets():
         _native.set_instruction_set(instructions)
-        assert native_tensor(tensor, block, None) is None
+        assert native_tensor(tensor, qtype, None) is None
     with pytest.raises(EdgequantError, match="blk.0.attn_q.weight holds 1 NaN or infinite values"):
-        round_tensor(tensor, block, RTN, None, CPU)
+        round_tensor(tensor, qtype, RTN, None, CPU)
 
 
 def test_without_a_native_packer_the_definition_rounds() -> None:
-    block, tensor = BLOCKS["Q4_0"], Tensor.dense("w", weights().numpy())
-    packed, loss = round_tensor(tensor, block, RTN, None, CPU)
-    again, same = round_tensor(tensor, in_torch(block), RTN, None, CPU)
+    qtype, tensor = QUANT_TYPES["Q4_0"], Tensor.dense("w", weights().numpy())
+    packed, loss = round_tensor(tensor, qtype, RTN, None, CPU)
+    again, same = round_tensor(tensor, in_torch(qtype), RTN, None, CPU)
     np.testing.assert_array_equal(again, packed)
     assert same == pytest.approx(loss, rel=1e-4)
 
 
 def test_matrices_that_do_not_belong_together_are_refused() -> None:
-    rounder = BLOCKS["Q4_0"].native.rounder
+    rounder = QUANT_TYPES["Q4_0"].native.rounder
     ones, w = np.ones(COLS, np.float32), weights().numpy()
     with pytest.raises(EdgequantError, match="rows of Q4_0 with 32 columns"):
         rounder.quantize("Q4_0", np.zeros((2, 18), np.uint8), ones[:32], ones[:32])
@@ -161,8 +161,8 @@ def test_matrices_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(EdgequantError, match="does not match its matrices"):
         rounder.gptq(half, ones[:64], np.eye(32, dtype=np.float32), codes[:, :64], half)
     with pytest.raises(EdgequantError, match="a window of 64 columns"):
-        square, block = np.eye(64, dtype=np.float32), half.T[:32]
-        rounder.recode(block, block, square, 40, codes[:32, :37], block.copy(), half.T.copy())
+        square, qtype = np.eye(64, dtype=np.float32), half.T[:32]
+        rounder.recode(qtype, qtype, square, 40, codes[:32, :37], qtype.copy(), half.T.copy())
     made_up = _native.Rounder("made up", "scaled", 32, 32, (-8, 7), [1.0])
     with pytest.raises(EdgequantError, match="made up has no native packer; pack it in Python"):
         made_up.quantize("F32", half.view(np.uint8), ones[:64], ones[:64])

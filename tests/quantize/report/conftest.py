@@ -12,7 +12,7 @@ from export import CONTAINERS
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.report.judge import check_files
 from quantize.report.report import Report
-from runtime.blocks import BLOCKS
+from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 from tests.conftest import config
 from tests.random_checkpoint import random_checkpoint
@@ -27,9 +27,9 @@ def rounded(checkpoint: Checkpoint, kind: str) -> Iterator[Tensor]:
         if len(tensor.shape) == 1:
             yield Tensor.dense(name, tensor.decode())
             continue
-        block = BLOCKS[kind]
-        codes, params = block.quantize(np.array(tensor.decode()))
-        yield Tensor(name, tensor.shape, block, block.pack(codes, params))
+        qtype = QUANT_TYPES[kind]
+        codes, params = qtype.quantize(np.array(tensor.decode()))
+        yield Tensor(name, tensor.shape, qtype, qtype.pack(codes, params))
 
 
 def write_onnx(path: Path, checkpoint: Checkpoint, tensors: Iterable[Tensor]) -> Path:

@@ -10,8 +10,8 @@ from quantize.checkpoint import Checkpoint
 from quantize.report.scan import CELLS, scan, weights
 from quantize.report.tokens import check_tokenizer, failures
 from quantize.report.torture import TORTURE
-from runtime.blocks import BLOCKS
 from runtime.model import Model
+from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 from tests.quantize.report.conftest import rounded
 
@@ -81,14 +81,14 @@ def test_scales_moved_into_a_norm_or_a_linear_are_noticed(small: Checkpoint) -> 
     assert scan(small.model(), model(small, blk__1__ffn_up__weight=scaled)).rescaled
 
 
-@pytest.mark.parametrize("kind", [name for name, b in BLOCKS.items() if b.fits(256)])
+@pytest.mark.parametrize("kind", [name for name, b in QUANT_TYPES.items() if b.fits(256)])
 def test_rounding_alone_is_no_rescaling(kind: str, tiny: Checkpoint) -> None:
     # all the types of a layer, down to the coarsest; it shrinks whole tensors by several percent
-    block = BLOCKS[kind]
+    qtype = QUANT_TYPES[kind]
     tensors = dict(tiny.tensors.items())
     for name in ("blk.0.attn_v.weight", "blk.0.ffn_up.weight"):
         values = np.array(tiny.tensors[name].decode())
-        tensors[name] = Tensor(name, values.shape, block, block.pack(*block.quantize(values)))
+        tensors[name] = Tensor(name, values.shape, qtype, qtype.pack(*qtype.quantize(values)))
     assert not scan(tiny.model(), Model(tiny.arch, tensors)).rescaled
 
 

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from runtime import compiled
-from runtime.blocks import BLOCKS, Block, Params, to_numpy
-from runtime.blocks.q4_k import Q4_K
 from runtime.errors import EdgequantError
-from tests.runtime.blocks.test_blocks import COLS, edges, importance, weights
+from runtime.quant_types import QUANT_TYPES, Params, QuantType, to_numpy
+from runtime.quant_types.q4_k import Q4_K
+from tests.runtime.quant_types.test_blocks import COLS, edges, importance, weights
 
 _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
 )
 
 pytestmark = pytest.mark.usefixtures("native_settings")
-LAYOUTS = [layout for layout in BLOCKS.values() if layout.native is not None]
-layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+LAYOUTS = [qtype for qtype in QUANT_TYPES.values() if qtype.native is not None]
+layouts = pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda qtype: qtype.name)
 
 
 def assert_same_bits(ours: Params, theirs: Params) -> None:
@@ -50,65 +50,65 @@ IMPORTANCE = {
 
 
 def test_every_fitted_layout_has_a_native_search() -> None:
-    assert [layout for layout in BLOCKS.values() if not layout.is_float] == LAYOUTS
+    assert [qtype for qtype in QUANT_TYPES.values() if not qtype.is_float] == LAYOUTS
 
 
 @layouts
 @pytest.mark.parametrize("make", WEIGHTS.values(), ids=WEIGHTS)
-def test_params_equal_the_definition(layout: Block, make: Any) -> None:
+def test_params_equal_the_definition(qtype: QuantType, make: Any) -> None:
     w = make()
     for weight in (given() for given in IMPORTANCE.values()):
-        expected = layout.search(w, weight)
+        expected = qtype.search(w, weight)
         for instructions in _native.instruction_sets():
             _native.set_instruction_set(instructions)
-            assert_same_bits(layout.fit(w, weight), expected)
+            assert_same_bits(qtype.fit(w, weight), expected)
 
 
 @layouts
-def test_any_number_of_rows_and_threads_fits_alike(layout: Block) -> None:
+def test_any_number_of_rows_and_threads_fits_alike(qtype: QuantType) -> None:
     w = np.tile(weights(13), (20, 1))
-    expected = layout.search(w, importance())
+    expected = qtype.search(w, importance())
     for threads in (1, 2, 3):
         _native.set_threads(threads)
         for rows in (0, 1, 15, 16, 17, len(w)):
             first = {key: stored[:rows] for key, stored in expected.items()}
-            assert_same_bits(layout.fit(w[:rows], importance()), first)
+            assert_same_bits(qtype.fit(w[:rows], importance()), first)
 
 
 def test_columns_of_a_wider_matrix_and_other_types_are_fitted_as_they_lie() -> None:
-    layout, wide = BLOCKS["Q4_0"], weights()
+    qtype, wide = QUANT_TYPES["Q4_0"], weights()
     part = wide[:, 64:192]
-    assert_same_bits(layout.fit(part), layout.search(part.copy()))
-    assert_same_bits(layout.fit(part.astype(np.float64)), layout.search(part.copy()))
+    assert_same_bits(qtype.fit(part), qtype.search(part.copy()))
+    assert_same_bits(qtype.fit(part.astype(np.float64)), qtype.search(part.copy()))
     turned = np.asfortranarray(part)
-    assert_same_bits(layout.fit(turned), layout.search(part.copy()))
+    assert_same_bits(qtype.fit(turned), qtype.search(part.copy()))
 
 
 @layouts
 def test_tensors_on_the_cpu_take_the_native_search(
-    layout: Block, monkeypatch: pytest.MonkeyPatch
+    qtype: QuantType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     w, weight = weights(), importance()
-    expected = layout.search(w, weight)
-    monkeypatch.setattr(type(layout), "search", None)
-    params = layout.fit(torch.from_numpy(w), torch.from_numpy(weight))
+    expected = qtype.search(w, weight)
+    monkeypatch.setattr(type(qtype), "search", None)
+    params = qtype.fit(torch.from_numpy(w), torch.from_numpy(weight))
     assert all(isinstance(stored, torch.Tensor) for stored in params.values())
     assert_same_bits(to_numpy(params), expected)
 
 
 def test_without_the_compiled_module_the_definition_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "kernels", None)
-    layout = object.__new__(Q4_K)
-    assert layout.native is None
+    qtype = object.__new__(Q4_K)
+    assert qtype.native is None
     assert_same_bits(
-        layout.fit(weights(), importance()), BLOCKS["Q4_K"].fit(weights(), importance())
+        qtype.fit(weights(), importance()), QUANT_TYPES["Q4_K"].fit(weights(), importance())
     )
 
 
 def test_a_layout_without_a_native_search_is_fitted_by_its_definition() -> None:
-    layout = object.__new__(Q4_K)
-    layout.__dict__["native"] = None
-    assert_same_bits(layout.fit(weights()), BLOCKS["Q4_K"].search(weights()))
+    qtype = object.__new__(Q4_K)
+    qtype.__dict__["native"] = None
+    assert_same_bits(qtype.fit(weights()), QUANT_TYPES["Q4_K"].search(weights()))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,6 @@ def test_a_search_that_the_kernels_do_not_know_is_refused(arguments: Any, messag
 def test_columns_that_fill_no_blocks_are_refused() -> None:
     w, weight = weights()[:, :48].copy(), np.ones(48, np.float32)
     with pytest.raises(EdgequantError, match="48 columns with 48 importances do not fill blocks"):
-        BLOCKS["Q4_0"].native.rounder.fit(w, weight)
+        QUANT_TYPES["Q4_0"].native.rounder.fit(w, weight)
     with pytest.raises(EdgequantError, match="64 columns with 48 importances"):
-        BLOCKS["Q4_0"].native.rounder.fit(weights()[:, :64].copy(), weight)
+        QUANT_TYPES["Q4_0"].native.rounder.fit(weights()[:, :64].copy(), weight)

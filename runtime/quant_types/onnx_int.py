@@ -21,8 +21,8 @@ from typing import ClassVar
 import numpy as np
 from array_api_compat import array_namespace
 
-from runtime.blocks.base import Array, Block, Params, normalize_importance
-from runtime.blocks.native_fit import NativeSearch, native_search
+from runtime.quant_types.base import Array, Params, QuantType, normalize_importance
+from runtime.quant_types.native_fit import NativeSearch, native_search
 
 SHRINK = {4: [1 - 0.03 * step for step in range(12)], 8: [1 - 0.004 * step for step in range(12)]}
 """By bits: the parts of a block's range that `fit` tries to spread the codes over."""
@@ -31,7 +31,7 @@ LEAST_SCALE = 2.0**-100
 """A smaller scale is stored as 0: the block holds nothing, and dividing by it would overflow."""
 
 
-class OnnxInt(Block):
+class OnnxInt(QuantType):
     """One layout of the module's drawing; the loop below names twelve of them."""
 
     code_bits: ClassVar[int]

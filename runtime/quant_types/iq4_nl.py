@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from runtime.blocks.base import Array, Params
-from runtime.blocks.bits import (
+from runtime.quant_types.base import Array, Params
+from runtime.quant_types.bits import (
     join_records,
     pack_fields,
     pack_float16,
@@ -11,8 +11,8 @@ from runtime.blocks.bits import (
     unpack_fields,
     unpack_float16,
 )
-from runtime.blocks.plain import Scaled
-from runtime.blocks.points import Pointed
+from runtime.quant_types.plain import Scaled
+from runtime.quant_types.points import Pointed
 
 
 class IQ4_NL(Pointed, Scaled):

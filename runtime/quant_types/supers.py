@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from array_api_compat import array_namespace
 
-from runtime.blocks.base import Array, Block, Params
-from runtime.blocks.fitting import Tile, fit_tiles, line_starts, rounded
-from runtime.blocks.native_fit import NativeSearch, native_search
-from runtime.blocks.super_fitting import fit_lines, fit_scales
+from runtime.quant_types.base import Array, Params, QuantType
+from runtime.quant_types.fitting import Tile, fit_tiles, line_starts, rounded
+from runtime.quant_types.native_fit import NativeSearch, native_search
+from runtime.quant_types.super_fitting import fit_lines, fit_scales
 
 
-class ScaledSuper(Block):
+class ScaledSuper(QuantType):
     """weight = d * scale * code, codes around 0 (or points of a table: see Pointed).
 
     Params: d (rows, blocks) float32 holding float16 values; scales (rows, blocks, sub-blocks)
@@ -59,7 +59,7 @@ class ScaledSuper(Block):
         return scale, xp.full_like(scale, -0.0)
 
 
-class LineSuper(Block):
+class LineSuper(QuantType):
     """weight = d * scale * code - dmin * min, codes from 0.
 
     Params: d and dmin (rows, blocks), scales and mins (rows, blocks, sub-blocks), all stored like

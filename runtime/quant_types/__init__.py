@@ -1,17 +1,17 @@
-"""Byte layouts, one file each; importing the package fills `BLOCKS`. See base.py for the seam."""
+"""Quantization types, one file each; importing the package fills `QUANT_TYPES`. See base.py."""
 
 import importlib
 import pkgutil
 
-from runtime.blocks.base import (
-    BLOCKS,
+from runtime.quant_types.base import (
+    QUANT_TYPES,
     Array,
-    Block,
     Params,
-    block,
+    QuantType,
     join,
     normalize_importance,
     numpy_of,
+    quant_type,
     to_numpy,
 )
 
@@ -19,11 +19,11 @@ for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
 
 __all__ = [
-    "BLOCKS",
+    "QUANT_TYPES",
     "Array",
-    "Block",
+    "QuantType",
     "Params",
-    "block",
+    "quant_type",
     "join",
     "normalize_importance",
     "numpy_of",

@@ -11,8 +11,8 @@ rows), d and dmin (blocks, rows).
 
 from collections.abc import Callable
 
-from runtime.blocks.base import Array, Params, float16
-from runtime.blocks.fitting import (
+from runtime.quant_types.base import Array, Params, float16
+from runtime.quant_types.fitting import (
     Sums,
     Tile,
     best_line,

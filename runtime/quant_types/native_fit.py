@@ -41,7 +41,7 @@ class NativeSearch:
 
 
 def native_search(
-    layout: Any,
+    qtype: Any,
     family: str,
     names: tuple[str, ...],
     group_names: tuple[str, ...] = (),
@@ -51,8 +51,6 @@ def native_search(
     """The search of a Block with these facts (see `_native.Rounder`); None where not compiled."""
     if compiled.kernels is None:
         return None
-    codes = (layout.low, layout.high)
-    rounder = compiled.kernels.Rounder(
-        layout.name, family, layout.size, layout.group, codes, **facts
-    )
+    codes = (qtype.low, qtype.high)
+    rounder = compiled.kernels.Rounder(qtype.name, family, qtype.size, qtype.group, codes, **facts)
     return NativeSearch(rounder, names, group_names)

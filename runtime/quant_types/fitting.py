@@ -16,7 +16,7 @@ from math import prod
 
 from array_api_compat import array_namespace, device
 
-from runtime.blocks.base import FLOOR, Array, Params, normalize_importance, numpy_of
+from runtime.quant_types.base import FLOOR, Array, Params, normalize_importance, numpy_of
 
 RANGES_4 = (
     (0.02, 0.02),

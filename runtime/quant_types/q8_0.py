@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from runtime.blocks.base import Array, Params
-from runtime.blocks.bits import join_records, pack_float16, records, unpack_float16
-from runtime.blocks.plain import Scaled
+from runtime.quant_types.base import Array, Params
+from runtime.quant_types.bits import join_records, pack_float16, records, unpack_float16
+from runtime.quant_types.plain import Scaled
 
 
 class Q8_0(Scaled):

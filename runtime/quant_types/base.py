@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from runtime.blocks.native_fit import NativeSearch
 from runtime.errors import InputError
+from runtime.quant_types.native_fit import NativeSearch
 
 Array = Any
 """A numpy array or a torch tensor; see `array_api_compat`."""
@@ -34,11 +34,11 @@ F16_MAX = 65504.0
 FLOOR = 2.0**-20
 """Least importance beside the block's greatest: columns without input still get a sensible grid."""
 
-BLOCKS: dict[str, "Block"] = {}
+QUANT_TYPES: dict[str, "QuantType"] = {}
 """Every block layout by its name; filled by the class lines."""
 
 
-class Block:
+class QuantType:
     """One byte layout. Subclasses are stateless; naming one registers it."""
 
     name: ClassVar[str]
@@ -68,7 +68,7 @@ class Block:
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
-            BLOCKS[cls.name] = cls()
+            QUANT_TYPES[cls.name] = cls()
 
     @property
     def bits(self) -> float:
@@ -158,12 +158,12 @@ class Block:
         return self.code(w, *self.grid(params)), params
 
 
-def block(name: str) -> Block:
+def quant_type(name: str) -> QuantType:
     """The layout called `name`, in any case. Raises EdgequantError naming the known ones."""
-    for known, layout in BLOCKS.items():
+    for known, qtype in QUANT_TYPES.items():
         if known.lower() == name.lower():
-            return layout
-    raise InputError(f"unknown block type {name!r}; known: {', '.join(BLOCKS)}.")
+            return qtype
+    raise InputError(f"unknown type {name!r}; known: {', '.join(QUANT_TYPES)}.")
 
 
 def normalize_importance(

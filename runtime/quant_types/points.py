@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from runtime.blocks.base import Array, Block
-from runtime.blocks.fitting import guarded
-from runtime.blocks.native_fit import NativeSearch
+from runtime.quant_types.base import Array, QuantType
+from runtime.quant_types.fitting import guarded
+from runtime.quant_types.native_fit import NativeSearch
 
 POINTS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """The table: denser around 0, where most weights lie."""
@@ -23,7 +23,7 @@ def _nearest() -> np.ndarray:
     return np.abs(steps[:, None] - np.array(POINTS)).argmin(axis=1).astype(np.int32)
 
 
-class Pointed(Block):
+class Pointed(QuantType):
     """weight = scale * POINTS[code]; stands before the class that fits the scales."""
 
     low, high = 0, 15

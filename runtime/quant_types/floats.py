@@ -5,10 +5,10 @@ from typing import ClassVar
 import numpy as np
 from array_api_compat import array_namespace
 
-from runtime.blocks.base import Array, Block, Params
+from runtime.quant_types.base import Array, Params, QuantType
 
 
-class _Float(Block):
+class _Float(QuantType):
     size = group = 1
     low = high = 0
     is_float = True

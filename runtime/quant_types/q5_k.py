@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from runtime.blocks.base import Array, Params
-from runtime.blocks.bits import join_records, pack_fields, records, unpack_fields
-from runtime.blocks.fitting import RANGES_5
-from runtime.blocks.q4_k import pack_pairs, unpack_pairs
-from runtime.blocks.supers import LineSuper
+from runtime.quant_types.base import Array, Params
+from runtime.quant_types.bits import join_records, pack_fields, records, unpack_fields
+from runtime.quant_types.fitting import RANGES_5
+from runtime.quant_types.q4_k import pack_pairs, unpack_pairs
+from runtime.quant_types.supers import LineSuper
 
 
 class Q5_K(LineSuper):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.blocks import BLOCKS
-from runtime.blocks.onnx_int import OnnxInt
+from runtime.quant_types import QUANT_TYPES
+from runtime.quant_types.onnx_int import OnnxInt
 
-LAYOUTS = [layout for layout in BLOCKS.values() if isinstance(layout, OnnxInt)]
-layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+LAYOUTS = [qtype for qtype in QUANT_TYPES.values() if isinstance(qtype, OnnxInt)]
+layouts = pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda qtype: qtype.name)
 
 
 def weights(rows: int = 6, cols: int = 384, seed: int = 0) -> np.ndarray:
@@ -41,12 +41,12 @@ def run(op: str, inputs: list, feed: np.ndarray, **attributes: int) -> np.ndarra
     return session.run(None, {"x": feed})[0]
 
 
-def error(layout: OnnxInt, w: np.ndarray, codes, params, importance=1.0) -> float:
-    return float(np.sum(importance * (layout.value(codes, *layout.grid(params)) - w) ** 2))
+def error(qtype: OnnxInt, w: np.ndarray, codes, params, importance=1.0) -> float:
+    return float(np.sum(importance * (qtype.value(codes, *qtype.grid(params)) - w) ** 2))
 
 
 def test_every_width_and_block_is_registered():
-    assert {layout.name for layout in LAYOUTS} == {
+    assert {qtype.name for qtype in LAYOUTS} == {
         f"INT{bits}_{size}{kind}"
         for bits in (4, 8)
         for size in (32, 64, 128)
@@ -55,63 +55,63 @@ def test_every_width_and_block_is_registered():
 
 
 @layouts
-def test_matmulnbits_sees_the_weights_that_we_decode(layout):
+def test_matmulnbits_sees_the_weights_that_we_decode(qtype):
     w = weights()
-    data = layout.pack(*layout.quantize(w))
-    quants, scales, zeros = layout.split(data)
+    data = qtype.pack(*qtype.quantize(w))
+    quants, scales, zeros = qtype.split(data)
     seen = run(
         "MatMulNBits",
         [None, quants, scales, *([] if zeros is None else [zeros])],
         np.eye(w.shape[1], dtype=np.float32),
         K=w.shape[1],
         N=len(w),
-        bits=layout.code_bits,
-        block_size=layout.size,
+        bits=qtype.code_bits,
+        block_size=qtype.size,
     ).T
-    np.testing.assert_array_equal(seen, layout.decode(data))
+    np.testing.assert_array_equal(seen, qtype.decode(data))
 
 
 @layouts
-def test_gatherblockquantized_sees_the_weights_that_we_decode(layout):
+def test_gatherblockquantized_sees_the_weights_that_we_decode(qtype):
     w = weights()
-    data = layout.pack(*layout.quantize(w))
-    quants, scales, zeros = layout.split(data)
+    data = qtype.pack(*qtype.quantize(w))
+    quants, scales, zeros = qtype.split(data)
     seen = run(
         "GatherBlockQuantized",
         [quants.reshape(len(w), -1), None, scales, *([] if zeros is None else [zeros])],
         np.arange(len(w))[None],
         gather_axis=0,
         quantize_axis=1,
-        bits=layout.code_bits,
-        block_size=layout.size,
+        bits=qtype.code_bits,
+        block_size=qtype.size,
     )[0]
-    np.testing.assert_array_equal(seen, layout.decode(data))
+    np.testing.assert_array_equal(seen, qtype.decode(data))
 
 
 @layouts
-def test_records_and_initializers_round_trip(layout):
-    w = weights(cols=layout.size * 3)  # an odd number of blocks pads the zero points
-    codes, params = layout.quantize(w)
-    data = layout.pack(codes, params)
-    assert data.dtype == np.uint8 and data.shape == (len(w), layout.row_bytes(w.shape[1]))
-    again, same = layout.unpack(data)
+def test_records_and_initializers_round_trip(qtype):
+    w = weights(cols=qtype.size * 3)  # an odd number of blocks pads the zero points
+    codes, params = qtype.quantize(w)
+    data = qtype.pack(codes, params)
+    assert data.dtype == np.uint8 and data.shape == (len(w), qtype.row_bytes(w.shape[1]))
+    again, same = qtype.unpack(data)
     np.testing.assert_array_equal(again, codes)
     for key, stored in params.items():
         np.testing.assert_array_equal(same[key], stored)
-    parts = layout.split(data)
-    np.testing.assert_array_equal(layout.join_parts(*parts), data)
+    parts = qtype.split(data)
+    np.testing.assert_array_equal(qtype.join_parts(*parts), data)
     in_file = sum(part.nbytes for part in parts if part is not None)
-    padding = 0 if parts[2] is None or layout.code_bits == 8 else len(w) / 2
-    assert in_file == layout.bits * w.size / 8 + padding
+    padding = 0 if parts[2] is None or qtype.code_bits == 8 else len(w) / 2
+    assert in_file == qtype.bits * w.size / 8 + padding
 
 
 @layouts
 @pytest.mark.parametrize("weighted", [False, True])
-def test_numpy_and_torch_fit_alike(layout, weighted):
+def test_numpy_and_torch_fit_alike(qtype, weighted):
     w = weights(seed=1)
     importance = np.random.default_rng(2).exponential(size=w.shape[1]).astype(np.float32)
-    ours, params = layout.quantize(w, importance if weighted else None)
-    theirs, same = layout.quantize(
+    ours, params = qtype.quantize(w, importance if weighted else None)
+    theirs, same = qtype.quantize(
         torch.from_numpy(w), torch.from_numpy(importance) if weighted else None
     )
     np.testing.assert_array_equal(ours, theirs.numpy())
@@ -120,54 +120,54 @@ def test_numpy_and_torch_fit_alike(layout, weighted):
 
 
 @layouts
-def test_fit_is_better_than_the_whole_range(layout):
+def test_fit_is_better_than_the_whole_range(qtype):
     w = weights(rows=32, seed=3)
-    blocks = w.reshape(len(w), -1, layout.size)
-    if layout.symmetric:
-        plain = {"scale": np.abs(blocks).max(-1) / (layout.high - layout.middle)}
+    blocks = w.reshape(len(w), -1, qtype.size)
+    if qtype.symmetric:
+        plain = {"scale": np.abs(blocks).max(-1) / (qtype.high - qtype.middle)}
     else:
         low, high = blocks.min(-1).clip(max=0), blocks.max(-1).clip(min=0)
-        scale = (high - low) / layout.high
+        scale = (high - low) / qtype.high
         plain = {"scale": scale, "zero": np.round(-low / scale)}
-    codes = layout.code(w, *layout.grid(plain))
-    assert error(layout, w, *layout.quantize(w)) < 0.97 * error(layout, w, codes, plain)
+    codes = qtype.code(w, *qtype.grid(plain))
+    assert error(qtype, w, *qtype.quantize(w)) < 0.97 * error(qtype, w, codes, plain)
 
 
 @layouts
-def test_importance_lowers_the_error_it_weights(layout):
+def test_importance_lowers_the_error_it_weights(qtype):
     w = weights(rows=32, seed=4)
     importance = (np.random.default_rng(5).exponential(size=w.shape[1]) ** 3).astype(np.float32)
-    weighted = error(layout, w, *layout.quantize(w, importance), importance)
-    assert weighted < error(layout, w, *layout.quantize(w), importance)
+    weighted = error(qtype, w, *qtype.quantize(w, importance), importance)
+    assert weighted < error(qtype, w, *qtype.quantize(w), importance)
 
 
 @layouts
 @pytest.mark.parametrize("size", [0.0, 1.0, 1e30, -1e30, 1e-30, 1e-42])
-def test_constant_blocks_decode_to_themselves(layout, size):
+def test_constant_blocks_decode_to_themselves(qtype, size):
     w = np.full((2, 256), size, np.float32)
-    values = layout.decode(layout.pack(*layout.quantize(w)))
+    values = qtype.decode(qtype.pack(*qtype.quantize(w)))
     np.testing.assert_allclose(values, w, rtol=1e-6, atol=1e-28)
 
 
 @layouts
 @pytest.mark.parametrize("size", [1e30, 1e-20])
-def test_huge_and_tiny_blocks_lose_no_more_than_plain_ones(layout, size):
+def test_huge_and_tiny_blocks_lose_no_more_than_plain_ones(qtype, size):
     w = weights()
-    plain = layout.decode(layout.pack(*layout.quantize(w)))
-    scaled = layout.decode(layout.pack(*layout.quantize(w * np.float32(size))))
+    plain = qtype.decode(qtype.pack(*qtype.quantize(w)))
+    scaled = qtype.decode(qtype.pack(*qtype.quantize(w * np.float32(size))))
     np.testing.assert_allclose(scaled / np.float32(size), plain, atol=np.abs(w).max() / 8)
     assert np.isfinite(scaled).all()
 
 
 @layouts
-def test_importance_of_zero_and_lone_outliers_stay_finite(layout):
+def test_importance_of_zero_and_lone_outliers_stay_finite(qtype):
     w = np.zeros((2, 256), np.float32)
     w[0, 3], w[1, 200] = 5.0, -1e-3
     for importance in (np.zeros(256, np.float32), np.eye(256, dtype=np.float32)[3]):
-        values = layout.decode(layout.pack(*layout.quantize(w, importance)))
+        values = qtype.decode(qtype.pack(*qtype.quantize(w, importance)))
         np.testing.assert_allclose(values, w, rtol=1e-6)
 
 
 @layouts
-def test_rows_that_do_not_divide_are_refused(layout):
-    assert layout.fits(layout.size * 3) and not layout.fits(layout.size * 3 + 16)
+def test_rows_that_do_not_divide_are_refused(qtype):
+    assert qtype.fits(qtype.size * 3) and not qtype.fits(qtype.size * 3 + 16)

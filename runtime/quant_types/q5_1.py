@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from runtime.blocks.base import Array, Params
-from runtime.blocks.bits import (
+from runtime.quant_types.base import Array, Params
+from runtime.quant_types.bits import (
     join_records,
     pack_fields,
     pack_float16,
@@ -11,8 +11,8 @@ from runtime.blocks.bits import (
     unpack_fields,
     unpack_float16,
 )
-from runtime.blocks.fitting import RANGES_5
-from runtime.blocks.plain import Line
+from runtime.quant_types.fitting import RANGES_5
+from runtime.quant_types.plain import Line
 
 
 class Q5_1(Line):

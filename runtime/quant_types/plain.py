@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from array_api_compat import array_namespace
 
-from runtime.blocks.base import Array, Block, Params, float16
-from runtime.blocks.fitting import (
+from runtime.quant_types.base import Array, Params, QuantType, float16
+from runtime.quant_types.fitting import (
     Tile,
     best_line,
     fit_tiles,
@@ -17,10 +17,10 @@ from runtime.blocks.fitting import (
     search_line,
     search_scale,
 )
-from runtime.blocks.native_fit import NativeSearch, native_search
+from runtime.quant_types.native_fit import NativeSearch, native_search
 
 
-class Scaled(Block):
+class Scaled(QuantType):
     """weight = d * code, codes around 0.
 
     Params: d (rows, blocks) float32 holding float16 values.
@@ -62,7 +62,7 @@ class Scaled(Block):
         return scale, xp.full_like(scale, -0.0)
 
 
-class Line(Block):
+class Line(QuantType):
     """weight = d * code + m, codes from 0. Params: d and m, both stored like Scaled's d."""
 
     size = group = 32

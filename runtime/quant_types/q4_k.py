@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from runtime.blocks.base import Array, Params
-from runtime.blocks.bits import (
+from runtime.quant_types.base import Array, Params
+from runtime.quant_types.bits import (
     join_records,
     pack_fields,
     pack_float16,
@@ -11,8 +11,8 @@ from runtime.blocks.bits import (
     unpack_fields,
     unpack_float16,
 )
-from runtime.blocks.fitting import RANGES_4
-from runtime.blocks.supers import LineSuper
+from runtime.quant_types.fitting import RANGES_4
+from runtime.quant_types.supers import LineSuper
 
 
 def pack_pairs(params: Params) -> np.ndarray:
