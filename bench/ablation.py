@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import calib_data
 from bench import common
-from quantize import pipeline
 from quantize.checkpoint import open_checkpoint
-from quantize.opening import open_any
+from quantize.loading import open_any
 from quantize.plan import EFFORTS, Effort, Plan
 from quantize.progress import silent
 from quantize.report.compare import compare
 from quantize.report.metrics import summarize
+from quantize.run import pipeline
 from runtime.engine import open_engine
 
 LENGTH = 512

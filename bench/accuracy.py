@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common, derive, judge, methods, rival, rival_onnx
 from export.onnx_graph import HEAD_MULTIPLE
-from quantize import pipeline
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.plan import Plan
+from quantize.run import pipeline
 from runtime.backends.llamacpp import open as open_llamacpp
 from runtime.engine import Engine
 

@@ -25,8 +25,8 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import calib_data
+from quantize.calibration.stream import run
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
-from quantize.stream import run
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.engine import open_engine

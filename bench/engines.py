@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import calib_data
 from bench import common
-from quantize import pipeline
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.opening import kind, open_any
+from quantize.loading import kind, open_any
 from quantize.plan import Plan
 from quantize.progress import silent
 from quantize.report.compare import compare
 from quantize.report.metrics import summarize
+from quantize.run import pipeline
 
 TARGETS = ("gguf:F32", "gguf:Q8_0", "gguf:Q4_0", "gguf:Q4_K_M", "gguf:Q2_K", "onnx:int4")
 ENGINES = {"gguf": ("native", "llamacpp"), "onnx": ("numpy", "onnxruntime")}

@@ -181,7 +181,7 @@ def numbers(value: Any) -> Any:
 def record(path: Path, only: list[str] | None) -> None:
     """Run everything and write the sums."""
     sys.path.insert(0, str(ROOT))
-    importlib.import_module("quantize.pipeline")  # torch, before it has started any thread
+    importlib.import_module("quantize.run.pipeline")  # torch, before it has started any thread
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

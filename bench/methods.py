@@ -17,13 +17,13 @@ import numpy as np
 
 import calib_data
 from bench import common
-from quantize import pipeline
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.opening import open_any
+from quantize.loading import open_any
 from quantize.plan import Plan
 from quantize.progress import silent
 from quantize.report.compare import compare
 from quantize.report.metrics import summarize
+from quantize.run import pipeline
 from runtime.engine import open_engine
 
 TYPES = {

@@ -36,11 +36,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import block, common, shapes
 from bench.rival import chunk
-from quantize.hessian import add_gram, mirror
+from quantize.calibration.hessian import add_gram, mirror
 from quantize.methods import METHODS
-from quantize.plain import round_tensor
 from quantize.plan import Target, assign
-from quantize.rounding import Recipe, quantize_weight
+from quantize.run.data_free import round_tensor
+from quantize.run.rounding import Recipe, quantize_weight
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
 

@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import calib_data
 from export.gguf import write
 from export.gguf_general import FILE_TYPES
+from quantize.calibration.hessian import Hessians
+from quantize.calibration.stream import Carried, Original, forward
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.hessian import Hessians
 from quantize.plan import Target, assign
-from quantize.stream import Carried, Original, forward
 from runtime.backends.torch import TorchOps
 from runtime.errors import UnsupportedError
 from runtime.gguf_file import open_gguf

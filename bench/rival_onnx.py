@@ -24,9 +24,9 @@ import calib_data
 from export.onnx import MODEL
 from export.onnx_data import DATA
 from export.onnx_graph import TIED_BLOCKS
-from quantize import pipeline
 from quantize.checkpoint import Checkpoint
 from quantize.plan import Plan
+from quantize.run import pipeline
 from runtime.backends.onnxruntime import OnnxEngine
 from runtime.backends.onnxruntime import open as open_onnxruntime
 from runtime.errors import UnsupportedError

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from edgequant._judge import check, compare
     from edgequant._make import Artifact, Result, plan, quantize
     from edgequant._model import LoadedModel, load
-    from quantize.forecast import Forecast
     from quantize.plan import Plan, Rule, Target
     from quantize.report.report import Report
+    from quantize.run.forecast import Forecast
     from runtime.errors import (
         CorruptFileError,
         EdgequantError,
@@ -58,7 +58,7 @@ _HOMES = {
     "edgequant._make": ("Artifact", "Result", "plan", "quantize"),
     "edgequant._judge": ("check", "compare"),
     "edgequant._model": ("LoadedModel", "load"),
-    "quantize.forecast": ("Forecast",),
+    "quantize.run.forecast": ("Forecast",),
     "quantize.plan": ("Plan", "Rule", "Target"),
     "quantize.report.report": ("Report",),
     "runtime.errors": (

@@ -9,9 +9,9 @@ from edgequant._settings import PlanSettings, Progress, StrPath, plan_of, silent
 from runtime.errors import GateError
 
 if TYPE_CHECKING:
-    from quantize.forecast import Forecast
     from quantize.plan import Plan
     from quantize.report.report import Report
+    from quantize.run.forecast import Forecast
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def quantize(
     called NAME.rejected. Raises another EdgequantError, before any work, for what cannot be done,
     and OSError for files that may not be read or written.
     """
-    from quantize import pipeline
+    from quantize.run import pipeline
 
     made = plan_of(model, to, output, plan, settings)
     notes: list[str] = []
@@ -89,14 +89,14 @@ def plan(
     The type and bytes of every tensor, the exact bytes of each artifact, and memory (bytes), disk
     (bytes) and time (seconds) of the run. Errors as those of `quantize`, which come before work.
     """
-    from quantize.forecast import forecast
+    from quantize.run.forecast import forecast
 
     return forecast(plan_of(model, to, output, plan, settings), progress or silent)
 
 
 def _artifacts(made: "Plan", report: "Report | None") -> tuple[Artifact, ...]:
     """What a run left, under the names that the gates gave."""
-    from quantize import pipeline
+    from quantize.run import pipeline
 
     if report is not None:
         return tuple(Artifact(r.label, made.output / r.file, r.bytes) for r in report.results)

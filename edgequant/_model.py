@@ -26,7 +26,7 @@ def load(path: StrPath, backend: str | None = None, **options: Any) -> "LoadedMo
     installation that cannot be run, CorruptFileError for a damaged file, and SpaceError for a model
     that does not fit in memory.
     """
-    from quantize.opening import open_any
+    from quantize.loading import open_any
 
     return LoadedModel(open_any(Path(path), backend, generating=True, **options))
 
@@ -104,7 +104,7 @@ class LoadedModel:
         Raises InputError for an empty prompt, one that does not fit the context with `count`, a
         number out of range, or a model without the tokenizer or chat template that is needed.
         """
-        from quantize.opening import render
+        from quantize.loading import render
         from runtime.generate import generate_text
         from runtime.sample import Sampler
 

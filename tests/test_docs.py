@@ -53,9 +53,9 @@ assert 0 < np.abs(ours - theirs).max() < 1e-3
 """
 TRY_CONTAINER = """
 import tempfile
-from quantize.catalogue import describe
-from quantize.opening import open_any
-from quantize.pipeline import run
+from quantize.inspection import describe
+from quantize.loading import open_any
+from quantize.run.pipeline import run
 from quantize.plan import Plan
 with tempfile.TemporaryDirectory() as folder:
     flags = {"to": ["npz:fp32"], "method": "rtn", "check": False, "output": folder}
@@ -71,7 +71,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 TRIALS = {
     "Add a method": TRY_METHOD,
-    "Add a block layout": TRY_BLOCK,
+    "Add a quantization type": TRY_BLOCK,
     "Add an architecture": TRY_ARCHITECTURE,
     "Add a container": TRY_CONTAINER,
     "Add a backend": TRY_BACKEND,
@@ -99,8 +99,8 @@ def documented(heading: str) -> set[str]:
 
 def write_bundled(target: str, path: Path) -> dict[str, Any]:
     """The bundled model in a container with the provenance of a run; returns that provenance."""
-    from quantize.job import Job
-    from quantize.writing import provenance
+    from quantize.run.job import Job
+    from quantize.run.writing import provenance
 
     plan = Plan((Target.parse(target),), method="rtn")
     job = Job.resolve(plan)
@@ -143,6 +143,18 @@ def test_the_formats_page_names_every_key_of_a_report() -> None:
 def test_the_command_line_page_is_up_to_date() -> None:
     made = runpy.run_path(str(DOCS / "make_cli.py"))["text"]()
     assert read(DOCS / "cli.md") == made, "run: python docs/make_cli.py"
+
+
+def test_the_map_is_up_to_date() -> None:
+    made = runpy.run_path(str(DOCS / "make_map.py"))["text"]()
+    assert read(DOCS / "map.md") == made, "run: python docs/make_map.py"
+
+
+def test_the_tour_can_be_read_in_an_hour() -> None:
+    steps = read(DOCS / "tour.md").partition("## Where to look")[0]
+    files = set(re.findall(r"`([\w/]+\.py)`", steps))
+    assert len(files) > 10
+    assert sum(len(read(ROOT / file).splitlines()) for file in files) <= 2500
 
 
 @pytest.mark.parametrize("qtype", QUANT_TYPES.values(), ids=lambda qtype: qtype.name)

@@ -219,5 +219,5 @@ def test_generating_from_a_checkpoint_loads_neither_torch_nor_a_writer() -> None
 
 
 def test_generating_from_a_file_does_not_load_torch() -> None:
-    names = ["quantize.cli.use", "quantize.opening", "runtime.generate", "runtime.backends.native"]
+    names = ["quantize.cli.use", "quantize.loading", "runtime.generate", "runtime.backends.native"]
     assert not loaded_by(names) & {"torch", "transformers"}

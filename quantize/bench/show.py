@@ -74,7 +74,7 @@ def draw(speed: Speed) -> Figure:
     Call it with the style of `charts`.
     """
     high = 2 * (FRAME + BAR * len(speed.engines))
-    figure = Figure(figsize=(WIDTH, high), qtype="constrained")
+    figure = Figure(figsize=(WIDTH, high), layout="constrained")
     asked = speed.request
     figure.suptitle(f"{asked.file.name}, {asked.threads} threads", fontsize=11.5)
     above, below = figure.subplots(2, 1)

@@ -16,10 +16,10 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """What is inside a file: sizes, types and bytes by tensor, provenance."""
-    from quantize import catalogue
+    from quantize import inspection
 
-    result = catalogue.describe(file)
-    show_result(result, catalogue.render_description(result), as_json)
+    result = inspection.describe(file)
+    show_result(result, inspection.render_description(result), as_json)
 
 
 def list_(
@@ -29,7 +29,7 @@ def list_(
     as_json: options.Json = False,
 ) -> None:
     """What this version knows."""
-    from quantize import catalogue
+    from quantize import inspection
 
-    result = catalogue.rows(what)
-    show_result(result, catalogue.render_rows(what, result), as_json)
+    result = inspection.rows(what)
+    show_result(result, inspection.render_rows(what, result), as_json)

@@ -80,7 +80,7 @@ def takes_plan(body: Callable[["Plan", bool], None]) -> Callable[..., None]:
 @takes_plan
 def run(made: "Plan", as_json: bool) -> None:
     """Quantize a checkpoint, write the artifacts, and prove them against the original."""
-    from quantize import pipeline
+    from quantize.run import pipeline
 
     with Bar(errors) as bar:
         report = pipeline.run(made, bar.update, bar.say)
@@ -96,7 +96,7 @@ def run(made: "Plan", as_json: bool) -> None:
 @takes_plan
 def plan(made: "Plan", as_json: bool) -> None:
     """Say what a run with the same flags would make: types, bytes, memory, disk and time."""
-    from quantize import forecast
+    from quantize.run import forecast
 
     with Bar(errors) as bar:
         result = forecast.forecast(made, bar.update)
@@ -116,7 +116,7 @@ def imatrix(
     as_json: options.Json = False,
 ) -> None:
     """Make an importance matrix for llama.cpp's quantizer, or for `run --imatrix`."""
-    from quantize import make_imatrix
+    from quantize.calibration import make_imatrix
 
     flags = options.given(
         model=model, calibration=calibration, rows=calib_rows, length=calib_length, seed=seed,

@@ -31,15 +31,15 @@ def generate(
     as_json: options.Json = False,
 ) -> None:
     """Stream text from a model."""
-    from quantize import opening
+    from quantize import loading
     from runtime.generate import generate_text
     from runtime.sample import Sampler
 
-    engine = opening.open_any(file, backend, generating=True)
+    engine = loading.open_any(file, backend, generating=True)
     if chat:
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})
-        prompt = opening.render(engine, messages)
+        prompt = loading.render(engine, messages)
     sampler = Sampler(temperature, top_k, top_p, seed)
     pieces = generate_text(engine, prompt, count, sampler, tuple(stop or ()))
     if as_json:

@@ -5,7 +5,7 @@ import pkgutil
 
 from quantize.methods.base import (
     METHODS,
-    Factor,
+    HessianFactor,
     Method,
     Rounded,
     SingularHessian,
@@ -15,4 +15,4 @@ from quantize.methods.base import (
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
 
-__all__ = ["METHODS", "Factor", "Method", "Rounded", "SingularHessian", "output_error"]
+__all__ = ["METHODS", "HessianFactor", "Method", "Rounded", "SingularHessian", "output_error"]

@@ -3,7 +3,7 @@
 import torch
 
 from quantize.methods import gptq
-from quantize.methods.base import Factor, Method, output_error
+from quantize.methods.base import HessianFactor, Method, output_error
 from quantize.methods.rtn import rtn
 from runtime.quant_types import QuantType
 
@@ -34,7 +34,7 @@ def scales(
     best, least = torch.ones_like(hessian[0]), float("inf")
     for step in range(steps):
         scale = candidate(hessian, step / steps)
-        importance = Factor(hessian.diagonal() / scale**2)
+        importance = HessianFactor(hessian.diagonal() / scale**2)
         loss = 0.0
         for weight, qtype in zip(weights, blocks, strict=True):
             rounded = rtn(weight * scale, qtype, importance).value / scale
@@ -44,9 +44,9 @@ def scales(
     return best
 
 
-def importance(hessian: torch.Tensor, damp: float) -> Factor:
+def importance(hessian: torch.Tensor, damp: float) -> HessianFactor:
     """Only the mean squared inputs (in,) of the Hessian: rounding itself has no feedback."""
-    return Factor(hessian.diagonal().clone())
+    return HessianFactor(hessian.diagonal().clone())
 
 
 Method(

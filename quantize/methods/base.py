@@ -16,7 +16,7 @@ METHODS: dict[str, "Method"] = {}
 
 
 @dataclass(frozen=True)
-class Factor:
+class HessianFactor:
     """What a method derives once from a stage's Hessian, shared by its linears and row chunks."""
 
     importance: torch.Tensor
@@ -53,9 +53,9 @@ class Method:
     summary: str
     calibrated: bool
     """Whether it needs a Hessian."""
-    round: Callable[[torch.Tensor, QuantType, Factor | None], Rounded]
-    factor: Callable[[torch.Tensor, float], Factor] | None = None
-    """hessian, damp -> Factor. Raises SingularHessian."""
+    round: Callable[[torch.Tensor, QuantType, HessianFactor | None], Rounded]
+    factor: Callable[[torch.Tensor, float], HessianFactor] | None = None
+    """hessian, damp -> HessianFactor. Raises SingularHessian."""
     scales: Callable[[list[torch.Tensor], list[QuantType], torch.Tensor], torch.Tensor] | None = (
         None
     )

@@ -12,7 +12,7 @@ and the last factor is the inverse of a small triangle. So one Cholesky factorin
 import numpy as np
 import torch
 
-from quantize.methods.base import Factor, Method, Rounded, SingularHessian
+from quantize.methods.base import HessianFactor, Method, Rounded, SingularHessian
 from quantize.methods.rtn import rtn
 from runtime.compiled import kernels_read
 from runtime.quant_types import Params, QuantType, join, normalize_importance
@@ -23,7 +23,7 @@ PIECE = 1 << 18
 """Numbers that `reverse` moves at a time."""
 
 
-def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
+def factor(hessian: torch.Tensor, damp: float = 0.01) -> HessianFactor:
     """R upper triangular with R R^T the damped Hessian (in, in), and the importance.
 
     Starts from `damp` times the mean diagonal, ten times more while Cholesky fails, up to 1.
@@ -44,7 +44,7 @@ def factor(hessian: torch.Tensor, damp: float = 0.01) -> Factor:
         if not int(failed) and bool(torch.isfinite(columns.diagonal()).all()):
             root = reverse(damped).T
             importance = torch.where(dead, 0.0, root.diagonal().square())
-            return Factor(importance, root, damp, hessian, damp * mean)
+            return HessianFactor(importance, root, damp, hessian, damp * mean)
         damp *= 10
     raise SingularHessian
 
@@ -61,7 +61,7 @@ def reverse(matrix: torch.Tensor) -> torch.Tensor:
     return matrix
 
 
-def gptq(weight: torch.Tensor, qtype: QuantType, factor: Factor | None) -> Rounded:
+def gptq(weight: torch.Tensor, qtype: QuantType, factor: HessianFactor | None) -> Rounded:
     """Round weight (out, in) column by column against the factored Hessian.
 
     The grid of each block is fitted when the column pointer reaches it, on the weights as updated

@@ -2,11 +2,11 @@
 
 import torch
 
-from quantize.methods.base import Factor, Method, Rounded
+from quantize.methods.base import HessianFactor, Method, Rounded
 from runtime.quant_types import QuantType
 
 
-def rtn(weight: torch.Tensor, qtype: QuantType, factor: Factor | None = None) -> Rounded:
+def rtn(weight: torch.Tensor, qtype: QuantType, factor: HessianFactor | None = None) -> Rounded:
     """Round each weight (out, in) to the nearest point of its fitted grid.
 
     With a factor the fit weighs squared errors by the columns' importance, without one equally.

@@ -68,7 +68,7 @@ def draw_result(result: Result, place: int) -> dict[str, str]:
 def svg(fill: Callable[[Axes], None], prefix: str, height: float) -> str:
     """The SVG element of one chart; `prefix` makes its ids its own in the page."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), qtype="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         fill(figure.subplots())
         return inline(figure, prefix)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from calib_data import Windows
 from export import CONTAINERS
-from quantize.opening import open_any, open_model
+from quantize.loading import open_any, open_model
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.report import Result, Speed, WindowScore, WorstToken

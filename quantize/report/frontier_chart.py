@@ -45,7 +45,7 @@ def size_against_kl(report: Report, title: str = "") -> Figure:
     """
     height = HEIGHT
     while True:
-        figure = Figure(figsize=(WIDTH, height), qtype="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)  # it measures the labels
         axes = figure.subplots()
         axes.set_title(title, fontsize=11.5)

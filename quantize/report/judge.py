@@ -11,7 +11,6 @@ import quantize
 from calib_data import Part, Windows
 from export.files import new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.job import Job
 from quantize.plan import Assignment, Plan
 from quantize.progress import Progress
 from quantize.report import render
@@ -20,6 +19,7 @@ from quantize.report.examine import Subject, examine, open_subject
 from quantize.report.gate import REJECTED, Gates, integrity_failures, match, read_baseline
 from quantize.report.report import Evaluation, Original, Report, Result
 from quantize.report.scan import weights
+from quantize.run.job import Job
 from runtime.archs import Arch
 from runtime.engine import OpsEngine, open_engine
 from runtime.errors import InputError

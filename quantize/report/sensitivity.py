@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantize.calibration.stream import forward
 from quantize.progress import Progress
 from quantize.report.metrics import score
 from quantize.report.scan import Scan
-from quantize.stream import forward
 from runtime.archs import Arch
 from runtime.engine import OpsEngine
 from runtime.forward import Array, Layer, Observer, Ops, Positions, Weight, decoder_layer, logits

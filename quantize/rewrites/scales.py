@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from quantize.methods import Factor, SingularHessian
+from quantize.methods import HessianFactor, SingularHessian
 from quantize.methods.gptq import factor
 from quantize.methods.rtn import rtn
 from quantize.rewrites.base import Rewrite, Weights, fold
@@ -48,7 +48,10 @@ def apply(
 
 
 def best_scale(
-    linears: list[torch.Tensor], blocks: list[QuantType], hessian: torch.Tensor, found: Factor
+    linears: list[torch.Tensor],
+    blocks: list[QuantType],
+    hessian: torch.Tensor,
+    found: HessianFactor,
 ) -> torch.Tensor | None:
     """Scale (in,) of least loss for linears (out, in); None when none is better than all ones.
 
@@ -59,7 +62,7 @@ def best_scale(
     best, least = None, float("inf")
     for power in POWERS:
         scale = candidate(linears, hessian, power)
-        importance = Factor(found.importance / scale.square())
+        importance = HessianFactor(found.importance / scale.square())
         loss = 0.0
         for rows, linear, qtype in zip(sampled, linears, blocks, strict=True):
             scaled = rows * scale

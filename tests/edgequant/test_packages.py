@@ -16,7 +16,7 @@ USES = {
     "command": ["-c", "from edgequant.__main__ import main; main()", "list"],
     "module": ["-m", "edgequant", "list"],
     "inner module": ["-m", "quantize.cli", "list"],
-    "inner import": ["-c", "import quantize.opening"],
+    "inner import": ["-c", "import quantize.loading"],
 }
 
 

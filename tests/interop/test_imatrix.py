@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import calib_data
+from quantize.calibration.imatrix import Imatrix, read
+from quantize.calibration.make_imatrix import Request, make
 from quantize.checkpoint import bundled, open_checkpoint
-from quantize.imatrix import Imatrix, read
-from quantize.make_imatrix import Request, make
 from runtime.quant_types import QUANT_TYPES
 from tests.conftest import CONFIGS
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from bench import judge, rival_onnx
-from quantize import pipeline
 from quantize.checkpoint import Checkpoint
 from quantize.plan import Plan
+from quantize.run import pipeline
 from runtime.errors import EdgequantError
 
 pytest.importorskip("onnx_ir", reason="onnx-ir is not installed: pip install onnx-ir")

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from quantize import cli, pipeline
+from quantize import cli
+from quantize.run import pipeline
 from tests.quantize.killed import MOMENTS, counted, files, is_over
 
 LOSES = {

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from quantize import pipeline
+from quantize.run import pipeline
 from tests.quantize.runs import small_plan
 
 MOMENTS = ("fsync", "replace", "unlink", "rmdir")

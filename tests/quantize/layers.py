@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from quantize.calibration.hessian import Hessians
+from quantize.calibration.stream import TOKENS, Original, Weights, run
 from quantize.checkpoint import Checkpoint
-from quantize.hessian import Hessians
-from quantize.stream import TOKENS, Original, Weights, run
 from runtime.archs import LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer, Positions, decoder_layer

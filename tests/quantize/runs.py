@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from quantize.checkpoint import Checkpoint
-from quantize.job import Job
-from quantize.passes import quantize_model
 from quantize.plan import Assignment, Plan, assign
 from quantize.progress import Progress, silent
-from quantize.store import Store
-from quantize.stored import stored
+from quantize.run.job import Job
+from quantize.run.sequential import quantize_model
+from quantize.run.store import Store
+from quantize.run.stored import stored
 from runtime.model import Model
 from runtime.tensor import Tensor
 

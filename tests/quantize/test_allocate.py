@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantize.allocate import (
+from quantize.allocation.allocate import (
     SAMPLE,
     Choice,
     Choices,

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from export import CONTAINERS
-from quantize import pipeline
 from quantize.checkpoint import bundled, open_checkpoint
-from quantize.job import Job
 from quantize.plan import Plan, assign
-from quantize.writing import provenance
+from quantize.run import pipeline
+from quantize.run.job import Job
+from quantize.run.writing import provenance
 from tests.conftest import CONFIGS
 from tests.quantize.runs import small_plan
 

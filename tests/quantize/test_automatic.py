@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from export import CONTAINERS
-from quantize import pipeline
-from quantize.automatic import CAUTION, Goal, Size, Types, allocate, choices_of
+from quantize.allocation.budget import CAUTION, Goal, Size, Types, allocate, choices_of
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan, Rule
+from quantize.run import pipeline
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf
 from runtime.quant_types import QUANT_TYPES

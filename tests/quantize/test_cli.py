@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantize import cli
-from quantize.catalogue import CATALOGUES
 from quantize.checkpoint import bundled
 from quantize.cli import interrupt
+from quantize.inspection import CATALOGUES
 from tests.conftest import config
 from tests.random_checkpoint import random_checkpoint
 

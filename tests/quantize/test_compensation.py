@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantize.checkpoint import open_checkpoint
-from quantize.compensation import (
+from quantize.calibration.compensation import (
     STEP,
     Compared,
     ComparedPrefix,
@@ -16,6 +15,7 @@ from quantize.compensation import (
     held_back,
     step_fraction,
 )
+from quantize.checkpoint import open_checkpoint
 from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantize.divergence import ROWS, Head, Reading, divergence, excess, read
+from quantize.tuning.divergence import ROWS, Head, Reading, divergence, excess, read
 from runtime.tensor import Tensor
 
 CPU = torch.device("cpu")

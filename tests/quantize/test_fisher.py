@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from quantize import fisher as fisher_file
+from quantize.calibration import fisher as fisher_file
+from quantize.calibration.fisher import LayerFisher, Tables, fisher, sample_categorical
+from quantize.calibration.stream import Original
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.fisher import LayerFisher, Tables, fisher, sample_categorical
-from quantize.resume import Work
-from quantize.stream import Original
+from quantize.run.resume import Work
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer, forward, layers
 from runtime.tensor import Tensor

@@ -13,9 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 
+from quantize.calibration.sensitivity import statistics_cost
 from quantize.checkpoint import open_checkpoint
-from quantize.cost import Cost, in_turn
-from quantize.forecast import (
+from quantize.methods.rtn import rtn
+from quantize.plan import Plan, Target, assign
+from quantize.run.cost import Cost, in_turn
+from quantize.run.disk_usage import run_cost
+from quantize.run.forecast import (
     BASE_BYTES,
     LEAST_SHOWN,
     POINTS,
@@ -24,13 +28,9 @@ from quantize.forecast import (
     render,
     spread,
 )
-from quantize.job import Job
-from quantize.measure import statistics_cost
-from quantize.methods.rtn import rtn
-from quantize.pipeline import artifacts, run
-from quantize.plan import Plan, Target, assign
-from quantize.space import run_cost
-from quantize.walk_cost import walk_cost
+from quantize.run.job import Job
+from quantize.run.pipeline import artifacts, run
+from quantize.run.walk_cost import walk_cost
 from runtime.archs import FAMILIES
 from runtime.quant_types import QUANT_TYPES
 from tests.conftest import config

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from quantize.imatrix import Imatrix, for_model, read, write
+from quantize.calibration.imatrix import Imatrix, for_model, read, write
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from quantize import imatrix, pipeline
+from quantize.calibration import imatrix
+from quantize.calibration.make_imatrix import Request, make
 from quantize.checkpoint import open_checkpoint
-from quantize.job import Job
-from quantize.make_imatrix import Request, make
 from quantize.plan import EFFORTS
+from quantize.run import pipeline
+from quantize.run.job import Job
 from runtime.errors import EdgequantError
 from tests.quantize.runs import small_plan
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from quantize.calibration.imatrix import read
+from quantize.calibration.make_imatrix import Request, collect, make
 from quantize.checkpoint import bundled, open_checkpoint
-from quantize.forecast import forecast
-from quantize.imatrix import read
-from quantize.make_imatrix import Request, collect, make
 from quantize.methods import Factor
 from quantize.methods.rtn import rtn
-from quantize.pipeline import run as run_plan
 from quantize.plan import Plan
-from quantize.resume import Work
+from quantize.run.forecast import forecast
+from quantize.run.pipeline import run as run_plan
+from quantize.run.resume import Work
 from runtime.errors import EdgequantError
 from runtime.gguf_file import read as read_gguf
 from runtime.quant_types import QUANT_TYPES, numpy_of, to_numpy
@@ -175,10 +175,10 @@ def test_a_written_file_says_which_imatrix_it_was_made_with(
     run_plan(plan)
     metadata = read_gguf(tmp_path / "out" / "qwen2-tied-Q4_0.gguf").metadata
     assert {key: value for key, value in metadata.items() if key.startswith("quantize.")} == {
-        "quantize.imatrix.file": "notes.gguf",
-        "quantize.imatrix.dataset": "builtin",
-        "quantize.imatrix.entries_count": 15,
-        "quantize.imatrix.chunks_count": 4,
+        "quantize.calibration.imatrix.file": "notes.gguf",
+        "quantize.calibration.imatrix.dataset": "builtin",
+        "quantize.calibration.imatrix.entries_count": 15,
+        "quantize.calibration.imatrix.chunks_count": 4,
     }
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert metadata["edgequant.imatrix_sha256"] == digest

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from quantize import opening
-from quantize.catalogue import describe, render_description
+from quantize import loading
 from quantize.checkpoint import Checkpoint, bundled
-from quantize.opening import kind, open_any, open_model
-from quantize.pipeline import run
+from quantize.inspection import describe, render_description
+from quantize.loading import kind, open_any, open_model
+from quantize.run.pipeline import run
 from runtime.errors import EdgequantError
 from tests.conftest import CONFIGS
 from tests.quantize.runs import small_plan
@@ -136,7 +136,7 @@ def test_onnx_opens_in_onnxruntime_or_in_the_backend_that_is_named(folder: Path)
 def test_messages_need_a_template(tiny: Checkpoint) -> None:
     engine = open_any(bundled(), "torch")
     with pytest.raises(EdgequantError, match="the chat template refused the messages"):
-        opening.render(engine, [{"role": "user"}])
+        loading.render(engine, [{"role": "user"}])
     engine.tokenizer = None
     with pytest.raises(EdgequantError, match="no tokenizer and so no chat template; leave out"):
-        opening.render(engine, [{"role": "user", "content": "Hi"}])
+        loading.render(engine, [{"role": "user", "content": "Hi"}])

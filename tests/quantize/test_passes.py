@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
-from quantize.job import group
 from quantize.methods import METHODS, Factor, Method, Rounded
 from quantize.methods.rtn import rtn
 from quantize.plan import Target, assign
+from quantize.run.job import group
 from runtime.archs import FAMILIES
 from runtime.engine import open_engine
 from runtime.errors import EdgequantError

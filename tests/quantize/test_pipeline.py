@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from quantize import pipeline
 from quantize.plan import Plan
+from quantize.run import pipeline
 from runtime.errors import EdgequantError
 from tests.quantize.runs import small_plan
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 import calib_data
-from quantize import pipeline
+from quantize.calibration.sensitivity import collect
 from quantize.checkpoint import Checkpoint
-from quantize.job import Job
-from quantize.measure import measure
 from quantize.methods import METHODS, Factor
-from quantize.passes import calibration, quantize_model
 from quantize.plan import EFFORTS, Plan
-from quantize.rounding import Recipe, quantize_weight
-from quantize.store import Store
-from quantize.writing import write
+from quantize.run import pipeline
+from quantize.run.job import Job
+from quantize.run.rounding import Recipe, quantize_weight
+from quantize.run.sequential import calibration, quantize_model
+from quantize.run.store import Store
+from quantize.run.writing import write
 from runtime.backends.torch import TorchOps
 from runtime.engine import open_engine
 from runtime.forward import forward, layers
@@ -63,7 +63,7 @@ def base(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Base:
     folder = tmp_path_factory.mktemp("base")
     job = Job.resolve(plan_of(tiny), folder=folder)
     ids = calibration(job)
-    found = measure(job, ids).predictions()
+    found = collect(job, ids).predictions()
     return Base(folder, ids, {name: dict(kinds) for name, kinds in found.items()})
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from calib_data import CalibrationError
-from quantize import pipeline
-from quantize.job import code_version
+from quantize.calibration.stream import Original
 from quantize.plan import Plan
-from quantize.resume import CHANGED, Work
-from quantize.store import work_path
-from quantize.stream import Original
+from quantize.run import pipeline
+from quantize.run.job import code_version
+from quantize.run.resume import CHANGED, Work
+from quantize.run.store import work_path
 from runtime.backends.torch import TorchOps
 from runtime.errors import EdgequantError
 from tests.quantize.runs import small_plan
@@ -101,7 +101,7 @@ def test_gradients_and_types_of_a_stopped_automatic_run_are_kept(
     run(whole)
     with pytest.raises(Stop):
         run(other, stop_before="layers")
-    monkeypatch.setattr("quantize.measure.fisher", None)  # nobody may call it
+    monkeypatch.setattr("quantize.calibration.sensitivity.fisher", None)  # nobody may call it
     assert run(other)[0].startswith("continuing after ")
     assert files(other.output) == files(whole.output)
 
@@ -334,7 +334,9 @@ main()
 """The program, with Ctrl-C when MODULE is imported."""
 
 
-@pytest.mark.parametrize("module", ["typer", "rich", "quantize.plan", "torch", "quantize.pipeline"])
+@pytest.mark.parametrize(
+    "module", ["typer", "rich", "quantize.plan", "torch", "quantize.run.pipeline"]
+)
 def test_ctrl_c_while_a_module_is_imported_exits_with_130(module: str) -> None:
     command = [sys.executable, "-c", f"MODULE = {module!r}\n{IMPORTING}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

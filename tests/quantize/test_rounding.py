@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from quantize.calibration.stream import Weights
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.methods import METHODS
 from quantize.methods.rtn import rtn
-from quantize.rounding import Recipe, fold_scales, quantize_layer
-from quantize.stream import Weights
+from quantize.run.rounding import Recipe, fold_scales, quantize_layer
 from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps
 from runtime.engine import OpsEngine

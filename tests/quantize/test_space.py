@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from quantize import pipeline
-from quantize.forecast import forecast
 from quantize.plan import EFFORTS
-from quantize.resume import Work
+from quantize.run import pipeline
+from quantize.run.forecast import forecast
+from quantize.run.resume import Work
 from tests.quantize.runs import small_plan
 
 

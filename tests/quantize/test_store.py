@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quantize.plan import Target
-from quantize.store import WHICH, Store, folder_name
+from quantize.run.store import WHICH, Store, folder_name
 
 TARGETS = (Target("gguf", "Q4_K_M"), Target("onnx", "int4"))
 

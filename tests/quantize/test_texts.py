@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from calib_data import CalibrationError
+from quantize.calibration.calibration_text import load_text
 from quantize.checkpoint import open_checkpoint
-from quantize.texts import load_text
 
 
 def test_loading_tells_what_it_starts_to_read(random_models: dict[str, Path]) -> None:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from quantize import pipeline, tune
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.plan import EFFORTS
-from quantize.resume import Work
-from quantize.student import Student, kl_gradient, open_part, run_teacher, zeros
-from quantize.tune import State, TuningTask, adam, keep_best, open_student, tune_targets
+from quantize.run import pipeline
+from quantize.run.resume import Work
+from quantize.tuning import tune
+from quantize.tuning.tune import State, TuningTask, adam, keep_best, open_student, tune_targets
+from quantize.tuning.tuning_model import Student, kl_gradient, open_part, run_teacher, zeros
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.forward import forward, layers

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from export import CONTAINERS
-from quantize import opening
+from quantize import loading
 from quantize.bench import bandwidth, client, show, speed, worker
 from quantize.bench.speed import Request, Samples, Speed
 from quantize.checkpoint import Checkpoint, open_checkpoint
@@ -103,7 +103,7 @@ def test_a_file_is_opened_as_generate_opens_it(gguf: Path, monkeypatch: pytest.M
     monkeypatch.setattr(f"{backend}.open", lambda model, **options: asked.append(options))
     monkeypatch.setattr(f"{backend}.FOR_GENERATION", {"resident": True}, raising=False)
     worker.opener(gguf, "numpy", 2)()
-    opening.open_any(gguf, "numpy", generating=True)
+    loading.open_any(gguf, "numpy", generating=True)
     assert asked == [{"resident": True, "threads": 2}, {"resident": True}]
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from quantize.methods import METHODS, Rounded, descent, gptq
-from quantize.plain import native_tensor, round_tensor
-from quantize.rounding import Recipe
+from quantize.run.data_free import native_tensor, round_tensor
+from quantize.run.rounding import Recipe
 from runtime.errors import EdgequantError
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
@@ -102,7 +102,7 @@ def test_plain_rounding_packs_the_bytes_of_the_definition(
     qtype: QuantType, kind: str, weighted: bool
 ) -> None:
     tensor = Tensor.dense("w", QUANT_TYPES[kind].code(weights().numpy(), 1, 0), kind)
-    factor = gptq.Factor(HESSIAN.diagonal().clone()) if weighted else None
+    factor = gptq.HessianFactor(HESSIAN.diagonal().clone()) if weighted else None
     w = tensor.decode()
     importance = factor.importance.numpy() if factor else None
     params = qtype.search(w, importance)

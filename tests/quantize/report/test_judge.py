@@ -14,14 +14,14 @@ import pytest
 import calib_data
 from calib_data import CalibrationError
 from export import CONTAINERS
-from quantize import pipeline
 from quantize.checkpoint import Checkpoint
-from quantize.job import Job
 from quantize.plan import Plan, Target, assign
 from quantize.report import examine, judge
 from quantize.report.examine import open_subject
 from quantize.report.metrics import EDGES
 from quantize.report.report import Report, read_report
+from quantize.run import pipeline
+from quantize.run.job import Job
 from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from runtime.model import Model

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from quantize.checkpoint import Checkpoint, check_finite
-from quantize.cost import FLOAT
+from quantize.run.cost import FLOAT
 from runtime.archs import Arch, LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.forward import NOBODY, Layer, Observer, Ops, Positions, decoder_layer

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quantize.stream import batches
+from quantize.calibration.stream import batches
 from runtime.tensor import Tensor
 
 ROWS = 4096

@@ -1,10 +1,10 @@
 """After-tuning: teach a rounded target the original's predictions, through its continuous numbers.
 
 Rounding settles each layer by itself; what its errors do together is seen only at the end. Here
-norms, biases and block scales (student.py) follow the gradient of KL(original || target) over the
-calibration windows for a few steps, while every code stays. One window of eight of each domain is
-held back: the best state on them is kept, and only when the KL of every domain fell. A target that
-does not get better keeps its bytes, and the user is told.
+norms, biases and block scales (tuning_model.py) follow the gradient of KL(original || target) over
+the calibration windows for a few steps, while every code stays. One window of eight of each domain
+is held back: the best state on them is kept, and only when the KL of every domain fell. A target
+that does not get better keeps its bytes, and the user is told.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from math import cos, pi, sqrt
 import numpy as np
 import torch
 
-from quantize.divergence import Head
-from quantize.job import Job
+from quantize.calibration.stream import Allocate
 from quantize.plan import Assignment
-from quantize.store import Entry
-from quantize.stored import stored
-from quantize.stream import Allocate
-from quantize.student import (
+from quantize.run.job import Job
+from quantize.run.store import Entry
+from quantize.run.stored import stored
+from quantize.tuning.divergence import Head
+from quantize.tuning.tuning_model import (
     NORM,
     Deltas,
     Student,

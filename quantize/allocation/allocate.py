@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from quantize.methods import Factor
+from quantize.methods import HessianFactor
 from quantize.methods.rtn import rtn
 from runtime.quant_types import QuantType
 
@@ -45,7 +45,7 @@ class Step:
 
 
 def predicted_kl(
-    weight: torch.Tensor, qtype: QuantType, factor: Factor, rows: torch.Tensor
+    weight: torch.Tensor, qtype: QuantType, factor: HessianFactor, rows: torch.Tensor
 ) -> float:
     """KL that storing sampled rows in a type adds, if they are rounded with error feedback.
 

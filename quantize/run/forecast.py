@@ -17,15 +17,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from quantize.checkpoint import Checkpoint
-from quantize.cost import Cost
-from quantize.job import Job
 from quantize.methods.rtn import rtn
-from quantize.pipeline import assign_all
 from quantize.plan import Assignment, Plan
 from quantize.progress import Progress, silent
-from quantize.space import run_cost
-from quantize.stored import weight_bytes
-from quantize.writing import artifact_bytes
+from quantize.run.cost import Cost
+from quantize.run.disk_usage import run_cost
+from quantize.run.job import Job
+from quantize.run.pipeline import assign_all
+from quantize.run.stored import weight_bytes
+from quantize.run.writing import artifact_bytes
 
 SAMPLE = 64
 """Rows of a tensor that are rounded to know its error."""

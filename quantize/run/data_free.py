@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from quantize.checkpoint import check_finite
-from quantize.cost import FLOAT, Cost
-from quantize.methods import Factor, output_error
+from quantize.methods import HessianFactor, output_error
 from quantize.methods.rtn import rtn
-from quantize.rounding import CHUNK, Recipe, quantize_weight, weight_cost
+from quantize.run.cost import FLOAT, Cost
+from quantize.run.rounding import CHUNK, Recipe, quantize_weight, weight_cost
 from runtime.quant_types import QUANT_TYPES, QuantType, normalize_importance, numpy_of
 from runtime.tensor import Shape, Tensor, stored_bytes
 
@@ -19,7 +19,11 @@ Rounded = tuple[np.ndarray, float]
 
 
 def round_tensor(
-    tensor: Tensor, qtype: QuantType, recipe: Recipe, factor: Factor | None, device: torch.device
+    tensor: Tensor,
+    qtype: QuantType,
+    recipe: Recipe,
+    factor: HessianFactor | None,
+    device: torch.device,
 ) -> Rounded:
     """Round a matrix that never stands in memory as float32, and tell its loss.
 
@@ -48,7 +52,7 @@ def packs_natively(qtype: QuantType) -> bool:
     return qtype.native is not None and qtype.native.rounder.packs
 
 
-def native_tensor(tensor: Tensor, qtype: QuantType, factor: Factor | None) -> Rounded | None:
+def native_tensor(tensor: Tensor, qtype: QuantType, factor: HessianFactor | None) -> Rounded | None:
     """`round_tensor` in C++, tile by tile; None when a weight is not finite."""
     assert qtype.native
     cols = tensor.shape[1]
@@ -66,7 +70,7 @@ def round_layer(
     tensors: Mapping[str, Tensor],
     types: Mapping[str, QuantType],
     recipe: Recipe,
-    factors: Mapping[str, Factor | None],
+    factors: Mapping[str, HessianFactor | None],
     device: torch.device,
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Every tensor of a layer, packed, and the loss of each linear.

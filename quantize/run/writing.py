@@ -7,11 +7,11 @@ from typing import Any
 
 import export
 import quantize
-from quantize.automatic import Size, Types
-from quantize.cost import Cost
-from quantize.job import Job
+from quantize.allocation.budget import Size, Types
 from quantize.plan import Assignment, Target
-from quantize.stored import artifact_tensors
+from quantize.run.cost import Cost
+from quantize.run.job import Job
+from quantize.run.stored import artifact_tensors
 
 
 def exact_size(job: Job, target: Target, digest: str, fallbacks: tuple[str, ...]) -> Size:

@@ -2,13 +2,13 @@
 
 import shutil
 
-from quantize.cost import Cost, in_turn
-from quantize.job import Job
-from quantize.measure import statistics_cost
-from quantize.resume import Work
-from quantize.tuning_cost import tuning_cost
-from quantize.walk_cost import text_cost, walk_cost
-from quantize.writing import writing_cost
+from quantize.calibration.sensitivity import statistics_cost
+from quantize.run.cost import Cost, in_turn
+from quantize.run.job import Job
+from quantize.run.resume import Work
+from quantize.run.walk_cost import text_cost, walk_cost
+from quantize.run.writing import writing_cost
+from quantize.tuning.tuning_cost import tuning_cost
 from runtime.errors import SpaceError
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from quantize.checkpoint import Checkpoint
-from quantize.job import Job
 from quantize.plan import Assignment
-from quantize.resume import ENTRY
+from quantize.run.job import Job
+from quantize.run.resume import ENTRY
 from runtime.quant_types import QUANT_TYPES, numpy_of
 from runtime.tensor import Tensor, stored_bytes
 

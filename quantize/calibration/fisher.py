@@ -21,11 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quantize.checkpoint import Checkpoint
-from quantize.cost import FLOAT, Cost, in_memory
-from quantize.hessian import add_gram, hessian_bytes, hessian_flops, mirror
-from quantize.progress import Progress, silent
-from quantize.stream import (
+from quantize.calibration.hessian import add_gram, hessian_bytes, hessian_flops, mirror
+from quantize.calibration.stream import (
     BACKWARD,
     TOKENS_BACK,
     Allocate,
@@ -44,6 +41,9 @@ from quantize.stream import (
     forward_flops,
     layer_bytes,
 )
+from quantize.checkpoint import Checkpoint
+from quantize.progress import Progress, silent
+from quantize.run.cost import FLOAT, Cost, in_memory
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer
@@ -251,7 +251,7 @@ def fisher_cost(arch: Arch, rows: int, length: int, visited: bool, max_ram: floa
         layer = layer_bytes(spec)
         there = activation_bytes(spec, at_once(rows, length))
         back = backward_bytes(spec, at_once(rows, length, TOKENS_BACK))
-        if visited:  # a Hessian is factored to predict losses (measure.py)
+        if visited:  # a Hessian is factored to predict losses (sensitivity.py)
             widest = max(group.width for group in spec.groups)
             back = max(back, FLOAT * widest**2) + hessian_bytes(spec)
             flops += hessian_flops(spec, tokens)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from quantize.cost import FLOAT, Cost
-from quantize.hessian import Hessians
-from quantize.stream import Prefix, Weights, at_once, batches, fetch, layer_bytes
+from quantize.calibration.hessian import Hessians
+from quantize.calibration.stream import Prefix, Weights, at_once, batches, fetch, layer_bytes
+from quantize.run.cost import FLOAT, Cost
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.forward import NOBODY, Layer, Observer, Positions, decoder_layer

@@ -15,9 +15,9 @@ import calib_data
 import export
 import quantize
 import runtime
-from quantize.automatic import Goal
+from quantize.allocation.budget import Goal
+from quantize.calibration.imatrix import Imatrix, for_model
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.imatrix import Imatrix, for_model
 from quantize.methods import METHODS
 from quantize.plan import (
     EFFORTS,
@@ -30,8 +30,8 @@ from quantize.plan import (
     check_rules,
 )
 from quantize.progress import Progress, silent
-from quantize.rounding import Recipe
-from quantize.store import Store, folder_name, work_path
+from quantize.run.rounding import Recipe
+from quantize.run.store import Store, folder_name, work_path
 from runtime.errors import UnsupportedError
 
 

@@ -5,18 +5,18 @@ import math
 import numpy as np
 import torch
 
+from quantize.calibration.calibration_text import load_text
+from quantize.calibration.compensation import Compared, ComparedPrefix, compensate
+from quantize.calibration.hessian import Hessians, head_hessian
+from quantize.calibration.sensitivity import FisherStatistics, collect
+from quantize.calibration.stream import Carried, Original, Prefix, embed, forward
 from quantize.checkpoint import check_finite
-from quantize.compensation import Compared, ComparedPrefix, compensate
-from quantize.hessian import Hessians, head_hessian
-from quantize.job import Group, Job
-from quantize.measure import Measured, measure
-from quantize.methods import Factor
-from quantize.plain import round_layer, round_tensor
-from quantize.rounding import LayerResult, quantize_layer, rewrite_layer
-from quantize.store import WHICH, States, Which
-from quantize.stored import stored
-from quantize.stream import Carried, Original, Prefix, embed, forward
-from quantize.texts import load_text
+from quantize.methods import HessianFactor
+from quantize.run.data_free import round_layer, round_tensor
+from quantize.run.job import Group, Job
+from quantize.run.rounding import LayerResult, quantize_layer, rewrite_layer
+from quantize.run.store import WHICH, States, Which
+from quantize.run.stored import stored
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer
 
@@ -28,7 +28,7 @@ def quantize_model(job: Job) -> str:
     if any(group.calibrated for group in job.groups):
         ids = calibration(job)
         if job.calibration.windows:
-            measure(job, ids)
+            collect(job, ids)
     for group in job.groups:
         Pass(job, group).run(ids if group.calibrated else None)
     # an automatic target of floats alone was chosen by the text as well
@@ -53,7 +53,7 @@ class Pass:
         self.job, self.group, self.store = job, group, job.store
         self.checkpoint, self.recipe = job.checkpoint, job.recipe
         self.ops = TorchOps(job.device)
-        self.measured = Measured(job.store.statistics)
+        self.measured = FisherStatistics(job.store.statistics)
         self.compensates = job.compensates(group)
 
     def run(self, ids: np.ndarray | None) -> None:
@@ -182,13 +182,15 @@ class Pass:
             losses |= {f"{member.target.label} {k}": loss for k, loss in found.items()}
         return losses
 
-    def importance(self, name: str) -> Factor | None:
+    def importance(self, name: str) -> HessianFactor | None:
         """What the imatrix says of a weight. Linears of a group have equal inputs."""
         if self.job.imatrix is None or name not in self.job.imatrix.means:
             return None
-        return Factor(torch.from_numpy(self.job.imatrix.means[name]).to(self.ops.device))
+        return HessianFactor(torch.from_numpy(self.job.imatrix.means[name]).to(self.ops.device))
 
-    def quantize_table(self, name: str, factor: Factor | None, note: str | None = None) -> None:
+    def quantize_table(
+        self, name: str, factor: HessianFactor | None, note: str | None = None
+    ) -> None:
         """Round the embedding or the head for every target."""
         for member in self.group.members:
             entry = self.store.table(member.target, name)

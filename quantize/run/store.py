@@ -1,7 +1,7 @@
 """What a run keeps in its work folder. Every name in there is made here.
 
     calibration.npz                    token windows and their domains
-    statistics.npz                     what the gradients say (measure.py)
+    statistics.npz                     what the gradients say (sensitivity.py)
     scratch/NAME.npy                   large arrays of one step, over --max-ram
     GROUP/hidden.npy, exact.npy        hidden states of a walk, over --max-ram
     GROUP/hidden-7.npy, exact-7.npy    the same behind layer 7, from where a killed run goes on
@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from quantize.calibration.stream import Allocate
 from quantize.plan.target import Target
-from quantize.resume import Work
-from quantize.stream import Allocate
+from quantize.run.resume import Work
 
 Which = Literal["hidden", "exact"]
 """States behind the rounded layers, or those of the original model beside them."""
@@ -108,7 +108,7 @@ class Store(Work):
 
     @property
     def statistics(self) -> Entry:
-        """What the gradients say; see measure.py."""
+        """What the gradients say; see sensitivity.py."""
         return Entry(self, "statistics")
 
     def states(self, group: str, which: Which) -> States:

@@ -2,12 +2,12 @@
 
 from math import prod
 
-from quantize.cost import FLOAT, Cost, in_memory, in_turn, on_disk
-from quantize.job import Job
+from quantize.calibration.stream import BACKWARD, backward_bytes, forward_flops, layer_bytes
 from quantize.plan import Assignment
-from quantize.stored import copy_bytes
-from quantize.stream import BACKWARD, backward_bytes, forward_flops, layer_bytes
-from quantize.tune import EVERY, HELD_BACK, KEPT, WINDOWS
+from quantize.run.cost import FLOAT, Cost, in_memory, in_turn, on_disk
+from quantize.run.job import Job
+from quantize.run.stored import copy_bytes
+from quantize.tuning.tune import EVERY, HELD_BACK, KEPT, WINDOWS
 from runtime.archs import LayerSpec
 from runtime.tensor import stored_bytes
 

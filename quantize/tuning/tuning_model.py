@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from quantize.checkpoint import Checkpoint
-from quantize.divergence import Head, Reading, divergence, read
-from quantize.stream import (
+from quantize.calibration.stream import (
     Allocate,
     Carried,
     Gradients,
@@ -31,6 +29,8 @@ from quantize.stream import (
     fetch,
     forward,
 )
+from quantize.checkpoint import Checkpoint
+from quantize.tuning.divergence import Head, Reading, divergence, read
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer

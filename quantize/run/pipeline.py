@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from quantize.automatic import allocate, rule_fallbacks
+from quantize.allocation.budget import allocate, rule_fallbacks
+from quantize.calibration.sensitivity import FisherStatistics, collect
 from quantize.checkpoint import open_checkpoint
-from quantize.job import Job
-from quantize.measure import Measured, measure
-from quantize.passes import calibration, quantize_model
 from quantize.plan import Assignment, Plan, assign
 from quantize.progress import Progress, silent
 from quantize.report.judge import REPORTS, judge, prepare_run
 from quantize.report.report import Report
-from quantize.space import check_space, run_cost
-from quantize.tune import tune_targets
-from quantize.writing import artifact_bytes, exact_size, write
+from quantize.run.disk_usage import check_space, run_cost
+from quantize.run.job import Job
+from quantize.run.sequential import calibration, quantize_model
+from quantize.run.writing import artifact_bytes, exact_size, write
+from quantize.tuning.tune import tune_targets
 from runtime.errors import InputError
 
 Say = Callable[[str], None]
@@ -61,8 +61,8 @@ def assign_all(job: Job) -> Job:
             continue
         # files may be gone when a run was killed at its very end: the manifest goes last
         if not job.store.statistics.done:
-            measure(job, calibration(job))
-        predictions = Measured(job.store.statistics).predictions()
+            collect(job, calibration(job))
+        predictions = FisherStatistics(job.store.statistics).predictions()
         digest = str(job.store.calibration.facts["sha256"])
         told = rule_fallbacks(target, arch, job.rules)
         size = exact_size(job, target, digest, told)

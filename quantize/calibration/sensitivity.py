@@ -12,23 +12,23 @@ import numpy as np
 import torch
 
 from export import CONTAINERS
-from quantize.allocate import SAMPLE, predicted_kl, sample
-from quantize.cost import FLOAT, Cost, on_disk
-from quantize.fisher import LayerFisher, fisher, fisher_cost, states_bytes
-from quantize.job import Job
-from quantize.methods import Factor, SingularHessian
+from quantize.allocation.allocate import SAMPLE, predicted_kl, sample
+from quantize.calibration.fisher import LayerFisher, fisher, fisher_cost, states_bytes
+from quantize.methods import HessianFactor, SingularHessian
 from quantize.methods.gptq import factor
 from quantize.plan import Target
-from quantize.resume import ENTRY
-from quantize.rounding import SEARCH
-from quantize.store import Entry
+from quantize.run.cost import FLOAT, Cost, on_disk
+from quantize.run.job import Job
+from quantize.run.resume import ENTRY
+from quantize.run.rounding import SEARCH
+from quantize.run.store import Entry
 from runtime.backends.torch import TorchOps
 from runtime.quant_types import QUANT_TYPES, QuantType
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What `measure` left in a work folder."""
+class FisherStatistics:
+    """What `collect` left in a work folder."""
 
     entry: Entry
 
@@ -59,12 +59,12 @@ def token_key(index: int, group: str) -> str:
     return f"{index}.{group}"
 
 
-def measure(job: Job, ids: np.ndarray) -> Measured:
+def collect(job: Job, ids: np.ndarray) -> FisherStatistics:
     """Take gradients on the first windows of calibration rows (rows, T), unless that is done."""
     entry = job.store.statistics
     if not entry.done:
-        Measuring(job, ids).run(entry)
-    return Measured(entry)
+        Collection(job, ids).run(entry)
+    return FisherStatistics(entry)
 
 
 def candidates(targets: tuple[Target, ...]) -> list[QuantType]:
@@ -73,7 +73,7 @@ def candidates(targets: tuple[Target, ...]) -> list[QuantType]:
     return [qtype for qtype in QUANT_TYPES.values() if any(c.holds(qtype) for c in holders)]
 
 
-class Measuring:
+class Collection:
     """One pass of gradients, and what is kept of each layer."""
 
     def __init__(self, job: Job, ids: np.ndarray) -> None:
@@ -128,7 +128,7 @@ class Measuring:
         try:
             importance = factor(hessian, self.damp)
         except SingularHessian:  # nothing reaches this tensor: its smallest type will do
-            importance = Factor(torch.zeros_like(hessian[0]))
+            importance = HessianFactor(torch.zeros_like(hessian[0]))
         fitting = [qtype for qtype in self.blocks if qtype.fits(weight.shape[1])]
         self.predictions[name] = {
             qtype.name: predicted_kl(weight, qtype, importance, rows) for qtype in fitting
@@ -136,7 +136,7 @@ class Measuring:
 
 
 def statistics_cost(job: Job) -> Cost:
-    """Of `measure`: gradients, and Hessians and weights of tokens that stay on disk."""
+    """Of `collect`: gradients, and Hessians and weights of tokens that stay on disk."""
     ask, arch = job.calibration, job.checkpoint.arch
     if not ask.windows:
         return Cost()

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from quantize.cost import FLOAT
-from quantize.stream import TOKENS, batches, fetch
+from quantize.calibration.stream import TOKENS, batches, fetch
+from quantize.run.cost import FLOAT
 from runtime.archs import Arch, LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.compiled import kernels, kernels_read

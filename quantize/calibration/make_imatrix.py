@@ -13,14 +13,14 @@ import torch
 
 import calib_data
 from export.files import check_target
+from quantize.calibration.calibration_text import load_text
+from quantize.calibration.imatrix import Imatrix, write
+from quantize.calibration.stream import TOKENS, Carried, Original, batches, embed, fetch, forward
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.imatrix import Imatrix, write
-from quantize.job import check_device
 from quantize.plan import Plan, check_limits
 from quantize.progress import Progress, silent
-from quantize.resume import Work
-from quantize.stream import TOKENS, Carried, Original, batches, embed, fetch, forward
-from quantize.texts import load_text
+from quantize.run.job import check_device
+from quantize.run.resume import Work
 from runtime.backends.torch import TorchOps
 from runtime.errors import CorruptFileError
 from runtime.forward import Layer, Observer

@@ -7,12 +7,12 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 import torch
 
-from quantize.cost import FLOAT, Cost
-from quantize.methods import Factor, Method, SingularHessian, output_error
+from quantize.calibration.stream import Weights, layer_bytes
+from quantize.methods import HessianFactor, Method, SingularHessian, output_error
 from quantize.methods.descent import descend
 from quantize.methods.rtn import rtn
 from quantize.rewrites import REWRITES, check_preserved, fold
-from quantize.stream import Weights, layer_bytes
+from quantize.run.cost import FLOAT, Cost
 from runtime.archs import InputGroup, LayerSpec
 from runtime.errors import InputError
 from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
@@ -57,7 +57,9 @@ class Recipe:
     rewrites: tuple[str, ...] = ()
     """Function-preserving changes before rounding (quantize/rewrites), by name."""
 
-    def factor(self, hessian: torch.Tensor | None, where: str) -> tuple[Factor | None, str | None]:
+    def factor(
+        self, hessian: torch.Tensor | None, where: str
+    ) -> tuple[HessianFactor | None, str | None]:
         """The factor of an input group, and a note when damping grew or a fallback was taken.
 
         A Hessian of which only the diagonal (in,) is known is the importance as it stands.
@@ -65,7 +67,7 @@ class Recipe:
         are allowed.
         """
         if hessian is not None and hessian.ndim == 1:
-            return Factor(hessian), None
+            return HessianFactor(hessian), None
         if hessian is None or self.method.factor is None:
             return None, None
         try:
@@ -145,7 +147,7 @@ def quantize_weight(
     weight: torch.Tensor,
     qtype: QuantType,
     recipe: Recipe,
-    factor: Factor | None,
+    factor: HessianFactor | None,
     chunk: int = CHUNK,
 ) -> tuple[np.ndarray, torch.Tensor]:
     """Round (out, in), some rows at a time: packed rows, and the values a reader will see."""

@@ -1,11 +1,11 @@
-"""Types of an automatic target: what measure.py predicts, spent within the artifact's bytes."""
+"""Types of an automatic target: what sensitivity.py predicts, spent within the artifact's bytes."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from export import CONTAINERS
-from quantize.allocate import Choice, Choices, Step, at_most, frontier, within
+from quantize.allocation.allocate import Choice, Choices, Step, at_most, frontier, within
 from quantize.plan import (
     Allocation,
     Assignment,

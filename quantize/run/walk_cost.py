@@ -1,15 +1,15 @@
-"""What a walk over the layers takes (passes.py): tables, and one layer after the other."""
+"""What a walk over the layers takes (sequential.py): tables, and one layer after the other."""
 
-from quantize.compensation import beside_bytes, compensation_cost
-from quantize.cost import FLOAT, Cost, in_memory, in_turn, on_disk
-from quantize.hessian import hessian_bytes, hessian_flops
-from quantize.job import Group, Job
-from quantize.plain import tensor_cost
+from quantize.calibration.compensation import beside_bytes, compensation_cost
+from quantize.calibration.hessian import hessian_bytes, hessian_flops
+from quantize.calibration.stream import activation_bytes, at_once, forward_flops, layer_bytes
 from quantize.plan import Assignment
-from quantize.resume import ENTRY
-from quantize.rounding import factors, layer_cost
-from quantize.stored import copy_bytes
-from quantize.stream import activation_bytes, at_once, forward_flops, layer_bytes
+from quantize.run.cost import FLOAT, Cost, in_memory, in_turn, on_disk
+from quantize.run.data_free import tensor_cost
+from quantize.run.job import Group, Job
+from quantize.run.resume import ENTRY
+from quantize.run.rounding import factors, layer_cost
+from quantize.run.stored import copy_bytes
 from runtime.archs import LayerSpec
 from runtime.tensor import stored_bytes
 

@@ -1,0 +1,1 @@
+"""A type for every tensor within a size or a loss."""

@@ -1,0 +1,1 @@
+"""One run: the job, the work folder, the steps, their costs, and the pipeline over them."""

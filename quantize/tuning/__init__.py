@@ -1,0 +1,1 @@
+"""After-tuning of what stays continuous once codes are chosen."""
