@@ -4,6 +4,7 @@
 # make bench  the figures of the README and of docs/accuracy.md
 # make speed  the figures of docs/performance.md, on a machine with nothing else to do
 # make native rebuild the C++ kernels
+# make processors  the tests of numbers, as on simpler processors and on a busy one
 # make kernels  test them without Python: sanitizers, and 64-bit ARM in an emulator
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 STAMP := .venv/.installed
 CPP = $(shell find runtime/native tests/native -name "*.cpp" -o -name "*.h")
 
-.PHONY: demo test check bench speed native interop kernels clean
+.PHONY: demo test check bench speed native interop kernels processors clean
 
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/* runtime/native/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -34,6 +35,10 @@ check: $(STAMP)
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy & types=$$!; \
 	$(BIN)/python -m pytest -q -n auto -m "not slow" -x --ignore=tests/interop && wait $$types
+
+# the tests that compare numbers, as on other processors and beside busy programs
+processors: $(STAMP)
+	PYTHON=$(abspath $(BIN))/python tests/processors.sh
 
 interop: $(STAMP)
 	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop,gpu]'

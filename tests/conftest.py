@@ -1,5 +1,6 @@
 """Shared fixtures: the bundled checkpoint, and tiny random ones of every family and shape."""
 
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
+from runtime.errors import EdgequantError
 from tests.random_checkpoint import random_checkpoint
 
 torch.set_num_threads(1)  # small tensors: threads only wait for each other
@@ -93,6 +95,19 @@ def config(name: str, **changes: Any) -> dict[str, Any]:
     """A complete config.json of one of CONFIGS."""
     facts = SIZES | CONFIGS[name] | changes
     return facts | {"architectures": [CLASSES[facts["model_type"]]], "torch_dtype": "bfloat16"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--instruction-set", help="that of our kernels, of those this processor has")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the kernels as on a simpler processor, from the start to the end."""
+    if name := config.getoption("--instruction-set"):
+        try:
+            importlib.import_module("runtime._native").set_instruction_set(name)
+        except EdgequantError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture

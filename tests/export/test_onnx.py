@@ -74,6 +74,7 @@ def random_model(path: Path, name: str = "qwen2-tied", **changes: Any) -> Checkp
     return open_checkpoint(path)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("kind", ["F32", "INT4_32", slow("INT8_32_SYM")])
 @pytest.mark.parametrize("name", ["bundled", *CONFIGS])
 def test_logits_equal_our_forward_on_the_decoded_weights(folder: Folder, name, kind) -> None:
@@ -120,6 +121,7 @@ def test_heads_of_any_number_and_width_are_run(tmp_path: Path, changes, kv_heads
     assert_near(found, expected)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cached_steps_equal_the_whole_prompt(folder: Folder, name: str) -> None:
     engine = open_engine(folder(name, "INT4_32"), "onnxruntime", threads=2, accuracy_level=0)
@@ -131,6 +133,7 @@ def test_cached_steps_equal_the_whole_prompt(folder: Folder, name: str) -> None:
     assert_near(np.concatenate(parts, 1), whole)
 
 
+@pytest.mark.numeric
 def test_rows_of_a_batch_do_not_touch_each_other(folder: Folder) -> None:
     engine = open_engine(folder("bundled", "INT4_32"), "onnxruntime", threads=2, accuracy_level=0)
     ids = tokens(4, 20)
@@ -161,6 +164,7 @@ def unfused(path: Path, ids: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(["logits"], feed)[0])
 
 
+@pytest.mark.numeric
 def test_graph_needs_none_of_onnxruntimes_fusions(
     folder: Folder, tiny: Checkpoint, tmp_path: Path
 ) -> None:

@@ -22,6 +22,8 @@ from runtime.forward import Layer
 from tests.quantize.layers import CPU, embedded, hessians_of, layer_of
 from tests.quantize.runs import same, small_plan, walk
 
+pytestmark = pytest.mark.numeric
+
 ROWS, LENGTH = 10, 40
 
 

@@ -7,6 +7,8 @@ import torch
 from quantize.tuning.divergence import ROWS, Head, Reading, divergence, excess, read
 from runtime.tensor import Tensor
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 
 
@@ -21,23 +23,28 @@ def test_small_and_large_divergences_are_exact_and_no_part_is_negative(change: f
     draw = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(16, 20_000, generator=draw)
     others = logits + change * torch.randn(logits.shape, generator=draw)
-    parts = excess(torch.log_softmax(logits, -1), torch.log_softmax(others, -1))
+    log_p, log_q = torch.log_softmax(logits, -1), torch.log_softmax(others, -1)
+    parts = excess(log_p, log_q)
     assert float(parts.min()) >= 0
-    assert torch.allclose(parts.double().sum(-1), exact(logits, others), rtol=2e-3)
+    # what float32 keeps of the logarithms, beside their difference
+    lost = 2 * torch.finfo(torch.float32).eps * float(log_p.abs().max()) / change
+    found, expected = parts.double().sum(-1), exact(logits, others)
+    assert torch.allclose(found, expected, rtol=1e-5 + lost, atol=0)
 
 
-def test_the_plain_sum_of_float32_falls_below_zero() -> None:
+def test_the_plain_sum_of_float32_is_mostly_noise() -> None:
     draw = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(16, 20_000, generator=draw)
     others = logits + 1e-4 * torch.randn(logits.shape, generator=draw)
     log_p, log_q = torch.log_softmax(logits, -1), torch.log_softmax(others, -1)
-    assert float((log_p.exp() * (log_p - log_q)).sum(-1).min()) < 0  # why `excess` is there
+    plain, expected = (log_p.exp() * (log_p - log_q)).sum(-1), exact(logits, others)
+    assert float((plain - expected).abs().max()) > float(expected.max())  # why `excess` is there
 
 
 def test_tokens_that_one_model_rules_out_leave_the_sum_finite() -> None:
     logits, others = torch.tensor([[0.0, -300.0, 5.0]]), torch.tensor([[0.0, 300.0, 5.0]])
     parts = excess(torch.log_softmax(logits, -1), torch.log_softmax(others, -1))
-    assert torch.allclose(parts.double().sum(-1), exact(logits, others), rtol=1e-5)
+    assert torch.allclose(parts.double().sum(-1), exact(logits, others), rtol=1e-5, atol=0)
 
 
 def heads(rows: int, width: int, at_once: int = ROWS) -> tuple[Head, Head]:

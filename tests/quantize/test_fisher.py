@@ -20,7 +20,7 @@ from tests.conftest import CONFIGS
 from tests.quantize.layers import layer_of
 from tests.small_models import kl
 
-pytestmark = pytest.mark.usefixtures("exact_products")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("exact_products")]
 
 ROWS, LENGTH = 5, 24
 

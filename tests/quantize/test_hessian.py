@@ -8,6 +8,8 @@ from quantize.calibration.hessian import STRIPE, add_gram, mirror
 from runtime import _native
 from runtime.errors import EdgequantError
 
+pytestmark = pytest.mark.numeric
+
 WIDTHS = [1, 47, 96, STRIPE, STRIPE + 1, 2 * STRIPE + 32]
 HAS_PAIRS = "avx512_bf16"
 """The instruction set that adds pairs of bfloat16."""

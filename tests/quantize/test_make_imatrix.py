@@ -27,6 +27,8 @@ from tests.quantize.runs import small_plan, walk
 from tests.quantize.test_rounding import dense_run
 from tests.random_checkpoint import random_checkpoint
 
+pytestmark = pytest.mark.numeric
+
 
 def request(model: Path, output: Path, **changes: Any) -> Request:
     """Four windows of 64 tokens."""

@@ -23,7 +23,7 @@ from tests.quantize.runs import Walk, same, small_plan, walk
 from tests.quantize.test_rounding import Recording, dense_run
 from tests.random_checkpoint import random_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("exact_products")]
+pytestmark = [pytest.mark.numeric, pytest.mark.slow, pytest.mark.usefixtures("exact_products")]
 
 
 def twin(

@@ -18,7 +18,7 @@ from runtime.forward import Layer
 from runtime.quant_types import QUANT_TYPES
 from tests.quantize.layers import computed, hessians_of, layer_of
 
-pytestmark = pytest.mark.usefixtures("exact_products")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("exact_products")]
 
 NAMES = ["qwen2-tied", "qwen2-untied", "llama-untied"]
 

@@ -23,7 +23,7 @@ from tests.conftest import CONFIGS, config
 from tests.quantize.layers import computed, embedded, hessians_of, layer_of
 from tests.random_checkpoint import random_checkpoint
 
-pytestmark = pytest.mark.usefixtures("exact_products")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("exact_products")]
 
 LINEARS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 

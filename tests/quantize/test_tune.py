@@ -62,6 +62,7 @@ def moved_weights(student: Student, deltas: dict[str, torch.Tensor]) -> dict[str
     return weights | {tensor.name: DoubleOps().load(tensor) for tensor in fixed}
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     "name", ["qwen2-tied", pytest.param("llama-untied", marks=pytest.mark.slow)]
 )

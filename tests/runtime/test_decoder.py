@@ -20,7 +20,7 @@ _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
 )
 
-pytestmark = pytest.mark.usefixtures("exact_products")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("exact_products")]
 
 ODD = {
     "shared-by-all": {"num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 34},

@@ -12,6 +12,8 @@ from runtime.errors import EdgequantError
 from tests.conftest import CONFIGS
 from tests.small_models import assert_near
 
+pytestmark = pytest.mark.numeric
+
 
 def test_every_file_of_the_folder_is_a_backend_with_an_open() -> None:
     files = {path.stem for path in Path(str(backends.__file__)).parent.glob("*.py")}

@@ -15,6 +15,8 @@ from runtime.rope import Rope
 from tests.conftest import CONFIGS
 from tests.small_models import assert_near, attention_of
 
+pytestmark = pytest.mark.numeric
+
 BACKENDS = ("numpy", "torch")
 
 

@@ -10,6 +10,8 @@ from runtime.forward import Layer, Observer, Positions, decoder_layer
 from runtime.tensor import Tensor
 from tests.small_models import assert_near
 
+pytestmark = pytest.mark.numeric
+
 HIDDEN, INNER, EXPERTS = 16, 24, 5
 
 

@@ -16,6 +16,8 @@ from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from tests.small_models import assert_near, kl, rounded
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def written(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:

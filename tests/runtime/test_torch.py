@@ -13,6 +13,8 @@ from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 from tests.small_models import assert_near, attention_of
 
+pytestmark = pytest.mark.numeric
+
 RANDOM = np.random.default_rng(0)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -13,6 +13,8 @@ from runtime.engine import Engine, open_engine
 from runtime.errors import EdgequantError
 from tests.variations import COMPUTED, folder_of, model_of, registered
 
+pytestmark = pytest.mark.numeric
+
 CLOSE = 1e-5
 """Largest error of a logit, relative to the largest logit."""
 

@@ -11,6 +11,8 @@ from quantize.methods.rtn import rtn
 from runtime.quant_types import QUANT_TYPES, QuantType, join, numpy_of, to_numpy
 from tests.quantize.methods.cases import LAYOUTS, case
 
+pytestmark = pytest.mark.numeric
+
 
 def slow_descend(
     weight: torch.Tensor, start: Rounded, qtype: QuantType, damped: torch.Tensor

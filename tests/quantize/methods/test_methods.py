@@ -9,6 +9,8 @@ from quantize.methods.rtn import rtn
 from runtime.quant_types import QuantType, numpy_of, to_numpy
 from tests.quantize.methods.cases import LAYOUTS, case
 
+pytestmark = pytest.mark.numeric
+
 
 def slow_gptq(
     weight: np.ndarray, hessian: np.ndarray, qtype: QuantType, damp: float

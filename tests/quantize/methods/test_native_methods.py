@@ -20,7 +20,7 @@ _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
 )
 
-pytestmark = pytest.mark.usefixtures("native_settings")
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("native_settings")]
 COLS = 512
 CPU = torch.device("cpu")
 RTN = Recipe(METHODS["rtn"])

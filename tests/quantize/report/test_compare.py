@@ -14,6 +14,8 @@ from runtime.model import Model
 from runtime.tensor import Tensor
 from tests.quantize.report.conftest import Steps, rounded
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def original(small: Checkpoint) -> Engine:

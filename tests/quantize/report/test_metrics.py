@@ -7,6 +7,8 @@ import pytest
 
 from quantize.report.metrics import EDGES, HUGE, TokenScores, histogram, score, stack, summarize
 
+pytestmark = pytest.mark.numeric
+
 
 def logits(seed: int, tokens: int = 7, vocab: int = 11) -> tuple[np.ndarray, np.ndarray]:
     """Two similar sets of logits (tokens, vocab), far from 0 so that a plain exp would overflow."""

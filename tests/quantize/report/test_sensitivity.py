@@ -14,6 +14,8 @@ from runtime.engine import open_engine
 from runtime.model import Model
 from tests.quantize.report.conftest import Steps, rounded
 
+pytestmark = pytest.mark.numeric
+
 WINDOWS = np.random.default_rng(0).integers(0, 4096, (2, 24), np.int32)
 
 

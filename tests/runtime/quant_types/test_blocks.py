@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from runtime.quant_types import QUANT_TYPES, Params, QuantType, fitting, join, to_numpy
 from tests.runtime.quant_types import slow
 
+pytestmark = pytest.mark.numeric
+
 LAYOUTS = [b for b in QUANT_TYPES.values() if b.ggml_type is not None and not b.is_float]
 layouts = pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda qtype: qtype.name)
 

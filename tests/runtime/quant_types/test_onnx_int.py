@@ -9,6 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from runtime.quant_types import QUANT_TYPES
 from runtime.quant_types.onnx_int import OnnxInt
 
+pytestmark = pytest.mark.numeric
+
 LAYOUTS = [qtype for qtype in QUANT_TYPES.values() if isinstance(qtype, OnnxInt)]
 layouts = pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda qtype: qtype.name)
 
