@@ -181,7 +181,7 @@ def numbers(value: Any) -> Any:
 def record(path: Path, only: list[str] | None) -> None:
     """Run everything and write the sums."""
     sys.path.insert(0, str(ROOT))
-    importlib.import_module("quantize.run.pipeline")  # torch, before it has started any thread
+    importlib.import_module("torch")  # before it has started any thread
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -190,7 +190,7 @@ def record(path: Path, only: list[str] | None) -> None:
                 continue
             imatrix = folder / f"{model}.gguf"
             quantize("imatrix", str(checkpoint), *TEXT[:4], "-o", str(imatrix))
-            found[f"{model} imatrix"] = {"file": hashlib.sha256(imatrix.read_bytes()).hexdigest()}
+            found[f"{model} imatrix file"] = {"file": hashlib.sha256(imatrix.read_bytes()).hexdigest()}
             for name, flags in (RUNS | {"imatrix": ["--imatrix", str(imatrix), *SHARED]}).items():
                 text = TEXT[4:] if name == "imatrix" else TEXT
                 output = folder / "out" / model / name

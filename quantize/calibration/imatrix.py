@@ -66,12 +66,12 @@ class Imatrix:
 
     def keys(self, path: Path) -> dict[str, Any]:
         """What llama.cpp writes into a model that was quantized with the file `path`."""
-        keys: dict[str, Any] = {"quantize.calibration.imatrix.file": path.name}
+        keys: dict[str, Any] = {"quantize.imatrix.file": path.name}
         if self.datasets:
-            keys["quantize.calibration.imatrix.dataset"] = self.datasets[0]
-        keys["quantize.calibration.imatrix.entries_count"] = len(self.means)
+            keys["quantize.imatrix.dataset"] = self.datasets[0]
+        keys["quantize.imatrix.entries_count"] = len(self.means)
         if self.chunks:
-            keys["quantize.calibration.imatrix.chunks_count"] = self.chunks
+            keys["quantize.imatrix.chunks_count"] = self.chunks
         return keys
 
 

@@ -177,10 +177,10 @@ def test_a_written_file_says_which_imatrix_it_was_made_with(
     run_plan(plan)
     metadata = read_gguf(tmp_path / "out" / "qwen2-tied-Q4_0.gguf").metadata
     assert {key: value for key, value in metadata.items() if key.startswith("quantize.")} == {
-        "quantize.calibration.imatrix.file": "notes.gguf",
-        "quantize.calibration.imatrix.dataset": "builtin",
-        "quantize.calibration.imatrix.entries_count": 15,
-        "quantize.calibration.imatrix.chunks_count": 4,
+        "quantize.imatrix.file": "notes.gguf",
+        "quantize.imatrix.dataset": "builtin",
+        "quantize.imatrix.entries_count": 15,
+        "quantize.imatrix.chunks_count": 4,
     }
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert metadata["edgequant.imatrix_sha256"] == digest
