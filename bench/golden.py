@@ -190,7 +190,9 @@ def record(path: Path, only: list[str] | None) -> None:
                 continue
             imatrix = folder / f"{model}.gguf"
             quantize("imatrix", str(checkpoint), *TEXT[:4], "-o", str(imatrix))
-            found[f"{model} imatrix file"] = {"file": hashlib.sha256(imatrix.read_bytes()).hexdigest()}
+            found[f"{model} imatrix file"] = {
+                "file": hashlib.sha256(imatrix.read_bytes()).hexdigest()
+            }
             for name, flags in (RUNS | {"imatrix": ["--imatrix", str(imatrix), *SHARED]}).items():
                 text = TEXT[4:] if name == "imatrix" else TEXT
                 output = folder / "out" / model / name

@@ -46,7 +46,8 @@ struct Layout {
     const char* name;  // as in runtime.quant_types
     int block;         // weights of one block
     int bytes;         // bytes of one block
-    // Decode `cols` weights (a multiple of `block`) to float32, bit for bit as runtime.quant_types does.
+    // Decode `cols` weights (a multiple of `block`) to float32, bit for bit as runtime.quant_types
+    // does.
     void (*decode_row)(const uint8_t* row, int cols, float* out);
     // Products of TILE_ROWS packed rows with activations first..first + n - 1, n = 1, 2 or 4:
     // out[i * TILE_ROWS + r]. Null for the float layouts, whose activations stay float.

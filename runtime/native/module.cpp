@@ -90,7 +90,8 @@ NB_MODULE(_native, m) {
     m.doc() = "C++ kernels on packed weights; runtime.backends.native is the engine made of them.";
     m.def("types", &types, "Names of the block layouts that have a kernel.");
     m.def("decode", &decode, nb::arg("name"), nb::arg("data").noconvert(), nb::arg("cols"),
-          "Packed rows uint8 (rows, row_bytes) -> float32 (rows, cols), as runtime.quant_types does.\n\n"
+          "Packed rows uint8 (rows, row_bytes) -> float32 (rows, cols), as runtime.quant_types "
+          "does.\n\n"
           "Raises EdgequantError for an unknown layout or rows of another size.");
     m.def("matmul", &multiply, nb::arg("name"), nb::arg("data").noconvert(), nb::arg("cols"),
           nb::arg("x").noconvert(),

@@ -1,7 +1,7 @@
 // A register of float32 numbers, one a row of the weight, in the vector types of g++ and clang.
 //
 // Every operation rounds as numpy's does, so that a lane computes exactly what the definition in
-// runtime/blocks says: no sum is contracted, divisions are exact, halves round to even.
+// runtime/quant_types says: no sum is contracted, divisions are exact, halves round to even.
 #pragma once
 
 #include <cstdint>
@@ -111,7 +111,8 @@ INLINE Lanes float16(Lanes x) {
 // x, to divide by: 1 is added to what is smaller than 2^-60.
 INLINE Lanes guarded(Lanes x) { return x + (absolute(x) < 0x1p-60f ? all(1.0f) : all(0.0f)); }
 
-// Sum of `count` (a power of two) numbers by halves, as runtime.quant_types.fitting.total adds them.
+// Sum of `count` (a power of two) numbers by halves, as runtime.quant_types.fitting.total adds
+// them.
 INLINE Lanes total(Lanes* x, int count) {
     for (int half = count / 2; half > 0; half /= 2) {
         for (int i = 0; i < half; i++) x[i] += x[i + half];

@@ -1,4 +1,5 @@
-// Codes and params of one block -> its bytes, as Block.pack of runtime/quant_types/*.py lays them out.
+// Codes and params of one block -> its bytes, as Block.pack of runtime/quant_types/*.py lays them
+// out.
 #pragma once
 
 #include <cstdint>
