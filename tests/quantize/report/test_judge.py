@@ -182,7 +182,7 @@ def test_a_large_original_runs_packed_and_gives_the_same_figures(int4, small, re
     assert judge.original_backend(small.arch, "cuda", most=0) == "torch"
     assert judge.original_backend(small.arch, "cpu", most=0) == "native"
     assert report.original.backend == "torch"
-    setup = judge.prepare(judge.Settings(**FLAGS), small, [{int4.name}])
+    setup = judge.prepare(judge.Settings(**FLAGS), small, small.fingerprint(), [{int4.name}])
     packed = replace(setup, original=replace(setup.original, backend="native"))
     found = judge.measure(packed, small, [open_subject(int4.name, int4)], "cpu", Steps())
     expected = report.results[0].metrics
