@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 import calib_data
 from export.onnx import MODEL
 from export.onnx_data import DATA
-from export.onnx_graph import TIED_BLOCKS
+from export.onnx_nodes import TIED_BLOCKS
 from quantize.checkpoint import Checkpoint
 from quantize.plan import Plan
 from quantize.run import pipeline

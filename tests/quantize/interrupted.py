@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from quantize import cli
-from quantize.run import pipeline
+from quantize.run.job import code_version
 from tests.quantize.killed import MOMENTS, counted, files, is_over
 
 LOSES = {
@@ -136,5 +136,5 @@ def main(model: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    pipeline.code_version()  # so that every module of it is imported before a fork
+    code_version()  # so that every module of it is imported before a fork
     main(Path(sys.argv[1]), Path(sys.argv[2]))
