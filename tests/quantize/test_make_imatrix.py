@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from quantize.calibration.imatrix import read
 from quantize.calibration.make_imatrix import Request, collect, make
 from quantize.checkpoint import bundled, open_checkpoint
-from quantize.methods import Factor
+from quantize.methods import HessianFactor
 from quantize.methods.rtn import rtn
 from quantize.plan import Plan
 from quantize.run.forecast import forecast
@@ -139,7 +139,11 @@ def test_a_run_rounds_with_the_importance_of_the_imatrix(
         tensors = found.tensors(target)
         for weight, qtype in assignment.types.items():
             values = torch.from_numpy(np.array(found.checkpoint.tensors[weight].decode()))
-            factor = Factor(torch.from_numpy(read_back[weight])) if weight in given.means else None
+            factor = (
+                HessianFactor(torch.from_numpy(read_back[weight]))
+                if weight in given.means
+                else None
+            )
             rounded = rtn(values, qtype, factor)
             packed = qtype.pack(numpy_of(rounded.codes), to_numpy(rounded.params))
             assert np.array_equal(tensors[weight].data, packed), weight
@@ -162,7 +166,7 @@ def test_losses_weigh_columns_by_their_importance(
 @pytest.mark.parametrize("qtype", QUANT_TYPES.values(), ids=lambda qtype: qtype.name)
 def test_weights_whose_inputs_are_all_zero_are_still_rounded(qtype: Any) -> None:
     weight = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
-    rounded = rtn(weight, qtype, Factor(torch.zeros(256)))
+    rounded = rtn(weight, qtype, HessianFactor(torch.zeros(256)))
     assert bool(torch.isfinite(rounded.value).all())
     assert qtype.pack(numpy_of(rounded.codes), to_numpy(rounded.params)).shape[0] == 4
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
-from quantize.methods import METHODS, Factor, Method, Rounded
+from quantize.methods import METHODS, HessianFactor, Method, Rounded
 from quantize.methods.rtn import rtn
 from quantize.plan import Target, assign
 from quantize.run.job import group
@@ -137,7 +137,7 @@ def test_an_uncalibrated_method_reads_no_text(
 def test_an_uncalibrated_method_rounds_with_its_own_code(
     random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def halved(weight: torch.Tensor, qtype: QuantType, factor: Factor | None) -> Rounded:
+    def halved(weight: torch.Tensor, qtype: QuantType, factor: HessianFactor | None) -> Rounded:
         return rtn(weight / 2, qtype, factor)
 
     monkeypatch.setitem(METHODS, "halved", METHODS["rtn"])  # so that it is forgotten at the end

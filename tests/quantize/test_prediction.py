@@ -11,7 +11,7 @@ import torch
 import calib_data
 from quantize.calibration.sensitivity import collect
 from quantize.checkpoint import Checkpoint
-from quantize.methods import METHODS, Factor
+from quantize.methods import METHODS, HessianFactor
 from quantize.plan import EFFORTS, Plan
 from quantize.run import pipeline
 from quantize.run.job import Job
@@ -114,7 +114,7 @@ def rounded(
     for layer in layers(checkpoint.arch, weights):
         hessians = hessians_of(layer, hidden, hidden)
         for group in layer.spec.groups:
-            factor: Factor | None = recipe.factor(hessians[group.name], "")[0]
+            factor: HessianFactor | None = recipe.factor(hessians[group.name], "")[0]
             for linear in group.linears:
                 weight = layer.weights[f"{linear}.weight"]
                 value = quantize_weight(weight, QUANT_TYPES[kind], recipe, factor)[1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quantize.checkpoint import open_checkpoint
-from quantize.methods import METHODS, Factor
+from quantize.methods import METHODS, HessianFactor
 from quantize.methods.gptq import factor
 from quantize.methods.rtn import rtn
 from quantize.rewrites import REWRITES, check_preserved
@@ -94,7 +94,7 @@ def test_a_candidate_is_judged_as_if_its_hessian_had_been_factored(
     linears = [case.weights[f"{linear}.weight"] for linear in case.spec.groups[0].linears]
     hessian = case.hessians["attn_qkv"] + 0.1 * torch.eye(case.arch.hidden)
     scale = candidate(linears, hessian, 0.5)
-    short = Factor(factor(hessian, 1e-9).importance / scale.square())
+    short = HessianFactor(factor(hessian, 1e-9).importance / scale.square())
     long = factor(hessian / scale / scale[:, None], 1e-9)
     torch.testing.assert_close(short.importance, long.importance, rtol=1e-3, atol=0)
     one, other = (rtn(linears[0] * scale, QUANT_TYPES["Q4_0"], f) for f in (short, long))
