@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,16 @@ USES = {
 
 
 def python(arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Run Python in a folder, which `-c` and `-m` search before the installed packages."""
+    """Run Python in a folder, which `-c` and `-m` search before the installed packages.
+
+    Without the `site` module: an editable installation puts a finder of its own before every
+    folder, which nothing hides; what users install has none.
+    """
+    places = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
     return subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-S", *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": places},
         capture_output=True,
         text=True,
         check=False,
