@@ -12,6 +12,8 @@ MEMINFO = Path("/proc/meminfo")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 ALIGNMENT = 64
 """Bytes of a cache line, at which copies start."""
+PIECE = 2**26
+"""Bytes that are copied at a time: some 10 ms."""
 
 
 def available(meminfo: Path = MEMINFO) -> int | None:
@@ -42,10 +44,11 @@ def has_room(count: int) -> bool:
     return huge and left is not None and 2 * count <= left
 
 
-def settle(arrays: list[np.ndarray], copied: Callable[[int], None]) -> list[np.ndarray]:
+def copy_to_huge_pages(arrays: list[np.ndarray], copied: Callable[[int], None]) -> list[np.ndarray]:
     """Copies of uint8 arrays, one behind the other in huge pages where Linux has them.
 
-    `copied` is told the bytes of each copy when it is made, and takes memory.
+    `copied` is called with the bytes of each piece of at most PIECE once it is copied, and so
+    takes memory.
 
     A mapped file lies in pages of 4 KiB, and looking up where they are costs a quarter of the
     bandwidth (docs/performance.md).
@@ -56,25 +59,27 @@ def settle(arrays: list[np.ndarray], copied: Callable[[int], None]) -> list[np.n
     copies = []
     for start, data in zip(starts, arrays, strict=False):
         copies.append(room[start : start + data.nbytes].reshape(data.shape))
-        np.copyto(copies[-1], data)
-        copied(data.nbytes)
+        source, target = data.reshape(-1), copies[-1].reshape(-1)
+        for piece in range(0, data.nbytes, PIECE):
+            np.copyto(target[piece : piece + PIECE], source[piece : piece + PIECE])
+            copied(min(PIECE, data.nbytes - piece))
     return copies
 
 
-def let_go(arrays: list[np.ndarray]) -> None:
-    """Give back the pages of the files that arrays lie in; who reads them again gets them again."""
+def drop_pages(arrays: list[np.ndarray]) -> None:
+    """Give back the pages of the files that arrays lie in; they are re-read on the next access."""
     for mapping in {id(found): found for found in map(mapping_of, arrays) if found}.values():
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def need(mapped: int, cache: int = 0, tokens: int = 0) -> None:
-    """Say that generation would crawl or fail, before it starts.
+def require_memory(mapped: int, cache: int = 0, tokens: int = 0) -> None:
+    """Refuse weights and a cache that do not fit in memory, before generation starts.
 
     `mapped` are the bytes of weights that lie in files: each token reads all of them, so a file
     that does not stay in memory is read from the disk for every token. `cache` are the bytes of a
     KV cache for `tokens` tokens.
 
-    Raises EdgequantError with the sizes when they are more than what is available.
+    Raises SpaceError with the sizes when they are more than what is available.
     """
     left = available()
     if left is None or mapped + cache <= left:

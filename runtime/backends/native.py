@@ -1,16 +1,24 @@
 """The fast engine on a CPU: C++ kernels (runtime/native) multiply with weights that stay packed."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
 
+from runtime import background
 from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
 from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine
 from runtime.errors import InputError, UnsupportedError
-from runtime.memory import has_room, let_go, mapping_of, need, settle
+from runtime.memory import (
+    copy_to_huge_pages,
+    drop_pages,
+    has_room,
+    mapping_of,
+    require_memory,
+)
 from runtime.model import Model
 from runtime.tensor import Tensor
 
@@ -92,14 +100,13 @@ class NativeEngine(OpsEngine):
         }
         self.mapped = sum(data.nbytes for data in mapped.values())
         """Bytes of weights that memory must still be found for."""
-        need(self.mapped)
+        require_memory(self.mapped)
         self.turn = Lock()
         self.decoder = self.decoder_of(self.weights)
-        self.settling: Thread | None = None
+        self.moving: Thread | None = None
         if resident and mapped and has_room(self.mapped):
             # the first tokens need not wait for it, and a program that ends does not either
-            self.settling = Thread(target=self.settle, args=[mapped], daemon=True)
-            self.settling.start()
+            self.moving = background.start(partial(self.move_to_huge_pages, mapped))
 
     def decoder_of(self, weights: dict[str, Any]) -> Any:
         """The forward in C++, which reads the weights where they lie."""
@@ -113,28 +120,31 @@ class NativeEngine(OpsEngine):
             layers=[arch.layer(index).ops for index in range(arch.layers)],
         )
 
-    def settle(self, mapped: dict[str, np.ndarray]) -> None:
-        """Go on with copies of the weights in huge pages, and let go of the file's pages."""
+    def move_to_huge_pages(self, mapped: dict[str, np.ndarray]) -> None:
+        """Go on with copies of the weights in huge pages, and drop the file's pages."""
         arrays = list(mapped.values())
-        copies = dict(zip(mapped, settle(arrays, self.copied), strict=True))
+        copies = dict(zip(mapped, copy_to_huge_pages(arrays, self.copied), strict=True))
         weights = self.weights | {
             name: replace(self.weights[name], data=data) for name, data in copies.items()
         }
         decoder = self.decoder_of(weights)
         with self.turn:  # a forward that is under way would have the pages read again
             self.weights, self.decoder = weights, decoder
-            let_go(arrays)
+            drop_pages(arrays)
 
     def copied(self, count: int) -> None:
         """Note that so many bytes have their memory: a new cache need not leave room for them."""
         self.mapped -= count
+        background.stop_if_ending()
 
     def new_cache(self, batch: int, capacity: int) -> Any:
         """An empty cache.
 
         Raises EdgequantError when weights and cache do not fit in memory, or for sizes below 1.
         """
-        need(self.mapped, self.decoder.cache_bytes(batch, capacity, self.halves), capacity)
+        require_memory(
+            self.mapped, self.decoder.cache_bytes(batch, capacity, self.halves), capacity
+        )
         return self.decoder.new_cache(batch, capacity, self.halves)
 
     def logits(self, ids: np.ndarray, cache: Any = None, last: bool = False) -> np.ndarray:

@@ -34,17 +34,17 @@ def test_a_system_that_does_not_say_is_not_asked(
     path.write_text("MemFree:  12 kB\n")
     assert memory.available(path) is None
     monkeypatch.setattr(memory, "available", lambda: None)
-    memory.need(2**60, 2**60, 10)
+    memory.require_memory(2**60, 2**60, 10)
 
 
 def test_what_fits_is_not_refused(a_gibibyte: None) -> None:
-    memory.need(GIB)
-    memory.need(GIB // 2, GIB // 2, 4096)
+    memory.require_memory(GIB)
+    memory.require_memory(GIB // 2, GIB // 2, 4096)
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_sizes(a_gibibyte: None) -> None:
     with pytest.raises(EdgequantError) as error:
-        memory.need(3 * GIB)
+        memory.require_memory(3 * GIB)
     assert str(error.value) == (
         "3.00 GiB of weights do not fit in the 1.00 GiB of memory that are available; "
         "close other programs, or take a smaller type or a smaller model."
@@ -53,7 +53,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_sizes(a_gibibyte: None) ->
 
 def test_a_cache_that_does_not_fit_beside_the_weights_is_refused(a_gibibyte: None) -> None:
     with pytest.raises(EdgequantError) as error:
-        memory.need(GIB // 2, GIB, 4096)
+        memory.require_memory(GIB // 2, GIB, 4096)
     assert str(error.value) == (
         "0.50 GiB of weights and 1.00 GiB of KV cache do not fit in the 1.00 GiB of memory that "
         "are available; close other programs, or take a smaller type, fewer tokens than 4,096 or a "
@@ -74,7 +74,7 @@ def test_only_arrays_in_files_are_mapped(tmp_path: Path) -> None:
 
 def test_a_cache_is_told_alone_when_the_weights_are_in_memory(a_gibibyte: None) -> None:
     with pytest.raises(EdgequantError, match="^2.00 GiB of KV cache do not fit in the 1.00 GiB"):
-        memory.need(0, 2 * GIB, 10)
+        memory.require_memory(0, 2 * GIB, 10)
 
 
 def test_there_is_room_when_it_holds_the_weights_twice(
@@ -89,7 +89,7 @@ def test_there_is_room_when_it_holds_the_weights_twice(
     assert not memory.has_room(1)
 
 
-def test_settled_arrays_are_equal_and_in_no_file(tmp_path: Path) -> None:
+def test_copied_arrays_are_equal_and_in_no_file(tmp_path: Path) -> None:
     shapes = [(7, 300), (1, 5), (64, 64)]
     path, random = tmp_path / "data", np.random.default_rng(0)
     path.write_bytes(random.bytes(sum(rows * cols for rows, cols in shapes)))
@@ -98,9 +98,9 @@ def test_settled_arrays_are_equal_and_in_no_file(tmp_path: Path) -> None:
         arrays.append(mapped[at : at + rows * cols].reshape(rows, cols))
         at += rows * cols
     told: list[int] = []
-    copies = memory.settle(arrays, told.append)
+    copies = memory.copy_to_huge_pages(arrays, told.append)
     assert told == [rows * cols for rows, cols in shapes]
-    memory.let_go(arrays)
+    memory.drop_pages(arrays)
     for data, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(copy, data)
         assert memory.mapping_of(copy) is None

@@ -335,8 +335,8 @@ def test_weights_in_memory_give_the_logits_of_the_file(
     resident = open_engine(model, "native", **{word: True})
     cache = resident.new_cache(3, 21)
     first = resident.logits(PROMPTS[:, :9], cache)
-    assert resident.settling
-    resident.settling.join()
+    assert resident.moving
+    resident.moving.join()
     assert resident.mapped == 0
     assert not any(mapping_of(weight.data) for weight in resident.weights.values())
     rest = resident.logits(PROMPTS[:, 9:], cache)
