@@ -44,10 +44,12 @@ def has_room(count: int) -> bool:
     return huge and left is not None and 2 * count <= left
 
 
-def copy_to_huge_pages(arrays: list[np.ndarray], copied: Callable[[int], None]) -> list[np.ndarray]:
+def copy_to_huge_pages(
+    arrays: list[np.ndarray], copied: Callable[[int], None], most: int = PIECE
+) -> list[np.ndarray]:
     """Copies of uint8 arrays, one behind the other in huge pages where Linux has them.
 
-    `copied` is called with the bytes of each piece of at most PIECE once it is copied, and so
+    `copied` is called with the bytes of each piece of at most `most` once it is copied, and so
     takes memory.
 
     A mapped file lies in pages of 4 KiB, and looking up where they are costs a quarter of the
@@ -60,9 +62,10 @@ def copy_to_huge_pages(arrays: list[np.ndarray], copied: Callable[[int], None]) 
     for start, data in zip(starts, arrays, strict=False):
         copies.append(room[start : start + data.nbytes].reshape(data.shape))
         source, target = data.reshape(-1), copies[-1].reshape(-1)
-        for piece in range(0, data.nbytes, PIECE):
-            np.copyto(target[piece : piece + PIECE], source[piece : piece + PIECE])
-            copied(min(PIECE, data.nbytes - piece))
+        for at in range(0, data.nbytes, most):
+            piece = source[at : at + most]
+            np.copyto(target[at : at + most], piece)
+            copied(piece.nbytes)
     return copies
 
 

@@ -100,6 +100,11 @@ def test_copied_arrays_are_equal_and_in_no_file(tmp_path: Path) -> None:
     told: list[int] = []
     copies = memory.copy_to_huge_pages(arrays, told.append)
     assert told == [rows * cols for rows, cols in shapes]
+    in_pieces: list[int] = []
+    pieces = memory.copy_to_huge_pages(arrays, in_pieces.append, most=2000)
+    assert in_pieces == [2000, 100, 5, 2000, 2000, 96]
+    for copy, piece in zip(copies, pieces, strict=True):
+        np.testing.assert_array_equal(piece, copy)
     memory.drop_pages(arrays)
     for data, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(copy, data)
