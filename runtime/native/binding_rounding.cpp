@@ -24,8 +24,17 @@ using Fitted = nb::ndarray<nb::numpy, float, nb::ndim<3>>;
 // Weights worth waking a thread for: about 30 microseconds of work.
 constexpr int LEAST_WEIGHTS = 1 << 13;
 
-static const char* const FAMILIES[] = {"scaled",     "line",      "scaled super",
-                                       "line super", "symmetric", "affine"};
+struct Family {
+    const char* name;
+    Search search;
+    Form form;
+};
+
+static const Family FAMILIES[] = {
+    {"symmetric", PLAIN, SYMMETRIC},       {"affine", PLAIN, AFFINE},
+    {"symmetric super", SUPER, SYMMETRIC}, {"affine super", SUPER, AFFINE},
+    {"onnx symmetric", ONNX, SYMMETRIC},   {"onnx zero point", ONNX, ZERO_POINT},
+};
 
 // A layout's Spec, and the tables it points to.
 struct Rounder {
@@ -35,8 +44,8 @@ struct Rounder {
 };
 
 static Family family_of(const std::string& name) {
-    for (int i = 0; i < 6; i++) {
-        if (name == FAMILIES[i]) return (Family)i;
+    for (const Family& family : FAMILIES) {
+        if (name == family.name) return family;
     }
     refuse("there is no native scale search called " + name + "; use one of runtime.quant_types.");
 }
@@ -53,14 +62,8 @@ static void check_sizes(const Spec& spec, size_t tries, size_t parts) {
 }
 
 static int params_of(const Spec& spec) {
-    switch (spec.family) {
-        case SCALED:
-        case SYMMETRIC: return 1;
-        case LINE:
-        case AFFINE: return 2;
-        case SCALED_SUPER: return 1 + spec.groups;
-        default: return 2 + 2 * spec.groups;
-    }
+    const int numbers = spec.form == SYMMETRIC ? 1 : 2;
+    return spec.search == SUPER ? numbers + numbers * spec.groups : numbers;
 }
 
 static void make_rounder(Rounder* rounder, const std::string& name, const std::string& family,
@@ -71,7 +74,8 @@ static void make_rounder(Rounder* rounder, const std::string& name, const std::s
     new (rounder) Rounder;
     rounder->name = name;
     Spec& spec = rounder->spec;
-    spec.family = family_of(family);
+    spec.search = family_of(family).search;
+    spec.form = family_of(family).form;
     spec.size = size;
     spec.group = group;
     spec.groups = group > 0 ? size / group : 0;

@@ -6,22 +6,21 @@
 #include "dot.h"
 
 #include "kernels.h"
-#include "lanes.h"
+#include "simd.h"
 
 namespace KERNELS {
 
 // `n` is a constant at each call: inlined, the loops over it and the rows unroll into registers.
-static inline __attribute__((always_inline)) void dot_rows(const float* w, ptrdiff_t w_stride,
-                                                           const float* x, ptrdiff_t x_stride,
-                                                           const int n, int cols, float* out) {
-    Lanes sums[MOST_X][TILE_ROWS];
+INLINE void dot_rows(const float* w, ptrdiff_t w_stride, const float* x, ptrdiff_t x_stride,
+                     const int n, int cols, float* out) {
+    Floats<> sums[MOST_X][TILE_ROWS];
     for (int i = 0; i < n; i++) {
-        for (int r = 0; r < TILE_ROWS; r++) sums[i][r] = (Lanes){};
+        for (int r = 0; r < TILE_ROWS; r++) sums[i][r] = Floats<>{};
     }
     const int whole = cols / LANES * LANES;
     for (int col = 0; col < whole; col += LANES) {
         for (int i = 0; i < n; i++) {
-            const Lanes values = load(x + i * x_stride + col);
+            const Floats<> values = load(x + i * x_stride + col);
             for (int r = 0; r < TILE_ROWS; r++) sums[i][r] += values * load(w + r * w_stride + col);
         }
     }

@@ -8,8 +8,6 @@
 #include <immintrin.h>
 #endif
 
-#define INLINE inline __attribute__((always_inline))
-
 namespace KERNELS {
 
 inline float float_of_bits(uint32_t bits) {

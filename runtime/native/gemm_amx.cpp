@@ -4,14 +4,12 @@
 #include "gemm_amx.h"
 
 #if defined(__AMX_BF16__)
-#include <immintrin.h>
-
-#include <cstring>
+#include "simd.h"
 
 namespace KERNELS {
 
 // Sixteen registers of sixteen 32-bit numbers, transposed.
-static inline __attribute__((always_inline)) void transpose(__m512i rows[16]) {
+INLINE void transpose(__m512i rows[16]) {
     __m512i pairs[16];
     for (int i = 0; i < 16; i += 2) {
         pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);

@@ -1,32 +1,11 @@
 // See gemm_int8.h. A few tokens at a time share each register of weights.
 #include "gemm_int8.h"
 
+#include "int8_dot.h"
+
 #if defined(HAS_PANELS)
 
 namespace KERNELS {
-
-// Of each of PANEL_ROWS rows: four codes, an integer or a float.
-#if defined(__AVX512BW__)
-typedef Bytes64 RowFours;
-typedef Ints16 RowInts;
-typedef Floats16 RowFloats;
-INLINE RowFours load_fours(const uint8_t* address) { return load64(address); }
-INLINE RowFours repeat_fours(const int8_t* four) { return repeat_four16(four); }
-INLINE RowInts repeat_ints(int32_t value) { return repeat_int16(value); }
-INLINE RowFloats load_floats(const float* address) { return load16(address); }
-INLINE void store_floats(float* address, RowFloats v) { store16(address, v); }
-INLINE RowFloats repeat_floats(float value) { return repeat16(value); }
-#else
-typedef Bytes32 RowFours;
-typedef Ints8 RowInts;
-typedef Floats8 RowFloats;
-INLINE RowFours load_fours(const uint8_t* address) { return load32(address); }
-INLINE RowFours repeat_fours(const int8_t* four) { return repeat_four(four); }
-INLINE RowInts repeat_ints(int32_t value) { return repeat_int(value); }
-INLINE RowFloats load_floats(const float* address) { return load8(address); }
-INLINE void store_floats(float* address, RowFloats v) { store8(address, v); }
-INLINE RowFloats repeat_floats(float value) { return repeat8(value); }
-#endif
 
 // The panel's columns of a group of activations; see Quantized.
 struct Group {
@@ -41,15 +20,17 @@ constexpr int SIGNED_CODES = 0, ONE_STEP = 1;
 
 #if defined(HAS_SHORTS)
 template <int WIDTH, int STEPS, int N>
-INLINE void multiply_small_codes(const uint8_t* codes, const Group& x, int col, RowInts* dots) {
+INLINE void multiply_small_codes(const uint8_t* codes, const Group& x, int col,
+                                 Ints<PANEL_ROWS>* dots) {
     constexpr int PART = 4 * STEPS < WIDTH ? 4 * STEPS : WIDTH;
     for (int part = col; part < col + WIDTH; part += PART) {
-        decltype(pairs_of(RowFours{}, RowFours{})) pairs[N] = {};
+        Shorts<2 * PANEL_ROWS> pairs[N] = {};
 #pragma GCC unroll 8
         for (int four = part; four < part + PART; four += 4) {
-            const RowFours w = load_fours(codes + PANEL_ROWS * four);
+            const Bytes<4 * PANEL_ROWS> w = load<4 * PANEL_ROWS>(codes + PANEL_ROWS * four);
             for (int i = 0; i < N; i++) {
-                pairs[i] += pairs_of(w, repeat_fours(x.codes + PANEL_TOKENS * four + 4 * i));
+                pairs[i] +=
+                    pairs_of(w, repeat_four<4 * PANEL_ROWS>(x.codes + PANEL_TOKENS * four + 4 * i));
             }
         }
         for (int i = 0; i < N; i++) dots[i] = add_pairs(dots[i], pairs[i]);
@@ -59,7 +40,7 @@ INLINE void multiply_small_codes(const uint8_t* codes, const Group& x, int col, 
 
 // Adds the products of `WIDTH` columns from `col` on, for the group's first N tokens.
 template <int WIDTH, int STEPS, int N>
-INLINE void multiply_codes(const uint8_t* codes, const Group& x, int col, RowInts* dots) {
+INLINE void multiply_codes(const uint8_t* codes, const Group& x, int col, Ints<PANEL_ROWS>* dots) {
 #if defined(HAS_SHORTS)
     if constexpr (STEPS > 1) return multiply_small_codes<WIDTH, STEPS, N>(codes, x, col, dots);
 #endif
@@ -67,9 +48,10 @@ INLINE void multiply_codes(const uint8_t* codes, const Group& x, int col, RowInt
     const int8_t* x_codes = x.codes + PANEL_TOKENS * col;
 #pragma GCC unroll 2
     for (int four = 0; four < WIDTH; four += 4) {
-        const RowFours w = load_fours(codes + PANEL_ROWS * four);
+        const Bytes<4 * PANEL_ROWS> w = load<4 * PANEL_ROWS>(codes + PANEL_ROWS * four);
         for (int i = 0; i < N; i++) {
-            const RowFours xs = repeat_fours(x_codes + PANEL_TOKENS * four + 4 * i);
+            const Codes<4 * PANEL_ROWS> xs =
+                repeat_four<4 * PANEL_ROWS>(x_codes + PANEL_TOKENS * four + 4 * i);
             dots[i] =
                 STEPS == SIGNED_CODES ? add_dot_signed(dots[i], w, xs) : add_dot(dots[i], w, xs);
         }
@@ -79,10 +61,11 @@ INLINE void multiply_codes(const uint8_t* codes, const Group& x, int col, RowInt
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 // The same integers for pairs of tokens: smmla takes two rows and two tokens over eight columns.
 template <int WIDTH, int N>
-INLINE void multiply_pairs(const uint8_t* codes, const Group& x, int col, Ints8* dots) {
+INLINE void multiply_pairs(const uint8_t* codes, const Group& x, int col, Ints<8>* dots) {
     int32x4_t sums[N / 2][4] = {};  // of two rows with two tokens each
     for (int eight = col; eight < col + WIDTH; eight += 8) {
-        const Bytes32 left = load32(codes + 8 * eight), right = load32(codes + 8 * eight + 32);
+        const Bytes<32> left = load<32>(codes + 8 * eight),
+                        right = load<32>(codes + 8 * eight + 32);
         const int8x16_t rows[4] = {
             (int8x16_t)vzip1q_s32((int32x4_t)left.low, (int32x4_t)right.low),
             (int8x16_t)vzip2q_s32((int32x4_t)left.low, (int32x4_t)right.low),
@@ -99,21 +82,21 @@ INLINE void multiply_pairs(const uint8_t* codes, const Group& x, int col, Ints8*
     }
     for (int i = 0; i < N / 2; i++) {
         const int32x4_t* of = sums[i];
-        Ints8 *even = dots + 2 * i, *odd = even + 1;
-        even->low += (Ints4)vuzp1q_s32(of[0], of[1]);
-        even->high += (Ints4)vuzp1q_s32(of[2], of[3]);
-        odd->low += (Ints4)vuzp2q_s32(of[0], of[1]);
-        odd->high += (Ints4)vuzp2q_s32(of[2], of[3]);
+        Ints<8>*even = dots + 2 * i, *odd = even + 1;
+        even->low += (Ints<4>)vuzp1q_s32(of[0], of[1]);
+        even->high += (Ints<4>)vuzp1q_s32(of[2], of[3]);
+        odd->low += (Ints<4>)vuzp2q_s32(of[0], of[1]);
+        odd->high += (Ints<4>)vuzp2q_s32(of[2], of[3]);
     }
 }
 #endif
 
 // `WIDTH` columns from `col` on as floats, not yet times the activations' scales.
 template <int WIDTH, int STEPS, int N>
-INLINE void multiply_width(const uint8_t* codes, const Group& x, int col, RowFloats* out) {
+INLINE void multiply_width(const uint8_t* codes, const Group& x, int col, Floats<PANEL_ROWS>* out) {
     const int32_t* starts = x.starts + PANEL_TOKENS * (col / WIDTH);
-    RowInts dots[N];
-    for (int i = 0; i < N; i++) dots[i] = repeat_ints(starts[i]);
+    Ints<PANEL_ROWS> dots[N];
+    for (int i = 0; i < N; i++) dots[i] = repeat<PANEL_ROWS>(starts[i]);
 #if defined(__ARM_FEATURE_MATMUL_INT8)
     if constexpr (N % 2 == 0) {
         multiply_pairs<WIDTH, N>(codes, x, col, dots);
@@ -127,32 +110,32 @@ INLINE void multiply_width(const uint8_t* codes, const Group& x, int col, RowFlo
 }
 
 template <int WIDTH, int N>
-INLINE void add_offsets(const Panel& panel, const Group& x, int col, RowFloats* out) {
-    const RowFloats offsets = load_floats(panel.offsets + PANEL_ROWS * (col / WIDTH));
+INLINE void add_offsets(const Panel& panel, const Group& x, int col, Floats<PANEL_ROWS>* out) {
+    const Floats<PANEL_ROWS> offsets = load<PANEL_ROWS>(panel.offsets + PANEL_ROWS * (col / WIDTH));
     const float* sums = x.sums + PANEL_TOKENS * (col / WIDTH);
-    for (int i = 0; i < N; i++) out[i] = fused(offsets, repeat_floats(sums[i]), out[i]);
+    for (int i = 0; i < N; i++) out[i] = fused(offsets, repeat<PANEL_ROWS>(sums[i]), out[i]);
 }
 
 // `N` is a constant at each call. A sum is made of the same steps whatever N is.
 template <int WIDTH, int STEPS, bool OFFSETS, int N>
-static void multiply(const Panel& panel, const Group& x, RowFloats* out) {
+static void multiply(const Panel& panel, const Group& x, Floats<PANEL_ROWS>* out) {
     for (int col = 0; col < panel.cols; col += 32) {
         const float* x_scales = x.scales + PANEL_TOKENS * (col / 32);
         const float* scales = panel.scales + PANEL_ROWS * (col / WIDTH);
-        const RowFloats scale = load_floats(scales);
-        RowFloats dots[N];
+        const Floats<PANEL_ROWS> scale = load<PANEL_ROWS>(scales);
+        Floats<PANEL_ROWS> dots[N];
         multiply_width<WIDTH, STEPS, N>(panel.codes, x, col, dots);
         if constexpr (WIDTH == 16) {
-            const RowFloats second_scale = load_floats(scales + PANEL_ROWS);
-            RowFloats second[N];
+            const Floats<PANEL_ROWS> second_scale = load<PANEL_ROWS>(scales + PANEL_ROWS);
+            Floats<PANEL_ROWS> second[N];
             multiply_width<WIDTH, STEPS, N>(panel.codes, x, col + 16, second);
             for (int i = 0; i < N; i++) {
-                const RowFloats both = fused(second[i], second_scale, dots[i] * scale);
-                out[i] = fused(both, repeat_floats(x_scales[i]), out[i]);
+                const Floats<PANEL_ROWS> both = fused(second[i], second_scale, dots[i] * scale);
+                out[i] = fused(both, repeat<PANEL_ROWS>(x_scales[i]), out[i]);
             }
         } else {
             for (int i = 0; i < N; i++) {
-                out[i] = fused(dots[i], scale * repeat_floats(x_scales[i]), out[i]);
+                out[i] = fused(dots[i], scale * repeat<PANEL_ROWS>(x_scales[i]), out[i]);
             }
         }
         if constexpr (OFFSETS) {
@@ -164,13 +147,13 @@ static void multiply(const Panel& panel, const Group& x, RowFloats* out) {
 }
 
 template <int WIDTH, int STEPS, int N>
-static void multiply_form(const Panel& panel, const Group& x, RowFloats* out) {
+static void multiply_form(const Panel& panel, const Group& x, Floats<PANEL_ROWS>* out) {
     if (panel.has_offsets) return multiply<WIDTH, STEPS, true, N>(panel, x, out);
     multiply<WIDTH, STEPS, false, N>(panel, x, out);
 }
 
 template <int WIDTH, int N>
-static void multiply_codes_of(const Panel& panel, const Group& x, RowFloats* out) {
+static void multiply_codes_of(const Panel& panel, const Group& x, Floats<PANEL_ROWS>* out) {
     if constexpr (!FULL_BYTES) {
         if (panel.bits == 8) return multiply_form<WIDTH, SIGNED_CODES, N>(panel, x, out);
     }
@@ -185,13 +168,13 @@ static void multiply_codes_of(const Panel& panel, const Group& x, RowFloats* out
 }
 
 // Writes the first `height` rows of a register, or adds them.
-INLINE void write_rows(RowFloats sums, bool add, int height, float* out) {
+INLINE void write_rows(Floats<PANEL_ROWS> sums, bool add, int height, float* out) {
     if (height == PANEL_ROWS) {
-        store_floats(out, add ? sums + load_floats(out) : sums);
+        store(out, add ? sums + load<PANEL_ROWS>(out) : sums);
         return;
     }
     float rows[PANEL_ROWS];
-    store_floats(rows, sums);
+    store(rows, sums);
     for (int r = 0; r < height; r++) out[r] = add ? rows[r] + out[r] : rows[r];
 }
 
@@ -199,8 +182,8 @@ INLINE void write_rows(RowFloats sums, bool add, int height, float* out) {
 template <int N>
 static void multiply_tokens(const Panel& panel, const Group& x, int width, int count, int height,
                             float* out, ptrdiff_t stride) {
-    RowFloats sums[N];
-    for (int i = 0; i < N; i++) sums[i] = repeat_floats(0);
+    Floats<PANEL_ROWS> sums[N];
+    for (int i = 0; i < N; i++) sums[i] = repeat<PANEL_ROWS>(0.0f);
     for (int i = 0; i < count; i++) __builtin_prefetch(out + i * stride, 1);
     if (width == 16) multiply_codes_of<16, N>(panel, x, sums);
     if (width == 32) multiply_codes_of<32, N>(panel, x, sums);

@@ -8,7 +8,7 @@
 // 512 tokens, 10^9 products a second of one thread of a Zen 4 (1536 x 1536 weights), which can do
 // 64 a cycle; `python bench/ladder.py` measures the last three:
 //                            Q4_K  Q6_K  Q4_0  Q8_0
-//   1 row by row               43    35    50    50  dot_rows of layouts/product.h, avx512_vnni
+//   1 row by row               43    35    50    50  layouts/dot_rows.h, avx512_vnni
 //   2 panels, avx2             78    68    88    56  small codes add up in 16 bits; else 69, 77
 //   3 panels, avx512          103    81   107    68
 //   4 panels, avx512_vnni     132   129   146   139  eight rows and four tokens at once: 76 to 97
@@ -19,7 +19,6 @@
 #pragma once
 
 #include "kernels.h"
-#include "wide512.h"
 
 namespace KERNELS {
 

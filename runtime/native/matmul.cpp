@@ -146,7 +146,7 @@ static void multiply_four(const Product& p, const Quantized& x, int first, int s
     }
 }
 
-// A thread reads its rows as TILE_ROWS streams, each of them row after row; see layouts/product.h.
+// A thread reads its rows as TILE_ROWS streams, each of them row after row; see layouts/dot_rows.h.
 static void multiply_codes(const Product& p) {
     const Quantized x = quantize(p, 1);
     const int tiles = (p.rows + TILE_ROWS - 1) / TILE_ROWS;

@@ -58,8 +58,10 @@ class OnnxInt(QuantType):
     def native(self) -> NativeSearch | None:
         if self.symmetric:
             facts = {"first": self._symmetric_parts, "middle": self.middle}
-            return native_search(self, "symmetric", ("scale",), **facts)
-        return native_search(self, "affine", ("scale", "zero"), first=SHRINK[self.code_bits])
+            return native_search(self, "onnx symmetric", ("scale",), **facts)
+        return native_search(
+            self, "onnx zero point", ("scale", "zero"), first=SHRINK[self.code_bits]
+        )
 
     def search(self, w: Array, importance: Array | None = None) -> Params:
         """Search scale and zero (rows, blocks) of least importance-weighted squared error."""

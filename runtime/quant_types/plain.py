@@ -43,7 +43,7 @@ class Scaled(QuantType):
 
     @cached_property
     def native(self) -> NativeSearch | None:
-        return native_search(self, "scaled", ("d",), first=self.tries)
+        return native_search(self, "symmetric", ("d",), first=self.tries)
 
     def search(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size,))
@@ -73,7 +73,7 @@ class Line(QuantType):
 
     @cached_property
     def native(self) -> NativeSearch | None:
-        return native_search(self, "line", ("d", "m"), **line_starts(self.ranges, self.high))
+        return native_search(self, "affine", ("d", "m"), **line_starts(self.ranges, self.high))
 
     def search(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size,))

@@ -40,7 +40,7 @@ class ScaledSuper(QuantType):
     @cached_property
     def native(self) -> NativeSearch | None:
         facts = {"first": self.tries, "span": self.span, "rounds": self.rounds}
-        return native_search(self, "scaled super", ("d",), ("scales",), **facts)
+        return native_search(self, "symmetric super", ("d",), ("scales",), **facts)
 
     def search(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size // self.group, self.group))
@@ -85,7 +85,7 @@ class LineSuper(QuantType):
             "rounds": self.rounds,
             "parts": [part / self.most for part in self.parts],
         }
-        return native_search(self, "line super", ("d", "dmin"), ("scales", "mins"), **facts)
+        return native_search(self, "affine super", ("d", "dmin"), ("scales", "mins"), **facts)
 
     def search(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size // self.group, self.group))

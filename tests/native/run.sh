@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Compile the kernels' test program with sanitizers and run it, then do the same for 64-bit ARM
-# under an emulator; both must decode the same weights. Says so when a tool is missing.
+# Compile the kernels' test program with sanitizers and run it; then with AVX-512 and AMX emulated,
+# and for 64-bit ARM under an emulator. All must decode the same weights. Says so when a tool is
+# missing.
 set -euo pipefail
 cd "$(dirname "$0")"
 CMAKE=${CMAKE:-cmake}
@@ -14,6 +15,16 @@ build() { # folder, then cmake's options
 build here -DSANITIZE=ON
 "$BUILD/here/kernel_tests" | tee "$BUILD/here.txt"
 "$BUILD/here/decoder_tests"
+
+if [ "$(uname -m)" != x86_64 ] || [ ! -f /usr/include/simde/x86/avx512.h ]; then
+    echo "SKIPPED AVX-512 and AMX, emulated: install libsimde-dev, on x86-64"
+else
+    build emulated -DEMULATE=ON -DCMAKE_BUILD_TYPE=Release
+    "$BUILD/emulated/kernel_tests" > "$BUILD/emulated.txt"
+    "$BUILD/emulated/decoder_tests"
+    diff <(grep -v "^ran " "$BUILD/here.txt") <(grep -v "^ran " "$BUILD/emulated.txt")
+    echo "AVX-512 and AMX, emulated, decode the same weights and multiply right"
+fi
 
 if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then
     echo "SKIPPED 64-bit ARM: install g++-aarch64-linux-gnu and qemu-user"

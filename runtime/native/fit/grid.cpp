@@ -1,42 +1,39 @@
-// Fitting one block of any family; its grid, codes and values: runtime/quant_types/base.py.
+// Fitting one block of any layout; its grid, codes and values: runtime/quant_types/base.py.
 #include "fitters.h"
 
 namespace KERNELS {
 
 void fit_block(const Spec& spec, const float* w, const float* weight, float* params) {
     float x[MOST_SIZE * ROWS], weighted[MOST_SIZE * ROWS];
-    if (spec.family == SYMMETRIC || spec.family == AFFINE) {
+    if (spec.search == ONNX) {
         for (int i = 0; i < spec.size; i++) store(x + i * ROWS, load(w + i * ROWS));
         fit_onnx(spec, x, weight, params);
         return;
     }
-    const Lanes most = all(0x1p40f);  // past every float16 scale, and its square is finite
+    const Floats<> most = repeat(0x1p40f);  // past every float16 scale, and its square is finite
     for (int i = 0; i < spec.size; i++) {
-        const Lanes here = clip(load(w + i * ROWS), -most, most);
+        const Floats<> here = clip(load(w + i * ROWS), -most, most);
         store(x + i * ROWS, here);
         store(weighted + i * ROWS, weight[i] * here);
     }
-    switch (spec.family) {
-        case SCALED: fit_scaled(spec, x, weighted, weight, params); break;
-        case LINE: fit_line(spec, x, weighted, weight, params); break;
-        case SCALED_SUPER: fit_scaled_super(spec, x, weighted, weight, params); break;
-        default: fit_line_super(spec, x, weighted, weight, params);
+    const bool symmetric = spec.form == SYMMETRIC;
+    if (spec.search == SUPER) {
+        (symmetric ? fit_symmetric_super : fit_affine_super)(spec, x, weighted, weight, params);
+    } else {
+        (symmetric ? fit_symmetric : fit_affine)(spec, x, weighted, weight, params);
     }
 }
 
 Grid grid_of(const Spec& spec, const float* params, int sub) {
-    const Lanes d = load(params), zero = all(-0.0f);
-    const float* integers = params + (2 + sub) * ROWS;
-    switch (spec.family) {
-        case SCALED: return {d, zero};
-        case SYMMETRIC: return {d, all((float)spec.middle)};
-        case LINE:
-        case AFFINE: return {d, load(params + ROWS)};
-        case SCALED_SUPER: return {d * load(params + (1 + sub) * ROWS), zero};
-        default: break;
+    const Floats<> d = load(params);
+    const float* first = params + (spec.form == SYMMETRIC ? 1 : 2) * ROWS;
+    if (spec.search == SUPER) {
+        const Floats<> scale = d * load(first + sub * ROWS);
+        if (spec.form == SYMMETRIC) return {scale, repeat(-0.0f)};
+        return {scale, -(load(params + ROWS) * load(first + (spec.groups + sub) * ROWS))};
     }
-    const Lanes minimum = load(params + ROWS) * load(integers + spec.groups * ROWS);
-    return {d * load(integers), -minimum};
+    if (spec.form != SYMMETRIC) return {d, load(params + ROWS)};
+    return {d, repeat(spec.search == ONNX ? (float)spec.middle : -0.0f)};
 }
 
 }  // namespace KERNELS

@@ -1,6 +1,5 @@
 // Scale and zero point of the ONNX layouts: runtime/quant_types/onnx_int.py.
 #include "fitters.h"
-#include "search.h"
 
 namespace KERNELS {
 
@@ -8,57 +7,57 @@ constexpr int MOST_ONNX = 128;  // weights of the longest block
 
 // Round with a scale and a zero point; the scale that is best for those codes, and its error.
 struct Refit {
-    Lanes scale, error;
+    Floats<> scale, error;
 };
 
-static Refit refit(const Spec& spec, const float* unit, const float* weight, Lanes scale,
-                   Lanes zero) {
-    Lanes steps[MOST_ONNX], energies[MOST_ONNX], crosses[MOST_ONNX];
+static Refit refit(const Spec& spec, const float* unit, const float* weight, Floats<> scale,
+                   Floats<> zero) {
+    Floats<> steps[MOST_ONNX], energies[MOST_ONNX], crosses[MOST_ONNX];
     for (int i = 0; i < spec.size; i++) {
-        const Lanes x = load(unit + i * ROWS);
+        const Floats<> x = load(unit + i * ROWS);
         steps[i] = code_of(spec, x, {scale, zero}) - zero;
-        const Lanes weighted = weight[i] * steps[i];
+        const Floats<> weighted = weight[i] * steps[i];
         energies[i] = weighted * steps[i];
         crosses[i] = weighted * x;
     }
-    const Lanes energy = total(energies, spec.size), cross = total(crosses, spec.size);
-    const Bits empty = energy == 0.0f;
-    Lanes fitted = cross / (empty ? all(1.0f) : energy);
+    const Floats<> energy = total(energies, spec.size), cross = total(crosses, spec.size);
+    const Ints<> empty = energy == 0.0f;
+    Floats<> fitted = cross / (empty ? repeat(1.0f) : energy);
     // least squares may cross 0 only when nothing but noise is left: keep the start there
     fitted = empty | (fitted == 0.0f) ? scale : fitted;
     for (int i = 0; i < spec.size; i++) {
-        const Lanes miss = load(unit + i * ROWS) - steps[i] * fitted;
+        const Floats<> miss = load(unit + i * ROWS) - steps[i] * fitted;
         energies[i] = weight[i] * miss * miss;
     }
     return {fitted, total(energies, spec.size)};
 }
 
 void fit_onnx(const Spec& spec, float* x, const float* weight, float* params) {
-    Lanes top = all(0.0f);
+    Floats<> top = repeat(0.0f);
     for (int i = 0; i < spec.size; i++) top = at_least(absolute(load(x + i * ROWS)), top);
-    top = top == 0.0f ? all(1.0f) : top;
+    top = top == 0.0f ? repeat(1.0f) : top;
     for (int i = 0; i < spec.size; i++) store(x + i * ROWS, load(x + i * ROWS) / top);
-    Lanes high = greatest(x, spec.size), low = least(x, spec.size), start, zero;
-    if (spec.family == SYMMETRIC) {
+    Floats<> high = greatest(x, spec.size), low = least(x, spec.size), start, zero;
+    if (spec.form == SYMMETRIC) {
         start = high >= -low ? high : low;
-        zero = all((float)spec.middle);
+        zero = repeat((float)spec.middle);
     } else {
-        high = at_least(high, all(0.0f));
-        low = at_most(low, all(0.0f));
+        high = at_least(high, repeat(0.0f));
+        low = at_most(low, repeat(0.0f));
         start = (high - low) / (float)spec.high;
-        start = start == 0.0f ? all(1.0f) : start;
-        zero = clip(nearest(-low / start), all(0.0f), all((float)spec.high)) + 0.0f;
+        start = start == 0.0f ? repeat(1.0f) : start;
+        zero = clip(nearest(-low / start), repeat(0.0f), repeat((float)spec.high)) + 0.0f;
     }
     Refit best = {};
     for (int at = 0; at < spec.tries; at++) {
         const Refit tried = refit(spec, x, weight, start * spec.first[at], zero);
-        const Bits better = at == 0 ? ~(Bits){} : tried.error < best.error;
+        const Ints<> better = at == 0 ? ~Ints<>{} : tried.error < best.error;
         best.scale = better ? tried.scale : best.scale;
         best.error = better ? tried.error : best.error;
     }
-    const Lanes scale = best.scale * top;
-    store(params, absolute(scale) < 0x1p-100f ? all(0.0f) : scale);
-    if (spec.family == AFFINE) store(params + ROWS, zero);
+    const Floats<> scale = best.scale * top;
+    store(params, absolute(scale) < 0x1p-100f ? repeat(0.0f) : scale);
+    if (spec.form == ZERO_POINT) store(params + ROWS, zero);
 }
 
 }  // namespace KERNELS

@@ -2,13 +2,15 @@
 
 #include <cstring>
 
+#include "../form.h"
+#include "../simd.h"
+
 namespace KERNELS {
 
 // Codes of which the low `bits` are kept; a chunk of run * 8 / bits fills `run` bytes, and field f
 // of byte j, lowest bits first, is its code f * run + j. `bias` and `shift` come before.
-static inline __attribute__((always_inline)) void pack_fields(const uint8_t* codes, int count,
-                                                              int bias, int shift, int bits,
-                                                              int run, uint8_t* out) {
+INLINE void pack_fields(const uint8_t* codes, int count, int bias, int shift, int bits, int run,
+                        uint8_t* out) {
     const int fields = 8 / bits, mask = (1 << bits) - 1;
     for (int start = 0; start < count; start += run * fields, out += run) {
         for (int j = 0; j < run; j++) {
@@ -133,34 +135,45 @@ static void pack_q6_k(const uint8_t* codes, const float* params, uint8_t* out) {
     pack_half(params[0], out + 208);
 }
 
-// A scale, a zero point unless SYMMETRIC, and the codes.
-template <int BITS, int SIZE, bool SYMMETRIC>
+// A scale, a zero point with ZERO_POINT, and the codes.
+template <int BITS, int SIZE, Form FORM>
 static void pack_onnx(const uint8_t* codes, const float* params, uint8_t* out) {
     memcpy(out, params, 4);
     out += 4;
-    if (!SYMMETRIC) *out++ = (uint8_t)params[1];
+    if (FORM == ZERO_POINT) *out++ = (uint8_t)params[1];
     pack_fields(codes, SIZE, 0, 0, BITS, 1, out);
 }
 
-template <int BITS, int SIZE, bool SYMMETRIC>
+template <int BITS, int SIZE, Form FORM>
 constexpr Packer onnx(const char* name) {
-    return {name, (SYMMETRIC ? 4 : 5) + SIZE * BITS / 8, pack_onnx<BITS, SIZE, SYMMETRIC>};
+    return {name, (FORM == SYMMETRIC ? 4 : 5) + SIZE * BITS / 8, pack_onnx<BITS, SIZE, FORM>};
 }
 
-const Packer PACKERS[] = {
-    {"Q4_0", 18, pack_q4_0},         {"Q4_1", 20, pack_q4_1},
-    {"Q5_0", 22, pack_q5_0},         {"Q5_1", 24, pack_q5_1},
-    {"Q8_0", 34, pack_q8_0},         {"IQ4_NL", 18, pack_iq4_nl},
-    {"Q2_K", 84, pack_q2_k},         {"Q3_K", 110, pack_q3_k},
-    {"Q4_K", 144, pack_q4_k},        {"Q5_K", 176, pack_q5_k},
-    {"Q6_K", 210, pack_q6_k},        {"IQ4_XS", 136, pack_iq4_xs},
-    onnx<4, 32, false>("INT4_32"),   onnx<4, 32, true>("INT4_32_SYM"),
-    onnx<4, 64, false>("INT4_64"),   onnx<4, 64, true>("INT4_64_SYM"),
-    onnx<4, 128, false>("INT4_128"), onnx<4, 128, true>("INT4_128_SYM"),
-    onnx<8, 32, false>("INT8_32"),   onnx<8, 32, true>("INT8_32_SYM"),
-    onnx<8, 64, false>("INT8_64"),   onnx<8, 64, true>("INT8_64_SYM"),
-    onnx<8, 128, false>("INT8_128"), onnx<8, 128, true>("INT8_128_SYM"),
+const Packer PACKERS[PACKER_COUNT] = {
+    {"Q4_0", 18, pack_q4_0},
+    {"Q4_1", 20, pack_q4_1},
+    {"Q5_0", 22, pack_q5_0},
+    {"Q5_1", 24, pack_q5_1},
+    {"Q8_0", 34, pack_q8_0},
+    {"IQ4_NL", 18, pack_iq4_nl},
+    {"Q2_K", 84, pack_q2_k},
+    {"Q3_K", 110, pack_q3_k},
+    {"Q4_K", 144, pack_q4_k},
+    {"Q5_K", 176, pack_q5_k},
+    {"Q6_K", 210, pack_q6_k},
+    {"IQ4_XS", 136, pack_iq4_xs},
+    onnx<4, 32, ZERO_POINT>("INT4_32"),
+    onnx<4, 32, SYMMETRIC>("INT4_32_SYM"),
+    onnx<4, 64, ZERO_POINT>("INT4_64"),
+    onnx<4, 64, SYMMETRIC>("INT4_64_SYM"),
+    onnx<4, 128, ZERO_POINT>("INT4_128"),
+    onnx<4, 128, SYMMETRIC>("INT4_128_SYM"),
+    onnx<8, 32, ZERO_POINT>("INT8_32"),
+    onnx<8, 32, SYMMETRIC>("INT8_32_SYM"),
+    onnx<8, 64, ZERO_POINT>("INT8_64"),
+    onnx<8, 64, SYMMETRIC>("INT8_64_SYM"),
+    onnx<8, 128, ZERO_POINT>("INT8_128"),
+    onnx<8, 128, SYMMETRIC>("INT8_128_SYM"),
 };
-const int PACKER_COUNT = sizeof PACKERS / sizeof PACKERS[0];
 
 }  // namespace KERNELS

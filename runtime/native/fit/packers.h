@@ -5,7 +5,7 @@
 
 namespace KERNELS {
 
-extern const Packer PACKERS[];
-extern const int PACKER_COUNT;
+constexpr int PACKER_COUNT = 24;
+extern const Packer PACKERS[PACKER_COUNT];
 
 }  // namespace KERNELS

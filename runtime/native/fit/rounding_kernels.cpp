@@ -74,13 +74,13 @@ struct LaneLosses {
 static void round_planes(const Spec& spec, const float* params, const float* importance,
                          float* planes, LaneLosses& losses) {
     for (int lane = 0; lane < ROWS; lane += LANES) {
-        Lanes error = {}, energy = {}, invalid = {};
+        Floats<> error = {}, energy = {}, invalid = {};
         for (int sub = 0; sub < spec.groups; sub++) {
             const Grid grid = grid_of(spec, params + lane, sub);
             for (int i = sub * spec.group; i < (sub + 1) * spec.group; i++) {
                 float* at = planes + i * ROWS + lane;
-                const Lanes x = load(at), code = code_of(spec, x, grid);
-                const Lanes miss = x - value_of(spec, code, grid);
+                const Floats<> x = load(at), code = code_of(spec, x, grid);
+                const Floats<> miss = x - value_of(spec, code, grid);
                 error += importance[i] * (miss * miss);
                 energy += importance[i] * (x * x);
                 invalid += x * 0.0f;
@@ -136,8 +136,8 @@ static void gptq_lanes(const Spec& spec, const Window& tile, float* w, float* pa
         for (int col = first; col < first + spec.size; col++) {
             const Grid grid = grid_of(spec, params, (col - first) / spec.group);
             const float* upper = tile.upper.data + col * tile.upper.stride;
-            const Lanes x = load(w + col * ROWS), code = code_of(spec, x, grid);
-            const Lanes chosen = value_of(spec, code, grid), error = (x - chosen) / upper[col];
+            const Floats<> x = load(w + col * ROWS), code = code_of(spec, x, grid);
+            const Floats<> chosen = value_of(spec, code, grid), error = (x - chosen) / upper[col];
             store(codes + col * ROWS, code);
             store(value + col * ROWS, chosen);
             for (int after = col + 1; after < tile.cols; after++) {
@@ -168,10 +168,10 @@ static void recode_lanes(const Spec& spec, const Descent& tile, const float* sca
         const int col = tile.start + at;
         const float* hessian = tile.hessian.data + col * tile.hessian.stride;
         const Grid grid = {load(scale + at * ROWS), load(offset + at * ROWS)};
-        const Lanes old = load(value + at * ROWS);
-        const Lanes best = old + load(pull + col * ROWS) / hessian[col];
-        const Lanes code = code_of(spec, best, grid), fresh = value_of(spec, code, grid);
-        const Lanes step = fresh - old;
+        const Floats<> old = load(value + at * ROWS);
+        const Floats<> best = old + load(pull + col * ROWS) / hessian[col];
+        const Floats<> code = code_of(spec, best, grid), fresh = value_of(spec, code, grid);
+        const Floats<> step = fresh - old;
         store(codes + at * ROWS, code);
         store(value + at * ROWS, fresh);
         for (int after = col + 1; after < tile.cols; after++) {

@@ -3,15 +3,18 @@
 
 #include <cstdint>
 
+#include "../form.h"
+
 constexpr int ROWS = 16;         // rows of a tile: a column of it is a plane of 16 numbers
 constexpr int MOST_SIZE = 256;   // weights of the longest block
 constexpr int MOST_TRIES = 32;   // candidate scales of a group
 constexpr int MOST_PARAMS = 34;  // numbers stored of one block: d, dmin and 16 scales and mins
 
-enum Family { SCALED, LINE, SCALED_SUPER, LINE_SUPER, SYMMETRIC, AFFINE };
+enum Search { PLAIN, SUPER, ONNX };  // see plain.cpp, supers.cpp and onnx.cpp
 
 struct Spec {
-    Family family;
+    Search search;
+    Form form;
     int size;       // weights of a block
     int group;      // weights that share one scale, a power of two from 16 on
     int low, high;  // least and greatest code

@@ -1,6 +1,5 @@
 // Small integer scales of sub-blocks on float16 scales: runtime/quant_types/super_fitting.py.
 #include "fitters.h"
-#include "search.h"
 
 namespace KERNELS {
 
@@ -24,12 +23,12 @@ static SuperGroups split(const Spec& spec, const float* x, const float* weighted
 }
 
 // The nearest integer of the range, never -0.0.
-static INLINE Lanes whole(Lanes x, int least, int most) {
-    return clip(nearest(x), all((float)least), all((float)most)) + 0.0f;
+static INLINE Floats<> whole(Floats<> x, int least, int most) {
+    return clip(nearest(x), repeat((float)least), repeat((float)most)) + 0.0f;
 }
 
 struct Lines {
-    Lanes d, dmin, scales[MOST_GROUPS], mins[MOST_GROUPS];
+    Floats<> d, dmin, scales[MOST_GROUPS], mins[MOST_GROUPS];
 };
 
 static INLINE Line stored_line(const Lines& state, int sub) {
@@ -37,31 +36,31 @@ static INLINE Line stored_line(const Lines& state, int sub) {
 }
 
 // The scale's lower or upper neighbour, and the best minimum beside it, whichever loses less.
-static void choose_integers(const Spec& spec, const Group& group, const Sums& sums, Lanes scale,
+static void choose_integers(const Spec& spec, const Group& group, const Sums& sums, Floats<> scale,
                             Lines& state, int sub) {
-    const Lanes ratio = scale / guarded(state.d);
-    Lanes lowest = {};
+    const Floats<> ratio = scale / guarded(state.d);
+    Floats<> lowest = {};
     for (int upper = 0; upper < 2; upper++) {
-        const Lanes tried = whole(upper ? ceiled(ratio) : floored(ratio), 0, spec.most);
-        const Lanes minimum = (state.d * tried * sums.codes - group.first) / group.mass;
-        const Lanes min = whole(minimum / guarded(state.dmin), 0, spec.most);
-        const Lanes cost = loss(group, sums, {state.d * tried, -(state.dmin * min)});
-        const Bits better = upper == 0 ? ~(Bits){} : cost < lowest;
+        const Floats<> tried = whole(upper ? ceiled(ratio) : floored(ratio), 0, spec.most);
+        const Floats<> minimum = (state.d * tried * sums.codes - group.first) / group.mass;
+        const Floats<> min = whole(minimum / guarded(state.dmin), 0, spec.most);
+        const Floats<> cost = loss(group, sums, {state.d * tried, -(state.dmin * min)});
+        const Ints<> better = upper == 0 ? ~Ints<>{} : cost < lowest;
         lowest = better ? cost : lowest;
         state.scales[sub] = better ? tried : state.scales[sub];
         state.mins[sub] = better ? min : state.mins[sub];
     }
 }
 
-static Lanes stored_loss(const SuperGroups& groups, const Sums* sums, const Lines& state) {
-    Lanes losses[MOST_GROUPS];
+static Floats<> stored_loss(const SuperGroups& groups, const Sums* sums, const Lines& state) {
+    Floats<> losses[MOST_GROUPS];
     for (int sub = 0; sub < groups.count; sub++) {
         losses[sub] = loss(groups.at[sub], sums[sub], stored_line(state, sub));
     }
     return total(losses, groups.count);
 }
 
-static Lines better_lines(Bits better, const Lines& tried, const Lines& best, int groups) {
+static Lines better_lines(Ints<> better, const Lines& tried, const Lines& best, int groups) {
     Lines chosen;
     chosen.d = better ? tried.d : best.d;
     chosen.dmin = better ? tried.dmin : best.dmin;
@@ -75,13 +74,13 @@ static Lines better_lines(Bits better, const Lines& tried, const Lines& best, in
 // d, dmin and integers that lose least beside the sub-blocks' own lines.
 static Lines start_lines(const Spec& spec, const SuperGroups& groups, const Sums* sums,
                          const Line* lines) {
-    Lanes top = lines[0].scale, deep = -lines[0].offset;
+    Floats<> top = lines[0].scale, deep = -lines[0].offset;
     for (int sub = 1; sub < groups.count; sub++) {
         top = at_least(lines[sub].scale, top);
         deep = at_least(-lines[sub].offset, deep);
     }
     Lines best = {};
-    Lanes lowest = {};
+    Floats<> lowest = {};
     for (int part = 0; part < spec.parts; part++) {
         Lines tried;
         tried.d = float16(top * spec.part[part]);
@@ -89,8 +88,8 @@ static Lines start_lines(const Spec& spec, const SuperGroups& groups, const Sums
         for (int sub = 0; sub < groups.count; sub++) {
             choose_integers(spec, groups.at[sub], sums[sub], lines[sub].scale, tried, sub);
         }
-        const Lanes cost = stored_loss(groups, sums, tried);
-        const Bits better = part == 0 ? ~(Bits){} : cost < lowest;
+        const Floats<> cost = stored_loss(groups, sums, tried);
+        const Ints<> better = part == 0 ? ~Ints<>{} : cost < lowest;
         lowest = better ? cost : lowest;
         best = better_lines(better, tried, best, groups.count);
     }
@@ -100,22 +99,22 @@ static Lines start_lines(const Spec& spec, const SuperGroups& groups, const Sums
 // The best d and dmin for the integers and codes, then the best integers for those.
 static Lines improve_lines(const Spec& spec, const SuperGroups& groups, const Sums* sums,
                            const Lines& state) {
-    Lanes slopes[MOST_GROUPS], heights[MOST_GROUPS], boths[MOST_GROUPS], rises[MOST_GROUPS],
+    Floats<> slopes[MOST_GROUPS], heights[MOST_GROUPS], boths[MOST_GROUPS], rises[MOST_GROUPS],
         drops[MOST_GROUPS];
     for (int sub = 0; sub < groups.count; sub++) {
-        const Lanes scale = state.scales[sub], min = state.mins[sub];
+        const Floats<> scale = state.scales[sub], min = state.mins[sub];
         slopes[sub] = scale * scale * sums[sub].energy;
         heights[sub] = min * min * groups.at[sub].mass;
         boths[sub] = scale * min * sums[sub].codes;
         rises[sub] = scale * sums[sub].cross;
         drops[sub] = min * groups.at[sub].first;
     }
-    const Lanes slope = total(slopes, groups.count), height = total(heights, groups.count);
-    const Lanes both = total(boths, groups.count);
-    const Lanes rise = total(rises, groups.count), drop = total(drops, groups.count);
-    const Lanes spread = slope * height - both * both;
-    const Bits flat = spread <= 1e-6f * slope * height;
-    const Lanes divisor = spread + (flat ? all(1.0f) : all(0.0f));
+    const Floats<> slope = total(slopes, groups.count), height = total(heights, groups.count);
+    const Floats<> both = total(boths, groups.count);
+    const Floats<> rise = total(rises, groups.count), drop = total(drops, groups.count);
+    const Floats<> spread = slope * height - both * both;
+    const Ints<> flat = spread <= 1e-6f * slope * height;
+    const Floats<> divisor = spread + (flat ? repeat(1.0f) : repeat(0.0f));
     Lines next;
     next.dmin = flat ? state.dmin : float16((both * rise - slope * drop) / divisor);
     next.d = float16((rise + both * next.dmin) / guarded(slope));  // the best beside dmin as stored
@@ -127,8 +126,8 @@ static Lines improve_lines(const Spec& spec, const SuperGroups& groups, const Su
     return next;
 }
 
-void fit_line_super(const Spec& spec, const float* x, const float* weighted, const float* weight,
-                    float* params) {
+void fit_affine_super(const Spec& spec, const float* x, const float* weighted, const float* weight,
+                      float* params) {
     const SuperGroups groups = split(spec, x, weighted, weight);
     Sums sums[MOST_GROUPS];
     Line lines[MOST_GROUPS];
@@ -138,13 +137,13 @@ void fit_line_super(const Spec& spec, const float* x, const float* weighted, con
         lines[sub] = best_line(groups.at[sub], sums[sub], found, true);
     }
     Lines state = start_lines(spec, groups, sums, lines), best = state;
-    Lanes lowest = {};
+    Floats<> lowest = {};
     for (int turn = 0; turn < spec.rounds; turn++) {
         for (int sub = 0; sub < groups.count; sub++) {
             sums[sub] = line_sums(spec, groups.at[sub], stored_line(state, sub));
         }
-        const Lanes cost = stored_loss(groups, sums, state);
-        const Bits better = turn == 0 ? ~(Bits){} : cost < lowest;
+        const Floats<> cost = stored_loss(groups, sums, state);
+        const Ints<> better = turn == 0 ? ~Ints<>{} : cost < lowest;
         lowest = better ? cost : lowest;
         best = better_lines(better, state, best, groups.count);
         if (turn + 1 < spec.rounds) state = improve_lines(spec, groups, sums, state);
@@ -158,14 +157,14 @@ void fit_line_super(const Spec& spec, const float* x, const float* weighted, con
 }
 
 struct Scales {
-    Lanes d, scales[MOST_GROUPS];
+    Floats<> d, scales[MOST_GROUPS];
 };
 
 // d from the sub-block whose scale is greatest, and the integers nearest to the scales.
 static Scales start_scales(const Spec& spec, const SuperGroups& groups) {
-    Lanes found[MOST_GROUPS];
+    Floats<> found[MOST_GROUPS];
     for (int sub = 0; sub < groups.count; sub++) found[sub] = search_scale(spec, groups.at[sub]);
-    Lanes top = found[0], bottom = found[0];
+    Floats<> top = found[0], bottom = found[0];
     for (int sub = 1; sub < groups.count; sub++) {
         top = at_least(found[sub], top);
         bottom = at_most(found[sub], bottom);
@@ -180,34 +179,34 @@ static Scales start_scales(const Spec& spec, const SuperGroups& groups) {
 
 // The best d for the integers and points, then the best integers for it.
 static void improve_scales(const Spec& spec, const Sums* sums, Scales& state) {
-    Lanes pushes[MOST_GROUPS], pulls[MOST_GROUPS];
+    Floats<> pushes[MOST_GROUPS], pulls[MOST_GROUPS];
     for (int sub = 0; sub < spec.groups; sub++) {
         pushes[sub] = state.scales[sub] * state.scales[sub] * sums[sub].energy;
         pulls[sub] = state.scales[sub] * sums[sub].cross;
     }
-    const Lanes push = total(pushes, spec.groups), pull = total(pulls, spec.groups);
+    const Floats<> push = total(pushes, spec.groups), pull = total(pulls, spec.groups);
     state.d = push == 0.0f ? state.d : float16(pull / guarded(push));
     for (int sub = 0; sub < spec.groups; sub++) {
-        const Lanes scale = sums[sub].cross / guarded(sums[sub].energy) / guarded(state.d);
+        const Floats<> scale = sums[sub].cross / guarded(sums[sub].energy) / guarded(state.d);
         state.scales[sub] = whole(scale, spec.least, spec.most);
     }
 }
 
-void fit_scaled_super(const Spec& spec, const float* x, const float* weighted, const float* weight,
-                      float* params) {
+void fit_symmetric_super(const Spec& spec, const float* x, const float* weighted,
+                         const float* weight, float* params) {
     const SuperGroups groups = split(spec, x, weighted, weight);
     Scales state = start_scales(spec, groups), best = state;
-    Lanes lowest = {};
+    Floats<> lowest = {};
     for (int turn = 0; turn < spec.rounds; turn++) {
         Sums sums[MOST_GROUPS];
-        Lanes costs[MOST_GROUPS];
+        Floats<> costs[MOST_GROUPS];
         for (int sub = 0; sub < groups.count; sub++) {
-            const Lanes scale = state.d * state.scales[sub];
+            const Floats<> scale = state.d * state.scales[sub];
             sums[sub] = scale_sums(spec, groups.at[sub], 1.0f / guarded(scale));
             costs[sub] = scale * (scale * sums[sub].energy - 2.0f * sums[sub].cross);
         }
-        const Lanes cost = total(costs, groups.count);
-        const Bits better = turn == 0 ? ~(Bits){} : cost < lowest;
+        const Floats<> cost = total(costs, groups.count);
+        const Ints<> better = turn == 0 ? ~Ints<>{} : cost < lowest;
         lowest = better ? cost : lowest;
         best.d = better ? state.d : best.d;
         for (int sub = 0; sub < groups.count; sub++) {

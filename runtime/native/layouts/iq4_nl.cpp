@@ -3,7 +3,7 @@
 //   bytes 0..1   d  float16
 //   bytes 2..17  q  low nibbles: weights 0..15, high nibbles: weights 16..31
 #include "iq4_points.h"
-#include "product.h"
+#include "layout_of.h"
 
 namespace KERNELS {
 
@@ -13,19 +13,12 @@ struct BlockIQ4_NL {
 };
 static_assert(sizeof(BlockIQ4_NL) == 18);
 
-struct IQ4_NL {
-    static constexpr int BLOCK = 32, BYTES = sizeof(BlockIQ4_NL), SUB = 32, CENTER = 0;
-    static constexpr int BITS = 8;
-    static constexpr Form FORM = CENTERED;
+struct IQ4_NL : Symmetric32 {
+    static constexpr int BYTES = sizeof(BlockIQ4_NL), BITS = 8, CENTER = 0;
 
-    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int) {
         const BlockIQ4_NL* block = (const BlockIQ4_NL*)bytes;
-        store8(scale, half8(block->d));
-    }
-
-    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
-        const BlockIQ4_NL* block = (const BlockIQ4_NL*)bytes;
-        return look_up32(IQ4_POINTS, split_nibbles(block->q));
+        return look_up(IQ4_POINTS, split_nibbles(block->q));
     }
 };
 

@@ -5,7 +5,7 @@
 //   bytes 4..7    low   low nibble of byte j: bits 0..3 of scale 2j, high nibble: of scale 2j+1
 //   bytes 8..135  q     byte 16 s + j: low nibble weight 32 s + j, high one weight 32 s + 16 + j
 #include "iq4_points.h"
-#include "product.h"
+#include "layout_of.h"
 
 namespace KERNELS {
 
@@ -26,7 +26,7 @@ static int scale_of(const BlockIQ4_XS* block, int sub) {
 struct IQ4_XS {
     static constexpr int BLOCK = 256, BYTES = sizeof(BlockIQ4_XS), SUB = 32, CENTER = 0;
     static constexpr int BITS = 8;
-    static constexpr Form FORM = CENTERED;
+    static constexpr Form FORM = SYMMETRIC;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
         const BlockIQ4_XS* block = (const BlockIQ4_XS*)bytes;
@@ -34,9 +34,9 @@ struct IQ4_XS {
         for (int sub = 0; sub < 8; sub++) scale[sub] = d * (float)scale_of(block, sub);
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int index) {
         const BlockIQ4_XS* block = (const BlockIQ4_XS*)bytes;
-        return look_up32(IQ4_POINTS, split_nibbles(block->q + 16 * index));
+        return look_up(IQ4_POINTS, split_nibbles(block->q + 16 * index));
     }
 };
 

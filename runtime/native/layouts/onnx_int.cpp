@@ -1,46 +1,47 @@
-
-#include "product.h"
+// The ONNX layouts: a float32 scale, a zero point of a byte or none, and the codes; see
+// runtime/quant_types/onnx_int.py.
+#include "layout_of.h"
 
 namespace KERNELS {
 
-template <int SIZE, bool SYMMETRIC>
+template <int SIZE, Form MADE>
 struct Int4 {
-    static constexpr int BLOCK = SIZE, BYTES = SIZE / 2 + (SYMMETRIC ? 4 : 5), SUB = SIZE;
+    static constexpr int BLOCK = SIZE, BYTES = SIZE / 2 + (MADE == SYMMETRIC ? 4 : 5), SUB = SIZE;
     static constexpr int CENTER = 8;
     static constexpr int BITS = 4;
-    static constexpr Form FORM = SYMMETRIC ? CENTERED : ZERO;
+    static constexpr Form FORM = MADE;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float* zero) {
-        store8(scale, repeat8(load_float(bytes)));
-        if (!SYMMETRIC) store8(zero, repeat8((float)bytes[4]));
+        store(scale, repeat<8>(load_float(bytes)));
+        if (MADE == ZERO_POINT) store(zero, repeat<8>((float)bytes[4]));
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
-        return pair_nibbles(bytes + (SYMMETRIC ? 4 : 5) + 16 * index);
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int index) {
+        return pair_nibbles(bytes + (MADE == SYMMETRIC ? 4 : 5) + 16 * index);
     }
 };
 
 // Codes and zeros less 128: products are of signed bytes.
-template <int SIZE, bool SYMMETRIC>
+template <int SIZE, Form MADE>
 struct Int8 {
-    static constexpr int BLOCK = SIZE, BYTES = SIZE + (SYMMETRIC ? 4 : 5), SUB = SIZE;
+    static constexpr int BLOCK = SIZE, BYTES = SIZE + (MADE == SYMMETRIC ? 4 : 5), SUB = SIZE;
     static constexpr int CENTER = 0;
     static constexpr int BITS = 8;
-    static constexpr Form FORM = SYMMETRIC ? CENTERED : ZERO;
+    static constexpr Form FORM = MADE;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float* zero) {
-        store8(scale, repeat8(load_float(bytes)));
-        if (!SYMMETRIC) store8(zero, repeat8((float)bytes[4] - 128.0f));
+        store(scale, repeat<8>(load_float(bytes)));
+        if (MADE == ZERO_POINT) store(zero, repeat<8>((float)bytes[4] - 128.0f));
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
-        return load32(bytes + (SYMMETRIC ? 4 : 5) + 32 * index) ^ repeat32(128);
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int index) {
+        return load<32>(bytes + (MADE == SYMMETRIC ? 4 : 5) + 32 * index) ^ 128;
     }
 };
 
-#define ONNX_INT(bits, size)                                  \
-    layout_of<Int##bits<size, false>>("INT" #bits "_" #size), \
-        layout_of<Int##bits<size, true>>("INT" #bits "_" #size "_SYM")
+#define ONNX_INT(bits, size)                                       \
+    layout_of<Int##bits<size, ZERO_POINT>>("INT" #bits "_" #size), \
+        layout_of<Int##bits<size, SYMMETRIC>>("INT" #bits "_" #size "_SYM")
 
 extern const Layout onnx_int[12];
 const Layout onnx_int[12] = {ONNX_INT(4, 32), ONNX_INT(4, 64), ONNX_INT(4, 128),

@@ -4,7 +4,7 @@
 //   bytes 16..79  q       2 bits; weight 128 h + 32 s + j is bits 2s, 2s+1 of byte 32 h + j
 //   bytes 80..81  d       float16
 //   bytes 82..83  dmin    float16
-#include "product.h"
+#include "layout_of.h"
 
 namespace KERNELS {
 
@@ -23,21 +23,21 @@ struct Q2_K {
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {
         const BlockQ2_K* block = (const BlockQ2_K*)bytes;
-        const Floats8 d = half8(block->d), dmin = half8(block->dmin);
-        const Bytes both = load_bytes(block->scales);
+        const Floats<8> d = repeat_half<8>(block->d), dmin = repeat_half<8>(block->dmin);
+        const Bytes<16> both = load<16>(block->scales);
         uint8_t stored[16], mins[16];
-        const Bytes low = both & 15, high = both >> 4;
-        memcpy(stored, &low, sizeof low);
-        memcpy(mins, &high, sizeof high);
+        const Bytes<16> low = both & 15, high = both >> 4;
+        store(stored, low);
+        store(mins, high);
         for (int sub = 0; sub < 16; sub += 8) {
-            store8(scale + sub, d * floats_of_bytes(stored + sub));
-            store8(offset + sub, -(dmin * floats_of_bytes(mins + sub)));
+            store(scale + sub, d * floats_of_bytes(stored + sub));
+            store(offset + sub, -(dmin * floats_of_bytes(mins + sub)));
         }
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int index) {
         const BlockQ2_K* block = (const BlockQ2_K*)bytes;
-        return shift_right(load32(block->q + index / 4 * 32), index % 4 * 2) & 3;
+        return shift_right(load<32>(block->q + index / 4 * 32), index % 4 * 2) & 3;
     }
 };
 

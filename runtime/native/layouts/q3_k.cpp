@@ -5,7 +5,7 @@
 //   bytes 96..107  scales  bits 0..3: low nibble of byte i (i < 8), or high nibble of byte i - 8;
 //                          bits 4..5: bits 2 (i / 4), 2 (i / 4) + 1 of byte 8 + i % 4
 //   bytes 108..109 d       float16
-#include "product.h"
+#include "layout_of.h"
 
 namespace KERNELS {
 
@@ -20,7 +20,7 @@ static_assert(sizeof(BlockQ3_K) == 110);
 struct Q3_K {
     static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ3_K), SUB = 16, CENTER = 4;
     static constexpr int BITS = 3;
-    static constexpr Form FORM = CENTERED;
+    static constexpr Form FORM = SYMMETRIC;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
         const BlockQ3_K* block = (const BlockQ3_K*)bytes;
@@ -30,18 +30,19 @@ struct Q3_K {
             const uint32_t low = (i < 2 ? words[i] : words[i - 2] >> 4) & 0x0f0f0f0f;
             stored[i] = low | (words[2] >> (2 * i) & 0x03030303) << 4;
         }
-        const Floats8 d = half8(block->d), center = repeat8(-32.0f), one = repeat8(1.0f);
+        const Floats<8> d = repeat_half<8>(block->d), center = repeat<8>(-32.0f),
+                        one = repeat<8>(1.0f);
         for (int sub = 0; sub < 16; sub += 8) {
-            const Floats8 scales = floats_of_bytes((const uint8_t*)stored + sub);
-            store8(scale + sub, d * fused(scales, one, center));
+            const Floats<8> scales = floats_of_bytes((const uint8_t*)stored + sub);
+            store(scale + sub, d * fused(scales, one, center));
         }
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int index) {
         const BlockQ3_K* block = (const BlockQ3_K*)bytes;
-        const Bytes32 low = shift_right(load32(block->ql + index / 4 * 32), index % 4 * 2) & 3;
-        const Bytes32 qh = load32(block->qh);
-        const Bytes32 high = index < 2 ? shift_left(qh, 2 - index) : shift_right(qh, index - 2);
+        const Bytes<32> low = shift_right(load<32>(block->ql + index / 4 * 32), index % 4 * 2) & 3;
+        const Bytes<32> qh = load<32>(block->qh);
+        const Bytes<32> high = index < 2 ? shift_left(qh, 2 - index) : shift_right(qh, index - 2);
         return low | (high & 4);
     }
 };

@@ -2,7 +2,7 @@
 //
 //   bytes 0..1   d  float16
 //   bytes 2..17  q  low nibbles: weights 0..15, high nibbles: weights 16..31
-#include "product.h"
+#include "layout_of.h"
 
 namespace KERNELS {
 
@@ -12,17 +12,10 @@ struct BlockQ4_0 {
 };
 static_assert(sizeof(BlockQ4_0) == 18);
 
-struct Q4_0 {
-    static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ4_0), SUB = 32, CENTER = 8;
-    static constexpr int BITS = 4;
-    static constexpr Form FORM = CENTERED;
+struct Q4_0 : Symmetric32 {
+    static constexpr int BYTES = sizeof(BlockQ4_0), BITS = 4, CENTER = 8;
 
-    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
-        const BlockQ4_0* block = (const BlockQ4_0*)bytes;
-        store8(scale, half8(block->d));
-    }
-
-    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int) {
         const BlockQ4_0* block = (const BlockQ4_0*)bytes;
         return split_nibbles(block->q);
     }

@@ -3,7 +3,7 @@
 //   bytes 0..1   d  float16
 //   bytes 2..3   m  float16
 //   bytes 4..19  q  low nibbles: weights 0..15, high nibbles: weights 16..31
-#include "product.h"
+#include "layout_of.h"
 
 namespace KERNELS {
 
@@ -14,18 +14,10 @@ struct BlockQ4_1 {
 };
 static_assert(sizeof(BlockQ4_1) == 20);
 
-struct Q4_1 {
-    static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ4_1), SUB = 32, CENTER = 0;
-    static constexpr int BITS = 4;
-    static constexpr Form FORM = AFFINE;
+struct Q4_1 : Affine32 {
+    static constexpr int BYTES = sizeof(BlockQ4_1), BITS = 4;
 
-    static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {
-        const BlockQ4_1* block = (const BlockQ4_1*)bytes;
-        store8(scale, half8(block->d));
-        store8(offset, half8(block->m));
-    }
-
-    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int) {
         const BlockQ4_1* block = (const BlockQ4_1*)bytes;
         return split_nibbles(block->q);
     }

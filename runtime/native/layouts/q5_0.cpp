@@ -3,7 +3,7 @@
 //   bytes 0..1   d   float16
 //   bytes 2..5   qh  bit i: fifth bit of weight i, lowest bit first
 //   bytes 6..21  ql  low nibbles: weights 0..15, high nibbles: weights 16..31
-#include "product.h"
+#include "layout_of.h"
 
 namespace KERNELS {
 
@@ -14,19 +14,12 @@ struct BlockQ5_0 {
 };
 static_assert(sizeof(BlockQ5_0) == 22);
 
-struct Q5_0 {
-    static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ5_0), SUB = 32, CENTER = 16;
-    static constexpr int BITS = 5;
-    static constexpr Form FORM = CENTERED;
+struct Q5_0 : Symmetric32 {
+    static constexpr int BYTES = sizeof(BlockQ5_0), BITS = 5, CENTER = 16;
 
-    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int) {
         const BlockQ5_0* block = (const BlockQ5_0*)bytes;
-        store8(scale, half8(block->d));
-    }
-
-    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
-        const BlockQ5_0* block = (const BlockQ5_0*)bytes;
-        return split_nibbles(block->ql) | (spread_bits32(block->qh) & 16);
+        return split_nibbles(block->ql) | (spread_bits(block->qh) & 16);
     }
 };
 

@@ -4,7 +4,7 @@
 //   bytes 2..3   m   float16
 //   bytes 4..7   qh  bit i: fifth bit of weight i, lowest bit first
 //   bytes 8..23  ql  low nibbles: weights 0..15, high nibbles: weights 16..31
-#include "product.h"
+#include "layout_of.h"
 
 namespace KERNELS {
 
@@ -16,20 +16,12 @@ struct BlockQ5_1 {
 };
 static_assert(sizeof(BlockQ5_1) == 24);
 
-struct Q5_1 {
-    static constexpr int BLOCK = 32, BYTES = sizeof(BlockQ5_1), SUB = 32, CENTER = 0;
-    static constexpr int BITS = 5;
-    static constexpr Form FORM = AFFINE;
+struct Q5_1 : Affine32 {
+    static constexpr int BYTES = sizeof(BlockQ5_1), BITS = 5;
 
-    static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int) {
         const BlockQ5_1* block = (const BlockQ5_1*)bytes;
-        store8(scale, half8(block->d));
-        store8(offset, half8(block->m));
-    }
-
-    static INLINE Bytes32 codes(const uint8_t* bytes, int) {
-        const BlockQ5_1* block = (const BlockQ5_1*)bytes;
-        return split_nibbles(block->ql) | (spread_bits32(block->qh) & 16);
+        return split_nibbles(block->ql) | (spread_bits(block->qh) & 16);
     }
 };
 

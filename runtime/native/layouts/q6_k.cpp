@@ -6,7 +6,7 @@
 //   bytes 208..209  d       float16
 //
 // of weight 128 h + 32 k + j.
-#include "product.h"
+#include "layout_of.h"
 
 namespace KERNELS {
 
@@ -21,21 +21,21 @@ static_assert(sizeof(BlockQ6_K) == 210);
 struct Q6_K {
     static constexpr int BLOCK = 256, BYTES = sizeof(BlockQ6_K), SUB = 16, CENTER = 32;
     static constexpr int BITS = 6;
-    static constexpr Form FORM = CENTERED;
+    static constexpr Form FORM = SYMMETRIC;
 
     static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
         const BlockQ6_K* block = (const BlockQ6_K*)bytes;
-        const Floats8 d = half8(block->d);
-        store8(scale, d * floats_of_bytes(block->scales));
-        store8(scale + 8, d * floats_of_bytes(block->scales + 8));
+        const Floats<8> d = repeat_half<8>(block->d);
+        store(scale, d * floats_of_bytes(block->scales));
+        store(scale + 8, d * floats_of_bytes(block->scales + 8));
     }
 
-    static INLINE Bytes32 codes(const uint8_t* bytes, int index) {
+    static INLINE Bytes<32> codes(const uint8_t* bytes, int index) {
         const BlockQ6_K* block = (const BlockQ6_K*)bytes;
         const int h = index / 4, k = index % 4;
-        const Bytes32 ql = load32(block->ql + 64 * h + 32 * (k % 2));
-        const Bytes32 qh = load32(block->qh + 32 * h);
-        const Bytes32 high = k < 2 ? shift_left(qh, 4 - 2 * k) : shift_right(qh, 2 * k - 4);
+        const Bytes<32> ql = load<32>(block->ql + 64 * h + 32 * (k % 2));
+        const Bytes<32> qh = load<32>(block->qh + 32 * h);
+        const Bytes<32> high = k < 2 ? shift_left(qh, 4 - 2 * k) : shift_right(qh, 2 * k - 4);
         return ((k < 2 ? ql : shift_right(ql, 4)) & 15) | (high & 48);
     }
 };

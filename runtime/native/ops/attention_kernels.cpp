@@ -13,8 +13,8 @@
 // so attention.cpp widens a strip first when more rows than TILE read it. For one token after 4,096
 // memory is the limit: of 0.64 ms a layer, fetching AHEAD leaves 0.44, and large pages (cache.cpp)
 // 0.30; the processor's own fetching stops at each page and each strip. float32 took 1.07 ms.
+#include "exponential.h"
 #include "kernels.h"
-#include "lanes.h"
 #include "ops.h"
 
 namespace KERNELS {
@@ -27,16 +27,43 @@ constexpr int TILE = 6;  // 12 of 16
 constexpr int SIDE = 2;            // registers side by side
 constexpr uintptr_t AHEAD = 2048;  // bytes; 1,024 to 8,192 are as good
 
+INLINE Floats<> load_floats(const float* address) { return load(address); }
+// float16 in memory becomes float32 in the register.
+INLINE Floats<> load_floats(const uint16_t* address) {
+#if defined(__AVX512BW__)
+    return (Floats<>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)address));
+#elif defined(__F16C__)
+    return (Floats<>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)address));
+#elif defined(__aarch64__)
+    return (Floats<>)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(address)));
+#else
+    Floats<> values;
+    for (int i = 0; i < LANES; i++) values[i] = float_of_half(address[i]);
+    return values;
+#endif
+}
+
+INLINE float largest_of(Floats<> v) {
+    float parts[LANES];
+    store(parts, v);
+    for (int width = LANES / 2; width > 0; width /= 2) {
+        for (int i = 0; i < width; i++) {
+            parts[i] = parts[i] > parts[i + width] ? parts[i] : parts[i + width];
+        }
+    }
+    return parts[0];
+}
+
 // ROWS is a constant of the template: the loops over it unroll into registers.
 template <int ROWS, typename Element>
 static void tile(const float* a, ptrdiff_t a_stride, const Element* strip, int count,
                  const float* keep, float* out, ptrdiff_t out_stride) {
     for (int column = 0; column < STRIP; column += SIDE * LANES) {
-        Lanes sums[ROWS][SIDE];
+        Floats<> sums[ROWS][SIDE];
         for (int r = 0; r < ROWS; r++) {
             for (int s = 0; s < SIDE; s++) {
                 const float* old = out + r * out_stride + column + s * LANES;
-                sums[r][s] = keep ? load(old) * keep[r] : (Lanes){};
+                sums[r][s] = keep ? load(old) * keep[r] : Floats<>{};
             }
         }
         for (int i = 0; i < count; i++) {
@@ -44,9 +71,9 @@ static void tile(const float* a, ptrdiff_t a_stride, const Element* strip, int c
             if (sizeof(Element) == 2) {
                 __builtin_prefetch((const void*)((uintptr_t)(strip + (size_t)i * STRIP) + AHEAD));
             }
-            Lanes values[SIDE];
+            Floats<> values[SIDE];
             for (int s = 0; s < SIDE; s++) {
-                values[s] = load(strip + (size_t)i * STRIP + column + s * LANES);
+                values[s] = load_floats(strip + (size_t)i * STRIP + column + s * LANES);
             }
             for (int r = 0; r < ROWS; r++) {
                 for (int s = 0; s < SIDE; s++) sums[r][s] += a[r * a_stride + i] * values[s];
@@ -104,21 +131,21 @@ float softmax_step(float* scores, int keys, int seen, float* largest, float* sum
     }
     const float hidden = -__builtin_inff();
     for (int key = seen; key < keys; key++) scores[key] = hidden;
-    Lanes highest = load(scores);
+    Floats<> highest = load(scores);
     for (int key = LANES; key < keys; key += LANES) {
-        highest = larger(highest, load(scores + key));
+        highest = at_least(load(scores + key), highest);
     }
-    const float old = *largest, found = lane_largest(highest);
+    const float old = *largest, found = largest_of(highest);
     const float now = old > found ? old : found;
-    Lanes sums = {};
+    Floats<> sums = {};
     for (int key = 0; key < keys; key += LANES) {
-        const Lanes weight = lane_exp(load(scores + key) - now);
+        const Floats<> weight = exponential(load(scores + key) - now);
         store(scores + key, weight);
         sums += weight;
     }
     float change[LANES] = {};
     change[0] = old - now;
-    store(change, lane_exp(load(change)));
+    store(change, exponential(load(change)));
     *sum = *sum * change[0] + total(sums);
     *largest = now;
     return change[0];
@@ -153,7 +180,7 @@ void to_f16(const float* values, int count, uint16_t* out) {
 }
 
 void to_f32(const uint16_t* values, int count, float* out) {
-    for (int at = 0; at < count; at += LANES) store(out + at, load(values + at));
+    for (int at = 0; at < count; at += LANES) store(out + at, load_floats(values + at));
 }
 
 }  // namespace KERNELS

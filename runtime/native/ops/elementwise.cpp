@@ -1,7 +1,7 @@
 // Norm, activation, residual and rotation of one row.
 //
 // Ladder: 1 baseline, 2 avx2, 3 avx512; the code is the same, LANES and the flags differ.
-#include "lanes.h"
+#include "exponential.h"
 #include "ops.h"
 
 namespace KERNELS {
@@ -11,11 +11,11 @@ void add(float* x, const float* y, int count) {
 }
 
 void rmsnorm(const float* x, const float* weight, int count, float eps, float* out) {
-    Lanes squares[4] = {};  // four sums side by side, because one would wait for each addition
+    Floats<> squares[4] = {};  // four sums side by side, because one would wait for each addition
     int at = 0;
     for (; at + 4 * LANES <= count; at += 4 * LANES) {
         for (int k = 0; k < 4; k++) {
-            const Lanes values = load(x + at + k * LANES);
+            const Floats<> values = load(x + at + k * LANES);
             squares[k] += values * values;
         }
     }
@@ -26,14 +26,14 @@ void rmsnorm(const float* x, const float* weight, int count, float eps, float* o
 }
 
 struct Silu {
-    static INLINE Lanes of(Lanes x) { return x / (1.0f + lane_exp(-x)); }
+    static INLINE Floats<> of(Floats<> x) { return x / (1.0f + exponential(-x)); }
 };
 
 // 0.5 (1 + tanh(y)) is the sigmoid of 2 y.
 struct Gelu {
-    static INLINE Lanes of(Lanes x) {
-        const Lanes twice = 1.59576912f * (x + 0.044715f * x * x * x);  // 2 sqrt(2 / pi)
-        return x / (1.0f + lane_exp(-twice));
+    static INLINE Floats<> of(Floats<> x) {
+        const Floats<> twice = 1.59576912f * (x + 0.044715f * x * x * x);  // 2 sqrt(2 / pi)
+        return x / (1.0f + exponential(-twice));
     }
 };
 

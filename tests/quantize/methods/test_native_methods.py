@@ -163,6 +163,6 @@ def test_matrices_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(EdgequantError, match="a window of 64 columns"):
         square, qtype = np.eye(64, dtype=np.float32), half.T[:32]
         rounder.recode(qtype, qtype, square, 40, codes[:32, :37], qtype.copy(), half.T.copy())
-    made_up = _native.Rounder("made up", "scaled", 32, 32, (-8, 7), [1.0])
+    made_up = _native.Rounder("made up", "symmetric", 32, 32, (-8, 7), [1.0])
     with pytest.raises(EdgequantError, match="made up has no native packer; pack it in Python"):
         made_up.quantize("F32", half.view(np.uint8), ones[:64], ones[:64])

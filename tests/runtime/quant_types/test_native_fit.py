@@ -115,10 +115,10 @@ def test_a_layout_without_a_native_search_is_fitted_by_its_definition() -> None:
     ("arguments", "message"),
     [
         (("cubic", 32, 32, (0, 15), [1.0]), "no native scale search called cubic"),
-        (("scaled", 32, 8, (0, 15), [1.0]), "takes groups of 16, 32, 64 or 128"),
-        (("scaled", 512, 32, (0, 15), [1.0]), "in blocks of at most 256 weights"),
-        (("scaled", 32, 32, (0, 15), []), "32 candidates"),
-        (("scaled", 32, 32, (0, 15), [1.0] * 33), "leave such a layout to its definition"),
+        (("symmetric", 32, 8, (0, 15), [1.0]), "takes groups of 16, 32, 64 or 128"),
+        (("symmetric", 512, 32, (0, 15), [1.0]), "in blocks of at most 256 weights"),
+        (("symmetric", 32, 32, (0, 15), []), "32 candidates"),
+        (("symmetric", 32, 32, (0, 15), [1.0] * 33), "leave such a layout to its definition"),
     ],
 )
 def test_a_search_that_the_kernels_do_not_know_is_refused(arguments: Any, message: str) -> None:

@@ -1,13 +1,4 @@
-// What a block layout says about itself, and the kernels that follow from it.
-//
-// A layout is a struct (see any file beside this one) with
-//   BLOCK, BYTES  weights and bytes of a block
-//   SUB           columns that share a scale: 16, 32 or the whole block
-//   BITS          of a code: -128..127 with 8, unsigned with fewer
-//   FORM          how a weight is made of its code
-//   CENTER        of CENTERED: the code of weight zero
-//   scales()      writes the scale of each SUB columns of a block, and its offset or zero
-//   codes()       the codes of columns 32 * index .. 32 * index + 31 of a block
+// Products of packed rows with the int8 activations of a few tokens.
 //
 // One token, packed GB/s of one thread of a Zen 4 (512 x 1536 weights in the cache):
 //                     Q4_K  Q6_K  Q4_0  Q8_0
@@ -32,137 +23,42 @@
 // four streams and fetches ahead of them, which it does not for rows that end after 15 lines.
 #pragma once
 
-#include "../gemm_int8.h"
-#include "../kernels.h"
-#include "../wide512.h"
+#include "block.h"
 
 namespace KERNELS {
 
 constexpr int AHEAD = 512;  // bytes of each row that are fetched into the cache before their turn
 
-enum Form {
-    CENTERED,  // weight = (code - CENTER) * scale
-    AFFINE,    // weight = code * scale + offset
-    ZERO,      // weight = (code - zero) * scale
-};
-
-// Scales (and offsets or zeros) of a block; room for a vector also where there is one only.
-template <class Type>
-struct Scales {
-    static constexpr int COUNT = Type::BLOCK / Type::SUB;
-    alignas(32) float scale[COUNT < 8 ? 8 : COUNT];
-    alignas(32) float offset[COUNT < 8 ? 8 : COUNT];
-};
-
-template <class Type>
-void decode_row(const uint8_t* row, int cols, float* out) {
-    for (int start = 0; start < cols; start += Type::BLOCK, row += Type::BYTES) {
-        Scales<Type> of;
-        Type::scales(row, of.scale, of.offset);
-        for (int col = 0; col < Type::BLOCK; col += 32) {
-            const Bytes32 codes = Type::codes(row, col / 32);
-            for (int half = 0; half < 2; half++) {
-                const Bytes part = half_of(codes, half);
-                const int sub = (col + 16 * half) / Type::SUB;
-                float* to = out + start + col + 16 * half;
-                if (Type::FORM == AFFINE) write_affine(part, of.scale[sub], of.offset[sub], to);
-                if (Type::FORM == CENTERED) {
-                    write_scaled((Codes)part - (int8_t)Type::CENTER, of.scale[sub], to);
-                }
-                if (Type::FORM == ZERO) {
-                    write_from_zero((Codes)part, of.offset[sub], of.scale[sub], to);
-                }
-            }
-        }
-    }
+#if defined(__AVX2__)
+// first in lanes 0..3, second in lanes 4..7.
+INLINE Floats<8> repeat_two(const float* first, const float* second) {
+    return (Floats<8>)_mm256_blend_ps(_mm256_broadcast_ss(first), _mm256_broadcast_ss(second),
+                                      0xf0);
 }
-
-// The offset o of weight = code * scale + o, whatever the form.
-template <class Type>
-INLINE float offset_of(const Scales<Type>& of, int sub) {
-    if (Type::FORM == AFFINE) return of.offset[sub];
-    if (Type::FORM == ZERO) return -of.offset[sub] * of.scale[sub];
-    return (float)-Type::CENTER * of.scale[sub];
+// Each of four floats twice.
+INLINE Floats<8> repeat_pairs(const float* four) {
+    const __m256 both = _mm256_broadcast_ps((const __m128*)four);
+    return (Floats<8>)_mm256_permutevar_ps(both, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
 }
-
-// Columns that share a scale, of at most 32 that are multiplied at once.
-template <class Type>
-constexpr int WIDTH_OF = Type::SUB == 16 ? 16 : 32;
-
-// Signed codes are multiplied as 0..255 where the instruction set can.
-template <class Type>
-constexpr bool SHIFTED = Type::BITS == 8 && FULL_BYTES;
-template <class Type>
-constexpr bool SIGNED = Type::BITS == 8 && !FULL_BYTES;
-
-template <class Type>
-INLINE Bytes32 codes_of(const uint8_t* block, int part) {
-    const Bytes32 codes = Type::codes(block, part);
-    return SHIFTED<Type> ? codes ^ repeat32(128) : codes;
-}
-
-// The code of weight zero, but for the offsets of FORM ZERO and AFFINE.
-template <class Type>
-constexpr int CENTER_OF = (Type::FORM == CENTERED ? Type::CENTER : 0) + (SHIFTED<Type> ? 128 : 0);
-
-#if defined(HAS_PANELS)
-template <class Type>
-void unpack_panel(const uint8_t* const* rows, Panel& panel) {
-    constexpr int WIDTH = WIDTH_OF<Type>;
-    panel.bits = Type::BITS;
-    panel.has_offsets = Type::FORM != CENTERED;
-    for (int row = 0; row < PANEL_ROWS; row++) {
-        const uint8_t* block = rows[row];
-        for (int start = 0; start < panel.cols; start += Type::BLOCK, block += Type::BYTES) {
-            Scales<Type> of;
-            Type::scales(block, of.scale, of.offset);
-            for (int col = 0; col < Type::BLOCK; col += WIDTH) {
-                const int at = (start + col) / WIDTH * PANEL_ROWS + row;
-                panel.scales[at] = of.scale[col / Type::SUB];
-                if (Type::FORM != CENTERED) panel.offsets[at] = offset_of(of, col / Type::SUB);
-            }
-            for (int part = 0; part < Type::BLOCK / 32; part++) {
-                const Bytes32 codes = codes_of<Type>(block, part);
-                uint32_t fours[8];
-                memcpy(fours, &codes, sizeof fours);
-                uint8_t* to = panel.codes + (start + 32 * part) * PANEL_ROWS + 4 * row;
-                for (int i = 0; i < 8; i++) memcpy(to + 4 * PANEL_ROWS * i, fours + i, 4);
-            }
-        }
-    }
-}
-template <class Type>
-constexpr auto UNPACK_PANEL = unpack_panel<Type>;
 #else
-template <class Type>
-constexpr void (*UNPACK_PANEL)(const uint8_t* const*, Panel&) = nullptr;
+INLINE Floats<8> repeat_two(const float* first, const float* second) {
+    return {repeat<4>(*first), repeat<4>(*second)};
+}
+INLINE Floats<8> repeat_pairs(const float* four) {
+    return {Floats<4>{four[0], four[0], four[1], four[1]},
+            Floats<4>{four[2], four[2], four[3], four[3]}};
+}
 #endif
-
-#if defined(__AVX512BF16__)
-template <class Type>
-void decode_bfloat(const uint8_t* row, int cols, ptrdiff_t stride, uint16_t* out) {
-    for (int start = 0; start < cols; start += Type::BLOCK, row += Type::BYTES) {
-        Scales<Type> of;
-        Type::scales(row, of.scale, of.offset);
-        for (int part = 0; part < Type::BLOCK / 32; part++, out += stride) {
-            const Bytes32 codes = Type::codes(row, part);
-            __m512 weights[2];
-            for (int half = 0; half < 2; half++) {
-                const int sub = (32 * part + 16 * half) / Type::SUB;
-                const __m512 scale = _mm512_set1_ps(of.scale[sub]);
-                const __m512 code = (__m512)widen((Codes)half_of(codes, half), 0);
-                const __m512 offset = _mm512_set1_ps(offset_of(of, sub));
-                weights[half] = _mm512_fmadd_ps(code, scale, offset);
-            }
-            _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(weights[1], weights[0]));
-        }
-    }
+#if defined(__AVX512BW__)
+INLINE Floats<16> join(Floats<8> low, Floats<8> high) {
+    return (Floats<16>)_mm512_insertf32x8(_mm512_castps256_ps512((__m256)low), (__m256)high, 1);
 }
-template <class Type>
-constexpr auto DECODE_BFLOAT = decode_bfloat<Type>;
-#else
-template <class Type>
-constexpr void (*DECODE_BFLOAT)(const uint8_t*, int, ptrdiff_t, uint16_t*) = nullptr;
+INLINE Bytes<64> join(Bytes<32> low, Bytes<32> high) {
+    return (Bytes<64>)_mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low), (__m256i)high, 1);
+}
+INLINE Floats<16> pick(Floats<16> v, Ints<16> lanes) {
+    return (Floats<16>)_mm512_permutexvar_ps((__m512i)lanes, (__m512)v);
+}
 #endif
 
 // The activations of one call of dot_rows, from one column on; see Quantized.
@@ -177,24 +73,18 @@ template <class Type>
 constexpr bool HAS_START = Scales<Type>::COUNT == 1 && CENTER_OF<Type> != 0;
 template <class Type>
 constexpr bool HAS_REST =
-    Type::FORM != CENTERED || (Scales<Type>::COUNT > 1 && CENTER_OF<Type> != 0);
+    Type::FORM != SYMMETRIC || (Scales<Type>::COUNT > 1 && CENTER_OF<Type> != 0);
 
 // Blocks of several scales are multiplied 64 columns at a time where registers are that long.
-#if defined(__AVX512BW__)
 template <class Type>
-constexpr bool IN_PAIRS = Scales<Type>::COUNT > 1;
-typedef Floats16 Longest;
-#else
-template <class Type>
-constexpr bool IN_PAIRS = false;
-typedef Floats8 Longest;
-#endif
+constexpr bool IN_PAIRS = LANES == 16 && Scales<Type>::COUNT > 1;
+constexpr int LONGEST = LANES == 16 ? 16 : 8;
 
 // The running sums of one row with one activation: scale * code (in `pairs` where IN_PAIRS), and
 // what the offsets add.
 struct Sums {
-    Floats8 main, rest;
-    Longest pairs;
+    Floats<8> main, rest;
+    Floats<LONGEST> pairs;
 };
 
 // The scales of a row's block times those of an activation.
@@ -202,23 +92,23 @@ template <class Type>
 struct Factors {
     static constexpr int COUNT = Scales<Type>::COUNT;
     alignas(32) float scales[COUNT < 8 ? 8 : COUNT];
-    Longest pairs;
+    Floats<LONGEST> pairs;
 };
 
 // The factor of the activations' sums: `rest` is made of the scales alone where all zeros are one.
 template <class Type>
-INLINE Floats8 rest_factor(const Scales<Type>& of, int i) {
-    if (Type::FORM == AFFINE) return load8(of.offset + i);
-    if (Type::FORM == ZERO) return -(load8(of.offset + i) * load8(of.scale + i));
-    return load8(of.scale + i);
+INLINE Floats<8> rest_factor(const Scales<Type>& of, int i) {
+    if (Type::FORM == AFFINE) return load<8>(of.offset + i);
+    if (Type::FORM == ZERO_POINT) return -(load<8>(of.offset + i) * load<8>(of.scale + i));
+    return load<8>(of.scale + i);
 }
 
 // Eight scales of a block from i on, times those of the activations.
 template <class Type>
-INLINE Floats8 multiply_scales(const Scales<Type>& of, const Columns& x, int i, Sums& sums) {
-    const Floats8 of_x = Type::SUB == 16 ? repeat_pairs(x.scales + i / 2) : load8(x.scales);
-    if (HAS_REST<Type>) sums.rest = fused(rest_factor(of, i), load8(x.sums + i), sums.rest);
-    return load8(of.scale + i) * of_x;
+INLINE Floats<8> multiply_scales(const Scales<Type>& of, const Columns& x, int i, Sums& sums) {
+    const Floats<8> of_x = Type::SUB == 16 ? repeat_pairs(x.scales + i / 2) : load<8>(x.scales);
+    if (HAS_REST<Type>) sums.rest = fused(rest_factor(of, i), load<8>(x.sums + i), sums.rest);
+    return load<8>(of.scale + i) * of_x;
 }
 
 // A block with one scale: all 32-column parts share it.
@@ -227,7 +117,7 @@ INLINE void multiply_scale(const Scales<Type>& of, const Columns& x, float* scal
     for (int part = 0; part < Type::BLOCK / 32; part++) {
         scales[part] = of.scale[0] * x.scales[part];
         // one lane is enough, but a vector is as fast; `finish` takes the first
-        const Floats8 sum = repeat8(x.sums[part]);
+        const Floats<8> sum = repeat<8>(x.sums[part]);
         if (HAS_REST<Type>) sums.rest = fused(rest_factor(of, 0), sum, sums.rest);
     }
 }
@@ -240,21 +130,21 @@ INLINE void read_scales(const uint8_t* block, const Columns x[N], Factors<Type> 
     Type::scales(block, of.scale, of.offset);
     for (int i = 0; i < N; i++) {
         if constexpr (IN_PAIRS<Type>) {
-            const Floats8 low = multiply_scales<Type>(of, x[i], 0, sums[i]);
+            const Floats<8> low = multiply_scales<Type>(of, x[i], 0, sums[i]);
             const bool more = Scales<Type>::COUNT > 8;
             out[i].pairs = join(low, more ? multiply_scales<Type>(of, x[i], 8, sums[i]) : low);
         } else if constexpr (Scales<Type>::COUNT == 1) {
             multiply_scale<Type>(of, x[i], out[i].scales, sums[i]);
         } else {
             for (int at = 0; at < Scales<Type>::COUNT; at += 8) {
-                store8(out[i].scales + at, multiply_scales<Type>(of, x[i], at, sums[i]));
+                store(out[i].scales + at, multiply_scales<Type>(of, x[i], at, sums[i]));
             }
         }
     }
 }
 
-template <class Type, class Ints, class Bytes>
-INLINE auto dots_of(Ints from, Bytes codes, Bytes x) {
+template <class Type, class Sums, class Weights, class X>
+INLINE auto dots_of(Sums from, Weights codes, X x) {
     return floats_of(SIGNED<Type> ? add_dot_signed(from, codes, x) : add_dot(from, codes, x));
 }
 
@@ -262,13 +152,13 @@ INLINE auto dots_of(Ints from, Bytes codes, Bytes x) {
 template <class Type, int N>
 INLINE void add_32(const uint8_t* block, int part, const Columns x[N],
                    const Factors<Type> factors[N], Sums sums[N]) {
-    const Bytes32 codes = codes_of<Type>(block, part);
+    const Bytes<32> codes = codes_of<Type>(block, part);
     for (int i = 0; i < N; i++) {
-        const Bytes32 xs = load32(x[i].codes + 32 * part);
-        const Ints8 from = HAS_START<Type> ? first_lane(x[i].starts[part]) : Ints8{};
-        const Floats8 dots = dots_of<Type>(from, codes, xs);
+        const Codes<32> xs = load<32>(x[i].codes + 32 * part);
+        const Ints<8> from = HAS_START<Type> ? first_lane<8>(x[i].starts[part]) : Ints<8>{};
+        const Floats<8> dots = dots_of<Type>(from, codes, xs);
         const float* scale = factors[i].scales + (Type::SUB == 16 ? 2 * part : part);
-        const Floats8 factor = Type::SUB == 16 ? repeat_two(scale, scale + 1) : repeat8(*scale);
+        const Floats<8> factor = Type::SUB == 16 ? repeat_two(scale, scale + 1) : repeat<8>(*scale);
         sums[i].main = fused(dots, factor, sums[i].main);
     }
 }
@@ -289,12 +179,12 @@ constexpr Lanes4<Type> LANES4;
 template <class Type, int N>
 INLINE void add_64(const uint8_t* block, int pair, const Columns x[N],
                    const Factors<Type> factors[N], Sums sums[N]) {
-    const Bytes64 codes =
+    const Bytes<64> codes =
         join(codes_of<Type>(block, 2 * pair), codes_of<Type>(block, 2 * pair + 1));
-    const Ints16 lanes = (Ints16)load64(LANES4<Type>.scale + 16 * pair);
+    const Ints<16> lanes = load<16>(LANES4<Type>.scale + 16 * pair);
     for (int i = 0; i < N; i++) {
-        const Bytes64 xs = load64(x[i].codes + 64 * pair);
-        const Floats16 dots = dots_of<Type>(Ints16{}, codes, xs);
+        const Codes<64> xs = load<64>(x[i].codes + 64 * pair);
+        const Floats<16> dots = dots_of<Type>(Ints<16>{}, codes, xs);
         sums[i].pairs = fused(dots, pick(factors[i].pairs, lanes), sums[i].pairs);
     }
 }
@@ -318,13 +208,13 @@ template <class Type, int N>
 INLINE void add_block(const uint8_t* const rows[TILE_ROWS], int at, const Columns x[N],
                       Sums sums[TILE_ROWS][N]) {
     Factors<Type> factors[TILE_ROWS][N];
-    const auto read = [&](int r) __attribute__((always_inline)) {
+    const auto read = [&](int r) ALWAYS_INLINE {
         for (int line = 0; line < Type::BYTES; line += 64) {
             __builtin_prefetch(rows[r] + at + AHEAD + line);
         }
         read_scales<Type, N>(rows[r] + at, x, factors[r], sums[r]);
     };
-    const auto add = [&](int step, int r) __attribute__((always_inline)) {
+    const auto add = [&](int step, int r) ALWAYS_INLINE {
         add_columns<Type, N>(rows[r] + at, step, x, factors[r], sums[r]);
     };
     constexpr int STEPS = Type::BLOCK / STEP_OF<Type>;
@@ -349,7 +239,7 @@ INLINE float finish(const Sums& sums) {
     const float main = IN_PAIRS<Type> ? total(sums.pairs) : total(sums.main);
     if (!HAS_REST<Type>) return main;
     const float rest = Scales<Type>::COUNT > 1 ? total(sums.rest) : first_of(sums.rest);
-    const float factor = Type::FORM == CENTERED ? (float)-CENTER_OF<Type> : 1.0f;
+    const float factor = Type::FORM == SYMMETRIC ? (float)-CENTER_OF<Type> : 1.0f;
     return fused(factor, rest, main);
 }
 
@@ -358,7 +248,9 @@ template <class Type, int N>
 void dot_some(const uint8_t* const rows[TILE_ROWS], const Quantized& x, int first, float* out) {
     Sums sums[TILE_ROWS][N];
     for (int r = 0; r < TILE_ROWS; r++) {
-        for (int i = 0; i < N; i++) sums[r][i] = {repeat8(0), repeat8(0), Longest{}};
+        for (int i = 0; i < N; i++) {
+            sums[r][i] = {repeat<8>(0.0f), repeat<8>(0.0f), repeat<LONGEST>(0.0f)};
+        }
     }
     for (int col = 0, at = 0; col < x.cols; col += Type::BLOCK, at += Type::BYTES) {
         Columns columns[N];
@@ -382,13 +274,6 @@ void dot_rows(const uint8_t* const rows[TILE_ROWS], const Quantized& x, int firs
         case 2: return dot_some<Type, 2>(rows, x, first, out);
         default: return dot_some<Type, MOST_X>(rows, x, first, out);
     }
-}
-
-template <class Type>
-constexpr Layout layout_of(const char* name) {
-    return {name,           Type::BLOCK,         Type::BYTES,        decode_row<Type>,
-            dot_rows<Type>, DECODE_BFLOAT<Type>, UNPACK_PANEL<Type>, WIDTH_OF<Type>,
-            CENTER_OF<Type>};
 }
 
 }  // namespace KERNELS
