@@ -30,7 +30,7 @@ import calib_data
 from export.gguf import write
 from export.gguf_general import FILE_TYPES
 from quantize.calibration.hessian import Hessians
-from quantize.calibration.stream import Carried, Original, forward
+from quantize.calibration.stream import Carried, OriginalLayers, forward
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Target, assign
 from runtime.backends.torch import TorchOps
@@ -57,7 +57,7 @@ def importance(checkpoint: Checkpoint, rows: int = ROWS, length: int = LENGTH) -
     hidden = np.stack([embedding.qtype.decode(embedding.data[row]) for row in ids])  # (rows, T, D)
     found: dict[str, np.ndarray] = {}
     ops = TorchOps()
-    source, states = Original(checkpoint, ops.device), Carried(hidden)
+    source, states = OriginalLayers(checkpoint, ops.device), Carried(hidden)
     for layer, sums in forward(ops, source, states, lambda at: Hessians(at.spec, ops.device)):
         hessians = sums.mean(ids.size)
         for group in layer.spec.groups:

@@ -25,7 +25,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common, shapes
-from quantize.bench.speed import Request, Speed, measure
+from quantize.bench.speed import BenchRequest, BenchResult, measure
 from quantize.cli.bar import Bar
 from quantize.progress import Progress
 from runtime.archs import Arch
@@ -48,7 +48,7 @@ class Run:
     lines: tuple[str, ...]
     """Names of LINES."""
     flags: tuple[tuple[str, int], ...] = ()
-    """Fields of Request that differ from their defaults."""
+    """Fields of BenchRequest that differ from their defaults."""
 
 
 RUNS = {
@@ -69,7 +69,9 @@ def row(name: str, run: Run, **figures: Any) -> dict[str, Any]:
     return told | dict.fromkeys(columns, "-") | figures
 
 
-def generation(run: Run, speed: Speed, goal: str = "1.15 x, 85% of bandwidth") -> dict[str, Any]:
+def generation(
+    run: Run, speed: BenchResult, goal: str = "1.15 x, 85% of bandwidth"
+) -> dict[str, Any]:
     """Tokens a second, one after the other, and the share of the bandwidth that weights take."""
     ours, theirs = speed.engines
     context = f" after {speed.request.context:,}" if speed.request.context else ""
@@ -79,12 +81,12 @@ def generation(run: Run, speed: Speed, goal: str = "1.15 x, 85% of bandwidth") -
     )  # fmt: skip
 
 
-def after_context(run: Run, speed: Speed) -> dict[str, Any]:
+def after_context(run: Run, speed: BenchResult) -> dict[str, Any]:
     """The same with a long cache; its keys and values are read too, which the share leaves out."""
     return generation(run, speed, "1.15 x")
 
 
-def prompt(run: Run, speed: Speed) -> dict[str, Any]:
+def prompt(run: Run, speed: BenchResult) -> dict[str, Any]:
     """Tokens a second of a prompt."""
     ours, theirs = speed.engines
     return row(
@@ -93,7 +95,7 @@ def prompt(run: Run, speed: Speed) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def load(run: Run, speed: Speed) -> dict[str, Any]:
+def load(run: Run, speed: BenchResult) -> dict[str, Any]:
     """Seconds from opening the file, which is in the page cache, to the logits of a token."""
     ours, theirs = speed.engines
     return row(
@@ -102,7 +104,7 @@ def load(run: Run, speed: Speed) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def memory(run: Run, speed: Speed) -> dict[str, Any]:
+def memory(run: Run, speed: BenchResult) -> dict[str, Any]:
     """What is resident while generating, beyond the file and a cache of float16."""
     arch = shapes.arch_of(run.size)
     known = speed.file_bytes + cache_bytes(arch, speed.request.capacity)
@@ -116,7 +118,7 @@ def memory(run: Run, speed: Speed) -> dict[str, Any]:
     )
 
 
-LINES: dict[str, Callable[[Run, Speed], dict[str, Any]]] = {
+LINES: dict[str, Callable[[Run, BenchResult], dict[str, Any]]] = {
     "generation": generation,
     "after 4,096": after_context,
     "prompt": prompt,
@@ -131,7 +133,7 @@ def pair(ours: list[float], theirs: list[float]) -> dict[str, float]:
     return {"ours": statistics.median(ours), "llama.cpp": statistics.median(theirs)}
 
 
-def ratio(speed: Speed, word: str) -> float:
+def ratio(speed: BenchResult, word: str) -> float:
     """How many times as fast ours is."""
     assert speed.ratios is not None
     return speed.ratios[word]
@@ -178,10 +180,10 @@ def loss(engine: Engine, ids: np.ndarray) -> float:
     return float(np.mean(np.log(total) + peak[:, 0] - chosen))
 
 
-def measured(run: Run, threads: int, repeat: int, progress: Progress) -> Speed:
+def measured(run: Run, threads: int, repeat: int, progress: Progress) -> BenchResult:
     """One run of `quantize bench`."""
     file = shapes.file(run.size, run.preset)
-    return measure(Request(file, threads, RIVAL, repeat=repeat, **dict(run.flags)), progress)
+    return measure(BenchRequest(file, threads, RIVAL, repeat=repeat, **dict(run.flags)), progress)
 
 
 def main() -> None:

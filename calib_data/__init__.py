@@ -14,7 +14,7 @@ from typing import get_args
 
 import numpy as np
 
-from calib_data.document import FLAGS, CalibrationError, Messages, Part, Tokenizer
+from calib_data.document import FLAGS, CalibrationError, CalibrationTokenizer, Messages, Part
 from calib_data.files import is_file
 from calib_data.sources import Generate, Pool, Request, gather
 from calib_data.windows import Stream, Windows, allot, cut, join
@@ -33,7 +33,7 @@ __all__ = [
 
 def load(
     spec: str,
-    tokenizer: Tokenizer,
+    tokenizer: CalibrationTokenizer,
     rows: int,
     length: int,
     seed: int = 0,

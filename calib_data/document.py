@@ -23,7 +23,7 @@ class CalibrationError(InputError):
     """Calibration text could not be loaded; the message is one sentence with the way out."""
 
 
-class Tokenizer(Protocol):
+class CalibrationTokenizer(Protocol):
     """What calibration needs of a tokenizer."""
 
     @property
@@ -78,7 +78,9 @@ def unique(
             yield candidate
 
 
-def encode(item: Document, tokenizer: Tokenizer, dropped: Counter[str]) -> list[int] | None:
+def encode(
+    item: Document, tokenizer: CalibrationTokenizer, dropped: Counter[str]
+) -> list[int] | None:
     """Tokens of a document; None, counted with the reason, when its template refuses it."""
     content = item.content
     if isinstance(content, tuple):

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_data.document import SHORTEST, Document, Part, Tokenizer, encode
+from calib_data.document import SHORTEST, CalibrationTokenizer, Document, Part, encode
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,10 @@ class Stream:
 
 
 def join(
-    documents: list[Document], tokenizer: Tokenizer, need: int | None, dropped: Counter[str]
+    documents: list[Document],
+    tokenizer: CalibrationTokenizer,
+    need: int | None,
+    dropped: Counter[str],
 ) -> Stream:
     """Tokenize documents in order until `need` tokens are there (None: all of them)."""
     ids: list[int] = []

@@ -129,8 +129,8 @@ def _write_metadata(
     """Write the counts and the metadata pairs; returns where the tensor table starts."""
     with closing(GGUFWriter(path, family)) as writer:
         for key, value in metadata.items():
-            kind, inner = _kind(value)
-            writer.add_key_value(key, value, kind, inner)
+            value_type, inner = _value_type(value)
+            writer.add_key_value(key, value, value_type, inner)
         for name, shape in shapes.items():  # the header holds their number
             writer.add_tensor_info(name, shape, np.dtype(np.float32), 0)
         writer.write_header_to_file()
@@ -138,11 +138,11 @@ def _write_metadata(
     return path.stat().st_size
 
 
-def _kind(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
+def _value_type(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
     """GGUF's type of a value, and of a list's elements. Our numbers are all 32 bits wide."""
     if isinstance(value, list):
         # llama.cpp reads lists of ids and token types as signed numbers
-        inner = GGUFValueType.INT32 if isinstance(value[0], int) else _kind(value[0])[0]
+        inner = GGUFValueType.INT32 if isinstance(value[0], int) else _value_type(value[0])[0]
         return GGUFValueType.ARRAY, inner
     kinds = {
         bool: GGUFValueType.BOOL,
@@ -206,12 +206,12 @@ class _Data:
             self.file.write(_entry(name, self.shapes[name], qtype.ggml_type or 0, offset))
 
 
-def _entry(name: str, shape: tuple[int, ...], kind: int, offset: int) -> bytes:
+def _entry(name: str, shape: tuple[int, ...], ggml_type: int, offset: int) -> bytes:
     """One line of the tensor table; see runtime/gguf_header.py."""
     text = name.encode()
     head = struct.pack("<Q", len(text)) + text
     sides = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-    return head + sides + struct.pack("<IQ", kind, offset)
+    return head + sides + struct.pack("<IQ", ggml_type, offset)
 
 
 def _data_start(table_at: int, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -123,15 +123,15 @@ def pre_tokenizer_name(settings: dict[str, Any]) -> str:
 
 def _pattern(step: dict[str, Any]) -> str:
     """The regular expression at which one step cuts, "" for none; an unknown step by its name."""
-    kind = step["type"]
-    if kind == "Split" and step["behavior"] == "Isolated" and not step.get("invert"):
+    step_type = step["type"]
+    if step_type == "Split" and step["behavior"] == "Isolated" and not step.get("invert"):
         written = str(step["pattern"].get("Regex", step["pattern"]))
         return written.replace("\r", r"\r").replace("\n", r"\n")  # some spell them as they are
-    if kind == "Digits" and step.get("individual_digits"):
+    if step_type == "Digits" and step.get("individual_digits"):
         return DIGIT
-    if kind == "ByteLevel" and not step.get("add_prefix_space"):
+    if step_type == "ByteLevel" and not step.get("add_prefix_space"):
         return GPT2 if step.get("use_regex", True) else ""
-    return f"<{kind}>"
+    return f"<{step_type}>"
 
 
 def _sentencepiece(
@@ -180,7 +180,7 @@ def scores(tokens: list[str], types: list[int], merges: list[list[str]]) -> list
         ranks.setdefault(word, len(ranks))
         listed.add((left, right))
         last = word
-    words = {token for token, kind in zip(tokens, types, strict=True) if kind == NORMAL}
+    words = {token for token, token_type in zip(tokens, types, strict=True) if token_type == NORMAL}
     for word in words:
         for cut in range(1, len(word)):
             pair = word[:cut], word[cut:]
@@ -189,8 +189,8 @@ def scores(tokens: list[str], types: list[int], merges: list[list[str]]) -> list
     least = -float(len(ranks))
     by_type = {NORMAL: least, UNUSED: least}
     return [
-        -float(ranks[token]) if token in ranks else by_type.get(kind, 0.0)
-        for token, kind in zip(tokens, types, strict=True)
+        -float(ranks[token]) if token in ranks else by_type.get(token_type, 0.0)
+        for token, token_type in zip(tokens, types, strict=True)
     ]
 
 

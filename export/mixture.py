@@ -66,21 +66,21 @@ class Preset:
         return (rule(spot) if rule else None) or self.base
 
 
-def everywhere(kind: str) -> Choice:
+def everywhere(type_name: str) -> Choice:
     """One type in every layer."""
-    return lambda spot: kind
+    return lambda spot: type_name
 
 
-def where_sensitive(kind: str) -> Choice:
+def where_sensitive(type_name: str) -> Choice:
     """A type for the sensitive layers."""
-    return lambda spot: kind if spot.sensitive else None
+    return lambda spot: type_name if spot.sensitive else None
 
 
-def where_early(kind: str) -> Choice:
+def where_early(type_name: str) -> Choice:
     """A type for the early layers."""
-    return lambda spot: kind if spot.early else None
+    return lambda spot: type_name if spot.early else None
 
 
-def where_grouped(kind: str) -> Choice:
+def where_grouped(type_name: str) -> Choice:
     """A type for models in which four or more query heads share a key-value head."""
-    return lambda spot: kind if spot.grouped >= 4 else None
+    return lambda spot: type_name if spot.grouped >= 4 else None

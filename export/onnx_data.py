@@ -42,12 +42,12 @@ class Array:
 
     name: str
     dims: tuple[int, ...]
-    kind: np.dtype
+    dtype: np.dtype
 
     @property
     def nbytes(self) -> int:
         """Bytes in the file, without the gap before it."""
-        return math.prod(self.dims) * self.kind.itemsize
+        return math.prod(self.dims) * self.dtype.itemsize
 
 
 def weight_arrays(name: str, shape: tuple[int, ...], qtype: QuantType) -> list[Array]:
@@ -118,7 +118,7 @@ class Places:
         offset = -(-self.end // self.alignment) * self.alignment
         self.end = offset + array.nbytes
         proto = TensorProto(name=array.name, dims=array.dims, data_location=TensorProto.EXTERNAL)
-        proto.data_type = helper.np_dtype_to_tensor_dtype(array.kind)
+        proto.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         for key, value in {"location": DATA, "offset": offset, "length": array.nbytes}.items():
             proto.external_data.add(key=key, value=str(value))
         self.protos.append(proto)

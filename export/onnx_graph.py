@@ -152,8 +152,8 @@ def model(graph: Graph, initializers: list[onnx.TensorProto]) -> onnx.ModelProto
     return helper.make_model(body, opset_imports=opsets, ir_version=10, producer_name="edgequant")
 
 
-def _value(name: str, kind: int, shape: list[Any]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
+def _value(name: str, elem_type: int, shape: list[Any]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, elem_type, shape)
 
 
 def _lengths(graph: Graph) -> list[str]:

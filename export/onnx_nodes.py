@@ -38,10 +38,10 @@ class Graph:
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def op(
-        self, kind: str, inputs: list[str], out: str, domain: str = "", **attributes: Any
+        self, op_type: str, inputs: list[str], out: str, domain: str = "", **attributes: Any
     ) -> str:
         """Add a node named after its one output, which is returned."""
-        node = helper.make_node(kind, inputs, [out], name=out, domain=domain, **attributes)
+        node = helper.make_node(op_type, inputs, [out], name=out, domain=domain, **attributes)
         self.nodes.append(node)
         return out
 

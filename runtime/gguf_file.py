@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
-from runtime.gguf_header import MAGIC, Header, Line, read_header
+from runtime.gguf_header import MAGIC, Header, TableEntry, read_header
 from runtime.model import Model
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.reader import Reader
@@ -77,14 +77,14 @@ def _with_blocks(header: Header) -> GgufFile:
     return GgufFile(header.path, header.version, header.metadata, tensors, header.bytes)
 
 
-def _tensor_info(header: Header, line: Line) -> TensorInfo:
+def _tensor_info(header: Header, line: TableEntry) -> TensorInfo:
     """A line of the table with its block, placed in the file."""
-    qtype = next((b for b in QUANT_TYPES.values() if b.ggml_type == line.kind), None)
+    qtype = next((b for b in QUANT_TYPES.values() if b.ggml_type == line.ggml_type), None)
     if qtype is None:
-        kind = OTHER_TYPES.get(line.kind, f"GGUF type {line.kind}")
+        type_name = OTHER_TYPES.get(line.ggml_type, f"GGUF type {line.ggml_type}")
         raise UnsupportedError(
-            f"{header.path} stores {line.name!r} as {kind}, which cannot be read here; run it with "
-            "--backend llamacpp, or use a file with types that `quantize list types` names."
+            f"{header.path} stores {line.name!r} as {type_name}, which cannot be read here; run it "
+            "with --backend llamacpp, or use a file with types that `quantize list types` names."
         )
     shape = line.shape
     if 0 in shape or not qtype.fits(shape[-1]):

@@ -43,12 +43,12 @@ MOST_DIMENSIONS = 4
 
 
 @dataclass(frozen=True)
-class Line:
+class TableEntry:
     """A line of the tensor table as it stands, of a type that need not be known here."""
 
     name: str
     shape: tuple[int, ...]
-    kind: int
+    ggml_type: int
     """Number of the type."""
     offset: int
     """From the start of the data."""
@@ -62,7 +62,7 @@ class Header:
     version: int
     metadata: dict[str, Any]
     """Numbers, strings and booleans as Python values, arrays of numbers as numpy arrays."""
-    table: list[Line]
+    table: list[TableEntry]
     alignment: int
     start: int
     """Of the data, from the start of the file."""
@@ -119,32 +119,32 @@ def _metadata(cursor: Cursor, count: int) -> dict[str, Any]:
     return metadata
 
 
-def _value(cursor: Cursor, key: str, kind: int) -> Any:
+def _value(cursor: Cursor, key: str, value_type: int) -> Any:
     """One metadata value of a type number."""
-    if kind == STRING:
+    if value_type == STRING:
         return cursor.string()
-    if kind == ARRAY:
+    if value_type == ARRAY:
         return _array(cursor, key)
-    if kind not in NUMBERS:
-        raise cursor.damaged(f"{key!r} has the unknown value type {kind}")
-    value = cursor.number(NUMBERS[kind])
-    if kind == BOOL:
+    if value_type not in NUMBERS:
+        raise cursor.damaged(f"{key!r} has the unknown value type {value_type}")
+    value = cursor.number(NUMBERS[value_type])
+    if value_type == BOOL:
         return bool(value)
     # the shortest decimal that float32 tells apart: 1e-06 and not 9.999999974752427e-07
-    return float(str(np.float32(value))) if kind == FLOAT32 else value
+    return float(str(np.float32(value))) if value_type == FLOAT32 else value
 
 
 def _array(cursor: Cursor, key: str) -> list[str] | np.ndarray:
-    kind, count = cursor.number("<u4"), cursor.number("<u8")
-    if kind == STRING:
+    value_type, count = cursor.number("<u4"), cursor.number("<u8")
+    if value_type == STRING:
         cursor.need(8 * count)
         return cursor.strings(count)
-    if kind == ARRAY:
+    if value_type == ARRAY:
         raise cursor.damaged(f"{key!r} holds arrays inside an array, which no GGUF tool writes")
-    if kind not in NUMBERS:
-        raise cursor.damaged(f"{key!r} holds the unknown value type {kind}")
-    numbers = cursor.numbers(NUMBERS[kind], count)
-    return numbers != 0 if kind == BOOL else numbers
+    if value_type not in NUMBERS:
+        raise cursor.damaged(f"{key!r} holds the unknown value type {value_type}")
+    numbers = cursor.numbers(NUMBERS[value_type], count)
+    return numbers != 0 if value_type == BOOL else numbers
 
 
 def _alignment(cursor: Cursor, metadata: dict[str, Any]) -> int:
@@ -154,10 +154,10 @@ def _alignment(cursor: Cursor, metadata: dict[str, Any]) -> int:
     return alignment
 
 
-def _line(cursor: Cursor) -> Line:
+def _line(cursor: Cursor) -> TableEntry:
     """The next line of the table."""
     name, dimensions = cursor.string(), cursor.number("<u4")
     if not 1 <= dimensions <= MOST_DIMENSIONS:
         raise cursor.damaged(f"{name!r} has {dimensions} dimensions, not 1 to {MOST_DIMENSIONS}")
     shape = tuple(int(side) for side in cursor.numbers("<u8", dimensions)[::-1])
-    return Line(name, shape, cursor.number("<u4"), cursor.number("<u8"))
+    return TableEntry(name, shape, cursor.number("<u4"), cursor.number("<u8"))

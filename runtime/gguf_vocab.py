@@ -128,7 +128,7 @@ def _table(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
         raise CorruptFileError(
             f"the GGUF has {len(tokens)} tokens but not as many token types; convert it again."
         )
-    return tokens, [int(kind) for kind in types]
+    return tokens, [int(token_type) for token_type in types]
 
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
@@ -143,14 +143,14 @@ def _settings(tokens: list[str], types: list[int], **parts: Any) -> dict[str, An
     added = [
         {
             "content": token,
-            "special": kind != USER_DEFINED,
+            "special": token_type != USER_DEFINED,
             "normalized": False,
             "single_word": False,
             "lstrip": False,
             "rstrip": False,
         }
-        for token, kind in zip(tokens, types, strict=True)
-        if kind in (CONTROL, USER_DEFINED, UNKNOWN)
+        for token, token_type in zip(tokens, types, strict=True)
+        if token_type in (CONTROL, USER_DEFINED, UNKNOWN)
     ]
     empty = {"version": "1.0", "truncation": None, "padding": None, "post_processor": None}
     return empty | {"added_tokens": added} | parts
@@ -204,7 +204,9 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> dict[str, Any]:
         raise CorruptFileError(
             "the GGUF's tokenizer has no score for each token; convert it again."
         )
-    unknown = next((t for t, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None)
+    unknown = next(
+        (t for t, token_type in zip(tokens, types, strict=True) if token_type == UNKNOWN), None
+    )
     prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepend = [{"type": "Prepend", "prepend": SPACE}] if prefix else []

@@ -18,7 +18,7 @@ class Rope:
     """How positions turn into angles."""
 
     theta: float = 10000.0
-    kind: str = "default"
+    rope_type: str = "default"
     """default, linear, llama3, yarn, or factors (GGUF's own table of divisors)."""
     factor: float = 1.0
     original_context: int = 0
@@ -36,7 +36,7 @@ class Rope:
     @property
     def divided(self) -> bool:
         """Whether GGUF stores this scaling as a table of divisors, `rope_freqs.weight`."""
-        return self.kind in ("llama3", "factors")
+        return self.rope_type in ("llama3", "factors")
 
     @property
     def magnitude(self) -> float:
@@ -48,18 +48,20 @@ class Rope:
     @property
     def yarn_magnitude(self) -> float:
         """The magnitude that yarn gives by itself."""
-        return 0.1 * math.log(self.factor) + 1 if self.kind == "yarn" and self.factor > 1 else 1.0
+        return (
+            0.1 * math.log(self.factor) + 1 if self.rope_type == "yarn" and self.factor > 1 else 1.0
+        )
 
     def frequencies(self, head_dim: int) -> np.ndarray:
         """Angle per position of each pair of channels: (head_dim / 2,) float64."""
         plain = self.theta ** -(np.arange(0, head_dim, 2) / head_dim)
-        if self.kind == "linear":
+        if self.rope_type == "linear":
             return np.asarray(plain / self.factor)
-        if self.kind == "llama3":
+        if self.rope_type == "llama3":
             return np.asarray(plain / self._llama3_divisors(plain))
-        if self.kind == "factors":
+        if self.rope_type == "factors":
             return np.asarray(plain / np.array(self.factors))
-        if self.kind == "yarn":
+        if self.rope_type == "yarn":
             keep = self._yarn_kept(head_dim)
             return np.asarray(plain / self.factor * (1 - keep) + plain * keep)
         return np.asarray(plain)
@@ -104,22 +106,22 @@ class Rope:
         Raises EdgequantError for a scaling this runtime does not compute.
         """
         scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        kind = scaling.get("rope_type") or scaling.get("type") or "default"
-        if kind not in ("default", "linear", "llama3", "yarn"):
+        rope_type = scaling.get("rope_type") or scaling.get("type") or "default"
+        if rope_type not in ("default", "linear", "llama3", "yarn"):
             raise UnsupportedError(
-                f"config.json asks for rope scaling {kind!r}; "
+                f"config.json asks for rope scaling {rope_type!r}; "
                 "supported: default, linear, llama3, yarn."
             )
         context = scaling.get("original_max_position_embeddings")
         optional = ["low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"]
-        if kind == "yarn":  # the others ignore it
+        if rope_type == "yarn":  # the others ignore it
             optional.append("attention_factor")
         found: dict[str, Any] = {
             key: float(scaling[key]) for key in optional if scaling.get(key) is not None
         }
         return Rope(
             theta=float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0),
-            kind=kind,
+            rope_type=rope_type,
             factor=float(scaling.get("factor") or 1.0),
             original_context=int(context or config.get("max_position_embeddings") or 0),
             **found,
@@ -128,10 +130,10 @@ class Rope:
     def gguf_keys(self) -> dict[str, Any]:
         """GGUF metadata, without the architecture before; `divided` kinds need the tensor too."""
         keys: dict[str, Any] = {"rope.freq_base": self.theta}
-        if self.kind not in ("linear", "yarn"):
+        if self.rope_type not in ("linear", "yarn"):
             return keys
-        keys |= {"rope.scaling.type": self.kind, "rope.scaling.factor": self.factor}
-        if self.kind == "yarn":
+        keys |= {"rope.scaling.type": self.rope_type, "rope.scaling.factor": self.factor}
+        if self.rope_type == "yarn":
             keys |= {
                 "rope.scaling.original_context_length": self.original_context,
                 "rope.scaling.attn_factor": self.magnitude / self.yarn_magnitude,
@@ -150,11 +152,12 @@ class Rope:
 
         Raises EdgequantError for a scaling that this runtime does not compute, or for bad numbers.
         """
-        kind = str(keys.get("rope.scaling.type", "none"))
-        if kind not in GGUF_KINDS or (factors and kind != "none"):
+        rope_type = str(keys.get("rope.scaling.type", "none"))
+        if rope_type not in GGUF_KINDS or (factors and rope_type != "none"):
             raise UnsupportedError(
-                f"the GGUF asks for rope scaling {kind!r}{' with divisors' if factors else ''}; "
-                f"supported: {', '.join(GGUF_KINDS)}, and divisors without another scaling."
+                f"the GGUF asks for rope scaling {rope_type!r}"
+                f"{' with divisors' if factors else ''}; supported: {', '.join(GGUF_KINDS)}, "
+                "and divisors without another scaling."
             )
         keys = {"rope.scaling.original_context_length": context} | keys
         found = {field: keys.get(key, usual) for field, (key, usual) in GGUF_KEYS.items()}
@@ -167,7 +170,11 @@ class Rope:
                     "convert the model again."
                 )
         magnitude = found.pop("magnitude")
-        rope = Rope(kind="factors" if factors else GGUF_KINDS[kind], factors=factors or (), **found)
+        rope = Rope(
+            rope_type="factors" if factors else GGUF_KINDS[rope_type],
+            factors=factors or (),
+            **found,
+        )
         if magnitude == 1.0:
             return rope
         return replace(rope, attention_factor=rope.yarn_magnitude * magnitude)

@@ -68,8 +68,8 @@ class Tensor:
         return self.qtype.decode(self.data[start:stop])
 
     @staticmethod
-    def dense(name: str, values: np.ndarray, kind: str = "F32") -> "Tensor":
+    def dense(name: str, values: np.ndarray, type_name: str = "F32") -> "Tensor":
         """A float tensor (F32, F16 or BF16) made from values of any shape."""
-        qtype = QUANT_TYPES[kind]
+        qtype = QUANT_TYPES[type_name]
         rows = values.reshape(rows_and_cols(values.shape))
         return Tensor(name, tuple(values.shape), qtype, qtype.pack(rows, {}))

@@ -83,7 +83,7 @@ def test_the_plan_of_the_readme_is_read(tmp_path: Path) -> None:
     write_plans(tmp_path)
     plan = Plan.from_flags(tmp_path / "plan.toml", {})
     assert plan.targets[0].label == "gguf:Q4_0"
-    assert [rule.kind for rule in plan.rules] == ["Q6_K", "Q5_K"]
+    assert [rule.type_name for rule in plan.rules] == ["Q6_K", "Q5_K"]
 
 
 def write_plans(folder: Path) -> None:

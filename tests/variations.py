@@ -99,7 +99,7 @@ COMPUTED: dict[str, Change] = {
     "no rope in some layers": only(lambda index: index != 1, each(Attention, rope=None)),
     "several ropes": only(
         lambda index: index > 0,
-        each(Attention, rope=Rope(theta=50.0, kind="yarn", factor=3.0, original_context=16)),
+        each(Attention, rope=Rope(theta=50.0, rope_type="yarn", factor=3.0, original_context=16)),
     ),
     "rope of some channels": each(Attention, rope_channels=16),
     "scale": each(Attention, scale=0.05),

@@ -25,7 +25,7 @@ SAMPLE = 192
 class Choice:
     """One type that a tensor could have."""
 
-    kind: str
+    type_name: str
     bytes: int
     kl: float
     """Predicted addition to the KL divergence, nats a token."""
@@ -41,7 +41,7 @@ class Step:
 
     bytes: int
     kl: float
-    kinds: Mapping[str, str]
+    types: Mapping[str, str]
 
 
 def predicted_kl(
@@ -116,7 +116,7 @@ def total(chosen: Mapping[str, Choice]) -> Step:
     return Step(
         sum(c.bytes for c in chosen.values()),
         sum(c.kl for c in chosen.values()),
-        {name: c.kind for name, c in chosen.items()},
+        {name: c.type_name for name, c in chosen.items()},
     )
 
 
@@ -131,8 +131,8 @@ def within(choices: Choices, budget: int, path: list[Step] | None = None) -> Ste
             best = step
     if best is None:
         raise ValueError("the budget is below the smallest size")
-    by_kind = {name: {c.kind: c for c in of} for name, of in choices.items()}
-    chosen = {name: by_kind[name][kind] for name, kind in best.kinds.items()}
+    by_type = {name: {c.type_name: c for c in of} for name, of in choices.items()}
+    chosen = {name: by_type[name][type_name] for name, type_name in best.types.items()}
     options = {name: useful(of) for name, of in choices.items()}
     while better := improvement(chosen, options, budget - total(chosen).bytes):
         chosen |= better
@@ -159,7 +159,7 @@ def improvement(
         Change(choice.bytes - now.bytes, now.kl - choice.kl, name, choice)
         for name, now in sorted(chosen.items())  # so that ties are broken alike everywhere
         for choice in options[name]
-        if choice.kind != now.kind
+        if choice.type_name != now.type_name
     ]
     smaller = sorted((c for c in changes if c.bytes < 0), key=lambda c: c.bytes)
     sizes, cheapest = [c.bytes for c in smaller], cheapest_pairs(smaller)

@@ -80,12 +80,16 @@ def choices_of(
     for name, shape in arch.shapes().items():
         if not is_matrix(shape):
             continue
-        kinds = [kind for kind in predictions[name] if container.holds(QUANT_TYPES[kind])]
+        types = [
+            type_name for type_name in predictions[name] if container.holds(QUANT_TYPES[type_name])
+        ]
         if wanted := ruled(name, rules, container):
-            kinds = [narrow(wanted, shape[-1], container).name]
+            types = [narrow(wanted, shape[-1], container).name]
         out[name] = [
-            Choice(kind, stored_bytes(QUANT_TYPES[kind], shape), predictions[name][kind])
-            for kind in kinds
+            Choice(
+                type_name, stored_bytes(QUANT_TYPES[type_name], shape), predictions[name][type_name]
+            )
+            for type_name in types
         ]
     return out
 
@@ -94,13 +98,13 @@ def rule_fallbacks(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> tuple
     """One sentence for each group of tensors that could not have the type that a rule says."""
     container = CONTAINERS[target.container]
     said = {name: ruled(name, rules, container) for name in matrix_widths(arch)}
-    wanted = {name: kind for name, kind in said.items() if kind}
+    wanted = {name: type_name for name, type_name in said.items() if type_name}
     return fallback_sentences(arch, wanted, container)
 
 
 def types_of(step: Step) -> Types:
     """The types that a step names."""
-    return {name: QUANT_TYPES[kind] for name, kind in step.kinds.items()}
+    return {name: QUANT_TYPES[type_name] for name, type_name in step.types.items()}
 
 
 def _by_size(limit: int, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:

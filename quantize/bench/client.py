@@ -55,7 +55,7 @@ class Worker:
             )
         told = json.loads(line)
         if "error" in told:
-            raise getattr(runtime.errors, told["kind"], InputError)(told["error"])
+            raise getattr(runtime.errors, told["error_class"], InputError)(told["error"])
         return told["answer"]
 
     def close(self) -> None:

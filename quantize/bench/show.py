@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from export.files import new_file
-from quantize.bench.speed import Samples, Speed
+from quantize.bench.speed import BenchResult, Samples
 from quantize.report.charts import BLUE, INK, ORANGE, STYLE, WIDTH
 from quantize.report.frontier_chart import DOTS_PER_INCH, check_path
 
@@ -21,7 +21,7 @@ FRAME = 0.75
 """Inches for what is above and below the bars of one panel."""
 
 
-def table(speed: Speed) -> RenderableType:
+def table(speed: BenchResult) -> RenderableType:
     """A line for each figure, a column for each engine, and the ratios; then sentences."""
     asked, ratios = speed.request, speed.ratios or {}
     shown = Table(f"{asked.file.name}, {asked.threads} threads", box=None)
@@ -43,7 +43,7 @@ def table(speed: Speed) -> RenderableType:
     return Group(shown, "\n".join([limit, rounds, *speed.notes]))
 
 
-def lines(speed: Speed) -> list[tuple[str, Callable[[Samples], str], str]]:
+def lines(speed: BenchResult) -> list[tuple[str, Callable[[Samples], str], str]]:
     """Name of a figure, what an engine's cell says, and which of the ratios belongs to it."""
     asked = speed.request
     after = f"generation after {asked.context:,} tokens" if asked.context else "generation"
@@ -68,7 +68,7 @@ def mebibytes(engine: Samples, word: str) -> str:
     return f"{engine.memory[word] / 2**20:,.0f}" if word in engine.memory else "-"
 
 
-def draw(speed: Speed) -> Figure:
+def draw(speed: BenchResult) -> Figure:
     """Bars of prompt and generation speed for each engine, with the memory's limit marked.
 
     Call it with the style of `charts`.
@@ -102,11 +102,13 @@ def bars(axes: Axes, engines: list[Samples], rounds: list[list[float]]) -> None:
     axes.invert_yaxis()
 
 
-def write(speed: Speed, path: Path) -> None:
+def write(speed: BenchResult, path: Path) -> None:
     """The chart, on white, as .svg or .png. Raises as `frontier_chart.check_path` does."""
     check_path(path)
     with matplotlib.rc_context(STYLE), new_file(path) as temp:
-        kind = path.suffix.removeprefix(".")
-        told = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        image_format = path.suffix.removeprefix(".")
+        told = {"Date": None, "Creator": None} if image_format == "svg" else {"Software": None}
         figure = draw(speed)
-        figure.savefig(temp, format=kind, dpi=DOTS_PER_INCH, facecolor="white", metadata=told)
+        figure.savefig(
+            temp, format=image_format, dpi=DOTS_PER_INCH, facecolor="white", metadata=told
+        )

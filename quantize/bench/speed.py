@@ -28,7 +28,7 @@ WARM_UP = 8
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchRequest:
     """What to measure; checked by `check`."""
 
     file: Path
@@ -94,10 +94,10 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Speed:
+class BenchResult:
     """The result."""
 
-    request: Request
+    request: BenchRequest
     file_bytes: int
     weight_bytes: int
     """Weights that one token reads."""
@@ -174,7 +174,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def check(asked: Request) -> Model:
+def check(asked: BenchRequest) -> Model:
     """The model of the file, opened but not loaded.
 
     Raises EdgequantError for what cannot be measured, before any time is spent.
@@ -204,7 +204,7 @@ def check(asked: Request) -> Model:
     return model
 
 
-def measure(asked: Request, progress: Progress) -> Speed:
+def measure(asked: BenchRequest, progress: Progress) -> BenchResult:
     """Everything about a file. Raises as `check` does, and with the sentence of an engine."""
     model = check(asked)
     weights = weight_bytes(model)
@@ -230,11 +230,11 @@ def measure(asked: Request, progress: Progress) -> Speed:
             engine.memory = worker.ask("memory")
             engine.instruction_sets = worker.ask("instruction_sets")
     time_loads(asked, engines, progress)
-    return Speed(asked, size, weights, bandwidth, engines)
+    return BenchResult(asked, size, weights, bandwidth, engines)
 
 
 def time_prompts(
-    asked: Request, engines: list[Samples], workers: list[Worker], progress: Progress
+    asked: BenchRequest, engines: list[Samples], workers: list[Worker], progress: Progress
 ) -> None:
     """Fill `prompt` of each engine, taking turns."""
     for worker in workers:
@@ -246,7 +246,7 @@ def time_prompts(
 
 
 def time_generation(
-    asked: Request,
+    asked: BenchRequest,
     engines: list[Samples],
     workers: list[Worker],
     memory: Memory,
@@ -265,7 +265,7 @@ def time_generation(
         progress("generation", number + 1, asked.repeat, speeds([e.generate for e in engines]))
 
 
-def time_loads(asked: Request, engines: list[Samples], progress: Progress) -> None:
+def time_loads(asked: BenchRequest, engines: list[Samples], progress: Progress) -> None:
     """Fill `load` of each engine, a fresh process each time, taking turns."""
     for number in range(asked.repeat):
         for engine in engines:

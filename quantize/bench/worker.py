@@ -4,7 +4,8 @@
 
 The first line of its output says how long loading took. Then each line of JSON on its input is one
 job, `["prompt", 512]`, and is answered by one line: `{"answer": ...}`, or `{"error": SENTENCE,
-"kind": CLASS}` after which it ends. Only the runtime is imported here: torch would count as memory.
+"error_class": CLASS}` after which it ends. Only the runtime is imported here: torch would count as
+memory.
 """
 
 import importlib
@@ -120,7 +121,7 @@ def main() -> None:
             job, *arguments = json.loads(line)
             say(answer=getattr(bench, job)(*arguments))
     except (EdgequantError, OSError) as error:
-        say(error=str(error), kind=type(error).__name__)
+        say(error=str(error), error_class=type(error).__name__)
 
 
 if __name__ == "__main__":

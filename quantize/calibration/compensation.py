@@ -33,7 +33,7 @@ STEP = 0.75
 
 
 @dataclass
-class InputError:
+class InputDifference:
     """How far a group's inputs X' (or the layer's outputs Y') are from the original's."""
 
     moment: torch.Tensor
@@ -77,11 +77,11 @@ class Compared(Hessians):
         *inner, last = layer.spec.groups
         self.original = Inputs()
         self.errors = {
-            g.name: InputError(torch.zeros(g.width, g.width, device=device)) for g in inner
+            g.name: InputDifference(torch.zeros(g.width, g.width, device=device)) for g in inner
         }
         """Of every input group; of the last one that of the layer's outputs."""
         outputs = len(layer.weights[f"{last.linears[0]}.weight"])
-        self.of_outputs = InputError(torch.zeros(outputs, last.width, device=device))
+        self.of_outputs = InputDifference(torch.zeros(outputs, last.width, device=device))
         self.held: list[slice] = []
         """Tokens of windows that are held back, among those of the moment."""
         self.last: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -141,7 +141,7 @@ def compensate(
     weights: Weights,
     groups: tuple[InputGroup, ...],
     hessians: Mapping[str, torch.Tensor],
-    errors: Mapping[str, InputError],
+    errors: Mapping[str, InputDifference],
     damp: float,
 ) -> Weights:
     """The layer's weights as they should be rounded; all others as they are.

@@ -28,7 +28,7 @@ from quantize.calibration.stream import (
     Allocate,
     Gradients,
     Kept,
-    Original,
+    OriginalLayers,
     Weights,
     activation_bytes,
     at_once,
@@ -103,7 +103,7 @@ def fisher(
     gradients only pass through the layers, which is faster. `tokens` go backwards and `logits` are
     made at a time.
     """
-    arch, source = checkpoint.arch, Original(checkpoint, ops.device)
+    arch, source = checkpoint.arch, OriginalLayers(checkpoint, ops.device)
     states = Kept(allocate("gradient-states", (arch.layers + 1, *ids.shape, arch.hidden)))
     embed(checkpoint.tensors["token_embd.weight"], ids, states.values[0])
     steps = 2 * arch.layers

@@ -15,7 +15,15 @@ import calib_data
 from export.files import check_target
 from quantize.calibration.calibration_text import load_text
 from quantize.calibration.imatrix import Imatrix, write
-from quantize.calibration.stream import TOKENS, Carried, Original, batches, embed, fetch, forward
+from quantize.calibration.stream import (
+    TOKENS,
+    Carried,
+    OriginalLayers,
+    batches,
+    embed,
+    fetch,
+    forward,
+)
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Plan, check_limits
 from quantize.progress import Progress, silent
@@ -27,7 +35,7 @@ from runtime.forward import Layer, Observer
 
 
 @dataclass(frozen=True)
-class Request:
+class ImatrixRequest:
     """What `quantize imatrix` is to make; fields and defaults are those of a Plan."""
 
     output: Path
@@ -58,7 +66,7 @@ class Squares(Observer):
         self.sums[group] += x.reshape(-1, x.shape[-1]).square().sum(0, dtype=torch.float64)
 
 
-def make(request: Request, progress: Progress = silent) -> Imatrix:
+def make(request: ImatrixRequest, progress: Progress = silent) -> Imatrix:
     """Collect and write the file. Raises EdgequantError before any work for bad input."""
     check_target(request.output, request.overwrite)
     check_device(request.device)
@@ -96,7 +104,7 @@ def collect(
     """
     arch, ops = checkpoint.arch, TorchOps(device)
     embed(checkpoint.tensors["token_embd.weight"], ids, hidden)
-    source, states = Original(checkpoint, ops.device), Carried(hidden, tokens=tokens)
+    source, states = OriginalLayers(checkpoint, ops.device), Carried(hidden, tokens=tokens)
     for layer, squares in forward(ops, source, states, lambda layer: Squares(layer, ops.device)):
         for group in layer.spec.groups:
             where = f"blk.{layer.index}.{group.linears[0]}.weight"

@@ -21,7 +21,7 @@ from quantize.run.cost import FLOAT, Cost, on_disk
 from quantize.run.job import Job
 from quantize.run.resume import ENTRY
 from quantize.run.rounding import SEARCH
-from quantize.run.store import Entry
+from quantize.run.store import StoredStep
 from runtime.backends.torch import TorchOps
 from runtime.quant_types import QUANT_TYPES, QuantType
 
@@ -30,7 +30,7 @@ from runtime.quant_types import QUANT_TYPES, QuantType
 class FisherStatistics:
     """What `collect` left in a work folder."""
 
-    entry: Entry
+    entry: StoredStep
 
     def table(self, name: str) -> torch.Tensor | None:
         """Hessian (D, D) of the embedding or the head, when it was measured."""
@@ -84,7 +84,7 @@ class Collection:
         self.arrays: dict[str, np.ndarray] = {}
         self.predictions: dict[str, dict[str, float]] = {}
 
-    def run(self, entry: Entry) -> None:
+    def run(self, entry: StoredStep) -> None:
         """Measure and store."""
         job, checkpoint = self.job, self.checkpoint
         ops, seed = TorchOps(job.device), job.calibration.seed

@@ -50,7 +50,7 @@ class LayerSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Original:
+class OriginalLayers:
     """The layers of a full-precision checkpoint, float32 on a device."""
 
     checkpoint: Checkpoint
@@ -72,7 +72,7 @@ class Original:
         return Layer(spec, weights, index)
 
 
-class States(Protocol):
+class StateSet(Protocol):
     """Hidden states that a layer takes further."""
 
     def advance(self, ops: Any, layer: Layer, observer: Observer) -> None:
@@ -115,7 +115,7 @@ class Kept:
 def forward(
     ops: Ops,
     source: LayerSource,
-    states: States,
+    states: StateSet,
     observe: Callable[[Layer], Seen] | None = None,
     start: int = 0,
 ) -> Iterator[tuple[Layer, Seen]]:

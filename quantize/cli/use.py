@@ -75,7 +75,7 @@ def bench(
     from quantize.bench import speed
 
     used = speed.usable_cores() if threads is None else threads
-    asked = speed.Request(file, used, against, prompt, generate_, context, repeat, chart)
+    asked = speed.BenchRequest(file, used, against, prompt, generate_, context, repeat, chart)
     with Bar(errors) as bar:
         result = speed.measure(asked, bar.update)
     if chart is not None:

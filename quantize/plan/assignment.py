@@ -59,7 +59,7 @@ def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
     preset = container.presets[target.preset]
     widths = matrix_widths(arch)
     wanted = {name: ruled(name, rules, container) or preset.choose(arch, name) for name in widths}
-    types = {name: narrow(kind, widths[name], container) for name, kind in wanted.items()}
+    types = {name: narrow(type_name, widths[name], container) for name, type_name in wanted.items()}
     return Assignment(target, types, fallback_sentences(arch, wanted, container))
 
 
@@ -72,9 +72,9 @@ def matrix_widths(arch: Arch) -> dict[str, int]:
 def ruled(name: str, rules: tuple[Rule, ...], container: Container) -> str | None:
     """The type that the last rule for a tensor says, of those that the container can hold."""
     kinds = [
-        rule.kind
+        rule.type_name
         for rule in rules
-        if re.search(rule.pattern, name) and container.holds(QUANT_TYPES[rule.kind])
+        if re.search(rule.pattern, name) and container.holds(QUANT_TYPES[rule.type_name])
     ]
     return kinds[-1] if kinds else None
 
@@ -85,22 +85,22 @@ def fallback_sentences(
     """One for each group of tensors whose rows do not fit the blocks of the type wanted."""
     widths = matrix_widths(arch)
     narrowed: dict[tuple[str, str, int], list[str]] = {}
-    for name, kind in wanted.items():
-        got = narrow(kind, widths[name], container).name
-        if got != kind:
-            narrowed.setdefault((kind, got, widths[name]), []).append(name)
+    for name, type_name in wanted.items():
+        got = narrow(type_name, widths[name], container).name
+        if got != type_name:
+            narrowed.setdefault((type_name, got, widths[name]), []).append(name)
     return tuple(
-        f"{len(names)} tensors with rows of {cols} cannot be {kind} "
-        f"(packs {QUANT_TYPES[kind].size} at a time) and became {got}: {_span(names)}"
-        for (kind, got, cols), names in narrowed.items()
+        f"{len(names)} tensors with rows of {cols} cannot be {type_name} "
+        f"(packs {QUANT_TYPES[type_name].size} at a time) and became {got}: {_span(names)}"
+        for (type_name, got, cols), names in narrowed.items()
     )
 
 
-def narrow(kind: str, cols: int, container: Container) -> QuantType:
+def narrow(type_name: str, cols: int, container: Container) -> QuantType:
     """The type itself, or the next best one whose blocks divide a row of `cols` weights."""
-    while not QUANT_TYPES[kind].fits(cols):
-        kind = QUANT_TYPES[kind].narrower or container.widest
-    return QUANT_TYPES[kind]
+    while not QUANT_TYPES[type_name].fits(cols):
+        type_name = QUANT_TYPES[type_name].narrower or container.widest
+    return QUANT_TYPES[type_name]
 
 
 def check_rules(plan: Plan, arch: Arch) -> None:
@@ -108,20 +108,18 @@ def check_rules(plan: Plan, arch: Arch) -> None:
     names = list(matrix_widths(arch))
     for rule in plan.rules:
         if not any(re.search(rule.pattern, name) for name in names):
+            raise InputError(f"--rule {rule} matches no tensor; names look like {names[1]}.")
+        if not any(_holds(target.container, rule.type_name) for target in plan.targets):
+            holders = [name for name in CONTAINERS if _holds(name, rule.type_name)]
             raise InputError(
-                f"--rule {rule.pattern}={rule.kind} matches no tensor; names look like {names[1]}."
-            )
-        if not any(_holds(target.container, rule.kind) for target in plan.targets):
-            holders = [name for name in CONTAINERS if _holds(name, rule.kind)]
-            raise InputError(
-                f"--rule {rule.pattern}={rule.kind}: none of the targets can hold {rule.kind}, "
+                f"--rule {rule}: none of the targets can hold {rule.type_name}, "
                 f"which goes into {' or '.join(holders) or 'no container'}; choose a type from "
                 "`quantize list types`, or add a --to."
             )
 
 
-def _holds(container: str, kind: str) -> bool:
-    return CONTAINERS[container].holds(QUANT_TYPES[kind])
+def _holds(container: str, type_name: str) -> bool:
+    return CONTAINERS[container].holds(QUANT_TYPES[type_name])
 
 
 def _span(names: list[str]) -> str:

@@ -148,7 +148,7 @@ class Plan:
         )
         recipe: dict[str, Any] = {name: getattr(self, name) for name in names}
         recipe["rewrites"] = list(self.chosen_rewrites)
-        recipe["rules"] = [f"{rule.pattern}={rule.kind}" for rule in self.rules]
+        recipe["rules"] = [str(rule) for rule in self.rules]
         if any(target.automatic for target in self.targets):
             recipe |= self.aim()
         recipe["targets"] = [target.label for target in self.targets]

@@ -9,15 +9,15 @@ from runtime.quant_types import quant_type
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors whose name matches `pattern` (a regular expression, searched) get `kind`."""
+    """Tensors whose name matches `pattern` (a regular expression, searched) get `type_name`."""
 
     pattern: str
-    kind: str
+    type_name: str
 
     @staticmethod
     def parse(text: str) -> "Rule":
         """From "attn_v=Q6_K". Raises EdgequantError for a bad expression or an unknown type."""
-        pattern, equals, kind = text.rpartition("=")
+        pattern, equals, type_name = text.rpartition("=")
         if not equals:
             raise InputError(f"--rule {text!r} has no '='; write REGEX=TYPE, like attn_v=Q6_K.")
         try:
@@ -26,4 +26,7 @@ class Rule:
             raise InputError(
                 f"--rule {text!r} is not a valid regular expression: {error}."
             ) from error
-        return Rule(pattern, quant_type(kind).name)
+        return Rule(pattern, quant_type(type_name).name)
+
+    def __str__(self) -> str:
+        return f"{self.pattern}={self.type_name}"

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from quantize.report.report import Result
+from quantize.report.report import ArtifactResult
 from quantize.report.scan import TensorFact
 from runtime.tensor import is_matrix
 
@@ -51,7 +51,7 @@ STYLE: Any = {
 }
 
 
-def draw_result(result: Result, place: int) -> dict[str, str]:
+def draw_result(result: ArtifactResult, place: int) -> dict[str, str]:
     """Charts of one artifact, the `place`-th of its report; those without data are left out."""
     charts: dict[str, tuple[Callable[[Axes], None], float]] = {
         "histogram": (lambda axes: kl_histogram(axes, result), HEIGHT)
@@ -87,7 +87,7 @@ def inline(figure: Figure, prefix: str) -> str:
     )
 
 
-def kl_histogram(axes: Axes, result: Result) -> None:
+def kl_histogram(axes: Axes, result: ArtifactResult) -> None:
     """Tokens by KL, with the mean and the 99th percentile marked."""
     edges, counts = np.array(result.histogram.edges), np.array(result.histogram.counts)
     used = np.flatnonzero(counts)
@@ -109,7 +109,7 @@ def kl_histogram(axes: Axes, result: Result) -> None:
     axes.set_ylabel("tokens")
 
 
-def kl_by_part(axes: Axes, result: Result) -> None:
+def kl_by_part(axes: Axes, result: ArtifactResult) -> None:
     """A bar for each layer, the embedding and the head."""
     names = [short(part.part) for part in result.parts]
     axes.bar(range(len(names)), [part.kl for part in result.parts], color=BLUE)
@@ -118,7 +118,7 @@ def kl_by_part(axes: Axes, result: Result) -> None:
     axes.set_ylabel("KL when replaced alone")
 
 
-def kl_by_tensor(axes: Axes, result: Result) -> None:
+def kl_by_tensor(axes: Axes, result: ArtifactResult) -> None:
     """A map: kinds of tensors by layer, coloured by the KL of each one alone."""
     table, kinds, layers = grid([fact for fact in result.tensors if fact.kl is not None])
     values = np.array([[fact.kl if fact else np.nan for fact in row] for row in table], float)
@@ -133,7 +133,7 @@ def kl_by_tensor(axes: Axes, result: Result) -> None:
     axes.figure.colorbar(picture, ax=axes, label="KL when replaced alone")
 
 
-def bytes_by_tensor(axes: Axes, result: Result) -> None:
+def bytes_by_tensor(axes: Axes, result: ArtifactResult) -> None:
     """Bytes of each layer, stacked by kind of tensor; parts outside the layers stand alone."""
     places: dict[str, int] = {}
     for fact in result.tensors:

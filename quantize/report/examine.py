@@ -13,7 +13,7 @@ from export import CONTAINERS
 from quantize.loading import open_any, open_model
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
-from quantize.report.report import Result, Speed, WindowScore, WorstToken
+from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore, WorstToken
 from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.tokens import check_tokenizer
@@ -99,7 +99,7 @@ def examine(
     windows: Windows,
     progress: Progress,
     effects_too: bool = True,
-) -> tuple[Result, tuple[str, ...]]:
+) -> tuple[ArtifactResult, tuple[str, ...]]:
     """The artifact's result, before gates, and what is wrong with its tensors.
 
     Without `effects_too` the effect of each part alone, which takes longest, is not measured.
@@ -114,7 +114,7 @@ def examine(
     if source.tokenizer is not None and subject.tokenizer is not None:
         checked = check_tokenizer(source.tokenizer, subject.tokenizer)
     progress(f"speed of {subject.label}", 0, 1, "")
-    result = Result(
+    result = ArtifactResult(
         label=subject.label,
         file=subject.path.name,
         container=subject.container,
@@ -203,7 +203,7 @@ def worst_tokens(
     return tuple(found)
 
 
-def speed(engine: Engine, prompt: list[int]) -> Speed:
+def speed(engine: Engine, prompt: list[int]) -> GenerationSpeed:
     """Median time of a greedy step after `prompt`; the first run warms caches and threads up."""
     times: list[float] = []
     for count in (4, TIMED):
@@ -214,7 +214,7 @@ def speed(engine: Engine, prompt: list[int]) -> Speed:
             if last is not None:  # the first token pays for reading the prompt
                 times.append(now - last)
             last = now
-    return Speed(TIMED, float(1 / np.median(times)), machine())
+    return GenerationSpeed(TIMED, float(1 / np.median(times)), machine())
 
 
 def machine() -> str:

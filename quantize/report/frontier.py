@@ -13,7 +13,7 @@ from quantize.report.metrics import standard_error
 
 
 @dataclass(frozen=True)
-class Entry:
+class FrontierEntry:
     """An artifact as the frontier sees it."""
 
     label: str
@@ -68,13 +68,13 @@ class Standing:
         return f"{self.label} ties with {self.rival}, with {told}: within the standard error."
 
 
-def dominates(one: Entry, other: Entry) -> bool:
+def dominates(one: FrontierEntry, other: FrontierEntry) -> bool:
     """Whether `one` is no larger and no worse than `other`, and smaller or better."""
     no_worse = one.bytes <= other.bytes and one.kl <= other.kl
     return no_worse and (one.bytes < other.bytes or one.kl < other.kl)
 
 
-def standings(entries: list[Entry]) -> list[Standing]:
+def standings(entries: list[FrontierEntry]) -> list[Standing]:
     """The standing of each entry, in their order.
 
     The rival is, of the usable artifacts that dominate one, the best in KL of those that are better
@@ -83,7 +83,7 @@ def standings(entries: list[Entry]) -> list[Standing]:
     return [standing(entry, entries) for entry in entries]
 
 
-def standing(entry: Entry, entries: list[Entry]) -> Standing:
+def standing(entry: FrontierEntry, entries: list[FrontierEntry]) -> Standing:
     """The standing of one entry among all."""
     above = [other for other in entries if other.usable and dominates(other, entry)]
     if not above:
@@ -95,7 +95,7 @@ def standing(entry: Entry, entries: list[Entry]) -> Standing:
     return met[min(order)[-1]]
 
 
-def against(entry: Entry, rival: Entry) -> Standing:
+def against(entry: FrontierEntry, rival: FrontierEntry) -> Standing:
     """An entry beside one that dominates it."""
     differences = entry.windows - rival.windows  # (W,)
     return Standing(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from export.files import new_file
 from quantize.report.charts import BLUE, HEIGHT, INK, ORANGE, STYLE, WIDTH, inline
 from quantize.report.labels import ambiguous, distances, nearest, place, short_names
-from quantize.report.report import Report, Result
+from quantize.report.report import ArtifactResult, Report
 from runtime.errors import InputError
 
 FORMATS = (".svg", ".png")
@@ -113,7 +113,7 @@ def error_bars(report: Report) -> np.ndarray:
     return np.concatenate([error_bar(result) for result in report.results], axis=1)
 
 
-def error_bar(result: Result) -> np.ndarray:
+def error_bar(result: ArtifactResult) -> np.ndarray:
     """The standard error downwards and upwards (2, 1); on a logarithmic axis it stays above 0."""
     kl, error = result.metrics.kl, result.metrics.kl_se
     if error is None or kl < NOISE:
@@ -229,6 +229,8 @@ def write(report: Report, path: Path) -> None:
     check_path(path)
     with matplotlib.rc_context(STYLE), new_file(path) as temp:
         figure = size_against_kl(report, f"{report.original.name} (filled: on the frontier)")
-        kind = path.suffix.removeprefix(".")
-        told = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-        figure.savefig(temp, format=kind, dpi=DOTS_PER_INCH, facecolor="white", metadata=told)
+        image_format = path.suffix.removeprefix(".")
+        told = {"Date": None, "Creator": None} if image_format == "svg" else {"Software": None}
+        figure.savefig(
+            temp, format=image_format, dpi=DOTS_PER_INCH, facecolor="white", metadata=told
+        )

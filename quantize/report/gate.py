@@ -8,11 +8,11 @@ import numpy as np
 from quantize.report import tokens
 from quantize.report.metrics import standard_error
 from quantize.report.report import (
+    ArtifactResult,
     Evaluation,
     GateValues,
-    Original,
+    OriginalModel,
     Report,
-    Result,
     WindowScore,
     read_report,
 )
@@ -41,7 +41,7 @@ class Gates:
         """As the report tells them."""
         return GateValues(self.max_kl, self.min_top1, self.max_ppl_ratio, self.baseline_file)
 
-    def failures(self, result: Result) -> list[str]:
+    def failures(self, result: ArtifactResult) -> list[str]:
         """A sentence for every limit that the result breaks."""
         m = result.metrics
         found = []
@@ -58,7 +58,7 @@ class Gates:
         return found
 
 
-def integrity_failures(result: Result, problems: tuple[str, ...]) -> list[str]:
+def integrity_failures(result: ArtifactResult, problems: tuple[str, ...]) -> list[str]:
     """What no artifact may have: broken tensors or logits, a tokenizer that does not round-trip."""
     found = list(problems)
     if result.broken_tokens:
@@ -102,7 +102,7 @@ def exceeds(differences: np.ndarray, slack: float) -> bool:
     return float(differences.mean()) > 2 * (standard_error(differences) or 0.0) + slack
 
 
-def match(baseline: Report, names: set[str]) -> Result | None:
+def match(baseline: Report, names: set[str]) -> ArtifactResult | None:
     """The baseline's result of the target or file called one of `names`."""
     for earlier in baseline.results:
         if names & {earlier.label, earlier.file, earlier.file.removesuffix(REJECTED)}:
@@ -111,7 +111,7 @@ def match(baseline: Report, names: set[str]) -> Result | None:
 
 
 def read_baseline(
-    path: Path, original: Original, evaluation: Evaluation, artifacts: list[set[str]]
+    path: Path, original: OriginalModel, evaluation: Evaluation, artifacts: list[set[str]]
 ) -> Report:
     """An earlier report to compare with.
 

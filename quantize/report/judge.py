@@ -17,7 +17,7 @@ from quantize.report import render
 from quantize.report.compare import compare
 from quantize.report.examine import Subject, examine, open_subject
 from quantize.report.gate import REJECTED, Gates, integrity_failures, match, read_baseline
-from quantize.report.report import Evaluation, Original, Report, Result
+from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report
 from quantize.report.scan import weights
 from quantize.run.job import Job
 from runtime.archs import Arch
@@ -66,7 +66,7 @@ class Setup:
 
     windows: Windows
     evaluation: Evaluation
-    original: Original
+    original: OriginalModel
     gates: Gates
 
 
@@ -174,7 +174,7 @@ def prepare(
         summary=windows.summary(),
     )
     arch = checkpoint.arch
-    original = Original(
+    original = OriginalModel(
         name=checkpoint.name,
         fingerprint=fingerprint,
         family=arch.family,
@@ -248,7 +248,7 @@ def measure(
     )
 
 
-def apply_gates(result: Result, problems: tuple[str, ...], gates: Gates) -> Result:
+def apply_gates(result: ArtifactResult, problems: tuple[str, ...], gates: Gates) -> ArtifactResult:
     """The result with its failures, and a note where the baseline does not have it."""
     notes = result.notes
     if gates.baseline is not None and not match(gates.baseline, {result.label, result.file}):

@@ -14,7 +14,7 @@ from rich.text import Text
 from export import CONTAINERS
 from quantize.report import charts, frontier_chart
 from quantize.report.metrics import Metrics
-from quantize.report.report import Report, Result
+from quantize.report.report import ArtifactResult, Report
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -113,12 +113,12 @@ def size(count: int) -> str:
     return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.2f} {unit}"
 
 
-def status(result: Result) -> str:
+def status(result: ArtifactResult) -> str:
     """One word on the gates."""
     return "rejected" if result.rejected else "passed"
 
 
-def usage(result: Result, model: str) -> str:
+def usage(result: ArtifactResult, model: str) -> str:
     """How to run an artifact, in Markdown."""
     container = CONTAINERS[result.container]
     return container.usage.format(file=result.file, model=model.lower())

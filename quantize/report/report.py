@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from quantize.report.frontier import Entry, Standing, standings
+from quantize.report.frontier import FrontierEntry, Standing, standings
 from quantize.report.metrics import Histogram, Metrics
 from quantize.report.scan import TensorFact
 from quantize.report.sensitivity import PartEffect
@@ -35,7 +35,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Original:
+class OriginalModel:
     """The full-precision model."""
 
     name: str
@@ -91,7 +91,7 @@ class WorstToken:
 
 
 @dataclass(frozen=True)
-class Speed:
+class GenerationSpeed:
     """Greedy generation, one token at a time, after a warm-up."""
 
     tokens: int
@@ -100,7 +100,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Result:
+class ArtifactResult:
     """One artifact, measured."""
 
     label: str
@@ -125,7 +125,7 @@ class Result:
     """How the effects of parts and tensors were measured, or why not."""
     tokenizer: TokenizerCheck | None
     """None when the artifact has no tokenizer."""
-    speed: Speed
+    speed: GenerationSpeed
     broken_tokens: int
     """Tokens at which the artifact's logits held NaN or infinity."""
     failures: tuple[str, ...]
@@ -145,10 +145,10 @@ class Report:
 
     version: str
     """Of edgequant."""
-    original: Original
+    original: OriginalModel
     evaluation: Evaluation
     gates: GateValues
-    results: tuple[Result, ...]
+    results: tuple[ArtifactResult, ...]
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
@@ -162,7 +162,7 @@ class Report:
         """Where each result stands on size against KL, in their order."""
         return standings(
             [
-                Entry(
+                FrontierEntry(
                     result.label,
                     result.bytes,
                     result.metrics.kl,
@@ -218,21 +218,21 @@ def read_report(path: Path) -> Report:
         raise type(error)(f"{path}: {error}") from error
 
 
-def _build(kind: Any, value: Any) -> Any:
+def _build(annotation: Any, value: Any) -> Any:
     """JSON values as the dataclasses they came from, told by the type hints."""
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _build(parts[0], value)
     if origin is tuple:
         return tuple(_build(parts[0], item) for item in value)
     if origin is dict:
         return {key: _build(parts[1], item) for key, item in value.items()}
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
+    if dataclasses.is_dataclass(annotation):
+        hints = typing.get_type_hints(annotation)
         # what an older version did not write has a default
-        fields = dataclasses.fields(kind)
+        fields = dataclasses.fields(annotation)
         late = {field.name for field in fields if field.default is not dataclasses.MISSING}
         names = [name for name in hints if name in value or name not in late]
         given = {name: _build(hints[name], value[name]) for name in names}
-        return kind(**given)  # type: ignore[operator]
+        return annotation(**given)  # type: ignore[operator]
     return value

@@ -9,13 +9,13 @@ from quantize.calibration.calibration_text import load_text
 from quantize.calibration.compensation import Compared, ComparedPrefix, compensate
 from quantize.calibration.hessian import Hessians, head_hessian
 from quantize.calibration.sensitivity import FisherStatistics, collect
-from quantize.calibration.stream import Carried, Original, Prefix, embed, forward
+from quantize.calibration.stream import Carried, OriginalLayers, Prefix, embed, forward
 from quantize.checkpoint import check_finite
 from quantize.methods import HessianFactor
 from quantize.run.data_free import round_layer, round_tensor
 from quantize.run.job import Group, Job
 from quantize.run.rounding import LayerResult, quantize_layer, rewrite_layer
-from quantize.run.store import WHICH, States, Which
+from quantize.run.store import WHICH, StoredStates, Which
 from quantize.run.stored import stored
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer
@@ -70,7 +70,7 @@ class Pass:
                 self.finish(index, self.plain_layer(index), [])
         elif start < layers:
             states = self.start(ids, start)
-            source = Original(self.checkpoint, self.ops.device)
+            source = OriginalLayers(self.checkpoint, self.ops.device)
             for layer, hessians in forward(self.ops, source, states, self.observe, start):
                 found = self.layer(layer, states, hessians)
                 self.keep(states, layer.index)
@@ -114,7 +114,7 @@ class Pass:
             return Prefix(hidden)
         return ComparedPrefix(hidden, self.states("exact", ids, index))
 
-    def states_of(self, which: Which) -> States:
+    def states_of(self, which: Which) -> StoredStates:
         """Where the group's states are kept."""
         return self.store.states(self.group.name, which)
 

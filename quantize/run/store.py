@@ -41,7 +41,7 @@ def folder_name(target: Target) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredStep:
     """A step that is recorded when it is finished, and the arrays that it stores."""
 
     work: Work
@@ -75,7 +75,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class States:
+class StoredStates:
     """Hidden states (rows, T, D) on their way through the layers."""
 
     work: Work
@@ -102,64 +102,64 @@ class Store(Work):
     """The work folder of one run, by what is in it."""
 
     @property
-    def calibration(self) -> Entry:
+    def calibration(self) -> StoredStep:
         """Token windows, their domains, and the sha256 of their text."""
-        return Entry(self, "calibration")
+        return StoredStep(self, "calibration")
 
     @property
-    def statistics(self) -> Entry:
+    def statistics(self) -> StoredStep:
         """What the gradients say; see sensitivity.py."""
-        return Entry(self, "statistics")
+        return StoredStep(self, "statistics")
 
-    def states(self, group: str, which: Which) -> States:
+    def states(self, group: str, which: Which) -> StoredStates:
         """Hidden states of the walk of a group of targets."""
-        return States(self, f"{group}/{which}")
+        return StoredStates(self, f"{group}/{which}")
 
-    def walked(self, group: str, layer: int) -> Entry:
+    def walked(self, group: str, layer: int) -> StoredStep:
         """The step that rounds a layer for every target of a group."""
-        return Entry(self, f"{group}/blk.{layer}")
+        return StoredStep(self, f"{group}/blk.{layer}")
 
-    def packed(self, target: Target, layer: int) -> Entry:
+    def packed(self, target: Target, layer: int) -> StoredStep:
         """The rounded tensors of a layer, by their name within it."""
-        return Entry(self, f"{folder_name(target)}/blk.{layer}")
+        return StoredStep(self, f"{folder_name(target)}/blk.{layer}")
 
-    def table(self, target: Target, name: str) -> Entry:
+    def table(self, target: Target, name: str) -> StoredStep:
         """A rounded tensor outside of the layers, by its name."""
-        return Entry(self, f"{folder_name(target)}/{name}")
+        return StoredStep(self, f"{folder_name(target)}/{name}")
 
-    def tuned(self, target: Target) -> Entry:
+    def tuned(self, target: Target) -> StoredStep:
         """The step that tunes a target; its fact "accepted" says whether the result is kept."""
-        return Entry(self, f"{folder_name(target)}/tuned")
+        return StoredStep(self, f"{folder_name(target)}/tuned")
 
-    def tuned_layer(self, target: Target, layer: int) -> Entry:
+    def tuned_layer(self, target: Target, layer: int) -> StoredStep:
         """The tensors of a layer after tuning, by their name within it."""
-        return Entry(self, f"{folder_name(target)}/tuned/blk.{layer}")
+        return StoredStep(self, f"{folder_name(target)}/tuned/blk.{layer}")
 
-    def tuned_table(self, target: Target, name: str) -> Entry:
+    def tuned_table(self, target: Target, name: str) -> StoredStep:
         """A tensor outside of the layers after tuning."""
-        return Entry(self, f"{folder_name(target)}/tuned/{name}")
+        return StoredStep(self, f"{folder_name(target)}/tuned/{name}")
 
-    def tuning_state(self, target: Target) -> Entry:
+    def tuning_state(self, target: Target) -> StoredStep:
         """Where the tuning of a target stands."""
-        return Entry(self, f"{folder_name(target)}/tuned-state")
+        return StoredStep(self, f"{folder_name(target)}/tuned-state")
 
-    def writing(self, target: Target) -> Entry:
+    def writing(self, target: Target) -> StoredStep:
         """Begun: from here on a file of the artifact's name is this run's own."""
-        return Entry(self, f"writing/{target.label}")
+        return StoredStep(self, f"writing/{target.label}")
 
-    def written(self, target: Target) -> Entry:
+    def written(self, target: Target) -> StoredStep:
         """The artifact of one target is complete."""
-        return Entry(self, f"written/{target.label}")
+        return StoredStep(self, f"written/{target.label}")
 
     @property
-    def all_written(self) -> Entry:
+    def all_written(self) -> StoredStep:
         """The artifacts of all targets are complete."""
-        return Entry(self, "written")
+        return StoredStep(self, "written")
 
     @property
-    def judging(self) -> Entry:
+    def judging(self) -> StoredStep:
         """Begun: from here on the reports are this run's own."""
-        return Entry(self, "judging")
+        return StoredStep(self, "judging")
 
     @property
     def notes(self) -> list[str]:

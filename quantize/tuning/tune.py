@@ -17,7 +17,7 @@ import torch
 from quantize.calibration.stream import Allocate
 from quantize.plan import Assignment
 from quantize.run.job import Job
-from quantize.run.store import Entry
+from quantize.run.store import StoredStep
 from quantize.run.stored import stored
 from quantize.tuning.divergence import Head
 from quantize.tuning.tuning_model import (
@@ -215,7 +215,7 @@ KEPT = ("deltas", "mean", "square", "best")
 """Fields of a State that are arrays."""
 
 
-def save_state(entry: Entry, state: State) -> None:
+def save_state(entry: StoredStep, state: State) -> None:
     """Keep what a killed run needs to go on."""
     arrays = {
         f"{field}/{name}": array.cpu().numpy()
@@ -228,7 +228,7 @@ def save_state(entry: Entry, state: State) -> None:
     entry.finish()
 
 
-def load_state(entry: Entry, task: TuningTask) -> State:
+def load_state(entry: StoredStep, task: TuningTask) -> State:
     """What `save_state` kept."""
     names, device = list(zeros(task.student)), task.student.ops.device
 

@@ -21,7 +21,7 @@ from quantize.calibration.stream import (
     Carried,
     Gradients,
     Kept,
-    Original,
+    OriginalLayers,
     Weights,
     backward,
     batches,
@@ -164,7 +164,7 @@ def run_teacher(
     arch = checkpoint.arch
     states = allocate("teacher-states", (*ids.shape, arch.hidden))
     embed(checkpoint.tensors["token_embd.weight"], ids, states)
-    for layer, _ in forward(ops, Original(checkpoint, ops.device), Carried(states)):
+    for layer, _ in forward(ops, OriginalLayers(checkpoint, ops.device), Carried(states)):
         del layer
     norm, head = ops.load(checkpoint.tensors[NORM]), Head(checkpoint.tensors[arch.head], ops.device)
     normalizer = np.zeros(ids.shape, np.float32)

@@ -209,11 +209,11 @@ class Family:
         """
         if arch.rope.divided and not self.gguf_rope_factors:
             raise UnsupportedError(
-                f"GGUF has no rope scaling {arch.rope.kind!r} for {self.name}; "
+                f"GGUF has no rope scaling {arch.rope.rope_type!r} for {self.name}; "
                 "write an ONNX folder, or take a checkpoint with yarn or no scaling."
             )
         ramp = (arch.rope.beta_fast, arch.rope.beta_slow)
-        if arch.rope.kind == "yarn" and ramp != YARN_RAMP:
+        if arch.rope.rope_type == "yarn" and ramp != YARN_RAMP:
             raise UnsupportedError(
                 f"config.json sets yarn's beta_fast and beta_slow to {ramp}, and llama.cpp takes "
                 f"{YARN_RAMP} whatever a GGUF says; write an ONNX folder."

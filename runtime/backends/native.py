@@ -40,10 +40,10 @@ FOR_GENERATION = {"resident": True}
 
 
 @dataclass(frozen=True)
-class Packed:
+class NativeWeight:
     """A weight (rows, cols) that the kernels can read."""
 
-    kind: str
+    type_name: str
     data: np.ndarray
     """uint8 (rows, row_bytes), C-contiguous."""
     cols: int
@@ -52,23 +52,23 @@ class Packed:
 class NativeOps(NumpyOps):
     """Ops on numpy arrays with native products: for who runs one layer, with weights of his own."""
 
-    def load(self, tensor: Tensor) -> np.ndarray | Packed:  # type: ignore[override]
+    def load(self, tensor: Tensor) -> np.ndarray | NativeWeight:  # type: ignore[override]
         if not tensor.is_matrix:
             return np.array(tensor.decode())  # of a mapped F32 tensor that would be a view
         if tensor.qtype.name not in TYPES:
             # the layout's own definition decodes it, once: slower and larger, never different
             tensor = Tensor.dense(tensor.name, tensor.decode())
-        return Packed(tensor.qtype.name, np.ascontiguousarray(tensor.data), tensor.shape[1])
+        return NativeWeight(tensor.qtype.name, np.ascontiguousarray(tensor.data), tensor.shape[1])
 
-    def embed(self, weight: Packed, ids: np.ndarray) -> np.ndarray:  # type: ignore[override]
-        rows = _native.decode(weight.kind, weight.data[ids.reshape(-1)], weight.cols)
+    def embed(self, weight: NativeWeight, ids: np.ndarray) -> np.ndarray:  # type: ignore[override]
+        rows = _native.decode(weight.type_name, weight.data[ids.reshape(-1)], weight.cols)
         return np.asarray(rows.reshape(*ids.shape, weight.cols))
 
     def matmul(  # type: ignore[override]
-        self, x: np.ndarray, weight: Packed, bias: np.ndarray | None
+        self, x: np.ndarray, weight: NativeWeight, bias: np.ndarray | None
     ) -> np.ndarray:
         flat = np.ascontiguousarray(x.reshape(-1, weight.cols))
-        out = _native.matmul(weight.kind, weight.data, weight.cols, flat)
+        out = _native.matmul(weight.type_name, weight.data, weight.cols, flat)
         out = out.reshape(*x.shape[:-1], -1)
         return np.asarray(out if bias is None else out + bias)
 
@@ -96,7 +96,7 @@ class NativeEngine(OpsEngine):
         mapped = {
             name: weight.data
             for name, weight in self.weights.items()
-            if isinstance(weight, Packed) and mapping_of(weight.data)
+            if isinstance(weight, NativeWeight) and mapping_of(weight.data)
         }
         self.mapped = sum(data.nbytes for data in mapped.values())
         """Bytes of weights that memory must still be found for."""

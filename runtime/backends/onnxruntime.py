@@ -39,7 +39,7 @@ class OnnxEngine:
         self.ids, self.mask = names["inputs"]["input_ids"], names["inputs"]["attention_mask"]
         self.positions = names["inputs"].get("position_ids", "position_ids")
         self.result = names["outputs"]["logits"]
-        self.kinds = {value.name: value.type for value in session.get_inputs()}
+        self.input_types = {value.name: value.type for value in session.get_inputs()}
         self.presents: dict[str, str] = {}  # name of a past input -> the output that replaces it
         for side in ("key", "value"):
             past = names["inputs"][f"past_{side}_names"]
@@ -51,7 +51,7 @@ class OnnxEngine:
         """An empty cache; arrays grow, `capacity` only bounds them."""
         shape = (batch, self.arch.kv_heads, 0, self.arch.head_dim)
         arrays = {
-            name: np.zeros(shape, np.float16 if "float16" in self.kinds[name] else np.float32)
+            name: np.zeros(shape, np.float16 if "float16" in self.input_types[name] else np.float32)
             for name in self.presents
         }
         return OnnxCache(capacity, arrays)
@@ -76,7 +76,7 @@ class OnnxEngine:
             steps = [self.logits(ids[:, at : at + 1], cache) for at in range(tokens)]
             return steps[-1] if last else np.concatenate(steps, axis=1)
         feed = {self.ids: np.asarray(ids, np.int64), self.mask: np.ones((batch, total), np.int64)}
-        if self.positions in self.kinds:
+        if self.positions in self.input_types:
             feed[self.positions] = np.tile(np.arange(past.length, total), (batch, 1))
         kept = list(self.presents.values()) if cache is not None else []
         out, *presents = self.session.run([self.result, *kept], feed | past.arrays)

@@ -19,9 +19,9 @@ void choose_kernels(const std::string& name) {
            "UnsupportedError");
 }
 
-void refuse(const std::string& sentence, const char* kind) {
+void refuse(const std::string& sentence, const char* error_class) {
     namespace nb = nanobind;
-    nb::object error = nb::module_::import_("runtime.errors").attr(kind);
+    nb::object error = nb::module_::import_("runtime.errors").attr(error_class);
     PyErr_SetString(error.ptr(), sentence.c_str());
     throw nb::python_error();
 }

@@ -12,7 +12,7 @@ using Packed =
     nanobind::ndarray<const uint8_t, nanobind::ndim<2>, nanobind::c_contig, nanobind::device::cpu>;
 
 // Raise an error of runtime/errors.py.
-[[noreturn]] void refuse(const std::string& sentence, const char* kind = "InputError");
+[[noreturn]] void refuse(const std::string& sentence, const char* error_class = "InputError");
 
 // The instruction set in use.
 const Kernels& chosen_kernels();

@@ -168,15 +168,15 @@ static const Packer* find_packer(const std::string& name) {
     return nullptr;
 }
 
-static nb::tuple quantize(const Rounder& rounder, const std::string& kind, const Packed& data,
+static nb::tuple quantize(const Rounder& rounder, const std::string& type_name, const Packed& data,
                           const Vector& weight, const Vector& importance) {
     const Spec& spec = rounder.spec;
     const Packer* packer = find_packer(rounder.name);
     if (packer == nullptr) refuse(rounder.name + " has no native packer; pack it in Python.");
     const int cols = (int)weight.shape(0);
-    const Layout& layout = check_rows(kind, data, cols);
+    const Layout& layout = check_rows(type_name, data, cols);
     if (layout.block != 1 || cols % spec.size != 0 || importance.shape(0) != weight.shape(0)) {
-        refuse("rows of " + kind + " with " + std::to_string(cols) + " columns and " +
+        refuse("rows of " + type_name + " with " + std::to_string(cols) + " columns and " +
                std::to_string(importance.shape(0)) +
                " importances cannot be rounded in blocks of " + std::to_string(spec.size) +
                "; give floats in whole blocks.");
@@ -287,9 +287,9 @@ void bind_rounding(nb::module_& m) {
         .def_prop_ro(
             "packs", [](const Rounder& r) { return find_packer(r.name) != nullptr; },
             "Whether `quantize` knows the layout's bytes.")
-        .def("quantize", &quantize, nb::arg("kind"), nb::arg("data").noconvert(),
+        .def("quantize", &quantize, nb::arg("type_name"), nb::arg("data").noconvert(),
              nb::arg("weight").noconvert(), nb::arg("importance").noconvert(),
-             "Rows of float kind F32, F16 or BF16 -> packed rows, the sums of importance (cols,)\n"
+             "Rows of float type F32, F16 or BF16 -> packed rows, the sums of importance (cols,)\n"
              "times error and weight squared, and whether all weights are finite.")
         .def("gptq", &gptq, nb::arg("w").noconvert(), nb::arg("weight").noconvert(),
              nb::arg("upper").noconvert(), nb::arg("codes").noconvert(),

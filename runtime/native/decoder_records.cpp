@@ -43,10 +43,10 @@ struct Weights {
 
     Linear linear(const std::string& name, int rows, int cols) {
         const nb::object weight = find(name + ".weight");
-        const std::string kind = nb::cast<std::string>(weight.attr("kind"));
+        const std::string type_name = nb::cast<std::string>(weight.attr("type_name"));
         const Packed data = nb::cast<Packed>(weight.attr("data"), false);
         const int width = nb::cast<int>(weight.attr("cols"));
-        check_rows(kind, data, width);
+        check_rows(type_name, data, width);
         if (width != cols || data.shape(0) != (size_t)rows) {
             refuse(name + ".weight is " + std::to_string(data.shape(0)) + " x " +
                        std::to_string(width) + ", but the model needs " + std::to_string(rows) +
@@ -55,7 +55,7 @@ struct Weights {
         }
         held.matrices.push_back(data);
         Linear out;
-        while (kind != chosen_kernels().layouts[out.layout]->name) out.layout++;
+        while (type_name != chosen_kernels().layouts[out.layout]->name) out.layout++;
         out.data = data.data();
         out.rows = rows;
         out.cols = cols;
@@ -167,10 +167,10 @@ struct Reader {
     }
 
     Op op(nb::handle record) const {
-        const std::string kind = nb::cast<std::string>(record.type().attr("__name__"));
-        if (kind == "Norm") return norm(record, sizes.hidden);
-        if (kind == "Attention") return attention(record);
-        if (kind == "GatedMLP") return mlp(record);
+        const std::string op = nb::cast<std::string>(record.type().attr("__name__"));
+        if (op == "Norm") return norm(record, sizes.hidden);
+        if (op == "Attention") return attention(record);
+        if (op == "GatedMLP") return mlp(record);
         return Residual{nb::cast<float>(record.attr("multiplier")),
                         norm(record.attr("post_norm"), sizes.hidden)};
     }

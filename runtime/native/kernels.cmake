@@ -1,5 +1,9 @@
 # The kernels of runtime/native, compiled once for each instruction set; the best one that the
-# processor has is chosen at run time. Sets KERNEL_OBJECTS and KERNEL_DEFINITIONS.
+# processor has is chosen at run time. Sets KERNEL_OBJECTS and KERNEL_DEFINITIONS; OPTIMIZATION is
+# the compiler's level, -O3 when it is not set.
+if(NOT OPTIMIZATION)
+  set(OPTIMIZATION -O3)
+endif()
 file(GLOB KERNEL_SOURCES CONFIGURE_DEPENDS
   "${NATIVE}/kernels.cpp" "${NATIVE}/dot.cpp" "${NATIVE}/activations.cpp"
   "${NATIVE}/gemm_int8.cpp" "${NATIVE}/gemm_amx.cpp" "${NATIVE}/syrk_bf16.cpp"
@@ -26,7 +30,7 @@ function(add_kernels name fit)
   target_include_directories(kernels_${name} PRIVATE "${NATIVE}")
   target_compile_definitions(kernels_${name} PRIVATE KERNELS=${name} FIT=${fit})
   target_compile_options(kernels_${name} PRIVATE
-    -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi ${ARGN})
+    ${OPTIMIZATION} -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi ${ARGN})
   set_target_properties(kernels_${name} PROPERTIES
     POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
   set(KERNEL_OBJECTS ${KERNEL_OBJECTS} $<TARGET_OBJECTS:kernels_${name}> PARENT_SCOPE)

@@ -224,7 +224,7 @@ def search_line(
     least, greatest = xp.min(tile.x, axis=0), xp.max(tile.x, axis=0)
     least = xp.clip(least, None, 0.0) if below else least
     width = greatest - least
-    parts = line_starts(ranges, high)
+    parts = affine_starts(ranges, high)
     starts = [
         (width * first, least + second * width)
         for first, second in zip(*parts.values(), strict=True)
@@ -237,7 +237,7 @@ def search_line(
     return scale, offset
 
 
-def line_starts(ranges: tuple[tuple[float, float], ...], high: int) -> dict[str, list[float]]:
+def affine_starts(ranges: tuple[tuple[float, float], ...], high: int) -> dict[str, list[float]]:
     """Each range's share of the width for one code (`first`), and left out below (`second`)."""
     first = [(1 - lower - upper) / high for lower, upper in ranges]
     return {"first": first, "second": [lower for lower, _ in ranges]}

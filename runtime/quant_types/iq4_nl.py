@@ -11,11 +11,11 @@ from runtime.quant_types.bits import (
     unpack_fields,
     unpack_float16,
 )
-from runtime.quant_types.plain import Scaled
+from runtime.quant_types.plain import Symmetric
 from runtime.quant_types.points import Pointed
 
 
-class IQ4_NL(Pointed, Scaled):
+class IQ4_NL(Pointed, Symmetric):
     """weight = d * POINTS[code]
 
     bytes 0..1    d  float16

@@ -12,10 +12,10 @@ from runtime.quant_types.bits import (
     unpack_float16,
 )
 from runtime.quant_types.points import Pointed
-from runtime.quant_types.supers import ScaledSuper
+from runtime.quant_types.supers import SymmetricSuper
 
 
-class IQ4_XS(Pointed, ScaledSuper):
+class IQ4_XS(Pointed, SymmetricSuper):
     """weight = d * scale * POINTS[code], scale = stored - 32 of 6 bits, sub-blocks of 32
 
     bytes 0..1     d     float16

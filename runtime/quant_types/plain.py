@@ -8,9 +8,9 @@ from array_api_compat import array_namespace
 from runtime.quant_types.base import Array, Params, QuantType, float16
 from runtime.quant_types.fitting import (
     Tile,
+    affine_starts,
     best_line,
     fit_tiles,
-    line_starts,
     line_sums,
     new_tile,
     rounded,
@@ -20,7 +20,7 @@ from runtime.quant_types.fitting import (
 from runtime.quant_types.native_fit import NativeSearch, native_search
 
 
-class Scaled(QuantType):
+class Symmetric(QuantType):
     """weight = d * code, codes around 0.
 
     Params: d (rows, blocks) float32 holding float16 values.
@@ -62,8 +62,8 @@ class Scaled(QuantType):
         return scale, xp.full_like(scale, -0.0)
 
 
-class Line(QuantType):
-    """weight = d * code + m, codes from 0. Params: d and m, both stored like Scaled's d."""
+class Affine(QuantType):
+    """weight = d * code + m, codes from 0. Params: d and m, both stored like Symmetric's d."""
 
     size = group = 32
     linear = ("d", "m")
@@ -73,7 +73,7 @@ class Line(QuantType):
 
     @cached_property
     def native(self) -> NativeSearch | None:
-        return native_search(self, "affine", ("d", "m"), **line_starts(self.ranges, self.high))
+        return native_search(self, "affine", ("d", "m"), **affine_starts(self.ranges, self.high))
 
     def search(self, w: Array, importance: Array | None = None) -> Params:
         return fit_tiles(self._fit_tile, w, importance, (self.size,))

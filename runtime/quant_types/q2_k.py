@@ -11,10 +11,10 @@ from runtime.quant_types.bits import (
     unpack_fields,
     unpack_float16,
 )
-from runtime.quant_types.supers import LineSuper
+from runtime.quant_types.supers import AffineSuper
 
 
-class Q2_K(LineSuper):
+class Q2_K(AffineSuper):
     """weight = d * scale * code - dmin * min, sub-blocks of 16
 
     bytes 0..15    scales  low nibble: scale of sub-block j, high nibble: its min

@@ -11,10 +11,10 @@ from runtime.quant_types.bits import (
     unpack_fields,
     unpack_float16,
 )
-from runtime.quant_types.supers import ScaledSuper
+from runtime.quant_types.supers import SymmetricSuper
 
 
-class Q3_K(ScaledSuper):
+class Q3_K(SymmetricSuper):
     """weight = d * scale * code, code = stored - 4, scale = stored - 32, sub-blocks of 16
 
     bytes 0..31      qh      bit f of byte j: third bit of weight 32f + j

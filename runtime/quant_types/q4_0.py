@@ -11,10 +11,10 @@ from runtime.quant_types.bits import (
     unpack_fields,
     unpack_float16,
 )
-from runtime.quant_types.plain import Scaled
+from runtime.quant_types.plain import Symmetric
 
 
-class Q4_0(Scaled):
+class Q4_0(Symmetric):
     """weight = d * code, code = stored - 8
 
     bytes 0..1    d  float16

@@ -12,7 +12,7 @@ from runtime.quant_types.bits import (
     unpack_float16,
 )
 from runtime.quant_types.fitting import RANGES_4
-from runtime.quant_types.supers import LineSuper
+from runtime.quant_types.supers import AffineSuper
 
 
 def pack_pairs(params: Params) -> np.ndarray:
@@ -49,7 +49,7 @@ def unpack_pairs(head: np.ndarray) -> Params:
     }
 
 
-class Q4_K(LineSuper):
+class Q4_K(AffineSuper):
     """weight = d * scale * code - dmin * min, sub-blocks of 32
 
     bytes 0..15     head  d, dmin, scales and mins: see `pack_pairs`

@@ -11,10 +11,10 @@ from runtime.quant_types.bits import (
     unpack_fields,
     unpack_float16,
 )
-from runtime.quant_types.plain import Scaled
+from runtime.quant_types.plain import Symmetric
 
 
-class Q5_0(Scaled):
+class Q5_0(Symmetric):
     """weight = d * code, code = stored - 16
 
     bytes 0..1    d   float16

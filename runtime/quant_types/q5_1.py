@@ -12,10 +12,10 @@ from runtime.quant_types.bits import (
     unpack_float16,
 )
 from runtime.quant_types.fitting import RANGES_5
-from runtime.quant_types.plain import Line
+from runtime.quant_types.plain import Affine
 
 
-class Q5_1(Line):
+class Q5_1(Affine):
     """weight = d * code + m
 
     bytes 0..1    d   float16

@@ -6,10 +6,10 @@ from runtime.quant_types.base import Array, Params
 from runtime.quant_types.bits import join_records, pack_fields, records, unpack_fields
 from runtime.quant_types.fitting import RANGES_5
 from runtime.quant_types.q4_k import pack_pairs, unpack_pairs
-from runtime.quant_types.supers import LineSuper
+from runtime.quant_types.supers import AffineSuper
 
 
-class Q5_K(LineSuper):
+class Q5_K(AffineSuper):
     """weight = d * scale * code - dmin * min, sub-blocks of 32
 
     bytes 0..15     head  d, dmin, scales and mins: see `q4_k.pack_pairs`

@@ -11,10 +11,10 @@ from runtime.quant_types.bits import (
     unpack_fields,
     unpack_float16,
 )
-from runtime.quant_types.supers import ScaledSuper
+from runtime.quant_types.supers import SymmetricSuper
 
 
-class Q6_K(ScaledSuper):
+class Q6_K(SymmetricSuper):
     """weight = d * scale * code, code = stored - 32, sub-blocks of 16
 
     bytes 0..127     ql      of each 128: low nibble of byte j: weight j, high nibble: weight 64 + j

@@ -4,10 +4,10 @@ import numpy as np
 
 from runtime.quant_types.base import Array, Params
 from runtime.quant_types.bits import join_records, pack_float16, records, unpack_float16
-from runtime.quant_types.plain import Scaled
+from runtime.quant_types.plain import Symmetric
 
 
-class Q8_0(Scaled):
+class Q8_0(Symmetric):
     """weight = d * code
 
     bytes 0..1    d      float16

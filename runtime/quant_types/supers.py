@@ -6,12 +6,12 @@ from typing import ClassVar
 from array_api_compat import array_namespace
 
 from runtime.quant_types.base import Array, Params, QuantType
-from runtime.quant_types.fitting import Tile, fit_tiles, line_starts, rounded
+from runtime.quant_types.fitting import Tile, affine_starts, fit_tiles, rounded
 from runtime.quant_types.native_fit import NativeSearch, native_search
 from runtime.quant_types.super_fitting import fit_lines, fit_scales
 
 
-class ScaledSuper(QuantType):
+class SymmetricSuper(QuantType):
     """weight = d * scale * code, codes around 0 (or points of a table: see Pointed).
 
     Params: d (rows, blocks) float32 holding float16 values; scales (rows, blocks, sub-blocks)
@@ -59,11 +59,11 @@ class ScaledSuper(QuantType):
         return scale, xp.full_like(scale, -0.0)
 
 
-class LineSuper(QuantType):
+class AffineSuper(QuantType):
     """weight = d * scale * code - dmin * min, codes from 0.
 
     Params: d and dmin (rows, blocks), scales and mins (rows, blocks, sub-blocks), all stored like
-    those of ScaledSuper.
+    those of SymmetricSuper.
     """
 
     size = 256
@@ -80,7 +80,7 @@ class LineSuper(QuantType):
 
     @cached_property
     def native(self) -> NativeSearch | None:
-        facts = line_starts(self.ranges, self.high) | {
+        facts = affine_starts(self.ranges, self.high) | {
             "span": (0, self.most),
             "rounds": self.rounds,
             "parts": [part / self.most for part in self.parts],

@@ -35,7 +35,7 @@ class Plane:
 
     width: int
     """Bytes of a block."""
-    kind: str = "uint8"
+    dtype: str = "uint8"
     """Name of the torch type that they are read as."""
 
 
@@ -82,7 +82,7 @@ def decodes(*names: str, planes: tuple[Plane, ...], fields: int = 1) -> Callable
         for name in names:
             block = QUANT_TYPES[name]
             rest = block.bytes - sum(plane.width for plane in planes)
-            whole = (*planes[:-1], Plane(planes[-1].width or rest, planes[-1].kind))
+            whole = (*planes[:-1], Plane(planes[-1].width or rest, planes[-1].dtype))
             per = block.size // (LANES.value * fields)
             DECODERS[name] = Decoder(function, whole, fields, per)
         return function

@@ -16,7 +16,7 @@ MOST_WEIGHTS = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Packed:
+class TritonWeight:
     """A weight (rows, cols) as the kernels read it: the planes of its layout's decoder."""
 
     decoder: Decoder
@@ -31,15 +31,15 @@ class TritonOps(TorchOps):
         super().__init__(device)
         self.most_weights = most_weights
 
-    def load(self, tensor: Tensor) -> torch.Tensor | Packed:  # type: ignore[override]
+    def load(self, tensor: Tensor) -> torch.Tensor | TritonWeight:  # type: ignore[override]
         decoder = DECODERS.get(tensor.qtype.name)
         large = np.prod(tensor.shape) > self.most_weights
         if decoder is None or not tensor.is_matrix or large:
             return super().load(tensor)
         rows, cols = tensor.shape
-        return Packed(decoder, cut(decoder, tensor.data, self.device), (rows, cols))
+        return TritonWeight(decoder, cut(decoder, tensor.data, self.device), (rows, cols))
 
-    def embed(self, weight: torch.Tensor | Packed, ids: np.ndarray) -> torch.Tensor:
+    def embed(self, weight: torch.Tensor | TritonWeight, ids: np.ndarray) -> torch.Tensor:
         """As Ops says. Raises EdgequantError for an id without a row."""
         if isinstance(weight, torch.Tensor):
             return super().embed(weight, ids)
@@ -54,7 +54,7 @@ class TritonOps(TorchOps):
         return decoded(weight.decoder, weight.planes, flat, cols).reshape(*ids.shape, cols)
 
     def matmul(
-        self, x: torch.Tensor, weight: torch.Tensor | Packed, bias: torch.Tensor | None
+        self, x: torch.Tensor, weight: torch.Tensor | TritonWeight, bias: torch.Tensor | None
     ) -> torch.Tensor:
         if isinstance(weight, torch.Tensor):
             return super().matmul(x, weight, bias)
@@ -69,7 +69,8 @@ def cut(decoder: Decoder, data: np.ndarray, device: torch.device) -> tuple[torch
     blocks = torch.from_numpy(np.array(data)).to(device)
     blocks = blocks.reshape(-1, sum(plane.width for plane in decoder.planes))
     pieces = blocks.split_with_sizes([plane.width for plane in decoder.planes], dim=1)
-    kinds = [getattr(torch, plane.kind) for plane in decoder.planes]
+    dtypes = [getattr(torch, plane.dtype) for plane in decoder.planes]
     return tuple(
-        piece.contiguous().reshape(-1).view(kind) for piece, kind in zip(pieces, kinds, strict=True)
+        piece.contiguous().reshape(-1).view(dtype)
+        for piece, dtype in zip(pieces, dtypes, strict=True)
     )

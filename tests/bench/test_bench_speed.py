@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import quantize_speed, shapes, speed
-from quantize.bench.speed import Request, Samples, Speed
+from quantize.bench.speed import BenchRequest, BenchResult, Samples
 from quantize.checkpoint import Checkpoint
 from runtime.engine import open_engine
 from runtime.gguf_file import open_gguf
@@ -61,13 +61,13 @@ def test_the_loss_of_a_window_is_the_mean_over_its_next_tokens(tiny: Checkpoint)
 def test_memory_is_what_stands_beyond_the_file_and_a_cache_of_float16() -> None:
     arch = shapes.arch_of("1.5B")
     assert speed.cache_bytes(arch, 1) == 2 * 28 * 256 * 2  # keys and values of 2 x 128 channels
-    asked = Request(Path("a.gguf"), 2, "llama.cpp", generate=1, repeat=2)
+    asked = BenchRequest(Path("a.gguf"), 2, "llama.cpp", generate=1, repeat=2)
     known = 1_000_000_000 + speed.cache_bytes(arch, asked.capacity)
     ours, theirs = (
         Samples(name, memory={"resident": known + more})
         for name, more in (("native", 90_000_000), ("llamacpp", 700_000_000))
     )
-    result = Speed(asked, 1_000_000_000, 1, [], [ours, theirs])
+    result = BenchResult(asked, 1_000_000_000, 1, [], [ours, theirs])
     row = speed.memory(speed.RUNS["1.5B-Q4_K_M"], result)
     assert (row["ours"], row["llama.cpp"]) == (90.0, 700.0)
 

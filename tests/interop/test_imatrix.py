@@ -11,7 +11,7 @@ import torch
 
 import calib_data
 from quantize.calibration.imatrix import Imatrix, read
-from quantize.calibration.make_imatrix import Request, make
+from quantize.calibration.make_imatrix import ImatrixRequest, make
 from quantize.checkpoint import bundled, open_checkpoint
 from runtime.quant_types import QUANT_TYPES
 from tests.conftest import CONFIGS
@@ -49,7 +49,7 @@ def test_means_equal_those_of_hooks_in_transformers(
 ) -> None:
     folder = bundled() if name == "bundled" else random_models[name]
     checkpoint = open_checkpoint(folder)
-    make(Request(tmp_path / "a.gguf", str(folder), rows=ROWS, length=LENGTH))
+    make(ImatrixRequest(tmp_path / "a.gguf", str(folder), rows=ROWS, length=LENGTH))
     ids = calib_data.load("builtin", checkpoint.tokenizer, ROWS, LENGTH).ids
     expected = inputs_in_transformers(folder, ids)
     found = read(tmp_path / "a.gguf").means
@@ -105,7 +105,7 @@ def ggml() -> Any:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An importance matrix of the bundled model."""
     path = tmp_path_factory.mktemp("imatrix") / "a.gguf"
-    make(Request(path, rows=8, length=128))
+    make(ImatrixRequest(path, rows=8, length=128))
     return path
 
 

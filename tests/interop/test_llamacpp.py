@@ -43,10 +43,10 @@ Measured: at most 0.09 for any block, and none for the same weights decoded to F
 GGUF_BLOCKS = [qtype for qtype in QUANT_TYPES.values() if qtype.ggml_type is not None]
 
 ROPES = {
-    "linear": Rope(kind="linear", factor=4.0, original_context=256),
-    "yarn": Rope(theta=1e6, kind="yarn", factor=4.0, original_context=64),
-    "yarn-loud": Rope(kind="yarn", factor=8.0, original_context=64, attention_factor=1.4),
-    "llama3": Rope(theta=5e5, kind="llama3", factor=8.0, original_context=64),
+    "linear": Rope(rope_type="linear", factor=4.0, original_context=256),
+    "yarn": Rope(theta=1e6, rope_type="yarn", factor=4.0, original_context=64),
+    "yarn-loud": Rope(rope_type="yarn", factor=8.0, original_context=64, attention_factor=1.4),
+    "llama3": Rope(theta=5e5, rope_type="llama3", factor=8.0, original_context=64),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 from export import CONTAINERS
 from quantize.checkpoint import Checkpoint
 from quantize.report.judge import check_files
-from quantize.report.report import Result
+from quantize.report.report import ArtifactResult
 from tests.quantize.report.conftest import Steps, rounded
 
 pytest.importorskip(
@@ -15,7 +15,7 @@ pytest.importorskip(
 )
 
 
-def judged(path: Path, checkpoint: Checkpoint, backend: str) -> Result:
+def judged(path: Path, checkpoint: Checkpoint, backend: str) -> ArtifactResult:
     flags = {"eval_rows": 4, "eval_length": 128}
     report = check_files([path], str(checkpoint.folder), None, backend, flags, Steps())
     assert report.failures == []

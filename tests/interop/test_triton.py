@@ -21,7 +21,7 @@ pytest.importorskip("triton", reason="triton is not installed: pip install 'edge
 
 from runtime.triton import kernels  # noqa: E402
 from runtime.triton.decoders import DECODERS  # noqa: E402
-from runtime.triton.ops import Packed, TritonOps  # noqa: E402
+from runtime.triton.ops import TritonOps, TritonWeight  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,11 +40,11 @@ def weight(kind: str, rows: int, blocks: int) -> Tensor:
     return Tensor("w", (rows, cols), qtype, data)
 
 
-def packed(tensor: Tensor) -> tuple[TritonOps, Packed]:
+def packed(tensor: Tensor) -> tuple[TritonOps, TritonWeight]:
     """A tensor loaded for the kernels."""
     ops = TritonOps(DEVICE)
     loaded = ops.load(tensor)
-    assert isinstance(loaded, Packed)
+    assert isinstance(loaded, TritonWeight)
     return ops, loaded
 
 
@@ -159,7 +159,7 @@ def test_floats_are_decoded_to_float32_on_loading(kind: str, shape: tuple[int, .
 
 def test_a_weight_that_the_kernels_cannot_count_is_decoded_on_loading() -> None:
     tensor = weight("Q4_0", rows=3, blocks=2)
-    assert isinstance(TritonOps(DEVICE, most_weights=3 * 64).load(tensor), Packed)
+    assert isinstance(TritonOps(DEVICE, most_weights=3 * 64).load(tensor), TritonWeight)
     ops = TritonOps(DEVICE, most_weights=3 * 64 - 1)
     loaded = ops.load(tensor)
     assert isinstance(loaded, torch.Tensor)
@@ -174,7 +174,7 @@ def test_an_engine_of_packed_weights_computes_what_the_decoded_one_does(
     checkpoint = open_checkpoint(random_models["qwen2-tied"])
     model = Model(checkpoint.arch, {t.name: t for t in rounded(checkpoint, kind)})
     engines = [TorchEngine(model, ops) for ops in (TritonOps(DEVICE), TorchOps(DEVICE))]
-    assert isinstance(engines[0].weights["blk.0.ffn_down.weight"], Packed)
+    assert isinstance(engines[0].weights["blk.0.ffn_down.weight"], TritonWeight)
     caches = [engine.new_cache(1, 8) for engine in engines]
     for ids in ([[1, 2, 3, 4, 5, 6]], [[7]]):  # a prompt, then one token
         found, expected = (

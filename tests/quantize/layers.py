@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from quantize.calibration.hessian import Hessians
-from quantize.calibration.stream import TOKENS, Original, Weights, run
+from quantize.calibration.stream import TOKENS, OriginalLayers, Weights, run
 from quantize.checkpoint import Checkpoint
 from runtime.archs import LayerSpec
 from runtime.backends.torch import TorchOps
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def layer_of(checkpoint: Checkpoint, index: int = 0) -> Layer:
     """One layer of a checkpoint, float32."""
-    return Original(checkpoint, CPU).layer(index)
+    return OriginalLayers(checkpoint, CPU).layer(index)
 
 
 def embedded(checkpoint: Checkpoint, ids: np.ndarray) -> np.ndarray:

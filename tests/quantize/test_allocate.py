@@ -52,7 +52,9 @@ def least_kl(choices: Choices, budget: int) -> float:
 
 def chosen_by(choices: Choices, step: Step) -> dict[str, Choice]:
     """The choices that a step names."""
-    return {name: next(c for c in of if c.kind == step.kinds[name]) for name, of in choices.items()}
+    return {
+        name: next(c for c in of if c.type_name == step.types[name]) for name, of in choices.items()
+    }
 
 
 @given(tensor)
@@ -94,7 +96,7 @@ def test_the_frontier_goes_from_the_smallest_to_the_best_one_tensor_at_a_time(
     assert path[-1].bytes == min(s.bytes for s in everything if s.kl == path[-1].kl)
     slopes = []
     for small, large in itertools.pairwise(path):
-        assert sum(small.kinds[name] != large.kinds[name] for name in choices) == 1
+        assert sum(small.types[name] != large.types[name] for name in choices) == 1
         assert small.bytes < large.bytes
         assert small.kl > large.kl
         slopes.append((small.kl - large.kl) / (large.bytes - small.bytes))
@@ -133,7 +135,7 @@ def test_within_leaves_nothing_that_one_change_or_one_swap_would_better(
     budget = int(path[0].bytes + share * (path[-1].bytes - path[0].bytes))
     found = within(choices, budget)
     for step in every_set(choices):
-        if sum(step.kinds[name] != found.kinds[name] for name in choices) <= 2:
+        if sum(step.types[name] != found.types[name] for name in choices) <= 2:
             assert step.bytes > budget or step.kl >= found.kl
 
 
@@ -147,7 +149,7 @@ def test_improvement_is_the_best_change_of_one_or_two_tensors(
         step
         for step in every_set(choices)
         if step.bytes <= before.bytes + room
-        and sum(step.kinds[name] != before.kinds[name] for name in choices) <= 1
+        and sum(step.types[name] != before.types[name] for name in choices) <= 1
     ]
     better = improvement(chosen, {name: useful(of) for name, of in choices.items()}, room)
     after = total(chosen | (better or {}))
@@ -160,8 +162,8 @@ def every_change(chosen: dict[str, Choice], choices: Choices) -> Iterator[dict[s
     """Every change of one tensor or of two."""
     for count in (1, 2):
         for names in itertools.combinations(choices, count):
-            for kinds in itertools.product(*(choices[name] for name in names)):
-                yield dict(zip(names, kinds, strict=True))
+            for types in itertools.product(*(choices[name] for name in names)):
+                yield dict(zip(names, types, strict=True))
 
 
 @given(instances, st.integers(0, 60), st.randoms(use_true_random=False))
@@ -182,8 +184,10 @@ def test_improvement_finds_the_swap_of_largest_gain(
 
 def grown(chosen: dict[str, Choice], options: Choices, step: Step) -> int:
     """How many tensors have more bytes in a step."""
-    kinds = {name: next(c for c in options[name] if c.kind == step.kinds[name]) for name in chosen}
-    return sum(kinds[name].bytes > chosen[name].bytes for name in chosen)
+    types = {
+        name: next(c for c in options[name] if c.type_name == step.types[name]) for name in chosen
+    }
+    return sum(types[name].bytes > chosen[name].bytes for name in chosen)
 
 
 def test_a_swap_pays_where_no_change_fits() -> None:
@@ -238,7 +242,7 @@ def test_equal_steps_are_taken_in_the_order_of_the_names() -> None:
     pair = [Choice("Q4", 10, 2.0), Choice("Q8", 20, 1.0)]
     for names in ("abc", "cba"):
         path = frontier({name: pair for name in names})
-        grown = [sorted(n for n, kind in step.kinds.items() if kind == "Q8") for step in path]
+        grown = [sorted(n for n, kind in step.types.items() if kind == "Q8") for step in path]
         assert grown == [[], ["a"], ["a", "b"], ["a", "b", "c"]]
 
 

@@ -128,7 +128,7 @@ def test_every_type_is_one_that_fits_and_that_the_container_holds(tiny: Checkpoi
             rows, cols = tiny.tensors.shapes[name]
             assert len(options) > 10
             for option in options:
-                qtype = QUANT_TYPES[option.kind]
+                qtype = QUANT_TYPES[option.type_name]
                 assert container.holds(qtype)
                 assert option.bytes == rows * qtype.row_bytes(cols)
 

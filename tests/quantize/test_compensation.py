@@ -10,7 +10,7 @@ from quantize.calibration.compensation import (
     STEP,
     Compared,
     ComparedPrefix,
-    InputError,
+    InputDifference,
     compensate,
     held_back,
     step_fraction,
@@ -39,7 +39,7 @@ def case(model: Path) -> tuple[Layer, ComparedPrefix]:
 
 def compared(
     layer: Layer, states: ComparedPrefix, tokens: dict[str, np.ndarray] | None = None
-) -> tuple[dict[str, torch.Tensor], dict[str, InputError]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, InputDifference]]:
     """Hessians and errors of the layer's input groups; the original's states go on."""
     observer = Compared(layer, CPU, tokens)
     states.advance(TorchOps(), layer, observer)
@@ -79,7 +79,7 @@ def test_weights_move_to_the_least_squares_solution_by_the_fraction_that_pays(wh
     off = (truth - x) @ (weight.T if whole else torch.eye(12))
     learned, tried = slice(0, 300), slice(300, 400)
     hessian = x[learned].T @ x[learned] / 300
-    error = InputError(off[learned].T @ x[learned] / 300, [(x[tried], off[tried])])
+    error = InputDifference(off[learned].T @ x[learned] / 300, [(x[tried], off[tried])])
     group = InputGroup("down", ("ffn_down",), 12, None)
     last = InputGroup("last", ("none",), 2, None)  # left alone: nothing is known of its inputs
     groups = (group,) if whole else (group, last)

@@ -10,7 +10,7 @@ import torch
 
 from quantize.calibration import fisher as fisher_file
 from quantize.calibration.fisher import LayerFisher, Tables, fisher, sample_categorical
-from quantize.calibration.stream import Original
+from quantize.calibration.stream import OriginalLayers
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.run.resume import Work
 from runtime.backends.torch import TorchOps
@@ -253,13 +253,13 @@ def test_one_layer_is_loaded_at_a_time_there_and_back(
     random_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    real = Original.layer
+    real = OriginalLayers.layer
 
-    def counted(source: Original, index: int) -> Layer:
+    def counted(source: OriginalLayers, index: int) -> Layer:
         asked.append(index)
         return real(source, index)
 
-    monkeypatch.setattr(Original, "layer", counted)
+    monkeypatch.setattr(OriginalLayers, "layer", counted)
     checkpoint, ops = open_checkpoint(random_models["qwen2-untied"]), Counting()
     found = measured(checkpoint, random_ids(), ops)
     assert asked == [0, 1, 1, 0]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from quantize.calibration import imatrix
-from quantize.calibration.make_imatrix import Request, make
+from quantize.calibration.make_imatrix import ImatrixRequest, make
 from quantize.checkpoint import open_checkpoint
 from quantize.plan import EFFORTS
 from quantize.run import pipeline
@@ -19,7 +19,7 @@ def test_a_run_reads_the_fingerprint_and_the_imatrix_once(
     random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, path = random_models["qwen2-tied"], tmp_path / "a.gguf"
-    make(Request(path, str(model), rows=2, length=64))
+    make(ImatrixRequest(path, str(model), rows=2, length=64))
     calls = []
 
     def count(owner: Any, name: str) -> None:

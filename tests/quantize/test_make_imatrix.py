@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantize.calibration.imatrix import read
-from quantize.calibration.make_imatrix import Request, collect, make
+from quantize.calibration.make_imatrix import ImatrixRequest, collect, make
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.methods import HessianFactor
 from quantize.methods.rtn import rtn
@@ -30,9 +30,9 @@ from tests.random_checkpoint import random_checkpoint
 pytestmark = pytest.mark.numeric
 
 
-def request(model: Path, output: Path, **changes: Any) -> Request:
+def request(model: Path, output: Path, **changes: Any) -> ImatrixRequest:
     """Four windows of 64 tokens."""
-    return Request(output, str(model), **({"rows": 4, "length": 64} | changes))
+    return ImatrixRequest(output, str(model), **({"rows": 4, "length": 64} | changes))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -230,7 +230,7 @@ def test_a_model_whose_states_overflow_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_a_plan_takes_its_defaults_to_the_request() -> None:
-    ask, plan = Request(Path("a.gguf")), Plan.from_flags(None, {"to": ["onnx:int4"]})
+    ask, plan = ImatrixRequest(Path("a.gguf")), Plan.from_flags(None, {"to": ["onnx:int4"]})
     names = ("model", "calibration", "rows", "length", "seed", "max_ram", "device", "overwrite")
     assert all(getattr(ask, name) == getattr(plan, name) for name in names)
 

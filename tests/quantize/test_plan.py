@@ -36,7 +36,7 @@ def test_flags_become_a_plan_with_the_defaults_of_the_rest() -> None:
 
 def test_presets_and_types_may_be_spelled_in_any_case() -> None:
     assert Target.parse("gguf:q4_k_m") == Target("gguf", "Q4_K_M")
-    assert Rule.parse("attn_q=int8_32").kind == "INT8_32"
+    assert Rule.parse("attn_q=int8_32").type_name == "INT8_32"
 
 
 def test_a_rule_may_hold_an_equals_sign_in_its_expression() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from calib_data import CalibrationError
-from quantize.calibration.stream import Original
+from quantize.calibration.stream import OriginalLayers
 from quantize.plan import Plan
 from quantize.run import pipeline
 from quantize.run.job import code_version
@@ -134,7 +134,7 @@ def test_work_of_finished_stages_is_not_done_again(
 ) -> None:
     with pytest.raises(Stop):
         run(plan, stop_before="writing")
-    monkeypatch.setattr(Original, "layer", None)  # nobody may call them
+    monkeypatch.setattr(OriginalLayers, "layer", None)  # nobody may call them
     monkeypatch.setattr(TorchOps, "rmsnorm", None)
     run(plan)
     assert (plan.output / "qwen2-untied-int4-onnx" / "model.onnx").exists()

@@ -16,7 +16,7 @@ from export.gguf import write
 from quantize.checkpoint import open_checkpoint
 from runtime.errors import EdgequantError
 from runtime.gguf_file import OTHER_TYPES, GgufFile, arch_and_tokenizer, open_gguf, read
-from runtime.gguf_header import Line, read_header
+from runtime.gguf_header import TableEntry, read_header
 from runtime.quant_types import QUANT_TYPES
 from tests.conftest import config
 from tests.random_checkpoint import random_checkpoint
@@ -217,7 +217,7 @@ def test_the_header_of_a_file_with_any_type_is_read(tmp_path: Path) -> None:
     path.write_bytes(padded(header(PAIRS, [entry("w", (4, 2), kind=99, offset=64)])))
     found = read_header(path)
     assert found.metadata["a.text"] == "gr\u00fc\u00df"
-    assert found.table == [Line("w", (2, 4), 99, 64)]
+    assert found.table == [TableEntry("w", (2, 4), 99, 64)]
     assert found.start == path.stat().st_size
 
 

@@ -43,10 +43,10 @@ def test_sizes_come_back(name: str) -> None:
     "rope",
     [
         Rope(theta=5e5, original_context=256),
-        Rope(kind="linear", factor=3.0, original_context=256),
-        Rope(theta=1e6, kind="yarn", factor=4.0, original_context=64),
-        Rope(kind="yarn", factor=8.0, original_context=64, beta_fast=16.0, beta_slow=2.0),
-        Rope(kind="yarn", factor=8.0, original_context=64, attention_factor=1.5),
+        Rope(rope_type="linear", factor=3.0, original_context=256),
+        Rope(theta=1e6, rope_type="yarn", factor=4.0, original_context=64),
+        Rope(rope_type="yarn", factor=8.0, original_context=64, beta_fast=16.0, beta_slow=2.0),
+        Rope(rope_type="yarn", factor=8.0, original_context=64, attention_factor=1.5),
     ],
 )
 def test_rope_settings_come_back(rope: Rope) -> None:

@@ -10,8 +10,8 @@ from runtime.errors import EdgequantError
 from runtime.rope import Rope
 from tests.conftest import LLAMA3, YARN
 
-YARN_ROPE = Rope(theta=1e6, kind="yarn", factor=4.0, original_context=32768)
-LLAMA_ROPE = Rope(theta=5e5, kind="llama3", factor=8.0, original_context=8192)
+YARN_ROPE = Rope(theta=1e6, rope_type="yarn", factor=4.0, original_context=32768)
+LLAMA_ROPE = Rope(theta=5e5, rope_type="llama3", factor=8.0, original_context=8192)
 
 
 def test_tables_are_the_sines_of_position_times_frequency() -> None:
@@ -31,7 +31,7 @@ def test_tables_of_a_later_start_are_the_rows_of_the_whole() -> None:
 
 
 def test_linear_scaling_slows_every_channel() -> None:
-    plain, scaled = Rope(), Rope(kind="linear", factor=4.0)
+    plain, scaled = Rope(), Rope(rope_type="linear", factor=4.0)
     np.testing.assert_allclose(scaled.frequencies(64) * 4, plain.frequencies(64))
     np.testing.assert_allclose(scaled.divisors(64), 4)
 
@@ -59,9 +59,9 @@ def test_yarn_keeps_fast_channels_slows_slow_ones_and_sharpens_attention() -> No
 
 
 def test_a_given_attention_factor_wins() -> None:
-    assert Rope(kind="yarn", factor=4.0, attention_factor=1.0).magnitude == 1
-    assert Rope(kind="linear", factor=4.0).magnitude == 1
-    assert Rope(kind="yarn", factor=1.0).magnitude == 1
+    assert Rope(rope_type="yarn", factor=4.0, attention_factor=1.0).magnitude == 1
+    assert Rope(rope_type="linear", factor=4.0).magnitude == 1
+    assert Rope(rope_type="yarn", factor=1.0).magnitude == 1
 
 
 @pytest.mark.parametrize("scaling", [LLAMA3, YARN, {"rope_type": "linear", "factor": 2.0}])
@@ -73,7 +73,7 @@ def test_old_and_new_spelling_of_a_config_mean_the_same(scaling: dict[str, Any])
     found = [Rope.from_config(config) for config in (old, new, oldest)]
     assert found[0] == found[1] == found[2]
     assert found[0].theta == 5e5
-    assert found[0].kind == scaling["rope_type"]
+    assert found[0].rope_type == scaling["rope_type"]
 
 
 def test_defaults_of_a_config_without_rope_keys() -> None:

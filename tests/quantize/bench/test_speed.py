@@ -13,7 +13,7 @@ import pytest
 from export import CONTAINERS
 from quantize import loading
 from quantize.bench import bandwidth, client, show, speed, worker
-from quantize.bench.speed import Request, Samples, Speed
+from quantize.bench.speed import BenchRequest, BenchResult, Samples
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from runtime.engine import open_engine
 from runtime.errors import InputError, UnsupportedError
@@ -49,10 +49,10 @@ def onnx(tmp_path_factory: pytest.TempPathFactory, random_models: dict[str, Path
     return write(open_checkpoint(random_models["qwen2-tied"]), "onnx", "INT8_32", path)
 
 
-def made_speed(*engines: Samples) -> Speed:
+def made_speed(*engines: Samples) -> BenchResult:
     """A result with chosen figures: 2 GB/s of memory, and weights of 10 MB."""
-    asked = Request(Path("a.gguf"), 2, "llama.cpp" if len(engines) > 1 else None, repeat=3)
-    return Speed(asked, 11_000_000, 10_000_000, [2e9, 2e9, 2e9], list(engines))
+    asked = BenchRequest(Path("a.gguf"), 2, "llama.cpp" if len(engines) > 1 else None, repeat=3)
+    return BenchResult(asked, 11_000_000, 10_000_000, [2e9, 2e9, 2e9], list(engines))
 
 
 def samples(backend: str, *speeds: float, sets: tuple[str, ...] = ()) -> Samples:

@@ -12,11 +12,13 @@ from rich.console import Console
 
 from quantize.checkpoint import Checkpoint
 from quantize.report import comparison
-from quantize.report.report import Report, Result
+from quantize.report.report import ArtifactResult, Report
 from tests.quantize.report.conftest import rounded, write_onnx
 
 
-def artifact(one: Result, label: str, size: int, shift: float, maker: str | None) -> Result:
+def artifact(
+    one: ArtifactResult, label: str, size: int, shift: float, maker: str | None
+) -> ArtifactResult:
     """A result whose KL is `shift` above that of `one` in every other window, on average."""
     windows = tuple(
         replace(window, kl=window.kl + 2 * shift * (i % 2)) for i, window in enumerate(one.windows)

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantize.report.frontier import Entry, Standing, standings
+from quantize.report.frontier import FrontierEntry, Standing, standings
 
 WINDOWS = 4
 
 
-def entry(label: str, size: int, kl: list[float], usable: bool = True) -> Entry:
-    return Entry(label, size, float(np.mean(kl)), np.array(kl, float), usable)
+def entry(label: str, size: int, kl: list[float], usable: bool = True) -> FrontierEntry:
+    return FrontierEntry(label, size, float(np.mean(kl)), np.array(kl, float), usable)
 
 
 # few different values, so that equal sizes, equal KL and equal artifacts are common
@@ -26,16 +26,16 @@ entries = st.lists(
 ).map(lambda rows: [entry(str(i), *row) for i, row in enumerate(rows)])
 
 
-def no_larger_and_no_worse(one: Entry, other: Entry) -> bool:
+def no_larger_and_no_worse(one: FrontierEntry, other: FrontierEntry) -> bool:
     return one.bytes <= other.bytes and one.kl <= other.kl
 
 
-def equal(one: Entry, other: Entry) -> bool:
+def equal(one: FrontierEntry, other: FrontierEntry) -> bool:
     return (one.bytes, one.kl) == (other.bytes, other.kl)
 
 
 @given(entries)
-def test_the_frontier_is_what_no_other_matches_in_size_and_kl(found: list[Entry]) -> None:
+def test_the_frontier_is_what_no_other_matches_in_size_and_kl(found: list[FrontierEntry]) -> None:
     for this, stands in zip(found, standings(found), strict=True):
         better = [
             other
@@ -47,7 +47,7 @@ def test_the_frontier_is_what_no_other_matches_in_size_and_kl(found: list[Entry]
 
 
 @given(entries)
-def test_a_rival_beats_only_beyond_the_paired_standard_error(found: list[Entry]) -> None:
+def test_a_rival_beats_only_beyond_the_paired_standard_error(found: list[FrontierEntry]) -> None:
     named = {other.label: other for other in found}
     for this, stands in zip(found, standings(found), strict=True):
         if stands.rival is None:
@@ -66,7 +66,9 @@ def test_a_rival_beats_only_beyond_the_paired_standard_error(found: list[Entry])
 
 
 @given(entries)
-def test_something_on_the_frontier_dominates_everything_usable_off_it(found: list[Entry]) -> None:
+def test_something_on_the_frontier_dominates_everything_usable_off_it(
+    found: list[FrontierEntry],
+) -> None:
     marked = list(zip(found, standings(found), strict=True))
     best = [this for this, stands in marked if stands.frontier]
     assert best or not any(this.usable for this in found)

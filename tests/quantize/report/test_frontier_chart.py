@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 
 from quantize.report import frontier_chart
 from quantize.report.charts import BLUE, ORANGE, STYLE
-from quantize.report.report import Report, Result
+from quantize.report.report import ArtifactResult, Report
 from runtime.errors import EdgequantError
 
 MIB = 2**20
@@ -46,7 +46,7 @@ CROWDS = {
 }  # fmt: skip
 
 
-def result(one: Result, label: str, size: float, kl: float) -> Result:
+def result(one: ArtifactResult, label: str, size: float, kl: float) -> ArtifactResult:
     windows = tuple(replace(window, kl=kl) for window in one.windows)
     metrics = replace(one.metrics, kl=kl, kl_se=kl / 10)
     return replace(one, label=label, bytes=round(size * MIB), windows=windows, metrics=metrics)

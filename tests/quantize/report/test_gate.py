@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from quantize.report.gate import Gates, integrity_failures, read_baseline, regressions
-from quantize.report.report import Report, Result, WindowScore
+from quantize.report.report import ArtifactResult, Report, WindowScore
 from quantize.report.tokens import TokenizerCheck
 from runtime.errors import EdgequantError
 
 
 @pytest.fixture
-def result(report: Report) -> Result:
+def result(report: Report) -> ArtifactResult:
     metrics = replace(report.results[0].metrics, kl=0.02, top1=0.9, ppl_ratio=1.05)
     return replace(report.results[0], metrics=metrics)
 
@@ -36,7 +36,7 @@ def test_a_limit_stops_only_what_is_beyond_it(loose, tight, words, result) -> No
     assert words in line
 
 
-def test_no_gate_stops_nothing(result: Result) -> None:
+def test_no_gate_stops_nothing(result: ArtifactResult) -> None:
     assert Gates().failures(result) == []
 
 
@@ -72,7 +72,7 @@ def test_top1_and_perplexity_are_compared_with_the_baseline() -> None:
     ]
 
 
-def test_broken_tensors_logits_and_tokenizers_always_fail(result: Result) -> None:
+def test_broken_tensors_logits_and_tokenizers_always_fail(result: ArtifactResult) -> None:
     assert integrity_failures(result, ()) == []
     check = TokenizerCheck(3, ("x",), ("y",), (), ())
     lines = integrity_failures(
