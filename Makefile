@@ -5,7 +5,7 @@
 # make speed  the figures of docs/performance.md, on a machine with nothing else to do
 # make native rebuild the C++ kernels
 # make processors  the tests of numbers, as on simpler processors and on a busy one
-# make kernels  test them without Python: sanitizers, and 64-bit ARM in an emulator
+# make kernels  test them without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -44,7 +44,7 @@ interop: $(STAMP)
 	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop,gpu]'
 	$(BIN)/python -m pytest -q tests/interop
 
-# the C++ kernels without Python: sanitizers, and 64-bit ARM in an emulator
+# the C++ kernels without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated
 kernels: $(STAMP)
 	$(INSTALL) cmake
 	CMAKE=$(abspath $(BIN))/cmake tests/native/run.sh

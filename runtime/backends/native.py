@@ -50,7 +50,7 @@ class NativeWeight:
 
 
 class NativeOps(NumpyOps):
-    """Ops on numpy arrays with native products: for who runs one layer, with weights of his own."""
+    """NumPy ops with native products, for single layers run on weights that the caller supplies."""
 
     def load(self, tensor: Tensor) -> np.ndarray | NativeWeight:  # type: ignore[override]
         if not tensor.is_matrix:

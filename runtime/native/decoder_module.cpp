@@ -128,5 +128,5 @@ void bind_decoder(nb::module_& m) {
              nb::arg("halves"), nb::arg("last"),
              "ids int64 (B, T) -> float32 (B, T, V), with `last` (B, 1, V); advances the cache.\n\n"
              "`halves` is for the keys and values of a call without a cache. Raises EdgequantError "
-             "for ids that are none, or a cache that does not fit them.");
+             "for ids outside the vocabulary or a cache of another shape.");
 }
