@@ -109,6 +109,8 @@ class Family:
     biased: ClassVar[tuple[str, ...]] = ()
     gguf_rope_factors: ClassVar[bool] = False
     """Whether GGUF readers of the family divide frequencies by a tensor (Llama 3.1's scaling)."""
+    gguf_biased: ClassVar[tuple[str, ...] | None] = None
+    """Linears whose biases llama.cpp reads; None = all."""
     arch_type: ClassVar[type[Arch]] = Arch
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -205,8 +207,13 @@ class Family:
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
         """GGUF metadata for these sizes: key -> int, float or str.
 
-        Raises EdgequantError for a rope scaling that the family's GGUF readers would not compute.
+        Raises UnsupportedError for what the family's GGUF readers would not compute.
         """
+        for name in arch.biased:
+            if self.gguf_biased is not None and name not in self.gguf_biased:
+                raise UnsupportedError(
+                    f"llama.cpp reads no bias of {name} in a {self.name}; write an ONNX folder."
+                )
         if arch.rope.divided and not self.gguf_rope_factors:
             raise UnsupportedError(
                 f"GGUF has no rope scaling {arch.rope.rope_type!r} for {self.name}; "

@@ -5,13 +5,13 @@ from typing import Any
 
 from runtime.archs.base import Arch, Family
 from runtime.archs.layer import Attention, Norm
-from runtime.errors import UnsupportedError
 
 
 class Qwen3(Family):
     name = "qwen3"
     hf_types = ("qwen3",)
     hf_class = "Qwen3ForCausalLM"
+    gguf_biased = ("attn_q", "attn_k", "attn_v")
 
     def attention(self, arch: Arch, index: int) -> Attention:
         width, eps = arch.head_dim, arch.eps
@@ -28,10 +28,3 @@ class Qwen3(Family):
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         attention = ("attn_q", "attn_k", "attn_v", "attn_output")
         return attention if config.get("attention_bias") else ()
-
-    def gguf_keys(self, arch: Arch) -> dict[str, Any]:
-        if "attn_output" in arch.biased:
-            raise UnsupportedError(
-                "llama.cpp reads no bias of attn_output in a qwen3; write an ONNX folder."
-            )
-        return super().gguf_keys(arch)

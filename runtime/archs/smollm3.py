@@ -12,9 +12,6 @@ from runtime.errors import CorruptFileError, UnsupportedError
 INTERVAL = 4
 """One layer in so many, the last of them, has no rope where config.json does not say."""
 
-GGUF_BIASED = ("attn_q", "attn_k", "attn_v")
-"""Linears whose biases llama.cpp reads."""
-
 
 @dataclass(frozen=True)
 class SmolLM3Arch(Arch):
@@ -33,6 +30,7 @@ class SmolLM3(Llama):
     hf_types = ("smollm3",)
     hf_class = "SmolLM3ForCausalLM"
     gguf_rope_factors = False
+    gguf_biased = ("attn_q", "attn_k", "attn_v")
     arch_type = SmolLM3Arch
 
     def attention(self, arch: Arch, index: int) -> Attention:
@@ -61,11 +59,6 @@ class SmolLM3(Llama):
                 f"the layers without rope are {found}, and llama.cpp leaves it out of every fourth "
                 "one of a smollm3, whatever a GGUF says; write an ONNX folder."
             )
-        for name in arch.biased:
-            if name not in GGUF_BIASED:
-                raise UnsupportedError(
-                    f"llama.cpp reads no bias of {name} in a smollm3; write an ONNX folder."
-                )
         return super().gguf_keys(arch)
 
     def gguf_sizes(
