@@ -23,14 +23,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import calib_data
+import edgequant
 from bench import common
 from quantize.checkpoint import open_checkpoint
 from quantize.loading import open_any
-from quantize.plan import EFFORTS, Effort, Plan
+from quantize.plan import EFFORTS, Effort
 from quantize.progress import silent
 from quantize.report.compare import compare
 from quantize.report.metrics import summarize
-from quantize.run import pipeline
 from runtime.engine import open_engine
 
 LENGTH = 512
@@ -52,11 +52,9 @@ LAST = "+ types by predicted loss (high, auto)"
 
 def make(model: str | None, flags: dict[str, Any], folder: Path) -> tuple[Path, float]:
     """One artifact, and the seconds it took."""
-    plan = Plan.from_flags(None, {"model": model, "output": str(folder), "check": False} | flags)
     start = time.perf_counter()
-    pipeline.run(plan)
-    seconds = time.perf_counter() - start
-    return Path(pipeline.artifacts(plan)[0]["path"]), seconds
+    made = edgequant.quantize(model, output=folder, check=False, **flags)
+    return made.artifacts[0].path, time.perf_counter() - start
 
 
 def make_all(model: str | None, preset: str, folder: Path) -> dict[str, tuple[Path, float]]:

@@ -25,11 +25,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import edgequant
 from bench import common, derive, judge, methods, rival, rival_onnx
 from export.onnx_graph import HEAD_MULTIPLE
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
-from quantize.plan import Plan
-from quantize.run import pipeline
 from runtime.backends.llamacpp import open as open_llamacpp
 from runtime.engine import Engine
 
@@ -79,9 +78,7 @@ def ours(checkpoint: Checkpoint, target: str, folder: Path, **flags: Any) -> Pat
         "output": str(folder),
         "check": False,
     }
-    plan = Plan.from_flags(None, given | flags)
-    pipeline.run(plan)
-    return Path(pipeline.artifacts(plan)[0]["path"])
+    return edgequant.quantize(**(given | flags)).artifacts[0].path
 
 
 def ours_at(checkpoint: Checkpoint, budget: int, folder: Path) -> Path:

@@ -17,14 +17,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import calib_data
+import edgequant
 from bench import common
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.loading import kind, open_any
-from quantize.plan import Plan
 from quantize.progress import silent
 from quantize.report.compare import compare
 from quantize.report.metrics import summarize
-from quantize.run import pipeline
 
 TARGETS = ("gguf:F32", "gguf:Q8_0", "gguf:Q4_0", "gguf:Q4_K_M", "gguf:Q2_K", "onnx:int4")
 ENGINES = {"gguf": ("native", "llamacpp"), "onnx": ("numpy", "onnxruntime")}
@@ -58,9 +57,8 @@ def main() -> None:
     checkpoint = open_checkpoint(None)
     with tempfile.TemporaryDirectory() as folder:
         flags = {"to": list(TARGETS), "method": "rtn", "output": folder, "check": False}
-        plan = Plan.from_flags(None, flags)
-        pipeline.run(plan)
-        files = {str(made["target"]): Path(made["path"]) for made in pipeline.artifacts(plan)}
+        made = edgequant.quantize(**flags).artifacts
+        files = {artifact.target: artifact.path for artifact in made}
         rows = [measure(checkpoint, target, file, windows) for target, file in files.items()]
     print(common.table(rows))
     common.write("engines", rows, model=checkpoint.name, heldout_tokens=windows * LENGTH)

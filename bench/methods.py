@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 
 import calib_data
+import edgequant
 from bench import common
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.loading import open_any
-from quantize.plan import Plan
 from quantize.progress import silent
 from quantize.report.compare import compare
 from quantize.report.metrics import summarize
-from quantize.run import pipeline
 from runtime.engine import open_engine
 
 TYPES = {
@@ -42,7 +41,7 @@ LENGTH = 512
 class Made:
     """One artifact of the comparison."""
 
-    kind: str
+    type_name: str
     method: str
     path: Path
     seconds: float
@@ -54,38 +53,36 @@ class Made:
         return path.stat().st_size
 
 
-def make(kind: str, method: str, rows: int, folder: Path, model: str | None = None) -> Made:
+def make(type_name: str, method: str, rows: int, folder: Path, model: str | None = None) -> Made:
     """Quantize all linears to one type."""
     flags = {
         "model": model,
-        "to": [TYPES[kind]],
-        "rules": [rf"^blk\.={kind}"],
+        "to": [TYPES[type_name]],
+        "rules": [rf"^blk\.={type_name}"],
         "method": method,
         "effort": "low",  # nothing but the method itself
         "rows": rows,
         "length": LENGTH,
-        "output": str(folder / f"{kind}-{method}"),
+        "output": str(folder / f"{type_name}-{method}"),
         "check": False,
     }
-    plan = Plan.from_flags(None, flags)
     start = time.perf_counter()
-    pipeline.run(plan)
-    seconds = time.perf_counter() - start
-    return Made(kind, method, Path(pipeline.artifacts(plan)[0]["path"]), seconds)
+    made = edgequant.quantize(**flags)
+    return Made(type_name, method, made.artifacts[0].path, time.perf_counter() - start)
 
 
 def measure(checkpoint: Checkpoint, made: list[Made], windows: int) -> common.Rows:
     """KL of every artifact against the original, in one pass over the held-out windows."""
     held_out = calib_data.load("builtin", checkpoint.tokenizer, windows, LENGTH, part="heldout")
     original = open_engine(checkpoint.model(), "torch")
-    engines = {f"{item.kind} {item.method}": open_any(item.path) for item in made}
+    engines = {f"{item.type_name} {item.method}": open_any(item.path) for item in made}
     scores = compare(original, engines, held_out.ids, silent)
     rows: common.Rows = []
     for item in made:
-        found = summarize(scores[f"{item.kind} {item.method}"], np.ones(held_out.rows, bool))
+        found = summarize(scores[f"{item.type_name} {item.method}"], np.ones(held_out.rows, bool))
         rows.append(
             {
-                "type": item.kind,
+                "type": item.type_name,
                 "method": item.method,
                 "bytes": item.bytes,
                 "kl": found.kl,
@@ -105,7 +102,9 @@ def run(types: Iterable[str], methods: Iterable[str], rows: int, windows: int) -
     """Make every artifact of the bundled model, measure, print, keep."""
     checkpoint = open_checkpoint(None)
     with tempfile.TemporaryDirectory() as folder:
-        made = [make(kind, method, rows, Path(folder)) for kind in types for method in methods]
+        made = [
+            make(type_name, method, rows, Path(folder)) for type_name in types for method in methods
+        ]
         found = measure(checkpoint, made, windows)
     print(common.table(found), flush=True)
     facts = {"calibration_tokens": rows * LENGTH, "heldout_tokens": windows * LENGTH}

@@ -21,12 +21,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 import calib_data
+import edgequant
 from export.onnx import MODEL
 from export.onnx_data import DATA
 from export.onnx_nodes import TIED_BLOCKS
 from quantize.checkpoint import Checkpoint
-from quantize.plan import Plan
-from quantize.run import pipeline
 from runtime.backends.onnxruntime import OnnxEngine
 from runtime.backends.onnxruntime import open as open_onnxruntime
 from runtime.errors import UnsupportedError
@@ -48,9 +47,7 @@ def originals(checkpoint: Checkpoint, folder: Path) -> tuple[Path, Path]:
         "output": str(folder),
         "check": False,
     }
-    plan = Plan.from_flags(None, flags)
-    pipeline.run(plan)
-    paths = {made["target"]: Path(made["path"]) for made in pipeline.artifacts(plan)}
+    paths = {made.target: made.path for made in edgequant.quantize(**flags).artifacts}
     return paths["onnx:fp32"], paths["onnx:int4"]
 
 
