@@ -53,14 +53,12 @@ assert 0 < np.abs(ours - theirs).max() < 1e-3
 """
 TRY_CONTAINER = """
 import tempfile
+import edgequant
 from quantize.inspection import describe
 from quantize.loading import open_any
-from quantize.run.pipeline import run
-from quantize.plan import Plan
 with tempfile.TemporaryDirectory() as folder:
-    flags = {"to": ["npz:fp32"], "method": "rtn", "check": False, "output": folder}
-    run(Plan.from_flags(None, flags))
-    (path,) = Path(folder).glob("*.npz")
+    made = edgequant.quantize(to="npz:fp32", output=folder, method="rtn", check=False)
+    path = made.artifacts[0].path
     found = describe(path)
     assert (found["container"], found["provenance"]["preset"]) == ("npz", "fp32")
     ids = np.arange(12).reshape(1, 12)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import edgequant
 from bench import judge, rival_onnx
 from quantize.checkpoint import Checkpoint
-from quantize.plan import Plan
-from quantize.run import pipeline
 from runtime.errors import EdgequantError
 
 pytest.importorskip("onnx_ir", reason="onnx-ir is not installed: pip install onnx-ir")
@@ -22,10 +21,8 @@ def test_a_rival_runs_and_differs_from_ours_in_its_linears_alone(
 ) -> None:
     original, source = rival_onnx.originals(tiny, tmp_path / "originals")
     theirs = rival_onnx.quantize(tiny, source, tmp_path / algorithm, algorithm)
-    flags = {"to": ["onnx:int4"], "method": "rtn", "check": False, "output": str(tmp_path / "ours")}
-    plan = Plan.from_flags(None, flags)
-    pipeline.run(plan)
-    ours = Path(pipeline.artifacts(plan)[0]["path"])
+    made = edgequant.quantize(to="onnx:int4", output=tmp_path / "ours", method="rtn", check=False)
+    ours = made.artifacts[0].path
     sizes = [rival_onnx.weight_bytes(folder) for folder in (theirs, ours)]
     # hqq's zero points are floats
     assert sizes[0] > sizes[1] if algorithm == "hqq" else sizes[0] == sizes[1]
