@@ -203,7 +203,7 @@ def record(path: Path, only: list[str] | None) -> None:
                 if not judged:
                     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
                     run["report"] = numbers(report)
-    path.write_text(json.dumps(found, indent=1, sort_keys=True), encoding="utf-8")
+                path.write_text(json.dumps(found, indent=1, sort_keys=True), encoding="utf-8")
     print(f"{path}: {len(found)} runs")
 
 
