@@ -78,7 +78,8 @@ def join(
         if len(tokens) < SHORTEST:
             dropped[f"shorter than {SHORTEST} tokens"] += 1
             continue
-        if starts and tokenizer.separator is not None:
+        # a chat template may write the token that begins a text itself
+        if starts and tokenizer.separator is not None and tokens[0] != tokenizer.separator:
             ids.append(tokenizer.separator)
         starts.append(len(ids))
         ids += tokens

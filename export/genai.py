@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runtime.archs import Arch
+from runtime.archs import Arch, family_of
 from runtime.errors import InputError
-from runtime.tokenizer import Tokenizer, read_json
+from runtime.json_files import read_json
+from runtime.tokenizer import Tokenizer
 
 COPIED = (
     "config.json",
@@ -22,7 +23,7 @@ COPIED = (
     "chat_template.json",
     "LICENSE",
 )
-"""Files of the checkpoint that go along unchanged, where they exist."""
+"""Files of the checkpoint that go along, where they exist."""
 
 LONGEST_CONTEXT = 131_072
 """Positions a file has cos and sin for, at most: 64 MiB with heads of 128, mapped and not loaded.
@@ -55,9 +56,30 @@ def context_length(arch: Arch) -> int:
     return min(arch.context, LONGEST_CONTEXT)
 
 
-def copied_files(source: Path) -> list[Path]:
-    """The tokenizer, the settings and the licence, which go along byte for byte."""
-    return [source / name for name in COPIED if (source / name).exists()]
+def copied_files(source: Path, arch: Arch) -> dict[str, bytes]:
+    """The tokenizer, the settings and the licence: name -> bytes, those of the source.
+
+    Three may differ from it. config.json says whether the head is tied in this model;
+    tokenizer.json has the tokens that other files add, since genai reads no other; of several chat
+    templates tokenizer_config.json keeps the usual one, since genai opens no list of them.
+    """
+    files = {name: (source / name).read_bytes() for name in COPIED if (source / name).exists()}
+    config = read_json(source / "config.json")
+    if config and family_of(config).arch(config).tied != arch.tied:
+        files["config.json"] = _json(config | {"tie_word_embeddings": arch.tied})
+    tokenizer = Tokenizer.from_folder(source)
+    if tokenizer.added:
+        files["tokenizer.json"] = tokenizer.backend.to_str(pretty=True).encode("utf-8")
+    settings = read_json(source / "tokenizer_config.json")
+    if isinstance(settings.get("chat_template"), list | dict):
+        files["tokenizer_config.json"] = _json(
+            settings | {"chat_template": tokenizer.chat_template}
+        )
+    return files
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def genai_config(arch: Arch, source: Path) -> dict[str, Any]:

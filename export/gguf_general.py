@@ -11,7 +11,7 @@ from gguf.utility import size_label
 
 from runtime.archs import Arch
 from runtime.gguf_header import read_header
-from runtime.tokenizer import read_json
+from runtime.json_files import read_json
 
 PROVENANCE = "edgequant."
 """What our own metadata keys start with."""

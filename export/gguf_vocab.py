@@ -4,8 +4,11 @@ GGUF has no room for a rule that it does not know by name. A tokenizer.json that
 cannot say is refused: a file whose reader cuts texts in other words would be a worse model.
 """
 
+import json
 from pathlib import Path
 from typing import Any
+
+import tokenizers
 
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_vocab import (
@@ -20,7 +23,8 @@ from runtime.gguf_vocab import (
     UNUSED,
     USER_DEFINED,
 )
-from runtime.tokenizer import Tokenizer, read_json
+from runtime.json_files import read_json
+from runtime.tokenizer import Tokenizer
 
 PREFIX = "tokenizer.ggml."
 
@@ -33,13 +37,14 @@ def vocabulary(source: Path, vocab: int) -> dict[str, Any]:
     name for.
     """
     tokenizer = Tokenizer.from_folder(source)
-    settings = read_json(source / "tokenizer.json")
+    settings = json.loads(tokenizer.backend.to_str())  # with the tokens that other files add
     model = settings["model"]
     if model.get("type") != "BPE":
         raise UnsupportedError(
             f"{source / 'tokenizer.json'} is a {model.get('type')} model; GGUF writes BPE only, "
             "byte-level or with byte fallback: write an ONNX folder instead."
         )
+    _refuse_normalized(tokenizer.backend, settings)
     tokens, types = _table(settings, vocab)
     table: dict[str, Any] = {"tokens": tokens, "token_type": types}
     merges = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
@@ -75,7 +80,51 @@ def _table(settings: dict[str, Any], vocab: int) -> tuple[list[str], list[int]]:
             "take the tokenizer.json that came with the weights."
         )
     rows = range(vocab)
-    return [names.get(i, f"[PAD{i}]") for i in rows], [types.get(i, UNUSED) for i in rows]
+    return _unique(names, vocab), [types.get(i, UNUSED) for i in rows]
+
+
+def _unique(names: dict[int, str], vocab: int) -> list[str]:
+    """The text of every row; rows without a token get a name that no token has.
+
+    Readers look tokens up by their texts. Raises UnsupportedError when two tokens share one.
+    """
+    taken: dict[str, int] = {}
+    for index, text in sorted(names.items()):
+        if taken.setdefault(text, index) != index:
+            raise UnsupportedError(
+                f"tokenizer.json gives both {taken[text]} and {index} the text {text!r}, and GGUF "
+                "tells tokens apart by their texts; write an ONNX folder."
+            )
+    table = []
+    for index in range(vocab):
+        text = names.get(index, f"[PAD{index}]")
+        while taken.get(text, index) != index:
+            text = f"[{text}]"
+        table.append(text)
+    return table
+
+
+def _refuse_normalized(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    """Raise UnsupportedError for an added token that is searched for in normalized text.
+
+    GGUF's readers search the text as it is; where that gives other ids, the file would be wrong.
+    """
+    marked = [token for token in settings["added_tokens"] if token["normalized"]]
+    if not marked or settings["normalizer"] is None:
+        return
+    plain = json.dumps(
+        settings | {"added_tokens": [t | {"normalized": False} for t in settings["added_tokens"]]}
+    )
+    other = tokenizers.Tokenizer.from_str(plain)
+    for token in marked:
+        text = token["content"]
+        for tried in (f"a{text}b", f"a {text} b", f"{text}b", f" {text}"):
+            if backend.encode(tried, False).ids != other.encode(tried, False).ids:
+                raise UnsupportedError(
+                    f"the token {text!r} is searched for in normalized text (normalized is true), "
+                    "which GGUF cannot say and which gives other ids; set it to false in "
+                    "tokenizer.json if the model was not trained so, or write an ONNX folder."
+                )
 
 
 def _is_byte(token: str) -> bool:
@@ -227,6 +276,10 @@ def _special(tokenizer: Tokenizer, source: Path, vocab: int) -> dict[str, Any]:
         out["edgequant.eos_token_ids"] = list(tokenizer.eos)
     if tokenizer.chat_template:
         out["tokenizer.chat_template"] = tokenizer.chat_template
+    if tokenizer.more_templates:
+        out["tokenizer.chat_templates"] = sorted(tokenizer.more_templates)
+    for name, template in tokenizer.more_templates.items():
+        out[f"tokenizer.chat_template.{name}"] = template
     return out
 
 

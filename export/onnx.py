@@ -12,7 +12,6 @@ A tied embedding that is quantized is stored once, and read by the embedding and
 
 import json
 import math
-import shutil
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -94,8 +93,8 @@ def write(
             layouts = _store(data, arch, tensors)
         protos = data.places.protos
         (temp / MODEL).write_bytes(_model(arch, layouts, protos, extra, accuracy_level))
-        for own in genai.copied_files(source):
-            shutil.copyfile(own, temp / own.name)
+        for name, content in genai.copied_files(source, arch).items():
+            (temp / name).write_bytes(content)
         (temp / "genai_config.json").write_text(genai.text(config), encoding="utf-8")
         check(temp, data.sums)
 
@@ -118,7 +117,7 @@ def size(arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[s
         places.add(array)
     model = _model(arch, layouts, places.protos, extra)
     config = genai.text(genai.genai_config(arch, source)).encode("utf-8")
-    copied = sum(file.stat().st_size for file in genai.copied_files(source))
+    copied = sum(map(len, genai.copied_files(source, arch).values()))
     return places.end + len(model) + len(config) + copied
 
 

@@ -6,24 +6,31 @@ Tensors are mapped when they are asked for, and a pickle is never opened.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runtime.archs import Arch, Family, family_of
+from runtime.archs.base import EMBEDDING, HF_GLOBALS, OUTPUT
 from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
+from runtime.json_files import read_json
 from runtime.model import Model
 from runtime.reader import Reader
 from runtime.safetensors_file import header, read
-from runtime.stored import Expected, Parts, StoredArray, StoredTensors
+from runtime.stored import Expected, Parts, StoredArray, StoredTensors, rows_of
 from runtime.tensor import Shape
-from runtime.tokenizer import Tokenizer, read_json
+from runtime.tokenizer import Tokenizer
 
 FLOATS = ("F32", "F16", "BF16")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+CHUNK = 1 << 22
+"""Values that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,18 @@ class Checkpoint:
     arch: Arch
     tensors: StoredTensors
     tokenizer: Tokenizer
+    notes: tuple[str, ...] = ()
+    """What was read otherwise than the files say at first sight, one sentence each."""
 
     @property
     def name(self) -> str:
         """The model's name for files and reports."""
         return self.folder.resolve().name
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What artifacts say of how it was read: its notes, if any."""
+        return {"source_notes": list(self.notes)} if self.notes else {}
 
     @property
     def shards(self) -> list[Path]:
@@ -80,21 +94,27 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds {CONFIG}.")
+    _refuse_adapters(folder)
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder} has no {CONFIG}; give the folder of a Hugging Face checkpoint.")
     config = read_json(folder / CONFIG)
-    if "quantization_config" in config:
-        raise UnsupportedError(
-            f"{folder} is already quantized; give the full-precision checkpoint it was made from."
-        )
     family = family_of(config)
-    arch = family.arch(config)
-    arrays = _arrays(folder)
+    arch, notes = family.arch(config), family.notes(config)
+    quantized = config.get("quantization_config") is not None
+    if quantized and not any((folder / name).exists() for name in (WEIGHTS, INDEX)):
+        raise _already_quantized(folder)
+    arrays, told = _arrays(folder)
+    arrays, wrapped = _unwrapped(arrays)
+    arch, own_head = _with_own_head(arch, arrays)
     names = arch.hf_names()
     weights = {name: parts_of(shape, names[name]) for name, shape in arch.shapes().items()}
-    _check(folder, weights, arrays)
+    _check(folder, weights, arrays, quantized)
+    if quantized:
+        told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
     tensors = StoredTensors(weights, arrays)
-    return Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder))
+    tokenizer = Tokenizer.from_folder(folder)
+    notes = (*notes, *told, *wrapped, *own_head)
+    return Checkpoint(folder, config, family, arch, tensors, tokenizer, notes)
 
 
 def open_model(folder: Path) -> Model:
@@ -110,20 +130,80 @@ def parts_of(shape: Shape, hf_name: str) -> Parts:
     return Parts(shape, {name: Expected(shape[1:], FLOATS) for name in names})
 
 
-def _arrays(folder: Path) -> dict[str, StoredArray]:
-    """Every array by its name, from the index's shards or the single file.
-
-    Raises EdgequantError for missing or cut shards.
-    """
-    if not (folder / INDEX).exists():
-        if not (folder / WEIGHTS).exists():
-            raise _no_weights(folder)
-        return read(folder / WEIGHTS)
-    table = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(table, dict) or not all(isinstance(shard, str) for shard in table.values()):
-        raise CorruptFileError(
-            f"{folder / INDEX} has no weight_map from tensors to shards; download it again."
+def _refuse_adapters(folder: Path) -> None:
+    """Raise UnsupportedError for a LoRA, alone or beside the model that it changes."""
+    if not (folder / ADAPTER).exists():
+        return
+    if (folder / CONFIG).exists():
+        raise UnsupportedError(
+            f"{folder} holds an adapter beside its model ({ADAPTER}), which transformers would "
+            "apply; merge it with peft's merge_and_unload, or move it elsewhere to leave it out."
         )
+    raise UnsupportedError(
+        f"{folder} is a LoRA adapter, not a model; merge it into its base with peft's "
+        "merge_and_unload, and give the folder of the merged model."
+    )
+
+
+def _unwrapped(arrays: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], list[str]]:
+    """The arrays without a prefix that wrapping put before every name, and a note of it."""
+    last = HF_GLOBALS[EMBEDDING].rpartition("model.")[2]
+    found = [name for name in arrays if name == last or name.endswith(f".{last}")]
+    if len(found) != 1 or found[0] == HF_GLOBALS[EMBEDDING]:
+        return arrays, []
+    bare = not found[0].endswith(HF_GLOBALS[EMBEDDING])
+    prefix = found[0].removesuffix(last if bare else HF_GLOBALS[EMBEDDING])
+    head = HF_GLOBALS[OUTPUT]
+
+    def plain(name: str) -> str:
+        name = name.removeprefix(prefix)
+        return f"model.{name}" if bare and name != head else name
+
+    if not all(name.startswith(prefix) or name == head for name in arrays):
+        return arrays, []
+    told = f"the prefix {prefix} was taken off" if prefix else "model. was put before"
+    return {plain(name): array for name, array in arrays.items()}, [f"{told} every tensor's name"]
+
+
+def _with_own_head(arch: Arch, arrays: Mapping[str, StoredArray]) -> tuple[Arch, list[str]]:
+    """The sizes, with a head of its own where the file has one that is not the embedding."""
+    head, embedding = arrays.get(HF_GLOBALS[OUTPUT]), arrays.get(HF_GLOBALS[EMBEDDING])
+    if not arch.tied or head is None or embedding is None or _equal(head, embedding):
+        return arch, []
+    return replace(arch, tied=False), [
+        f"{CONFIG} has tie_word_embeddings true, but {HF_GLOBALS[OUTPUT]} in the file is not the "
+        "embedding: it is used, as transformers does"
+    ]
+
+
+def _equal(one: StoredArray, other: StoredArray) -> bool:
+    """Whether two float arrays hold the same values, or cannot be compared here."""
+    if one.shape != other.shape or not (_is_float(one) and _is_float(other)) or len(one.shape) != 2:
+        return one.shape == other.shape
+    tensors = [rows_of(OUTPUT, one.shape, [array]) for array in (one, other)]
+    step = max(1, CHUNK // one.shape[1])
+    starts = range(0, one.shape[0], step)
+    same = all(
+        np.array_equal(tensors[0].decode(at, at + step), tensors[1].decode(at, at + step))
+        for at in starts
+    )
+    for array in (one, other):
+        array.drop()
+    return same
+
+
+def _arrays(folder: Path) -> tuple[dict[str, StoredArray], list[str]]:
+    """Every array by its name, from the single file or the index's shards, and a note.
+
+    Where both are there, the single file counts, as for transformers. Raises EdgequantError for
+    missing or cut shards.
+    """
+    if (folder / WEIGHTS).exists():
+        told = f"{WEIGHTS} was read and {INDEX} beside it was not, as transformers does"
+        return read(folder / WEIGHTS), [told] if (folder / INDEX).exists() else []
+    if not (folder / INDEX).exists():
+        raise _no_weights(folder)
+    table = read_json(folder / INDEX)["weight_map"]
     shards = sorted(set(table.values()))
     missing = [shard for shard in shards if not (folder / shard).exists()]
     if missing:
@@ -137,7 +217,7 @@ def _arrays(folder: Path) -> dict[str, StoredArray]:
             raise CorruptFileError(
                 f"{folder / shard} does not hold {name}, which {INDEX} promises; download it again."
             )
-    return {name: held[shard][name] for name, shard in table.items()}
+    return {name: held[shard][name] for name, shard in table.items()}, []
 
 
 def _no_weights(folder: Path) -> EdgequantError:
@@ -150,9 +230,16 @@ def _no_weights(folder: Path) -> EdgequantError:
     return CorruptFileError(f"{folder} holds no {WEIGHTS} and no {INDEX}; download the weights.")
 
 
-def _check(folder: Path, weights: Mapping[str, Parts], arrays: Mapping[str, StoredArray]) -> None:
+def _check(
+    folder: Path,
+    weights: Mapping[str, Parts],
+    arrays: Mapping[str, StoredArray],
+    quantized: bool,
+) -> None:
     """Every expected array is there, float, with the config's shape; nothing unknown is left."""
     for parts in weights.values():
+        if quantized and any(not _is_float(arrays.get(name)) for name in parts.arrays):
+            raise _already_quantized(folder)
         for name, expected in parts.arrays.items():
             if name not in arrays:
                 raise CorruptFileError(
@@ -168,6 +255,16 @@ def _check(folder: Path, weights: Mapping[str, Parts], arrays: Mapping[str, Stor
             f"{folder} holds {len(extra)} tensors this architecture does not know ({extra[0]}); "
             "leaving them out would change the model."
         )
+
+
+def _already_quantized(folder: Path) -> EdgequantError:
+    return UnsupportedError(
+        f"{folder} is already quantized; give the full-precision checkpoint it was made from."
+    )
+
+
+def _is_float(array: StoredArray | None) -> bool:
+    return array is not None and array.dtype in FLOATS
 
 
 def _check_array(name: str, found: StoredArray, expected: Expected) -> None:

@@ -52,7 +52,7 @@ def generate_text(
     if tokenizer is None:
         raise InputError("this model has no tokenizer; generate from token ids instead.")
     ids = tokenizer.encode(prompt)
-    if tokenizer.add_bos and tokenizer.bos is not None:
+    if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
         ids = [tokenizer.bos, *ids]
     pieces = tokenizer.stream(generate(engine, ids, count, sampler, tokenizer.eos))
     return until(pieces, stop_texts) if stop_texts else pieces

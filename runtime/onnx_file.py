@@ -11,13 +11,14 @@ from typing import Any
 
 from runtime.archs import family_of
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
+from runtime.json_files import read_json
 from runtime.model import Model
 from runtime.quant_types import QUANT_TYPES
 from runtime.quant_types.onnx_int import OnnxInt, onnx_name
 from runtime.reader import Reader
 from runtime.stored import Expected, MappedFile, Parts, StoredArray, StoredTensors
 from runtime.tensor import Shape, Tensor
-from runtime.tokenizer import Tokenizer, read_json
+from runtime.tokenizer import Tokenizer
 
 MODEL = "model.onnx"
 

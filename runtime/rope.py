@@ -29,6 +29,8 @@ class Rope:
     beta_slow: float = 1.0
     attention_factor: float | None = None
     """Factor on cos and sin; None = yarn's own 0.1 ln(factor) + 1, else 1."""
+    truncate: bool = True
+    """Whether the ends of yarn's ramp are whole channels."""
 
     factors: tuple[float, ...] = ()
     """What each plain frequency is divided by (factors): head_dim / 2 of them."""
@@ -86,8 +88,10 @@ class Rope:
                 2 * math.log(self.theta)
             )
 
-        low = max(math.floor(channel(self.beta_fast)), 0)
-        high = min(math.ceil(channel(self.beta_slow)), head_dim - 1)
+        low, high = channel(self.beta_fast), channel(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, head_dim - 1)
         ramp = (np.arange(head_dim // 2) - low) / max(high - low, 0.001)
         return np.asarray(1 - np.clip(ramp, 0, 1))
 
@@ -100,18 +104,22 @@ class Rope:
         return np.cos(angles) * scale, np.sin(angles) * scale
 
     @staticmethod
-    def from_config(config: dict[str, Any]) -> "Rope":
+    def from_config(config: dict[str, Any], theta: float = 10000.0) -> "Rope":
         """Read `rope_theta`/`rope_scaling` or the newer `rope_parameters` of a HF config.
 
-        Raises EdgequantError for a scaling this runtime does not compute.
+        `theta` is the family's, where the config has none.
+
+        Where both are there, `rope_scaling` counts, as for transformers. Raises UnsupportedError
+        for a scaling this runtime does not compute.
         """
-        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
         rope_type = scaling.get("rope_type") or scaling.get("type") or "default"
         if rope_type not in ("default", "linear", "llama3", "yarn"):
             raise UnsupportedError(
                 f"config.json asks for rope scaling {rope_type!r}; "
                 "supported: default, linear, llama3, yarn."
             )
+        _refuse_partial(scaling, config)
         context = scaling.get("original_max_position_embeddings")
         optional = ["low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"]
         if rope_type == "yarn":  # the others ignore it
@@ -119,13 +127,40 @@ class Rope:
         found: dict[str, Any] = {
             key: float(scaling[key]) for key in optional if scaling.get(key) is not None
         }
+        if rope_type == "yarn":
+            found |= {"truncate": bool(scaling.get("truncate", True))}
+            found.setdefault("attention_factor", _attention_factor(scaling))
         return Rope(
-            theta=float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0),
+            theta=_theta(scaling, config) or theta,
             rope_type=rope_type,
             factor=float(scaling.get("factor") or 1.0),
             original_context=int(context or config.get("max_position_embeddings") or 0),
             **found,
         )
+
+    @staticmethod
+    def notes(config: dict[str, Any]) -> tuple[str, ...]:
+        """What of a HF config's rope settings is left out, one sentence each."""
+        scaling, stored = config.get("rope_scaling"), config.get("rope_parameters")
+        notes = []
+        if scaling and stored and scaling != stored:
+            notes.append(
+                "config.json has rope_scaling and other rope_parameters: rope_scaling is used, as "
+                "transformers does"
+            )
+        unknown = sorted((scaling or stored or {}).keys() - CONFIG_KEYS)
+        if unknown:
+            notes.append(
+                f"config.json's rope settings have {', '.join(unknown)}, which transformers does "
+                "not read either"
+            )
+        return tuple(notes)
+
+    def context(self, trained: int) -> int:
+        """Tokens that fit where config.json says `trained`: yarn stretches what it started from."""
+        if self.rope_type != "yarn":
+            return trained
+        return max(trained, int(self.factor * self.original_context))
 
     def gguf_keys(self) -> dict[str, Any]:
         """GGUF metadata, without the architecture before; `divided` kinds need the tensor too."""
@@ -179,6 +214,58 @@ class Rope:
             return rope
         return replace(rope, attention_factor=rope.yarn_magnitude * magnitude)
 
+
+def _theta(scaling: dict[str, Any], config: dict[str, Any]) -> float | None:
+    """The base of the frequencies, if given.
+
+    Raises UnsupportedError where transformers would lose it.
+    """
+    theta = scaling.get("rope_theta") or config.get("rope_theta")
+    lost = (config.get("rope_parameters") or {}).get("rope_theta")
+    if theta is None and lost is not None:
+        raise UnsupportedError(
+            "config.json has rope_scaling beside rope_parameters, and only the latter has a "
+            f"rope_theta ({lost:g}), which transformers then loses; write it into rope_scaling."
+        )
+    return float(theta) if theta else None
+
+
+def _attention_factor(scaling: dict[str, Any]) -> float | None:
+    """yarn's attention factor where two mscale are given, as DeepSeek's; None = yarn's own."""
+    one, all_dim = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    factor = float(scaling.get("factor") or 1.0)
+    if not one or not all_dim or factor <= 1:
+        return None
+    above, below = (0.1 * float(scale) * math.log(factor) + 1 for scale in (one, all_dim))
+    return above / below
+
+
+def _refuse_partial(scaling: dict[str, Any], config: dict[str, Any]) -> None:
+    part = scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor")
+    if part not in (None, 1):
+        raise UnsupportedError(
+            f"config.json has partial_rotary_factor {part}, and rope on a part of each head is not "
+            "supported for this architecture."
+        )
+
+
+CONFIG_KEYS = {
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "factor",
+    "high_freq_factor",
+    "low_freq_factor",
+    "mscale",
+    "mscale_all_dim",
+    "original_max_position_embeddings",
+    "partial_rotary_factor",
+    "rope_theta",
+    "rope_type",
+    "truncate",
+    "type",
+}
+"""What transformers reads of rope_scaling or rope_parameters."""
 
 GGUF_KINDS = {"none": "default", "linear": "linear", "yarn": "yarn"}
 """GGUF's name of a scaling -> ours."""

@@ -1,17 +1,17 @@
-"""Text to token ids and back, on the `tokenizers` library; chat templates in jinja2's sandbox."""
+"""Text to token ids and back, on the `tokenizers` library."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from jinja2.exceptions import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from runtime import chat
+from runtime.added_tokens import SPECIAL, add_tokens, chat_templates, content, tokenizer_settings
 from runtime.errors import CorruptFileError
 from runtime.gguf_vocab import pre_tokenizer, tokenizer_backend
+from runtime.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Tokenizer:
     chat_template: str | None = None
     special: dict[str, str] = field(default_factory=dict)
     """Names such as "bos_token" that a chat template may use."""
+    more_templates: dict[str, str] = field(default_factory=dict)
+    """Chat templates of other names than the default one, such as "tool_use"."""
+    added: tuple[str, ...] = ()
+    """Tokens that other files than tokenizer.json add."""
 
     @property
     def separator(self) -> int | None:
@@ -68,22 +72,14 @@ class Tokenizer:
         """
         if not self.chat_template:
             raise ValueError("this model has no chat template; use plain text.")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
-        environment.filters["tojson"] = lambda x, **kw: json.dumps(x, ensure_ascii=False, **kw)
-        try:
-            template = environment.from_string(self.chat_template)
-            return template.render(
-                messages=messages, add_generation_prompt=generate, **self.special
-            )
-        except TemplateError as error:
-            raise ValueError(f"the chat template refused the messages: {error}") from error
+        variables = {"messages": messages, "add_generation_prompt": generate} | self.special
+        return chat.render(self.chat_template, variables)
 
     @staticmethod
     def from_folder(folder: Path) -> "Tokenizer":
-        """From tokenizer.json, tokenizer_config.json and generation_config.json.
+        """From a checkpoint's folder, read as transformers reads it: see runtime/added_tokens.py.
 
-        Raises EdgequantError when tokenizer.json is missing or unreadable.
+        Raises CorruptFileError when tokenizer.json is missing, or a file is not what it must be.
         """
         path = folder / "tokenizer.json"
         if not path.exists():
@@ -95,17 +91,21 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise CorruptFileError(f"{path} cannot be read: {error}.") from error
-        settings = read_json(folder / "tokenizer_config.json")
+        settings = tokenizer_settings(folder)
+        added = add_tokens(folder, settings, backend)
         configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
-        special = {k: text for k in SPECIAL if (text := _content(settings.get(k)))}
+        special = {k: text for k in SPECIAL if (text := content(settings.get(k)))}
+        templates = chat_templates(folder, settings)
         bos = backend.token_to_id(special["bos_token"]) if "bos_token" in special else None
         return Tokenizer(
             backend,
             eos=_eos(configs, backend, special),
             bos=bos,
             add_bos=bool(settings.get("add_bos_token", _adds_bos(backend, bos))),
-            chat_template=_template(folder, settings),
+            chat_template=templates.pop("default", None),
             special=special,
+            more_templates=templates,
+            added=added,
         )
 
     @staticmethod
@@ -144,19 +144,6 @@ GGUF_IDS = {"bos": "bos", "eos": "eos", "eot": "", "eom": "", "padding": "pad", 
 GGUF_NONE = 2**32 - 1
 """An id of -1 in a uint32: some converters write it for "none"."""
 
-SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, {} when the file is missing. Raises EdgequantError when it is not JSON."""
-    if not path.exists():
-        return {}
-    try:
-        out: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptFileError(f"{path} is not valid JSON ({error}); download it again.") from error
-    return out
-
 
 def _gguf_id(metadata: Mapping[str, Any], name: str, tokens: list[str]) -> int | None:
     """A special token's id in a GGUF, None when it has none."""
@@ -169,14 +156,6 @@ def _gguf_id(metadata: Mapping[str, Any], name: str, tokens: list[str]) -> int |
             "convert the model again."
         )
     return found
-
-
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
 
 
 def _adds_bos(backend: tokenizers.Tokenizer, bos: int | None) -> bool:
@@ -194,14 +173,3 @@ def _eos(
     if "eos_token" in special and (eos := backend.token_to_id(special["eos_token"])) is not None:
         ids.append(eos)
     return tuple(dict.fromkeys(ids))
-
-
-def _template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The chat template: chat_template.jinja, or the (default) entry of tokenizer_config.json."""
-    separate = folder / "chat_template.jinja"
-    if separate.exists():
-        return separate.read_text(encoding="utf-8")
-    found = settings.get("chat_template")
-    if isinstance(found, list):
-        return next((t["template"] for t in found if t["name"] == "default"), None)
-    return found

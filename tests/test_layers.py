@@ -22,7 +22,7 @@ ALLOWED = {
 
 LIGHT = {
     "calib_data": {"numpy", "runtime"},
-    "runtime": {"numpy", "array_api_compat", "tokenizers", "jinja2"},
+    "runtime": {"numpy", "array_api_compat", "tokenizers", "jinja2", "msgspec"},
 }
 """Package -> all that importing it may need besides the standard library."""
 

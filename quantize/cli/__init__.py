@@ -20,7 +20,7 @@ from quantize.cli import interrupt
 
 
 def main() -> NoReturn:
-    """Run the command line: exit 0 ok, 1 a gate failed, 2 usage or bad input, 130 interrupted."""
+    """Run the command line: exit 0 ok, 1 gate failed, 2 bad input, 3 our fault, 130 interrupted."""
     interrupt.watch()
     try:
         # imported here: Ctrl-C counts meanwhile, too

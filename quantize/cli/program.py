@@ -1,7 +1,9 @@
 """The program: its commands, in the order of `--help`, and their exit codes."""
 
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,4 +68,16 @@ def run() -> int:
             raise
         errors.print(Text.assemble(("error", "red"), " ", str(error)), soft_wrap=True)
         return 2
+    except Exception as error:
+        interrupt.check()
+        if "--debug" in sys.argv:
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        told = (
+            f"this is a fault of the program: {type(error).__name__}: {error} "
+            f"({Path(where.filename).name}, line {where.lineno}). Please report it with what "
+            "`quantize --debug ...` prints; nothing that was written before is lost."
+        )
+        errors.print(Text.assemble(("error", "red"), " ", told), soft_wrap=True)
+        return 3
     return 0

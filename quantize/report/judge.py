@@ -86,7 +86,8 @@ def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
         job.progress,
     )
     labels = tuple(f"{assignment.target.label} " for assignment in job.assignments)
-    general = tuple(note for note in notes if not note.startswith(labels))
+    own = tuple(note for note in notes if not note.startswith(labels))
+    general = (*job.checkpoint.notes, *own)
     report = reject_failed(replace(report, notes=general), paths)
     # the pipeline refused files of other runs before it began; what is here now is its own
     write(report, job.output, render.card(report, job.described), overwrite=True)
@@ -140,6 +141,7 @@ def check_files(
         progress,
         effects,
     )
+    report = replace(report, notes=(*checkpoint.notes, *report.notes))
     if reject:
         report = reject_failed(report, files)
     if report_folder is not None:

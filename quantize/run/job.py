@@ -142,7 +142,7 @@ class Job:
             calibration=calibration_of(plan, effort),
             imatrix=imatrix,
             imatrix_keys=keys,
-            described=plan.recipe(),
+            described=plan.recipe() | checkpoint.facts,
             max_ram=plan.max_ram,
             device=plan.device,
             output=plan.output,

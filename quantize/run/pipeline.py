@@ -30,7 +30,7 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     setup = prepare_run(plan, job) if plan.check else None
     with job.store.locked():
         refuse_existing(plan, job)
-        for line in filter(None, [job.store.begin()]):
+        for line in filter(None, [*job.checkpoint.notes, job.store.begin()]):
             say(line)
         job = assign_all(job)
         check_space(run_cost(job, artifact_bytes(job)).disk, job.store)
@@ -43,13 +43,12 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
             for assignment in job.assignments:
                 write(job, assignment, digest)
             job.store.all_written.finish()
-        notes = job.store.notes
-        for note in notes:
+        for note in job.store.notes:
             say(note)
         if setup is None:
             return None
         job.store.judging.finish()  # from here on the reports are ours
-        return judge(setup, job, notes)
+        return judge(setup, job, job.store.notes)
 
 
 def assign_all(job: Job) -> Job:

@@ -107,8 +107,12 @@ class Family:
     hf_class: ClassVar[str]
     """The transformers class, for `architectures`."""
     biased: ClassVar[tuple[str, ...]] = ()
+    theta: ClassVar[float] = 10000.0
+    """Base of the rope's frequencies where config.json has none."""
     gguf_rope_factors: ClassVar[bool] = False
     """Whether GGUF readers of the family divide frequencies by a tensor (Llama 3.1's scaling)."""
+    gguf_head_dim: ClassVar[bool] = True
+    """Whether llama.cpp takes heads of a width of their own."""
     gguf_biased: ClassVar[tuple[str, ...] | None] = None
     """Linears whose biases llama.cpp reads; None = all."""
     arch_type: ClassVar[type[Arch]] = Arch
@@ -170,16 +174,21 @@ class Family:
                 f"config.json has hidden_act {activation!r}; only 'silu' is supported."
             )
         try:
-            return self.arch_type(**self.sizes(config))
+            return _checked(self.arch_type(**self.sizes(config)))
         except KeyError as missing:
             raise CorruptFileError(
                 f"config.json has no {missing.args[0]!r}; take the config.json that came with the "
                 "weights."
             ) from None
 
+    def notes(self, config: dict[str, Any]) -> tuple[str, ...]:
+        """What of config.json is left out, one sentence each."""
+        return Rope.notes(config)
+
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         """The fields of `arch_type` from a HF config.json. Raises KeyError for a missing key."""
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        rope = Rope.from_config(config, self.theta)
         return {
             "family": self.name,
             "vocab": int(config["vocab_size"]),
@@ -190,9 +199,9 @@ class Family:
             "kv_heads": int(config.get("num_key_value_heads") or heads),
             "head_dim": int(config.get("head_dim") or hidden // heads),
             "eps": float(config["rms_norm_eps"]),
-            "context": int(config["max_position_embeddings"]),
+            "context": rope.context(int(config["max_position_embeddings"])),
             "tied": bool(config.get("tie_word_embeddings", False)),
-            "rope": Rope.from_config(config),
+            "rope": rope,
             "biased": self.biases(config),
         }
 
@@ -219,11 +228,21 @@ class Family:
                 f"GGUF has no rope scaling {arch.rope.rope_type!r} for {self.name}; "
                 "write an ONNX folder, or take a checkpoint with yarn or no scaling."
             )
+        if arch.rope.rope_type == "yarn" and not arch.rope.truncate:
+            raise UnsupportedError(
+                "config.json sets yarn's truncate to false, and llama.cpp rounds the ends of the "
+                "ramp whatever a GGUF says; write an ONNX folder."
+            )
         ramp = (arch.rope.beta_fast, arch.rope.beta_slow)
         if arch.rope.rope_type == "yarn" and ramp != YARN_RAMP:
             raise UnsupportedError(
                 f"config.json sets yarn's beta_fast and beta_slow to {ramp}, and llama.cpp takes "
                 f"{YARN_RAMP} whatever a GGUF says; write an ONNX folder."
+            )
+        if not self.gguf_head_dim and arch.heads * arch.head_dim != arch.hidden:
+            raise UnsupportedError(
+                f"llama.cpp opens a {self.name} only where heads times head_dim is the hidden size "
+                f"({arch.heads} x {arch.head_dim} is not {arch.hidden}); write an ONNX folder."
             )
         keys: dict[str, Any] = {
             "vocab_size": arch.vocab,
@@ -289,6 +308,20 @@ class Family:
         }
         linears = self.arch_type(**fields).layer(0).linears
         return fields | {"biased": tuple(n for n in linears if f"blk.0.{n}.bias" in shapes)}
+
+
+def _checked(arch: Arch) -> Arch:
+    """The sizes, when they go together. Raises CorruptFileError otherwise."""
+    wrong = None
+    if arch.heads % arch.kv_heads:
+        wrong = f"{arch.heads} attention heads do not share {arch.kv_heads} key-value heads"
+    elif arch.head_dim < 2 or arch.head_dim % 2:
+        wrong = f"heads of {arch.head_dim} channels cannot be rotated by pairs"
+    if wrong:
+        raise CorruptFileError(
+            f"config.json: {wrong}; take the config.json that came with the weights."
+        )
+    return arch
 
 
 def family_of(config: dict[str, Any]) -> Family:

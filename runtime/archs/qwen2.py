@@ -7,4 +7,5 @@ class Qwen2(Family):
     name = "qwen2"
     hf_types = ("qwen2",)
     hf_class = "Qwen2ForCausalLM"
+    gguf_head_dim = False
     biased = ("attn_q", "attn_k", "attn_v")

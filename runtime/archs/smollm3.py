@@ -29,6 +29,7 @@ class SmolLM3(Llama):
     name = "smollm3"
     hf_types = ("smollm3",)
     hf_class = "SmolLM3ForCausalLM"
+    theta = 2e6
     gguf_rope_factors = False
     gguf_biased = ("attn_q", "attn_k", "attn_v")
     arch_type = SmolLM3Arch

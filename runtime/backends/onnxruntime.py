@@ -11,8 +11,9 @@ import numpy as np
 
 from runtime.archs import Arch, family_of
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
+from runtime.json_files import read_json
 from runtime.rope import Rope
-from runtime.tokenizer import Tokenizer, read_json
+from runtime.tokenizer import Tokenizer
 
 READS_FILES = True
 

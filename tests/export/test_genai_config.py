@@ -67,10 +67,11 @@ def test_a_source_without_its_files_is_refused(tiny: Checkpoint, source: Path, n
         genai.genai_config(tiny.arch, source)
 
 
-def test_files_of_the_source_are_copied_and_weights_are_not(source: Path) -> None:
+def test_files_of_the_source_are_copied_and_weights_are_not(tiny: Checkpoint, source: Path) -> None:
     (source / "chat_template.jinja").write_text("{{ messages }}")
     (source / "LICENSE").write_text("free")
     (source / "model.safetensors").write_bytes(b"weights")
-    copied = {file.name for file in genai.copied_files(source)}
-    assert {"chat_template.jinja", "LICENSE", "tokenizer.json"} < copied
+    copied = genai.copied_files(source, tiny.arch)
+    assert {"chat_template.jinja", "LICENSE", "tokenizer.json"} < copied.keys()
+    assert all(copied[name] == (source / name).read_bytes() for name in copied)
     assert "model.safetensors" not in copied

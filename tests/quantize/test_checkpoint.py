@@ -117,18 +117,24 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "sliding window": (edit_config(use_sliding_window=True), "use_sliding_window"),
     "activation": (edit_config(hidden_act="gelu"), "only 'silu'"),
     "rope": (edit_config(rope_scaling={"type": "longrope"}), "rope scaling 'longrope'"),
-    "quantized": (edit_config(quantization_config={"bits": 4}), "already quantized"),
+    "quantized": (
+        lambda f: (
+            edit_config(quantization_config={"bits": 4})(f),
+            replace_tensor(f, lambda t: t.to(torch.int8)),
+        ),
+        "already quantized",
+    ),
     "integer weights": (
         lambda f: replace_tensor(f, lambda t: t.to(torch.int8)),
         "is I8, not F32, F16 or BF16",
     ),
     "index without a table": (
         lambda f: (f / INDEX).write_text("{}"),
-        "index.json has no weight_map from tensors to shards; download it again",
+        "index.json: the file is not what it must be .object missing required field `weight_map`",
     ),
     "index of other things": (
         lambda f: (f / INDEX).write_text('{"weight_map": {"lm_head.weight": 1}}'),
-        "index.json has no weight_map from tensors to shards; download it again",
+        "index.json: weight_map.* is not what it must be .expected `str`, got `int`",
     ),
     "index promises more": (
         lambda f: replace_tensor(f, lambda t: None),

@@ -10,7 +10,8 @@ import pytest
 from quantize.checkpoint import Checkpoint, bundled
 from quantize.report.torture import TORTURE
 from runtime.errors import EdgequantError
-from runtime.tokenizer import Tokenizer, read_json
+from runtime.json_files import read_json
+from runtime.tokenizer import Tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"

@@ -1,0 +1,168 @@
+"""The JSON files that come with a model, each checked against what it may hold.
+
+A field that is not described here is not read. Fields of one family alone are described with it.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from runtime.errors import CorruptFileError
+
+T = TypeVar("T")
+Size = Annotated[int, Meta(gt=0, lt=2**31)]
+Id = Annotated[int, Meta(ge=0, lt=2**32)]
+Ids = Id | list[Id] | None
+Number = Annotated[float, Meta(gt=0)]
+
+
+class RopeSettings(Struct):
+    """`rope_scaling` or `rope_parameters` of config.json."""
+
+    rope_type: str | None = None
+    type: str | None = None
+    rope_theta: Number | None = None
+    factor: Number | None = None
+    original_max_position_embeddings: Size | None = None
+    low_freq_factor: Number | None = None
+    high_freq_factor: Number | None = None
+    beta_fast: Number | None = None
+    beta_slow: Number | None = None
+    attention_factor: Number | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool | None = None
+    partial_rotary_factor: Number | None = None
+
+
+class Config(Struct):
+    """config.json, as far as every family reads it."""
+
+    model_type: str | None = None
+    vocab_size: Size = 1
+    hidden_size: Size = 1
+    intermediate_size: Size = 1
+    num_hidden_layers: Size = 1
+    num_attention_heads: Size = 1
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    rms_norm_eps: Number = 1.0
+    max_position_embeddings: Size = 1
+    tie_word_embeddings: bool | None = None
+    hidden_act: str | None = None
+    use_sliding_window: bool | None = None
+    attention_bias: bool | None = None
+    mlp_bias: bool | None = None
+    rope_theta: Number | None = None
+    rope_scaling: RopeSettings | None = None
+    rope_parameters: RopeSettings | None = None
+    partial_rotary_factor: Number | None = None
+    quantization_config: dict[str, Any] | None = None
+    eos_token_id: Ids = None
+    bos_token_id: Id | None = None
+    pad_token_id: Annotated[int, Meta(ge=-1)] | None = None
+
+
+class GenerationConfig(Struct):
+    """generation_config.json, and what of it goes into genai_config.json."""
+
+    eos_token_id: Ids = None
+    bos_token_id: Id | None = None
+    pad_token_id: Annotated[int, Meta(ge=-1)] | None = None
+    do_sample: bool | None = None
+    min_length: int | None = None
+    num_beams: int | None = None
+    num_return_sequences: int | None = None
+    repetition_penalty: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+class Token(Struct):
+    """A token with its flags."""
+
+    content: str
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+    special: bool = False
+
+
+class NamedTemplate(Struct):
+    """One of several chat templates."""
+
+    name: str
+    template: str
+
+
+class SpecialTokens(Struct):
+    """special_tokens_map.json."""
+
+    bos_token: str | Token | None = None
+    eos_token: str | Token | None = None
+    pad_token: str | Token | None = None
+    unk_token: str | Token | None = None
+    sep_token: str | Token | None = None
+    cls_token: str | Token | None = None
+    mask_token: str | Token | None = None
+    additional_special_tokens: list[str | Token] | None = None
+    extra_special_tokens: list[str | Token] | dict[str, str | Token] | None = None
+
+
+class TokenizerConfig(SpecialTokens):
+    """tokenizer_config.json."""
+
+    add_bos_token: bool | None = None
+    added_tokens_decoder: dict[Id, Token] | None = None
+    chat_template: str | list[NamedTemplate] | dict[str, str] | None = None
+
+
+class Index(Struct):
+    """model.safetensors.index.json."""
+
+    weight_map: dict[str, str]
+
+
+FILES: dict[str, Any] = {
+    "config.json": Config,
+    "generation_config.json": GenerationConfig,
+    "tokenizer_config.json": TokenizerConfig,
+    "special_tokens_map.json": SpecialTokens,
+    "added_tokens.json": dict[str, Id],
+    "model.safetensors.index.json": Index,
+}
+"""File name -> what it holds."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, {} when the file is missing.
+
+    Raises CorruptFileError when it is not JSON, or a field of it is not what it must be.
+    """
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptFileError(f"{path} is not valid JSON ({error}); download it again.") from error
+    checked(found, FILES.get(path.name, dict[str, Any]), str(path))
+    return dict(found)
+
+
+def checked(found: Any, kind: type[T], file: str) -> T:
+    """A JSON value as a described type. Raises CorruptFileError that names the field."""
+    try:
+        return msgspec.convert(found, kind, str_keys=True)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at ")
+        where = re.sub(r"^\$\.?", "", place.strip("`")) or "the file"
+        raise CorruptFileError(
+            f"{file}: {where} is not what it must be ({reason[:1].lower()}{reason[1:]}); "
+            "correct it, or take the file that came with the weights."
+        ) from error

@@ -1,0 +1,278 @@
+"""Checkpoints whose files say two things are read as transformers reads them."""
+
+import itertools
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from quantize.checkpoint import bundled, open_checkpoint
+from runtime.engine import open_engine
+from runtime.errors import EdgequantError
+from tests.random_checkpoint import random_checkpoint
+
+transformers = pytest.importorskip("transformers")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+SIZES: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "vocab_size": 4160,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 128,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+    "rope_theta": 1e4,
+    "eos_token_id": 4093,
+}
+IDS = np.random.default_rng(0).integers(0, 4096, (1, 96))
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def make(folder: Path, seed: int = 0, **config: Any) -> Path:
+    """A random model in one file."""
+    random_checkpoint(folder, SIZES | config, bundled(), seed)
+    values: dict[str, torch.Tensor] = {}
+    for shard in sorted(folder.glob("model-*.safetensors")):
+        values |= {name: value * 3 for name, value in load_file(shard).items()}
+        shard.unlink()
+    (folder / INDEX).unlink()
+    save_file(values, folder / SINGLE, metadata={"format": "pt"})
+    return folder
+
+
+def weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Change the file's tensors."""
+    values = load_file(folder / SINGLE)
+    changed = change(values)
+    save_file(changed or values, folder / SINGLE, metadata={"format": "pt"})
+
+
+def edit(folder: Path, file: str, **values: Any) -> None:
+    """Change keys of a JSON file; ... takes one away."""
+    path = folder / file
+    found = (json.loads(path.read_text()) if path.exists() else {}) | values
+    path.write_text(json.dumps({key: value for key, value in found.items() if value is not ...}))
+
+
+def theirs(folder: Path) -> np.ndarray:
+    """transformers' logits in float32."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        return np.asarray(model(torch.from_numpy(IDS)).logits)
+
+
+def ours(folder: Path) -> np.ndarray:
+    """Our logits of the checkpoint, by the plainest engine."""
+    return np.asarray(open_engine(open_checkpoint(folder).model(), "numpy").logits(IDS))
+
+
+def assert_same_logits(folder: Path) -> None:
+    expected = theirs(folder)
+    assert np.abs(ours(folder) - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def own_head(folder: Path) -> None:
+    weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].flip(0)}))
+
+
+def copied_head(folder: Path) -> None:
+    weights(folder, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
+
+
+def stale_index(folder: Path) -> None:
+    old = {name: value.flip(0) for name, value in load_file(folder / SINGLE).items()}
+    save_file(old, folder / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    index_of_nothing(folder)
+
+
+def index_of_nothing(folder: Path) -> None:
+    table = dict.fromkeys(load_file(folder / SINGLE), "model-00001-of-00001.safetensors")
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": table}))
+
+
+def with_config(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder, "config.json", **values)
+
+
+TRAITS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a head of its own": (own_head, "lm_head.weight in the file is not the embedding"),
+    "a copy of the embedding as head": (copied_head, ""),
+    "an index of other shards": (stale_index, "model.safetensors was read and"),
+    "an index of no shards": (index_of_nothing, "model.safetensors was read and"),
+    "two ropes": (
+        with_config(rope_parameters={"rope_type": "default", "rope_theta": 1e4}, rope_scaling=YARN),
+        "rope_scaling is used",
+    ),
+    "a theta inside": (with_config(rope_parameters={"rope_theta": 500.0}), ""),
+    "mscale": (with_config(rope_scaling=YARN | {"mscale": 0.7, "mscale_all_dim": 1.0}), ""),
+    "one mscale": (with_config(rope_scaling=YARN | {"mscale": 0.7}), ""),
+    "an exact ramp": (with_config(rope_scaling=YARN | {"truncate": False}), ""),
+    "other ends": (with_config(rope_scaling=YARN | {"beta_fast": 16, "beta_slow": 2}), ""),
+    "unknown keys": (
+        with_config(rope_scaling=YARN | {"finetuned": True}),
+        "finetuned, which transformers does not read either",
+    ),
+    "a quantization_config": (
+        with_config(quantization_config={"load_in_4bit": True, "quant_method": "bitsandbytes"}),
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("trait", TRAITS)
+def test_logits_are_those_of_transformers(trait: str, tmp_path: Path) -> None:
+    change, note = TRAITS[trait]
+    change(make(tmp_path / "model"))
+    if trait == "a quantization_config":  # transformers wants another package for it
+        expected = theirs(make(tmp_path / "plain"))
+        assert np.abs(ours(tmp_path / "model") - expected).max() < 1e-4 * np.abs(expected).max()
+    else:
+        assert_same_logits(tmp_path / "model")
+    notes = " ".join(open_checkpoint(tmp_path / "model").notes)
+    assert note in notes
+    if not note and trait != "a quantization_config":
+        assert not notes
+
+
+PREFIXES = {"base_model.model.": "base_model.model.", "_orig_mod.": "_orig_mod.", "": "model."}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_that_only_wraps_is_taken_off(prefix: str, tmp_path: Path) -> None:
+    expected = theirs(make(tmp_path / "plain"))
+    folder = make(tmp_path / "model")
+    if prefix:
+        weights(folder, lambda w: {prefix + name: value for name, value in w.items()})
+    else:
+        weights(folder, lambda w: {n.removeprefix("model."): v for n, v in w.items()})
+    assert np.abs(ours(folder) - expected).max() < 1e-4 * np.abs(expected).max()
+    assert PREFIXES[prefix] in open_checkpoint(folder).notes[0]
+
+
+TEXTS = [
+    "The <tool_0> and<tool_1>x <|im_end|> a <pad> b",
+    "<s>What is </s> 12 <tool_2>?",
+    " two  spaces <tool_0><tool_0>",
+]
+
+
+def token(text: str, special: bool = True, **flags: Any) -> dict[str, Any]:
+    usual = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
+    return usual | {"content": text, "special": special} | flags
+
+
+def tokens_case(folder: Path, draw: random.Random) -> None:
+    """Write the tokenizer's files with what several of them may say."""
+    settings = json.loads((bundled() / "tokenizer_config.json").read_text())
+    count = draw.randrange(4)
+    names = [f"<tool_{i}>" for i in range(count)]
+    table = {str(4096 + i): token(name, draw.random() < 0.5) for i, name in enumerate(names)}
+    where = draw.choice(["decoder", "decoder", "added", "both", "neither"])
+    if where in ("decoder", "both"):
+        settings["added_tokens_decoder"] = settings["added_tokens_decoder"] | table
+    else:
+        settings.pop("added_tokens_decoder")
+    if where in ("added", "both"):
+        (folder / "added_tokens.json").write_text(
+            json.dumps({name: 4096 + i for i, name in enumerate(names)})
+        )
+    special = ["<s>", "</s>", "<pad>", "<|im_end|>", "<|endoftext|>"]
+    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        if draw.random() < 0.4:
+            settings[key] = draw.choice([None, *special])
+    if draw.random() < 0.4:
+        settings[draw.choice(["additional_special_tokens", "extra_special_tokens"])] = draw.sample(
+            [*special, "<tool_9>"], 2
+        )
+    if draw.random() < 0.5:
+        chosen = {key: draw.choice(special) for key in ("bos_token", "eos_token", "pad_token")}
+        some = dict(draw.sample(sorted(chosen.items()), draw.randrange(1, 4)))
+        if draw.random() < 0.5:
+            some = {key: token(text, True) for key, text in some.items()}
+        (folder / "special_tokens_map.json").write_text(json.dumps(some))
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+CASES = int(os.environ.get("PRECEDENCE_CASES", "1500"))
+
+
+def test_tokens_of_every_file_are_those_of_transformers(tmp_path: Path) -> None:
+    draw, refused = random.Random(0), 0
+    folder = make(tmp_path / "model")
+    files = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    for case in range(CASES):
+        for file in files:
+            (folder / file).unlink(missing_ok=True)
+        tokens_case(folder, draw)
+        try:
+            found = open_checkpoint(folder).tokenizer
+        except EdgequantError as error:
+            assert "save the tokenizer again" in str(error)
+            refused += 1
+            continue
+        expected = transformers.AutoTokenizer.from_pretrained(folder)
+        said = {file: (folder / file).read_text() for file in files if (folder / file).exists()}
+        for text in TEXTS:
+            ids = expected(text, add_special_tokens=False)["input_ids"]
+            assert found.encode(text) == ids, (case, text, said)
+        assert found.special.get("bos_token") == expected.bos_token, (case, said)
+        assert found.special.get("eos_token") == expected.eos_token, (case, said)
+    assert refused <= CASES / 10
+
+
+def ropes() -> list[dict[str, Any]]:
+    """Every pair of what config.json may say twice about rope."""
+    scalings: list[Any] = [
+        ...,
+        None,
+        {"type": "linear", "factor": 2.0},
+        {"rope_type": "linear", "type": "yarn", "factor": 2.0},
+        YARN,
+        YARN | {"rope_theta": 2e4},
+        {"type": "yarn", "factor": 2.0},
+        YARN | {"attention_factor": 1.3, "mscale": 0.7, "mscale_all_dim": 0.5},
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+        {"rope_type": "default"},
+    ]
+    tied = [True, False]
+    thetas: list[Any] = [..., 3e4]
+    return [
+        {"rope_scaling": a, "rope_parameters": b, "rope_theta": c, "tie_word_embeddings": d}
+        for a, b, c, d in itertools.product(scalings, scalings, thetas, tied)
+    ]
+
+
+def test_ropes_are_those_of_transformers(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model", tie_word_embeddings=False)
+    refused = 0
+    for case in ropes():
+        edit(folder, "config.json", **case)
+        try:
+            found = ours(folder)
+        except EdgequantError as error:
+            assert "rope_theta" in str(error), (case, error)
+            refused += 1
+            continue
+        expected = theirs(folder)
+        assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max(), case
+    assert refused < 60
