@@ -5,11 +5,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from runtime.errors import InputError
 
-Messages = list[dict[str, str]]  # a conversation: [{"role": "user", "content": "Hi"}, ...]
+Messages = list[dict[str, Any]]  # a conversation: [{"role": "user", "content": "Hi"}, ...]
 Content = str | Messages | tuple[int, ...]  # text, a conversation, or tokens a model sampled
 Part = Literal["calibration", "heldout", "all"]
 
@@ -38,6 +38,13 @@ class CalibrationTokenizer(Protocol):
 
 
 @dataclass(frozen=True)
+class Unusable:
+    """What a source holds in the place of a document."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Document:
     """One text, conversation or sampled token sequence, with the digest that names it."""
 
@@ -59,15 +66,18 @@ def document(content: Content) -> Document:
     if isinstance(content, str):
         text = content
     else:
-        text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True, default=str)
     return Document(content, hashlib.sha256(text.encode()).digest())
 
 
 def unique(
-    contents: Iterable[Content], seen: set[bytes], dropped: Counter[str]
+    contents: Iterable[Content | Unusable], seen: set[bytes], dropped: Counter[str]
 ) -> Iterator[Document]:
-    """Yield each document once, counting empty and repeated ones; `seen` spans several calls."""
+    """Yield each document once, counting what is dropped; `seen` spans several calls."""
     for content in contents:
+        if isinstance(content, Unusable):
+            dropped[content.reason] += 1
+            continue
         candidate = document(content)
         if candidate.empty:
             dropped["empty document"] += 1

@@ -4,17 +4,20 @@ import importlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from calib_data.document import CalibrationError, Content, Messages, document, first_line
+from calib_data.document import CalibrationError, Content, Unusable, first_line
+from calib_data.records import SHAPES, content_of_row
 from runtime.errors import UnsupportedError
 
 MARKED = re.compile(r"^%%[ \t]*$", re.MULTILINE)  # a line of its own: %%
+COLUMNS = {column for columns, _ in SHAPES for column in columns}
 SPACED = re.compile(r"\n(?:[ \t]*\n){2,}")  # two or more blank lines
 
 
-def read_file(path: Path) -> Iterator[Content]:
+def read_file(path: Path) -> Iterator[Content | Unusable]:
     """Yield what a .txt, .jsonl or .parquet file holds; CalibrationError says what is wrong."""
     endings = ", ".join(READERS)
     if not path.exists():
@@ -49,8 +52,8 @@ def read_txt(path: Path) -> Iterator[str]:
         yield piece.strip("\n")
 
 
-def read_jsonl(path: Path) -> Iterator[Content]:
-    """Yield the `messages`, or else the `text`, of each line's object; a blank line is empty."""
+def read_jsonl(path: Path) -> Iterator[Content | Unusable]:
+    """Yield what each line's object holds, see records.py; a blank line is empty."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -65,19 +68,20 @@ def read_jsonl(path: Path) -> Iterator[Content]:
                 ) from problem
             if not isinstance(record, dict):
                 raise CalibrationError(f'{where} is not an object: write {{"text": ...}}.')
-            yield content_of(record.get(pick_column(record, where)), where)
+            yield content_of_row(record, where)
 
 
-def read_parquet(path: Path) -> Iterator[Content]:
-    """Yield the column `messages`, or else `text`, of each row; needs pyarrow."""
+def read_parquet(path: Path) -> Iterator[Content | Unusable]:
+    """Yield what each row holds, see records.py; needs pyarrow."""
     parquet = optional("pyarrow.parquet", "a .parquet file")
     try:
         with parquet.ParquetFile(path) as table:
-            column = pick_column(dict.fromkeys(table.schema_arrow.names), str(path))
-            batches = table.iter_batches(columns=[column])
-            values = (value for batch in batches for value in batch.column(0).to_pylist())
-            for number, value in enumerate(values, start=1):
-                yield content_of(value, f"{path} row {number}")
+            names = table.schema_arrow.names
+            content_of_row(dict.fromkeys(names), str(path))  # is there any column to read?
+            known = [name for name in names if name in COLUMNS]
+            batches = table.iter_batches(columns=known)
+            for number, row in enumerate(chain.from_iterable(b.to_pylist() for b in batches), 1):
+                yield content_of_row(row, f"{path} row {number}")
     except CalibrationError:
         raise
     except ValueError as problem:  # pyarrow's ArrowInvalid is one
@@ -86,54 +90,11 @@ def read_parquet(path: Path) -> Iterator[Content]:
         ) from problem
 
 
-READERS: Mapping[str, Callable[[Path], Iterator[Content]]] = {
+READERS: Mapping[str, Callable[[Path], Iterator[Content | Unusable]]] = {
     ".txt": read_txt,
     ".jsonl": read_jsonl,
     ".parquet": read_parquet,
 }
-
-
-def pick_column(names: Mapping[str, Any], where: str) -> str:
-    """Name the column that holds documents: `messages` wins over `text` when both are there."""
-    for column in ("messages", "text"):
-        if column in names:
-            return column
-    raise CalibrationError(
-        f"{where} has {', '.join(names) or 'nothing'}, but neither text nor messages: "
-        "rename the one that holds the documents."
-    )
-
-
-def content_of(value: object, where: str) -> Content:
-    """Check one value: text or a conversation (missing is empty text); `where` is for errors."""
-    if value is None:
-        return ""
-    content = value if isinstance(value, str) else messages_of(value, where)
-    try:
-        document(content)
-    except UnicodeEncodeError as problem:
-        raise CalibrationError(
-            f"{where} holds half a surrogate pair, which no tokenizer reads: delete it."
-        ) from problem
-    return content
-
-
-def messages_of(value: object, where: str) -> Messages:
-    """Check a conversation: every turn has a role and content, and every entry is a string."""
-    turns = value if isinstance(value, list) else [None]
-    messages: Messages = []
-    for turn in turns:
-        # parquet fills the keys that other turns have with null, so null means absent
-        entries = turn if isinstance(turn, dict) else {}
-        kept = {key: entry for key, entry in entries.items() if entry is not None}
-        strings = all(isinstance(entry, str) for entry in kept.values())
-        if not strings or "role" not in kept or "content" not in kept:
-            raise CalibrationError(
-                f"{where} is neither text nor messages: every message needs a role and content, "
-                "and strings only."
-            )
-        messages.append(kept)
-    return messages
 
 
 def optional(module: str, what: str) -> Any:

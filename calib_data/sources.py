@@ -21,10 +21,12 @@ from calib_data.document import (
     Content,
     Document,
     Part,
+    Unusable,
     first_line,
     unique,
 )
-from calib_data.files import content_of, optional, pick_column, read_file
+from calib_data.files import optional, read_file
+from calib_data.records import content_of, content_of_row
 
 FOLDER = Path(__file__).parent
 
@@ -149,7 +151,7 @@ def read_manifest() -> dict[str, Any]:
     return tomllib.loads((FOLDER / "MANIFEST.toml").read_text(encoding="utf-8"))
 
 
-def read_hub(spec: str, detail: str) -> Iterator[Content]:
+def read_hub(spec: str, detail: str) -> Iterator[Content | Unusable]:
     """Yield a data set's documents one at a time over the network; needs datasets."""
     name, config, split, column, *more = [*detail.split(":"), "", "", ""]
     if not name or any(more):
@@ -163,7 +165,7 @@ def read_hub(spec: str, detail: str) -> Iterator[Content]:
                 raise CalibrationError(
                     f"{spec} has no column {column!r}, only {', '.join(record)}: name one of them."
                 )
-            yield content_of(record[column or pick_column(record, where)], where)
+            yield content_of(record[column]) if column else content_of_row(record, where)
     except CalibrationError:
         raise
     except (OSError, ValueError) as problem:

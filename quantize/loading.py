@@ -32,7 +32,7 @@ def open_any(
     return open_engine(model, backend, generating=generating, **options)
 
 
-def render(engine: Engine, messages: list[dict[str, str]]) -> str:
+def render(engine: Engine, messages: list[dict[str, Any]]) -> str:
     """Messages as the model's chat template writes them, with the assistant's turn opened."""
     if engine.tokenizer is None:
         raise InputError("this model has no tokenizer and so no chat template; leave out --chat.")

@@ -65,7 +65,7 @@ class Tokenizer:
         start = len(self.decode(before, skip_special=True))
         return self.decode(before + ids, skip_special=True)[start:]
 
-    def render(self, messages: list[dict[str, str]], generate: bool = False) -> str:
+    def render(self, messages: list[dict[str, Any]], generate: bool = False) -> str:
         """Messages through the chat template; `generate` opens the assistant's turn.
 
         Raises ValueError when the model has no template or the template refuses the messages.

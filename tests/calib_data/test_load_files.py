@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from calib_data import load
+from calib_data.document import Unusable
 from calib_data.files import SPACED, read_file
+from calib_data.records import content_of_row
 from runtime.errors import UnsupportedError
 from tests.calib_data.small_texts import ByteTokenizer, refused, texts
 
@@ -110,14 +112,6 @@ def test_unknown_ending_and_folder_are_refused(write: Any, tmp_path: Path) -> No
         ("[1]", 'is not an object: write {"text": ...}.'),
         ('{"body": "x", "id": 3}', "has body, id, but neither text nor messages: rename"),
         ("{}", "has nothing, but neither text nor messages: rename"),
-        ('{"text": 7}', "is neither text nor messages: every message needs a role and content"),
-        ('{"messages": ["hi"]}', "is neither text nor messages: every message needs"),
-        ('{"messages": [{"role": "user"}]}', "is neither text nor messages: every message"),
-        (
-            '{"messages": [{"role": "user", "content": "x", "tool_calls": []}]}',
-            "is neither text nor messages: every message needs a role and content, and strings",
-        ),
-        ('{"text": "\\ud800"}', "holds half a surrogate pair, which no tokenizer reads: delete"),
     ],
 )
 def test_a_bad_line_is_refused_by_its_number(line: str, complaint: str, write: Any) -> None:
@@ -156,9 +150,71 @@ def test_unreadable_parquet_and_one_without_text_are_refused(write: Any, tmp_pat
         "rename the one that holds the documents."
     )
     parquet.write_table(arrow.table({"text": [1]}), tmp_path / "c.parquet")
-    assert "c.parquet row 1 is neither text" in refused(
+    assert "c.parquet has no text to use (1 int where text belongs)" in refused(
         str(tmp_path / "c.parquet"), ByteTokenizer(), 1, 8
     )
+
+
+SAID = "A river ran past the old mill that night."
+ANSWER = "Then the children counted stones."
+TURNS = [{"role": "user", "content": SAID}, {"role": "assistant", "content": ANSWER}]
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "turns"),
+    [
+        ({"messages": TURNS}, TURNS),
+        ({"messages": json.dumps(TURNS)}, TURNS),
+        ({"text": None, "messages": TURNS}, TURNS),
+        ({"text": SAID, "messages": None}, SAID),
+        (
+            {"conversations": [{"from": "human", "value": SAID}, {"from": "gpt", "value": ANSWER}]},
+            TURNS,
+        ),
+        ({"prompt": SAID, "completion": ANSWER}, TURNS),
+        ({"prompt": TURNS[:1], "completion": TURNS[1:]}, TURNS),
+        ({"instruction": SAID, "input": "", "output": ANSWER}, TURNS),
+        (
+            {"instruction": SAID, "input": "Why?", "output": ANSWER},
+            [{"role": "user", "content": f"{SAID}\n\nWhy?"}, TURNS[1]],
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": SAID}]}, TURNS[1]]},
+            TURNS,
+        ),
+        ({"messages": [TURNS[0] | {"weight": 1}]}, [TURNS[0] | {"weight": 1}]),
+        (
+            {"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
+            [TURNS[0], {"role": "assistant", "content": "", "tool_calls": [CALL]}],
+        ),
+        ({"messages": [{"role": "user"}]}, "a message without content"),
+        ({"messages": [{"content": "x"}]}, "a message without a role"),
+        ({"messages": ["hi"]}, "a message that is no object"),
+        ({"messages": 3}, "messages that are no list"),
+        ({"messages": "hello"}, "messages that are text, but not JSON"),
+        ({"messages": [{"role": "user", "content": 3}]}, "int where text belongs"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},
+            "content with a part that is no text (image)",
+        ),
+        ({"text": "\ud800"}, "half a surrogate pair, which no tokenizer reads"),
+    ],
+)
+def test_a_row_is_read_in_every_usual_shape_or_says_why_not(row: Any, turns: Any) -> None:
+    found = content_of_row(row, "here")
+    if isinstance(turns, str) and turns != SAID:
+        assert found == Unusable(turns)
+    else:
+        assert found == turns
+
+
+def test_a_row_that_cannot_be_read_is_dropped_and_counted(write: Any) -> None:
+    rows = [{"messages": TURNS}, {"messages": [{"role": "user"}]}, {"messages": TURNS[:1]}]
+    path = write("a.jsonl", "\n".join(map(json.dumps, rows)))
+    found = load(path, ByteTokenizer(), 2, 16)
+    assert found.rows == 2
+    assert (1, "a message without content") in found.dropped
 
 
 def test_a_missing_extra_is_named(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
