@@ -10,6 +10,7 @@ from gguf import GGML_QUANT_VERSION, LlamaFileType
 from gguf.utility import size_label
 
 from runtime.archs import Arch
+from runtime.checkpoint import model_name
 from runtime.gguf_header import read_header
 from runtime.json_files import read_json
 
@@ -25,7 +26,7 @@ def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
     parameters = sum(math.prod(shape) for shape in shapes.values())
     keys: dict[str, Any] = {
         "general.type": "model",
-        "general.name": str(extra.get("model") or source.resolve().name),
+        "general.name": str(extra.get("model") or model_name(source)),
         "general.size_label": size_label(parameters, parameters, 0, 0),
         "general.quantization_version": GGML_QUANT_VERSION,
     }

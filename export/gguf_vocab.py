@@ -119,7 +119,8 @@ def _refuse_normalized(backend: tokenizers.Tokenizer, settings: dict[str, Any]) 
     for token in marked:
         text = token["content"]
         for tried in (f"a{text}b", f"a {text} b", f"{text}b", f" {text}"):
-            if backend.encode(tried, False).ids != other.encode(tried, False).ids:
+            ids = [t.encode(tried, add_special_tokens=False).ids for t in (backend, other)]
+            if ids[0] != ids[1]:
                 raise UnsupportedError(
                     f"the token {text!r} is searched for in normalized text (normalized is true), "
                     "which GGUF cannot say and which gives other ids; set it to false in "

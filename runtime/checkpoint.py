@@ -5,6 +5,7 @@ Tensors are mapped when they are asked for, and a pickle is never opened.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,8 +49,8 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The model's name for files and reports."""
-        return self.folder.resolve().name
+        """The model's name for files and reports; of a hub's cache that of the repository."""
+        return model_name(self.folder)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -85,6 +86,15 @@ class Checkpoint:
                     file.seek(size * page // 256)
                     digest.update(file.read(4096))
         return digest.hexdigest()
+
+
+def model_name(folder: Path) -> str:
+    """The name of a model's folder: models--ORG--NAME/snapshots/COMMIT of a hub's cache is NAME."""
+    folder = Path(os.path.abspath(folder))
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return folder.name
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

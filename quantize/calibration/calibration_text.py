@@ -6,6 +6,7 @@ import calib_data
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress, silent
 from runtime.engine import open_engine
+from runtime.errors import InputError
 from runtime.generate import generate
 from runtime.sample import Sampler
 
@@ -26,6 +27,14 @@ def load_text(
     progress("calibration text", 0, 1, spec)
     draw = writer(checkpoint) if spec == "self" else None
     return calib_data.load(spec, checkpoint.tokenizer, rows, length, seed, generate=draw)
+
+
+def check_length(length: int, context: int) -> None:
+    """Raise InputError for windows that the model was never meant to read."""
+    if length > context:
+        raise InputError(
+            f"--calib-length must be at most the model's context of {context}, not {length}."
+        )
 
 
 def writer(checkpoint: Checkpoint) -> Callable[[int, int, int], list[list[int]]]:

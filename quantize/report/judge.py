@@ -125,7 +125,7 @@ def check_files(
     Without `effects`, those of single layers and tensors are not measured.
     Raises EdgequantError for bad input, before any measurement.
     """
-    labels = [file.resolve().name for file in files]
+    labels = [os.path.basename(os.path.abspath(file)) for file in files]
     if len(set(labels)) < len(labels):
         raise InputError("two of the files have the same name; rename one of them.")
     if report_folder is not None:

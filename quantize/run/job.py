@@ -16,6 +16,7 @@ import export
 import quantize
 import runtime
 from quantize.allocation.budget import Goal
+from quantize.calibration.calibration_text import check_length
 from quantize.calibration.imatrix import Imatrix, for_model
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
@@ -126,6 +127,8 @@ class Job:
         check_rules(plan, checkpoint.arch)
         imatrix = for_model(plan.imatrix, checkpoint.arch)
         check_device(plan.device)
+        if METHODS[plan.method].calibrated or any(target.automatic for target in plan.targets):
+            check_length(plan.length, checkpoint.arch.context)
         fingerprint, effort, keys = checkpoint.fingerprint(), EFFORTS[plan.effort], {}
         if plan.imatrix and imatrix:
             digest = hashlib.sha256(plan.imatrix.read_bytes()).hexdigest()
