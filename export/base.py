@@ -16,6 +16,7 @@ from runtime.errors import CorruptFileError, InputError
 from runtime.quant_types import QuantType
 from runtime.reader import Reader
 from runtime.tensor import Tensor
+from runtime.tokenizer import Tokenizer
 
 CONTAINERS: dict[str, "Container"] = {}
 """Every container by its name; each file of this folder registers its own."""
@@ -68,6 +69,10 @@ class Container:
     """The tool that quantized an artifact, as its metadata tells; None where it does not."""
     usage: str
     """How to run it, for the model card: Markdown with {file} and {model}, the model's name."""
+    tokenizer: Callable[[Arch, Path], Tokenizer | None] = lambda arch, source: None
+    """The tokenizer that readers of an artifact will have, from the sizes and the checkpoint's
+    folder; None where they get the checkpoint's own. Raises EdgequantError for one that it cannot
+    say."""
 
     @property
     def name(self) -> str:

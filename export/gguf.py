@@ -30,6 +30,7 @@ from runtime.gguf_file import READER, ROPE_FACTORS, read
 from runtime.gguf_header import ALIGNMENT
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor, is_matrix, stored_bytes
+from runtime.tokenizer import Tokenizer
 
 COUNTS = 24
 """Bytes before the metadata: magic, version, number of tensors, number of pairs."""
@@ -253,6 +254,16 @@ def _differs(what: str) -> CorruptFileError:
     )
 
 
+def read_back(arch: Arch, source: Path) -> Tokenizer | None:
+    """The tokenizer of `source` as a reader of the file will have it. Errors as of `vocabulary`."""
+    table = vocabulary(source, arch.vocab)
+    lists = {key: value for key, value in table.items() if isinstance(value, list) and value}
+    numbers = {
+        key: np.array(value) for key, value in lists.items() if not isinstance(value[0], str)
+    }
+    return Tokenizer.from_gguf(table | numbers, arch.vocab)
+
+
 Container(
     READER,
     suffix=".gguf",
@@ -263,5 +274,6 @@ Container(
     size=size,
     provenance=provenance,
     maker=maker,
+    tokenizer=read_back,
     usage=USAGE,
 )

@@ -40,6 +40,8 @@ class InputDifference:
     """(X - X')^T X' / tokens, (in, in), or (Y - Y')^T X' / tokens, (out, in)."""
     held: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     """X' (tokens, in), and X - X' (tokens, in) or Y - Y' (tokens, out), of held-back windows."""
+    of_outputs: bool = False
+    """Whether it is Y - Y'."""
 
     def add(
         self, error: torch.Tensor, x: torch.Tensor, weighed: torch.Tensor, held: list[slice]
@@ -74,14 +76,20 @@ class Compared(Hessians):
         tokens: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         super().__init__(layer.spec, device, tokens)
-        *inner, last = layer.spec.groups
+        groups, last = layer.spec.groups, layer.spec.groups[-1]
         self.original = Inputs()
         self.errors = {
-            g.name: InputDifference(torch.zeros(g.width, g.width, device=device)) for g in inner
+            g.name: InputDifference(torch.zeros(g.width, g.width, device=device)) for g in groups
         }
-        """Of every input group; of the last one that of the layer's outputs."""
-        outputs = len(layer.weights[f"{last.linears[0]}.weight"])
-        self.of_outputs = InputDifference(torch.zeros(outputs, last.width, device=device))
+        """Of every input group; of the last one that of the layer's outputs, where those are a
+        linear function of it: no norm stands between them."""
+        self.of_outputs: InputDifference | None = None
+        self.factor = layer.spec.output_factor
+        if self.factor:
+            del self.errors[last.name]
+            outputs = len(layer.weights[f"{last.linears[0]}.weight"])
+            moment = torch.zeros(outputs, last.width, device=device)
+            self.of_outputs = InputDifference(moment, of_outputs=True)
         self.held: list[slice] = []
         """Tokens of windows that are held back, among those of the moment."""
         self.last: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -96,11 +104,13 @@ class Compared(Hessians):
     def add_outputs(self, error: torch.Tensor) -> None:
         """How far the layer's outputs of the same batch are off, (tokens, D)."""
         assert self.last
-        self.of_outputs.add(error, *self.last, self.held)
+        if self.of_outputs and self.factor:
+            self.of_outputs.add(error / self.factor, *self.last, self.held)
 
     def finish(self, tokens: int) -> None:
         """Sums over so many tokens become means."""
-        self.errors[list(self.sums)[-1]] = self.of_outputs
+        if self.of_outputs:
+            self.errors[list(self.sums)[-1]] = self.of_outputs
         for error in self.errors.values():
             error.moment /= tokens
 
@@ -155,11 +165,11 @@ def compensate(
         lower, failed = torch.linalg.cholesky_ex(hessian)
         if int(failed):
             continue
-        error, of_outputs = errors[group.name], group is groups[-1]
+        error = errors[group.name]
         for name in (f"{linear}.weight" for linear in group.linears):
-            rhs = error.moment if of_outputs else weights[name] @ error.moment
+            rhs = error.moment if error.of_outputs else weights[name] @ error.moment
             delta = torch.cholesky_solve(rhs.T, lower).T
-            applied = STEP * step_fraction(weights[name], delta, error.held, of_outputs)
+            applied = STEP * step_fraction(weights[name], delta, error)
             out[name] = weights[name] + applied * delta
     return out
 
@@ -167,16 +177,12 @@ def compensate(
 def step_fraction(
     weight: torch.Tensor,
     delta: torch.Tensor,
-    held: list[tuple[torch.Tensor, torch.Tensor]],
-    of_outputs: bool,
+    error: InputDifference,
 ) -> float:
-    """What fraction of a change (out, in) brings held-back windows nearest to the original: 0 to 1.
-
-    `of_outputs`: errors are those of the outputs (tokens, out), else of the inputs (tokens, in).
-    """
+    """What fraction of a change (out, in), 0 to 1, is best on the windows that were held back."""
     along = size = 0.0
-    for x, error in held:
-        moved, wanted = x @ delta.T, error if of_outputs else error @ weight.T
+    for x, off in error.held:
+        moved, wanted = x @ delta.T, off if error.of_outputs else off @ weight.T
         along += float((moved * wanted).sum())
         size += float(moved.square().sum())
     return min(1.0, max(0.0, along / size)) if size > 0 else 0.0

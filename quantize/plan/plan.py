@@ -23,6 +23,7 @@ LIMITS = (
     ("max_ram", 0, inf),
     ("eval_rows", 0, inf),
     ("eval_length", 16, inf),
+    ("seed", 0, 2**63 - 1),
     ("target_size", 1, inf),
     ("target_bpw", 0.1, 32),
     ("max_kl", 0, inf),
@@ -36,7 +37,7 @@ def check_limits(settings: object) -> None:
     """Raise EdgequantError for a number of a Plan, or of what shares its fields, out of LIMITS."""
     for name, least, most in LIMITS:
         value = getattr(settings, name, None)
-        if value is not None and not least <= value <= most:
+        if value is not None and not (least <= value <= most and abs(value) < inf):
             bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < inf else "")
             raise InputError(f"{name} must be {bounds}, not {value}.")
 

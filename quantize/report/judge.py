@@ -11,7 +11,7 @@ import quantize
 from calib_data import Part, Windows
 from export.files import new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.plan import Assignment, Plan
+from quantize.plan import Assignment, Plan, check_limits
 from quantize.progress import Progress
 from quantize.report import render
 from quantize.report.compare import compare
@@ -35,7 +35,7 @@ REPORTS = ("report.json", "report.html", "README.md")
 
 @dataclass(frozen=True)
 class Settings:
-    """The part of a Plan that decides how artifacts are judged."""
+    """The part of a Plan that decides how artifacts are judged. Raises as `check_limits` does."""
 
     eval_data: str = Plan.eval_data
     eval_rows: int = Plan.eval_rows
@@ -47,6 +47,9 @@ class Settings:
     device: str = Plan.device
     calibration: str | None = None
     """What the artifact was calibrated with, where that is known."""
+
+    def __post_init__(self) -> None:
+        check_limits(self)
 
     @property
     def part(self) -> Part:

@@ -25,10 +25,10 @@ class TokenizerCheck:
 def check_tokenizer(
     original: Tokenizer, artifact: Tokenizer, texts: Iterable[str] = TORTURE
 ) -> TokenizerCheck:
-    """Encode and decode every text with both."""
+    """Encode and decode every text with both, and texts with the original's own added tokens."""
     different, broken, lossy = [], [], []
     count = 0
-    for text in texts:
+    for text in (*texts, *own_texts(original)):
         count += 1
         expected, ids = original.encode(text), artifact.encode(text)
         if ids != expected:
@@ -41,6 +41,13 @@ def check_tokenizer(
     return TokenizerCheck(
         count, tuple(different), tuple(broken), tuple(lossy), settings_notes(original, artifact)
     )
+
+
+def own_texts(tokenizer: Tokenizer, most: int = 64) -> list[str]:
+    """Texts with the tokens that were added to a vocabulary: the last `most` of them."""
+    added = tokenizer.backend.get_added_tokens_decoder()
+    texts = [added[index].content for index in sorted(added, reverse=True)[:most]]
+    return [form.format(text) for text in texts for form in ("a{}b", "a {} b")]
 
 
 def settings_notes(original: Tokenizer, artifact: Tokenizer) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from quantize.plan import (
     check_rules,
 )
 from quantize.progress import Progress, silent
+from quantize.report.tokens import check_tokenizer, failures
 from quantize.run.rounding import Recipe
 from quantize.run.store import Store, folder_name, work_path
 from runtime.errors import UnsupportedError
@@ -129,6 +130,8 @@ class Job:
         check_device(plan.device)
         if METHODS[plan.method].calibrated or any(target.automatic for target in plan.targets):
             check_length(plan.length, checkpoint.arch.context)
+        for container in dict.fromkeys(target.container for target in plan.targets):
+            refuse_other_tokens(container, checkpoint)
         fingerprint, effort, keys = checkpoint.fingerprint(), EFFORTS[plan.effort], {}
         if plan.imatrix and imatrix:
             digest = hashlib.sha256(plan.imatrix.read_bytes()).hexdigest()
@@ -209,6 +212,17 @@ def calibration_of(plan: Plan, effort: Effort) -> Calibration:
         windows=windows if calibrated else 0,
         weigh=effort.weigh and calibrated,
     )
+
+
+def refuse_other_tokens(container: str, checkpoint: Checkpoint) -> None:
+    """Raise UnsupportedError for a container whose readers would cut texts in other tokens."""
+    made = export.CONTAINERS[container].tokenizer(checkpoint.arch, checkpoint.folder)
+    found = failures(check_tokenizer(checkpoint.tokenizer, made)) if made else []
+    if found:
+        raise UnsupportedError(
+            f"{container} cannot say this model's tokenizer: in the artifact {found[0]}; take a "
+            "container that keeps tokenizer.json, such as onnx."
+        )
 
 
 def check_device(name: str) -> None:

@@ -177,6 +177,13 @@ class LayerSpec:
             found += _groups(op, norm.name if norm and not norm.offset else None)
         return tuple(found)
 
+    @property
+    def output_factor(self) -> float | None:
+        """What the last linear writes goes into the layer's output times this; None for no factor,
+        but something that is not linear."""
+        last = self.ops[-1]
+        return last.multiplier if isinstance(last, Residual) and not last.post_norm else None
+
     @cached_property
     def attention(self) -> Attention:
         """The layer's attention."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgequant
 from quantize.calibration.compensation import (
     STEP,
     Compared,
@@ -15,12 +16,14 @@ from quantize.calibration.compensation import (
     held_back,
     step_fraction,
 )
-from quantize.checkpoint import open_checkpoint
+from quantize.checkpoint import bundled, open_checkpoint
 from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer
 from tests.quantize.layers import CPU, embedded, hessians_of, layer_of
 from tests.quantize.runs import same, small_plan, walk
+from tests.random_checkpoint import random_checkpoint
+from tests.variations import FACTS, registered
 
 pytestmark = pytest.mark.numeric
 
@@ -79,7 +82,9 @@ def test_weights_move_to_the_least_squares_solution_by_the_fraction_that_pays(wh
     off = (truth - x) @ (weight.T if whole else torch.eye(12))
     learned, tried = slice(0, 300), slice(300, 400)
     hessian = x[learned].T @ x[learned] / 300
-    error = InputDifference(off[learned].T @ x[learned] / 300, [(x[tried], off[tried])])
+    error = InputDifference(
+        off[learned].T @ x[learned] / 300, [(x[tried], off[tried])], of_outputs=whole
+    )
     group = InputGroup("down", ("ffn_down",), 12, None)
     last = InputGroup("last", ("none",), 2, None)  # left alone: nothing is known of its inputs
     groups = (group,) if whole else (group, last)
@@ -87,7 +92,7 @@ def test_weights_move_to_the_least_squares_solution_by_the_fraction_that_pays(wh
     found = compensate({"ffn_down.weight": weight}, groups, hessians, {"down": error}, 0)
     target = truth @ weight.T
     best = torch.linalg.lstsq(x[learned], target[learned]).solution.T
-    taken = STEP * step_fraction(weight, best - weight, error.held, whole)
+    taken = STEP * step_fraction(weight, best - weight, error)
     expected = weight + taken * (best - weight)
     torch.testing.assert_close(found["ffn_down.weight"], expected, rtol=1e-3, atol=1e-4)
     errors = [(x[tried] @ w.T - target[tried]).square().sum() for w in (expected, weight)]
@@ -99,12 +104,39 @@ def test_a_change_that_does_not_pay_on_other_windows_is_left_out() -> None:
     x, off = (torch.randn(50, 6, generator=draw) for _ in range(2))
     weight = torch.randn(4, 6, generator=draw)
     change = torch.randn(4, 6, generator=draw)
-    good = step_fraction(weight, change, [(x, x @ change.T)], of_outputs=True)
-    bad = step_fraction(weight, change, [(x, -(x @ change.T))], of_outputs=True)
-    half = step_fraction(weight, change, [(x, 0.5 * x @ change.T)], of_outputs=True)
+    nothing = torch.zeros(4, 6)
+
+    def fraction(change: torch.Tensor, *held: tuple[torch.Tensor, torch.Tensor]) -> float:
+        return step_fraction(weight, change, InputDifference(nothing, list(held), of_outputs=True))
+
+    good = fraction(change, (x, x @ change.T))
+    bad = fraction(change, (x, -(x @ change.T)))
+    half = fraction(change, (x, 0.5 * x @ change.T))
     assert (good, bad, half) == (pytest.approx(1), 0, pytest.approx(0.5))
-    assert step_fraction(weight, change, [], of_outputs=False) == 0
-    assert step_fraction(weight, 0 * change, [(x, off)], of_outputs=False) == 0
+    assert fraction(change) == 0
+    assert step_fraction(weight, 0 * change, InputDifference(nothing, [(x, off)])) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["multiplier", "post norms", "all of it"])
+def test_compensation_does_not_harm_whatever_follows_the_last_linear(
+    name: str, tmp_path: Path
+) -> None:
+    with registered():
+        random_checkpoint(tmp_path / "model", FACTS | {"variation": name}, bundled())
+        settings = {"rows": 16, "length": 128, "eval_rows": 4, "eval_length": 128}
+        found = [
+            edgequant.quantize(
+                tmp_path / "model",
+                to="onnx:int4",
+                output=tmp_path / effort,
+                effort=effort,
+                **settings,  # type: ignore[arg-type]
+            ).report
+            for effort in ("low", "medium")
+        ]
+    low, medium = (report.results[0].metrics.kl for report in found if report)
+    assert medium < 1.5 * low
 
 
 def test_some_windows_are_held_back_and_a_single_one_is_not() -> None:
