@@ -10,6 +10,7 @@ import numpy as np
 
 from calib_data import Windows
 from export import CONTAINERS
+from quantize.checkpoint import Checkpoint
 from quantize.loading import open_any, open_model
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
@@ -19,7 +20,7 @@ from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.tokens import check_tokenizer
 from runtime.containers import recognise
 from runtime.engine import Engine, OpsEngine
-from runtime.errors import EdgequantError
+from runtime.errors import EdgequantError, InputError
 from runtime.generate import generate
 from runtime.model import Model
 from runtime.tokenizer import Tokenizer
@@ -89,6 +90,21 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
         )
     maker = container.maker(path) if container else None
     return Subject(label, path, reader.name, backend, engine, model, tuple(notes), maker)
+
+
+def refuse_another_model(subject: Subject, checkpoint: Checkpoint) -> None:
+    """Raise InputError for a file with the sizes of another model: that is no fault of the file."""
+    if subject.model is None:
+        return
+    found, expected = (
+        (arch.layers, arch.hidden, arch.vocab) for arch in (subject.model.arch, checkpoint.arch)
+    )
+    if found != expected:
+        raise InputError(
+            f"{subject.label} has {found[0]} layers of width {found[1]} and {found[2]} tokens, and "
+            f"{checkpoint.name} {expected[0]} of {expected[1]} and {expected[2]}: it was made from "
+            "another model; give that one with --against."
+        )
 
 
 def examine(

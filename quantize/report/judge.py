@@ -1,7 +1,6 @@
 """Run written artifacts against their original, write the report, and refuse what fails a gate."""
 
 import os
-import shutil
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from quantize.plan import Assignment, Plan, check_limits
 from quantize.progress import Progress
 from quantize.report import render
 from quantize.report.compare import compare
-from quantize.report.examine import Subject, examine, open_subject
-from quantize.report.gate import REJECTED, Gates, integrity_failures, match, read_baseline
+from quantize.report.examine import Subject, examine, open_subject, refuse_another_model
+from quantize.report.gate import Gates, integrity_failures, match, read_baseline
+from quantize.report.reject import reject_failed
 from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report
 from quantize.report.scan import weights
 from quantize.run.job import Job
@@ -133,13 +133,18 @@ def check_files(
         raise InputError("two of the files have the same name; rename one of them.")
     if report_folder is not None:
         refuse_reports(report_folder)
-    checkpoint = open_checkpoint(against)
     settings = Settings(**flags)
+    checkpoint = open_checkpoint(against)
     setup = prepare(settings, checkpoint, checkpoint.fingerprint(), [{label} for label in labels])
+    subjects = [
+        open_subject(label, file, backend) for label, file in zip(labels, files, strict=True)
+    ]
+    for subject in subjects:
+        refuse_another_model(subject, checkpoint)
     report = measure(
         setup,
         checkpoint,
-        [open_subject(label, file, backend) for label, file in zip(labels, files, strict=True)],
+        subjects,
         settings.device,
         progress,
         effects,
@@ -262,22 +267,10 @@ def apply_gates(result: ArtifactResult, problems: tuple[str, ...], gates: Gates)
     return replace(result, failures=failures, notes=notes)
 
 
-def reject_failed(report: Report, paths: list[Path]) -> Report:
-    """Rename the artifacts that failed to NAME.rejected; the report names them as they are left."""
-    results = []
-    for result, path in zip(report.results, paths, strict=True):
-        if result.rejected:
-            target = path.with_name(path.name + REJECTED)
-            if target.is_dir():
-                shutil.rmtree(target)  # what an earlier run refused
-            os.replace(path, target)
-            result = replace(result, file=target.name)
-        results.append(result)
-    return replace(report, results=tuple(results))
-
-
 def refuse_reports(folder: Path) -> None:
-    """Raise EdgequantError when a report is there already, before the time is spent."""
+    """Raise InputError when no report can go there, before the time is spent."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; choose another folder with --report.")
     for name in REPORTS[:2]:
         if (folder / name).exists():
             raise InputError(

@@ -1,8 +1,11 @@
 """The main job: open, plan, calibrate and round, write, run what was written, judge it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import export
+from export import Container
 from quantize.allocation.budget import allocate, rule_fallbacks
 from quantize.calibration.sensitivity import FisherStatistics, collect
 from quantize.checkpoint import open_checkpoint
@@ -95,7 +98,12 @@ def artifacts(plan: Plan) -> list[dict[str, Any]]:
 
 
 def refuse_existing(plan: Plan, job: Job) -> None:
-    """Raise EdgequantError for an output that this plan's own unfinished run did not write."""
+    """Raise InputError for an output that this plan's own unfinished run did not write.
+
+    With `overwrite` only artifacts may be overwritten, never a folder of something else.
+    """
+    for target in plan.targets if plan.overwrite else ():
+        refuse_foreign(job.path(target), export.CONTAINERS[target.container])
     if plan.overwrite:
         return
     ours = {job.path(target): job.store.writing(target) for target in plan.targets}
@@ -104,3 +112,20 @@ def refuse_existing(plan: Plan, job: Job) -> None:
     for path, begun in ours.items():
         if path.exists() and not begun.done:
             raise InputError(f"{path} exists; use --overwrite, or another folder with -o.")
+
+
+def refuse_foreign(path: Path, container: Container) -> None:
+    """Raise InputError where what would be overwritten is no artifact."""
+    if container.reader.is_file:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; move it away, or choose another with -o.")
+    elif path.exists() and not (path.is_dir() and ours_or_empty(path, container)):
+        raise InputError(
+            f"{path} is no artifact, so it is not overwritten; move it away, or choose another "
+            "folder with -o."
+        )
+
+
+def ours_or_empty(path: Path, container: Container) -> bool:
+    """Whether a folder has nothing to lose: an artifact, or empty."""
+    return container.reader.recognises(path) or not any(path.iterdir())

@@ -1,0 +1,46 @@
+"""What becomes of an artifact that failed a gate: it is called NAME.rejected."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from export import CONTAINERS
+from quantize.report.gate import REJECTED
+from quantize.report.report import Report
+from runtime.containers import recognise
+from runtime.errors import InputError
+
+
+def reject_failed(report: Report, paths: list[Path]) -> Report:
+    """Rename the artifacts that failed to NAME.rejected; the report names them as they are left.
+
+    What cannot be renamed keeps its name, and a note says why: figures are not lost by it.
+    """
+    results = []
+    for result, path in zip(report.results, paths, strict=True):
+        if result.rejected:
+            try:
+                result = replace(result, file=reject(path).name)
+            except (OSError, InputError) as error:
+                note = f"{path.name} keeps its name, though it failed: {error}"
+                result = replace(result, notes=(*result.notes, note))
+        results.append(result)
+    return replace(report, results=tuple(results))
+
+
+def reject(path: Path) -> Path:
+    """NAME.rejected, which an artifact is called from now on, in place of what was refused before.
+
+    Raises InputError for a checkpoint, and where something else has that name.
+    """
+    if recognise(path).name not in CONTAINERS:
+        raise InputError("it is no artifact, but a checkpoint")
+    target = path.with_name(path.name + REJECTED)
+    if target.is_dir():
+        known = any(container.reader.recognises(target) for container in CONTAINERS.values())
+        if not known and any(target.iterdir()):
+            raise InputError(f"{target} is something else")
+        shutil.rmtree(target)
+    os.replace(path, target)
+    return target
