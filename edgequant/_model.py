@@ -61,7 +61,10 @@ class LoadedModel:
         """
         import numpy as np
 
-        given = np.asarray(ids)
+        try:
+            given = np.asarray(ids)
+        except ValueError as error:
+            raise InputError("the rows of ids differ in length; give one at a time.") from error
         if given.ndim not in (1, 2) or given.size == 0 or given.dtype.kind not in "iu":
             raise InputError(
                 f"ids have the shape {given.shape} and the type {given.dtype}; give whole numbers "
@@ -110,8 +113,19 @@ class LoadedModel:
 
         refuse_unknown(sampling, SamplingSettings)
         if not isinstance(prompt, str):
+            _check_messages(prompt)
             prompt = render(self._engine, [dict(message) for message in prompt])
         choice: dict[str, Any] = dict(sampling)
         stop = choice.pop("stop", ())
-        ends = (stop,) if isinstance(stop, str) else tuple(stop)
+        ends = (stop,) if isinstance(stop, str) or stop is None else tuple(stop)
         return generate_text(self._engine, prompt, count, Sampler(**choice), ends)
+
+
+def _check_messages(prompt: Any) -> None:
+    """Raise InputError for what is neither text nor messages."""
+    usable = isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray)
+    if not usable or not prompt or not all(isinstance(each, Mapping) for each in prompt):
+        raise InputError(
+            'a prompt is text, or messages like [{"role": "user", "content": "Hi"}], not '
+            f"{prompt!r:.60}."
+        )

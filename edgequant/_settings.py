@@ -105,13 +105,18 @@ def plan_of(
     refuse_unknown(settings, PlanSettings)
     given = {
         "model": None if model is None else os.fspath(model),
-        "to": [to] if isinstance(to, str) else list(to),
+        "to": to,
         "output": output,
     }
-    flags = {name: value for name, value in given.items() if value} | dict(settings)
+    flags = {name: value for name, value in given.items() if not _left_out(value)} | dict(settings)
     if isinstance(base, Plan):
         return Plan.from_flags(None, flags_of(base) | flags)
     return Plan.from_flags(None if base is None else Path(base), flags)
+
+
+def _left_out(value: Any) -> bool:
+    """Whether an argument says nothing: None, or an empty text or tuple."""
+    return value is None or (isinstance(value, str | tuple) and not value)
 
 
 def flags_of(plan: "Plan") -> dict[str, Any]:

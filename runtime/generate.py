@@ -22,6 +22,8 @@ def generate(
     """
     if not prompt:
         raise InputError("the prompt has no tokens; give at least one character.")
+    if not isinstance(count, int | np.integer) or count < 0:
+        raise InputError(f"the number of new tokens must be 0 or more, not {count!r}.")
     total = len(prompt) + count
     if total > engine.arch.context:
         raise InputError(
@@ -50,8 +52,15 @@ def generate_text(
     """Text pieces after a prompt, ended by the model's EOS ids or by any of `stop_texts`."""
     tokenizer = engine.tokenizer
     if tokenizer is None:
-        raise InputError("this model has no tokenizer; generate from token ids instead.")
-    ids = tokenizer.encode(prompt)
+        raise InputError(
+            "this model has no tokenizer, so it cannot read a prompt; take a file that has one."
+        )
+    if not all(stop_texts) or not all(isinstance(text, str) for text in stop_texts):
+        raise InputError("a stop text is empty or no text; leave it out.")
+    try:
+        ids = tokenizer.encode(prompt)
+    except (TypeError, UnicodeEncodeError):
+        raise InputError("the prompt is no text that can be written as UTF-8.") from None
     if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
         ids = [tokenizer.bos, *ids]
     pieces = tokenizer.stream(generate(engine, ids, count, sampler, tokenizer.eos))

@@ -1,10 +1,22 @@
 """Choose the next token from logits: greedy, or temperature with top-k and top-p."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from runtime.errors import InputError
+
+WHOLE, NUMBER = (int, np.integer), (int, float, np.number)
+LIMITS: tuple[tuple[str, tuple[type, ...], Callable[[Any], bool], str], ...] = (
+    ("temperature", NUMBER, lambda value: 0 <= value < math.inf, "a number from 0 on"),
+    ("top_k", WHOLE, lambda value: value >= 0, "a whole number from 0 on"),
+    ("top_p", NUMBER, lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    ("seed", WHOLE, lambda value: value >= 0, "a whole number from 0 on"),
+)
+"""Field of a Sampler, its types, what it must be, and that in words."""
 
 
 @dataclass
@@ -20,10 +32,10 @@ class Sampler:
     random: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise InputError(
-                "temperature and top-k must not be negative, and top-p lies in (0, 1]."
-            )
+        for name, kinds, fits, wanted in LIMITS:
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or not fits(value):
+                raise InputError(f"{name} must be {wanted}, not {value!r}.")
         self.random = np.random.default_rng(self.seed)
 
     def pick(self, logits: np.ndarray) -> int:

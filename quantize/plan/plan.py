@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -12,7 +13,7 @@ from quantize.methods import METHODS
 from quantize.plan.effort import EFFORTS
 from quantize.plan.rule import Rule
 from quantize.plan.target import AUTO, Target
-from quantize.plan.values import parse_bytes, read_toml
+from quantize.plan.values import as_list, parse_bytes, read_toml, settled
 from quantize.rewrites import REWRITES
 from runtime.errors import InputError
 
@@ -192,16 +193,21 @@ class Plan:
         With an imatrix the method is rtn unless another one is named.
         Raises EdgequantError for an unreadable file, an unknown key or a value of the wrong kind.
         """
-        values = (read_toml(path, get_type_hints(Plan)) if path else {}) | flags
-        values["targets"] = tuple(Target.parse(text) for text in values.pop("to", ()))
-        values["rules"] = tuple(Rule.parse(text) for text in values.get("rules", ()))
+        hints = get_type_hints(Plan)
+        values = (read_toml(path, hints) if path else {}) | flags
+        values["targets"] = tuple(map(Target.parse, as_list(values.pop("to", ()), "to")))
+        values["rules"] = tuple(map(Rule.parse, as_list(values.get("rules", ()), "rules")))
         for name in ("output", "baseline", "imatrix"):
-            if values.get(name) is not None:
-                values[name] = Path(values[name])
+            if (found := values.get(name)) is not None:
+                if not isinstance(found, str | os.PathLike):
+                    raise InputError(f"{name} must be a path, not {found!r}.")
+                values[name] = Path(found)
         if values.get("rewrites") is not None:
-            values["rewrites"] = tuple(name for name in values["rewrites"] if name != "none")
+            named = as_list(values["rewrites"], "rewrites")
+            values["rewrites"] = tuple(name for name in named if name != "none")
         if isinstance(values.get("target_size"), str):
             values["target_size"] = parse_bytes(values["target_size"])
+        values = settled(values, hints)
         if values.get("imatrix"):
             values.setdefault("method", "rtn")
         return Plan(**values)

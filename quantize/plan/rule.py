@@ -15,8 +15,12 @@ class Rule:
     type_name: str
 
     @staticmethod
-    def parse(text: str) -> "Rule":
-        """From "attn_v=Q6_K". Raises EdgequantError for a bad expression or an unknown type."""
+    def parse(text: "str | Rule") -> "Rule":
+        """From "attn_v=Q6_K". Raises InputError for a bad expression or an unknown type."""
+        if isinstance(text, Rule):
+            return text
+        if not isinstance(text, str):
+            raise InputError(f"rules must hold texts like attn_v=Q6_K, not {text!r}.")
         pattern, equals, type_name = text.rpartition("=")
         if not equals:
             raise InputError(f"--rule {text!r} has no '='; write REGEX=TYPE, like attn_v=Q6_K.")

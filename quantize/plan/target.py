@@ -18,8 +18,12 @@ class Target:
     preset: str
 
     @staticmethod
-    def parse(text: str) -> "Target":
-        """From "gguf:Q4_K_M". Raises EdgequantError naming the known containers or presets."""
+    def parse(text: "str | Target") -> "Target":
+        """From "gguf:Q4_K_M". Raises InputError naming the known containers or presets."""
+        if isinstance(text, Target):
+            return text
+        if not isinstance(text, str):
+            raise InputError(f"to must hold texts like gguf:Q4_K_M, not {text!r}.")
         container, _, preset = text.partition(":")
         if container not in CONTAINERS:
             raise InputError(

@@ -2,8 +2,12 @@
 
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
+
+import numpy as np
 
 from runtime.errors import InputError
 
@@ -39,6 +43,31 @@ def read_toml(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
             kind = "a list of strings" if kinds[name] is list else _kind_name(kinds[name])
             raise InputError(f"plan {path}: {name} must be {kind}, not {value!r}.")
     return values
+
+
+def settled(values: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Values as fields of these types take them: numpy's numbers become Python's.
+
+    Raises InputError for a number, a text or a truth value that is none. Other types pass.
+    """
+    out = {}
+    for name, value in values.items():
+        kinds = set(get_args(fields.get(name)) or (fields.get(name),))
+        found = value.item() if isinstance(value, np.generic) else value
+        simple = kinds <= {str, int, float, bool, NoneType}
+        if simple and not _is(found, fields[name]):
+            raise InputError(f"{name} must be {_kind_name(fields[name])}, not {value!r}.")
+        out[name] = found
+    return out
+
+
+def as_list(value: Any, name: str) -> list[Any]:
+    """A list or another series; a single text is a list of one. Raises InputError otherwise."""
+    if isinstance(value, str):
+        return [value]
+    if value is None or not isinstance(value, Iterable):
+        raise InputError(f"{name} must be a list of texts, not {value!r}.")
+    return list(value)
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import calib_data
 import quantize
@@ -11,6 +11,7 @@ from calib_data import Part, Windows
 from export.files import new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan, check_limits
+from quantize.plan.values import settled
 from quantize.progress import Progress
 from quantize.report import render
 from quantize.report.compare import compare
@@ -133,7 +134,7 @@ def check_files(
         raise InputError("two of the files have the same name; rename one of them.")
     if report_folder is not None:
         refuse_reports(report_folder)
-    settings = Settings(**flags)
+    settings = Settings(**settled(flags, get_type_hints(Settings)))
     checkpoint = open_checkpoint(against)
     setup = prepare(settings, checkpoint, checkpoint.fingerprint(), [{label} for label in labels])
     subjects = [

@@ -52,6 +52,53 @@ def test_bad_input_is_an_input_error(call: Any, sentence: str) -> None:
     assert isinstance(caught.value, ValueError | edgequant.EdgequantError)
 
 
+SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"rows": "8"}, "rows must be a whole number, not '8'"),
+    ({"rows": 8.5}, "rows must be a whole number, not 8.5"),
+    ({"rows": None}, "rows must be a whole number, not None"),
+    ({"rows": True}, "rows must be a whole number, not True"),
+    ({"max_kl": "0.05"}, "max_kl must be a number, not '0.05'"),
+    ({"max_ram": "8GB"}, "max_ram must be a number, not '8GB'"),
+    ({"eval_rows": "all"}, "eval_rows must be a whole number, not 'all'"),
+    ({"seed": -1}, "seed must be at least 0"),
+    ({"seed": "x"}, "seed must be a whole number, not 'x'"),
+    ({"effort": ["low"]}, "effort must be a string, not"),
+    ({"check": "no"}, "check must be true or false, not 'no'"),
+    ({"calibration": None}, "calibration must be a string, not None"),
+    ({"baseline": 5}, "baseline must be a path, not 5"),
+    ({"rules": None}, "rules must be a list of texts, not None"),
+    ({"rules": [3]}, "rules must hold texts like attn_v=Q6_K, not 3"),
+    ({"rewrites": 5}, "rewrites must be a list of texts, not 5"),
+    ({"to": 5}, "to must be a list of texts, not 5"),
+    ({"to": [None]}, "to must hold texts like gguf:Q4_K_M, not None"),
+]
+
+
+@pytest.mark.parametrize(("settings", "sentence"), SETTINGS)
+def test_settings_of_another_type_are_an_input_error(
+    settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(edgequant.InputError, match=sentence):
+        edgequant.plan(**{"to": "gguf:Q4_0"} | settings)
+
+
+def test_settings_may_be_numpys_numbers_single_texts_and_records() -> None:
+    from quantize.plan import Rule, Target
+    from quantize.run.forecast import Forecast
+
+    def planned(**settings: Any) -> Forecast:
+        return edgequant.plan(method="rtn", **settings)
+
+    plain = planned(to="gguf:Q4_0", rules=["attn_v=Q6_K"], max_kl=0.5, rows=8)
+    for settings in (
+        {"to": [Target("gguf", "Q4_0")], "rules": [Rule("attn_v", "Q6_K")]},
+        {"to": (each for each in ["gguf:Q4_0"]), "rules": "attn_v=Q6_K"},
+        {"to": "gguf:Q4_0", "rules": ("attn_v=Q6_K",), "max_kl": np.float32(0.5)},
+        {"to": "gguf:Q4_0", "rules": "attn_v=Q6_K", "rows": np.int64(8)},
+    ):
+        assert planned(**settings).targets[0].bytes == plain.targets[0].bytes
+
+
 def test_bad_calibration_text_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(edgequant.InputError, match="There is no calibration text none.txt"):
         edgequant.quantize(to="gguf:Q4_0", output=tmp_path, **QUICK | {"calibration": "none.txt"})
@@ -69,6 +116,7 @@ def test_an_output_that_is_there_already_is_an_input_error(file: Path) -> None:
         ([[[1]]], r"shape \(1, 1, 1\) and the type int64; give whole numbers"),
         ([1.5], r"shape \(1,\) and the type float64; give whole numbers"),
         ([0, 4096], "ids must be from 0 to 4095, not 0 to 4096; use the model's own tokenizer"),
+        ([[1, 2], [3]], "the rows of ids differ in length"),
         ([-1, 3], "ids must be from 0 to 4095, not -1 to 3"),
         (np.zeros(2049, int), "2049 tokens exceed the model's context of 2048; give fewer"),
     ],
@@ -83,7 +131,21 @@ def test_ids_that_are_no_tokens_are_an_input_error(file: Path, ids: Any, sentenc
     [
         ("", {}, "the prompt has no tokens"),
         ("Hi", {"count": 2048}, "exceed the model's context of 2048"),
-        ("Hi", {"top_p": 0.0}, "top-p lies in"),
+        ("Hi", {"top_p": 0.0}, "top_p must be above 0 and at most 1, not 0.0"),
+        ("Hi", {"temperature": float("nan")}, "temperature must be a number from 0 on, not nan"),
+        ("Hi", {"temperature": None}, "temperature must be a number from 0 on, not None"),
+        ("Hi", {"temperature": 1.0, "seed": -1}, "seed must be a whole number from 0 on, not -1"),
+        ("Hi", {"top_k": 1.5}, "top_k must be a whole number from 0 on, not 1.5"),
+        ("Hi", {"stop": ""}, "a stop text is empty"),
+        ("Hi", {"stop": [5]}, "a stop text is empty or no text"),
+        ("Hi", {"count": -1}, "the number of new tokens must be 0 or more, not -1"),
+        ("Hi", {"count": 1.5}, "the number of new tokens must be 0 or more, not 1.5"),
+        ("\ud800", {}, "the prompt is no text that can be written as UTF-8"),
+        (None, {}, "a prompt is text, or messages like"),
+        (b"Hi", {}, "a prompt is text, or messages like"),
+        (["Hi"], {}, "a prompt is text, or messages like"),
+        ({"role": "user", "content": "Hi"}, {}, "a prompt is text, or messages like"),
+        ([], {}, "a prompt is text, or messages like"),
         ([{"role": "user"}, {"role": "nobody"}], {}, "the chat template refused the messages"),
     ],
 )

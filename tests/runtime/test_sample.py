@@ -88,5 +88,5 @@ def test_huge_logits_do_not_overflow() -> None:
 
 @pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.5}])
 def test_settings_out_of_range_are_refused(bad: dict) -> None:
-    with pytest.raises(EdgequantError, match="must not be negative"):
+    with pytest.raises(EdgequantError, match="must be"):
         Sampler(**bad)
