@@ -51,4 +51,28 @@ def check_finite(tensor: Tensor, values: Array) -> None:
         )
 
 
-__all__ = ["Checkpoint", "bundled", "check_finite", "open_checkpoint"]
+def check_tables(checkpoint: Checkpoint) -> None:
+    """Raise CorruptFileError for rows of the embedding or head that hold NaN or infinity.
+
+    A row that no token uses passes every layer unseen, and makes the table's Hessian singular.
+    """
+    tokens = checkpoint.tokenizer.backend.get_vocab_size()
+    for name in dict.fromkeys(("token_embd.weight", checkpoint.arch.head)):
+        tensor = checkpoint.tensors[name]
+        step = max(1, TABLE_CHUNK // tensor.shape[1])
+        bad: list[int] = []
+        for start in range(0, tensor.shape[0], step):
+            fine = np.isfinite(tensor.decode(start, start + step)).all(1)
+            bad += (start + np.flatnonzero(~fine)).tolist()
+        if bad:
+            unused = ", which no token uses" if bad[0] >= tokens else ""
+            raise CorruptFileError(
+                f"{name} holds NaN or infinity in {len(bad)} rows, the first is {bad[0]}{unused}; "
+                "set them to zero if no token uses them, else download the checkpoint again."
+            )
+
+
+TABLE_CHUNK = 1 << 22
+"""Values of a table that are looked at at a time."""
+
+__all__ = ["Checkpoint", "bundled", "check_finite", "check_tables", "open_checkpoint"]

@@ -16,7 +16,7 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from quantize.checkpoint import Checkpoint
+from quantize.checkpoint import Checkpoint, check_tables
 from quantize.methods.rtn import rtn
 from quantize.plan import Assignment, Plan
 from quantize.progress import Progress, silent
@@ -98,7 +98,9 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
     Writes nothing in the output folder. Errors as in `pipeline.run`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        job = assign_all(Job.resolve(plan, progress, Path(folder)))
+        job = Job.resolve(plan, progress, Path(folder))
+        check_tables(job.checkpoint)
+        job = assign_all(job)
     checkpoint, sizes = job.checkpoint, artifact_bytes(job)
     cost = run_cost(job, sizes)
     return Forecast(

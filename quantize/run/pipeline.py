@@ -8,7 +8,7 @@ import export
 from export import Container
 from quantize.allocation.budget import allocate, rule_fallbacks
 from quantize.calibration.sensitivity import FisherStatistics, collect
-from quantize.checkpoint import open_checkpoint
+from quantize.checkpoint import check_tables, open_checkpoint
 from quantize.plan import Assignment, Plan, assign
 from quantize.progress import Progress, silent
 from quantize.report.judge import REPORTS, judge, prepare_run
@@ -30,6 +30,7 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     after the last finished stage and writes the same bytes. Gates that fail are in the report.
     """
     job = Job.resolve(plan, progress)
+    check_tables(job.checkpoint)
     setup = prepare_run(plan, job) if plan.check else None
     with job.store.locked():
         refuse_existing(plan, job)

@@ -384,6 +384,20 @@ def test_a_report_folder_that_is_a_file_is_refused_before_work(folder: Path) -> 
         edgequant.check(folder / "none.gguf", against=folder, report=folder.parent / "report")
 
 
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_nan_in_rows_that_no_token_uses_is_told_before_work(method: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    random_checkpoint(folder, SIZES | CONFIGS["qwen2-tied"] | {"vocab_size": 4160}, bundled())
+    shard = next(path for path in folder.glob("*.safetensors") if "token_embd" in path.name)
+    values = load_file(shard)
+    values["model.embed_tokens.weight"][4100:] = float("nan")
+    save_file(values, shard, metadata={"format": "pt"})
+    for call in (edgequant.plan, edgequant.quantize):
+        message = "token_embd.weight holds NaN or infinity in 60 rows, the first is 4100, which no"
+        with pytest.raises(CorruptFileError, match=message):
+            call(folder, to="gguf:Q8_0", output=tmp_path / "out", method=method, length=64)
+
+
 def test_yarn_as_the_model_card_says_it_gives_the_longer_context(folder: Path) -> None:
     yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
     edit(folder, rope_scaling=yarn)
