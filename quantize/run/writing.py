@@ -9,6 +9,7 @@ import export
 import quantize
 from quantize.allocation.budget import Size, Types
 from quantize.plan import Assignment, Target
+from quantize.run.clipping import watch
 from quantize.run.cost import Cost
 from quantize.run.job import Job
 from quantize.run.stored import artifact_tensors
@@ -40,15 +41,17 @@ def write(job: Job, assignment: Assignment, digest: str) -> None:
     job.progress(f"writing {path.name}", 0, 1, "")
     job.store.writing(target).finish()  # from here on a file of that name is ours
     remove_parts(path)
+    notes: list[str] = []
+    tensors = artifact_tensors(job, assignment)
     export.CONTAINERS[target.container].write(
         path,
         job.checkpoint.arch,
-        artifact_tensors(job, assignment),
+        watch(tensors, job.checkpoint.tensors, notes),
         job.checkpoint.folder,
         provenance(job, assignment, digest),
         overwrite=True,
     )
-    job.store.written(target).finish()
+    job.store.written(target).finish(notes=[f"{target.label} {note}" for note in notes])
     job.progress(f"writing {path.name}", 1, 1, "")
 
 

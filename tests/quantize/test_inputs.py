@@ -398,6 +398,19 @@ def test_nan_in_rows_that_no_token_uses_is_told_before_work(method: str, tmp_pat
             call(folder, to="gguf:Q8_0", output=tmp_path / "out", method=method, length=64)
 
 
+@pytest.mark.parametrize(("to", "count"), [("gguf:F16", 3), ("gguf:BF16", 0), ("gguf:F32", 0)])
+def test_values_that_float16_cannot_hold_are_told(to: str, count: int, folder: Path) -> None:
+    shard = folder / "model-1.safetensors"
+    values = load_file(shard)
+    values["model.layers.1.mlp.up_proj.weight"][3, :3] = 99_000.0
+    save_file(values, shard, metadata={"format": "pt"})
+    made = edgequant.quantize(folder, to, folder.parent / "out", method="rtn", check=False)
+    told = [note for note in made.notes if "clipped" in note]
+    assert len(told) == bool(count)
+    if count:
+        assert f"blk.1.ffn_up.weight: F16 cannot hold {count} values, the largest 98816" in told[0]
+
+
 def test_yarn_as_the_model_card_says_it_gives_the_longer_context(folder: Path) -> None:
     yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
     edit(folder, rope_scaling=yarn)
