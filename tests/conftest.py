@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
+from runtime.archs import family_of
 from runtime.errors import EdgequantError
 from tests.random_checkpoint import random_checkpoint
 
@@ -83,18 +84,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 """What tells the random checkpoints apart; sizes are SIZES."""
 
-CLASSES = {
-    "qwen2": "Qwen2ForCausalLM",
-    "llama": "LlamaForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "smollm3": "SmolLM3ForCausalLM",
-}
-
 
 def config(name: str, **changes: Any) -> dict[str, Any]:
     """A complete config.json of one of CONFIGS."""
     facts = SIZES | CONFIGS[name] | changes
-    return facts | {"architectures": [CLASSES[facts["model_type"]]], "torch_dtype": "bfloat16"}
+    return facts | {"architectures": [family_of(facts).hf_class], "torch_dtype": "bfloat16"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

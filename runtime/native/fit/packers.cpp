@@ -1,3 +1,4 @@
+// Codes and scales into the bytes of each layout, a row at a time.
 #include "packers.h"
 
 #include <cstring>

@@ -1,3 +1,4 @@
+// The search for the scales of a block: candidates tried, and the best of them refined.
 #include "search.h"
 
 namespace KERNELS {
