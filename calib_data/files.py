@@ -64,7 +64,7 @@ def read_jsonl(path: Path) -> Iterator[Content | Unusable]:
                 record = json.loads(line)
             except ValueError as problem:
                 raise CalibrationError(
-                    f"{where} is not JSON ({first_line(problem)}): mend or delete that line."
+                    f"{where} is not JSON ({first_line(problem)}): fix or delete that line."
                 ) from problem
             if not isinstance(record, dict):
                 raise CalibrationError(f'{where} is not an object: write {{"text": ...}}.')

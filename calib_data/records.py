@@ -63,7 +63,7 @@ def usable(read: Callable[[], Content]) -> Content | Unusable:
     except NotMessages as problem:
         return Unusable(str(problem))
     except UnicodeEncodeError:
-        return Unusable("half a surrogate pair, which no tokenizer reads")
+        return Unusable("an unpaired surrogate, which no tokenizer reads")
     return content
 
 

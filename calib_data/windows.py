@@ -117,7 +117,7 @@ def cut(
     used = int((stream.starts < end).sum())
     if stream.unread or len(stream.ids) // length > count:
         unused = stream.unread + len(stream.starts) - used
-        dropped["document not needed for the rows asked"] += unused
+        dropped["documents beyond the requested rows"] += unused
     else:
         dropped["tokens left over after the last full window"] += len(stream.ids) - end
     return stream.ids[:end].reshape(count, length), used

@@ -39,7 +39,7 @@ class Result:
 
     @property
     def failures(self) -> list[str]:
-        """One sentence a failed gate, naming the artifact."""
+        """One sentence per failed gate, naming the artifact."""
         return self.report.failures if self.report else []
 
 

@@ -45,7 +45,7 @@ class LoadedModel:
 
     @property
     def context(self) -> int:
-        """Most tokens at a time, those of the prompt and new ones together."""
+        """Tokens of prompt and answer together, at most."""
         return self._engine.arch.context
 
     @property

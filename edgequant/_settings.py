@@ -54,7 +54,7 @@ class PlanSettings(GateSettings, total=False):
     target_size: int | str | None
     """Most bytes of an automatic target: a number, or text such as "350MB"."""
     target_bpw: float | None
-    """Most bits a weight of an automatic target."""
+    """Average bits per weight at most, for an automatic target."""
     calibration: str
     """"builtin[:domains]", a .txt, .jsonl or .parquet file, "hub:..." or "self"."""
     imatrix: StrPath | None

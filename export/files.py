@@ -92,7 +92,7 @@ def check_target(path: Path, overwrite: bool, needed: int = 0) -> None:
 
 
 def _exists(path: Path) -> InputError:
-    return InputError(f"{path} already exists; choose another name or allow it to be overwritten.")
+    return InputError(f"{path} already exists; choose another name, or use --overwrite.")
 
 
 def _full(path: Path, needed: int, free: int) -> SpaceError:

@@ -38,7 +38,7 @@ class Goal:
     size: int | None = None
     """Most bytes of the artifact."""
     bits: float | None = None
-    """Most bits a weight of its tensors."""
+    """Average bits per weight at most, for its tensors."""
     kl: float | None = None
     """Most loss, in nats a token."""
 

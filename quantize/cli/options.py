@@ -33,11 +33,14 @@ TargetSize = Annotated[
     str | None, typer.Option(help="Most bytes of gguf:auto or onnx:auto, like 350MB or 300MiB.")
 ]
 TargetBpw = Annotated[
-    float | None, typer.Option("--target-bpw", help="Most bits a weight of gguf:auto or onnx:auto.")
+    float | None,
+    typer.Option(
+        "--target-bpw", help="Average bits per weight at most, for gguf:auto or onnx:auto."
+    ),
 ]
 RewriteNames = Annotated[
     list[str] | None,
-    typer.Option("--rewrite", help="Function-preserving rewrite, repeatable; none for none."),
+    typer.Option("--rewrite", help="Function-preserving rewrite; 'none' turns them off."),
 ]
 Calibration = Annotated[
     str | None,

@@ -22,7 +22,9 @@ def generate(
     system: Annotated[str | None, typer.Option(help="System message, with --chat.")] = None,
     temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="0 = all tokens.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Least mass of likely tokens.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Smallest set of tokens with this total probability.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option()] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer.")] = None,
     backend: Annotated[

@@ -116,13 +116,13 @@ def read_baseline(
     """An earlier report to compare with.
 
     `artifacts` holds the names of each one that will be judged: its label and its file's name.
-    Raises EdgequantError when the report cannot be read, is about another model or other text, or
-    has none of the artifacts.
+    Raises EdgequantError when the report cannot be read, was made from another model or other
+    text, or has none of the artifacts.
     """
     baseline = read_report(path)
     if baseline.original.fingerprint != original.fingerprint:
         raise InputError(
-            f"baseline {path} is about another model ({baseline.original.name}, "
+            f"baseline {path} was made from another model ({baseline.original.name}, "
             f"{baseline.original.fingerprint[:12]}) than {original.name} "
             f"({original.fingerprint[:12]}); make a baseline with this one."
         )

@@ -154,7 +154,7 @@ class Report:
 
     @property
     def failures(self) -> list[str]:
-        """One sentence a failed gate, naming the artifact."""
+        """One sentence per failed gate, naming the artifact."""
         return [f"{r.label}: {line}" for r in self.results for line in r.failures]
 
     @property

@@ -168,7 +168,7 @@ def open(
     Raises EdgequantError for less than one thread, or another kind of cache.
     """
     if kv not in ("f16", "f32"):
-        raise InputError(f"unknown kind of cache {kv!r}; known: f16, f32.")
+        raise InputError(f"unknown type of KV cache {kv!r}; known: f16, f32.")
     if threads is not None:
         _native.set_threads(threads)
     return NativeEngine(model, kv, resident)

@@ -38,7 +38,7 @@ def test_documents_beyond_the_rows_asked_are_counted_and_not_tokenized(write: An
 
     tokenizer = Counting()
     windows = load(write("a.txt", "\n%%\n".join(texts(30))), tokenizer, 2, 20)
-    assert windows.dropped == ((28, "document not needed for the rows asked"),)
+    assert windows.dropped == ((28, "documents beyond the requested rows"),)
     assert (windows.documents, tokenizer.calls) == (2, 2)
 
 

@@ -198,7 +198,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "
             {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},
             "content with a part that is no text (image)",
         ),
-        ({"text": "\ud800"}, "half a surrogate pair, which no tokenizer reads"),
+        ({"text": "\ud800"}, "an unpaired surrogate, which no tokenizer reads"),
     ],
 )
 def test_a_row_is_read_in_every_usual_shape_or_says_why_not(row: Any, turns: Any) -> None:

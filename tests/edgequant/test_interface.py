@@ -98,7 +98,7 @@ def test_options_reach_the_backend(made: edgequant.Result) -> None:
     ours = edgequant.load(path, "torch", device="cpu").logits(ids)
     theirs = edgequant.load(path, "numpy").logits(ids)
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
-    with pytest.raises(edgequant.InputError, match="unknown kind of cache 'f8'"):
+    with pytest.raises(edgequant.InputError, match="unknown type of KV cache 'f8'"):
         edgequant.load(path, "native", kv="f8")
 
 

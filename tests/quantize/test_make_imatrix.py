@@ -102,7 +102,7 @@ def test_hidden_states_go_to_disk_over_max_ram_and_nothing_changes(
 
 
 WRONG: dict[str, tuple[list[str], str]] = {
-    "exists": ([], "a.gguf already exists; choose another name or allow it to be overwritten."),
+    "exists": ([], "a.gguf already exists; choose another name, or use --overwrite."),
     "rows": (["--overwrite", "--calib-rows", "0"], "rows must be at least 1, not 0."),
     "device": (["--overwrite", "--device", "abacus"], "device 'abacus' cannot be used ("),
     "text": (["--overwrite", "--calibration", "none.txt"], "There is no calibration text none.txt"),

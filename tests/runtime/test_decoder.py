@@ -244,7 +244,7 @@ def test_a_cache_for_nothing_is_refused(model: Model) -> None:
 
 
 def test_an_unknown_kind_of_cache_is_refused(model: Model) -> None:
-    with pytest.raises(EdgequantError, match="unknown kind of cache 'q8'; known: f16, f32"):
+    with pytest.raises(EdgequantError, match="unknown type of KV cache 'q8'; known: f16, f32"):
         open_engine(model, "native", kv="q8")
 
 

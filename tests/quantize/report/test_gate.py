@@ -110,7 +110,7 @@ def test_a_baseline_stops_a_worse_result(report: Report) -> None:
 def test_a_baseline_about_something_else_is_refused(report: Report, tmp_path: Path) -> None:
     original, evaluation = report.original, report.evaluation
     path = saved(tmp_path / "r.json", report)
-    with pytest.raises(EdgequantError, match="is about another model"):
+    with pytest.raises(EdgequantError, match="was made from another model"):
         read_baseline(path, replace(original, fingerprint="0" * 64), evaluation, [{"x"}])
     with pytest.raises(EdgequantError, match="was measured on other text .* use the same --eval"):
         read_baseline(path, original, replace(evaluation, sha256="0" * 64), [{"x"}])
