@@ -7,31 +7,26 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from runtime.archs import Arch, Family, family_of
-from runtime.archs.base import EMBEDDING, HF_GLOBALS, OUTPUT
+from runtime.checkpoint_names import FLOATS, unwrapped, with_own_head
 from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
 from runtime.json_files import read_json
 from runtime.model import Model
 from runtime.reader import Reader
 from runtime.safetensors_file import header, read
-from runtime.stored import Expected, Parts, StoredArray, StoredTensors, rows_of
+from runtime.stored import Expected, Parts, StoredArray, StoredTensors
 from runtime.tensor import Shape
 from runtime.tokenizer import Tokenizer
 
-FLOATS = ("F32", "F16", "BF16")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
-CHUNK = 1 << 22
-"""Values that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +109,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if quantized and not any((folder / name).exists() for name in (WEIGHTS, INDEX)):
         raise _already_quantized(folder)
     arrays, told = _arrays(folder)
-    arrays, wrapped = _unwrapped(arrays)
-    arch, own_head = _with_own_head(arch, arrays)
+    arrays, wrapped = unwrapped(arrays)
+    arch, own_head = with_own_head(arch, arrays)
     names = arch.hf_names()
     weights = {name: parts_of(shape, names[name]) for name, shape in arch.shapes().items()}
     _check(folder, weights, arrays, quantized)
@@ -153,53 +148,6 @@ def _refuse_adapters(folder: Path) -> None:
         f"{folder} is a LoRA adapter, not a model; merge it into its base with peft's "
         "merge_and_unload, and give the folder of the merged model."
     )
-
-
-def _unwrapped(arrays: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], list[str]]:
-    """The arrays without a prefix that wrapping put before every name, and a note of it."""
-    last = HF_GLOBALS[EMBEDDING].rpartition("model.")[2]
-    found = [name for name in arrays if name == last or name.endswith(f".{last}")]
-    if len(found) != 1 or found[0] == HF_GLOBALS[EMBEDDING]:
-        return arrays, []
-    bare = not found[0].endswith(HF_GLOBALS[EMBEDDING])
-    prefix = found[0].removesuffix(last if bare else HF_GLOBALS[EMBEDDING])
-    head = HF_GLOBALS[OUTPUT]
-
-    def plain(name: str) -> str:
-        name = name.removeprefix(prefix)
-        return f"model.{name}" if bare and name != head else name
-
-    if not all(name.startswith(prefix) or name == head for name in arrays):
-        return arrays, []
-    told = f"the prefix {prefix} was taken off" if prefix else "model. was put before"
-    return {plain(name): array for name, array in arrays.items()}, [f"{told} every tensor's name"]
-
-
-def _with_own_head(arch: Arch, arrays: Mapping[str, StoredArray]) -> tuple[Arch, list[str]]:
-    """The sizes, with a head of its own where the file has one that is not the embedding."""
-    head, embedding = arrays.get(HF_GLOBALS[OUTPUT]), arrays.get(HF_GLOBALS[EMBEDDING])
-    if not arch.tied or head is None or embedding is None or _equal(head, embedding):
-        return arch, []
-    return replace(arch, tied=False), [
-        f"{CONFIG} has tie_word_embeddings true, but {HF_GLOBALS[OUTPUT]} in the file is not the "
-        "embedding: it is used, as transformers does"
-    ]
-
-
-def _equal(one: StoredArray, other: StoredArray) -> bool:
-    """Whether two float arrays hold the same values, or cannot be compared here."""
-    if one.shape != other.shape or not (_is_float(one) and _is_float(other)) or len(one.shape) != 2:
-        return one.shape == other.shape
-    tensors = [rows_of(OUTPUT, one.shape, [array]) for array in (one, other)]
-    step = max(1, CHUNK // one.shape[1])
-    starts = range(0, one.shape[0], step)
-    same = all(
-        np.array_equal(tensors[0].decode(at, at + step), tensors[1].decode(at, at + step))
-        for at in starts
-    )
-    for array in (one, other):
-        array.drop()
-    return same
 
 
 def _arrays(folder: Path) -> tuple[dict[str, StoredArray], list[str]]:

@@ -14,13 +14,11 @@ import numpy as np
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_keys import GgufKeys
+from runtime.limits import check_gguf, check_sizes
 from runtime.rope import Rope
 
 FAMILIES: dict[str, "Family"] = {}
 """Every family by its GGUF architecture name; filled by the class lines."""
-
-YARN_RAMP = (32.0, 1.0)
-"""beta_fast and beta_slow of every yarn model in llama.cpp."""
 
 EMBEDDING = "token_embd.weight"
 OUTPUT_NORM = "output_norm.weight"
@@ -174,7 +172,7 @@ class Family:
                 f"config.json has hidden_act {activation!r}; only 'silu' is supported."
             )
         try:
-            return _checked(self.arch_type(**self.sizes(config)))
+            return check_sizes(self.arch_type(**self.sizes(config)))
         except KeyError as missing:
             raise CorruptFileError(
                 f"config.json has no {missing.args[0]!r}; take the config.json that came with the "
@@ -218,32 +216,7 @@ class Family:
 
         Raises UnsupportedError for what the family's GGUF readers would not compute.
         """
-        for name in arch.biased:
-            if self.gguf_biased is not None and name not in self.gguf_biased:
-                raise UnsupportedError(
-                    f"llama.cpp reads no bias of {name} in a {self.name}; write an ONNX folder."
-                )
-        if arch.rope.divided and not self.gguf_rope_factors:
-            raise UnsupportedError(
-                f"GGUF has no rope scaling {arch.rope.rope_type!r} for {self.name}; "
-                "write an ONNX folder, or take a checkpoint with yarn or no scaling."
-            )
-        if arch.rope.rope_type == "yarn" and not arch.rope.truncate:
-            raise UnsupportedError(
-                "config.json sets yarn's truncate to false, and llama.cpp rounds the ends of the "
-                "ramp whatever a GGUF says; write an ONNX folder."
-            )
-        ramp = (arch.rope.beta_fast, arch.rope.beta_slow)
-        if arch.rope.rope_type == "yarn" and ramp != YARN_RAMP:
-            raise UnsupportedError(
-                f"config.json sets yarn's beta_fast and beta_slow to {ramp}, and llama.cpp takes "
-                f"{YARN_RAMP} whatever a GGUF says; write an ONNX folder."
-            )
-        if not self.gguf_head_dim and arch.heads * arch.head_dim != arch.hidden:
-            raise UnsupportedError(
-                f"llama.cpp opens a {self.name} only where heads times head_dim is the hidden size "
-                f"({arch.heads} x {arch.head_dim} is not {arch.hidden}); write an ONNX folder."
-            )
+        check_gguf(self, arch)
         keys: dict[str, Any] = {
             "vocab_size": arch.vocab,
             "context_length": arch.context,
@@ -308,20 +281,6 @@ class Family:
         }
         linears = self.arch_type(**fields).layer(0).linears
         return fields | {"biased": tuple(n for n in linears if f"blk.0.{n}.bias" in shapes)}
-
-
-def _checked(arch: Arch) -> Arch:
-    """The sizes, when they go together. Raises CorruptFileError otherwise."""
-    wrong = None
-    if arch.heads % arch.kv_heads:
-        wrong = f"{arch.heads} attention heads do not share {arch.kv_heads} key-value heads"
-    elif arch.head_dim < 2 or arch.head_dim % 2:
-        wrong = f"heads of {arch.head_dim} channels cannot be rotated by pairs"
-    if wrong:
-        raise CorruptFileError(
-            f"config.json: {wrong}; take the config.json that came with the weights."
-        )
-    return arch
 
 
 def family_of(config: dict[str, Any]) -> Family:

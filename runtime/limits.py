@@ -1,0 +1,55 @@
+"""Sizes that do not go together, and what llama.cpp would not compute: refused before any work."""
+
+from typing import TYPE_CHECKING
+
+from runtime.errors import CorruptFileError, UnsupportedError
+
+if TYPE_CHECKING:
+    from runtime.archs.base import Arch, Family
+
+YARN_RAMP = (32.0, 1.0)
+"""beta_fast and beta_slow of every yarn model in llama.cpp."""
+
+
+def check_sizes(arch: "Arch") -> "Arch":
+    """The sizes, when they go together. Raises CorruptFileError otherwise."""
+    wrong = None
+    if arch.heads % arch.kv_heads:
+        wrong = f"{arch.heads} attention heads do not share {arch.kv_heads} key-value heads"
+    elif arch.head_dim < 2 or arch.head_dim % 2:
+        wrong = f"heads of {arch.head_dim} channels cannot be rotated by pairs"
+    if wrong:
+        raise CorruptFileError(
+            f"config.json: {wrong}; take the config.json that came with the weights."
+        )
+    return arch
+
+
+def check_gguf(family: "Family", arch: "Arch") -> None:
+    """Raise UnsupportedError for biases, heads or a rope that the family's readers leave out."""
+    for name in arch.biased:
+        if family.gguf_biased is not None and name not in family.gguf_biased:
+            raise UnsupportedError(
+                f"llama.cpp reads no bias of {name} in a {family.name}; write an ONNX folder."
+            )
+    if arch.rope.divided and not family.gguf_rope_factors:
+        raise UnsupportedError(
+            f"GGUF has no rope scaling {arch.rope.rope_type!r} for {family.name}; "
+            "write an ONNX folder, or take a checkpoint with yarn or no scaling."
+        )
+    if arch.rope.rope_type == "yarn" and not arch.rope.truncate:
+        raise UnsupportedError(
+            "config.json sets yarn's truncate to false, and llama.cpp rounds the ends of the "
+            "ramp whatever a GGUF says; write an ONNX folder."
+        )
+    ramp = (arch.rope.beta_fast, arch.rope.beta_slow)
+    if arch.rope.rope_type == "yarn" and ramp != YARN_RAMP:
+        raise UnsupportedError(
+            f"config.json sets yarn's beta_fast and beta_slow to {ramp}, and llama.cpp takes "
+            f"{YARN_RAMP} whatever a GGUF says; write an ONNX folder."
+        )
+    if not family.gguf_head_dim and arch.heads * arch.head_dim != arch.hidden:
+        raise UnsupportedError(
+            f"llama.cpp opens a {family.name} only where heads times head_dim is the hidden size "
+            f"({arch.heads} x {arch.head_dim} is not {arch.hidden}); write an ONNX folder."
+        )
