@@ -182,6 +182,7 @@ def test_an_unchecked_run_does_not_mind_old_reports(run: Any, folder: Path, tmp_
 def test_overwrite_replaces_an_output(run: Any, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "model-int4-onnx").mkdir(parents=True)
     (tmp_path / "out" / "model-int4-onnx" / "old").write_text("old")
+    (tmp_path / "out" / "model-int4-onnx" / "model.onnx").write_text("of an older run")
     assert run(*quick(folder, tmp_path / "out", "--overwrite", "--method", "rtn"))[0] == 0
     assert not (tmp_path / "out" / "model-int4-onnx" / "old").exists()
 

@@ -105,7 +105,11 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "exists": ([], "a.gguf already exists; choose another name, or use --overwrite."),
     "rows": (["--overwrite", "--calib-rows", "0"], "rows must be at least 1, not 0."),
     "device": (["--overwrite", "--device", "abacus"], "device 'abacus' cannot be used ("),
-    "text": (["--overwrite", "--calibration", "none.txt"], "There is no calibration text none.txt"),
+    "text": (
+        ["--overwrite", "--calibration", "none.txt", "--calib-length", "64"],
+        "There is no calibration text none.txt",
+    ),
+    "length": (["--overwrite"], "--calib-length must be at most the model's context of 256"),
     "folder": (["-o", "nowhere/a.gguf"], "the folder nowhere does not exist; create it first."),
 }
 
