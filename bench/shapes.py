@@ -83,6 +83,9 @@ def tokenizer(folder: Path, words: int) -> Path:
         settings = json.loads(path.read_text(encoding="utf-8"))
         special = max(token["id"] for token in settings["added_tokens"])
         grow(settings["model"], special + 1, words)
+        # an added token between words keeps its id only as a word
+        added = {token["content"]: token["id"] for token in settings["added_tokens"]}
+        settings["model"]["vocab"] |= added
         path.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
     return grown
 

@@ -231,7 +231,7 @@ def test_values_that_cannot_be_used_are_not_left_on_the_disk(tmp_path: Path) -> 
 def test_an_existing_file_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     path.write_text("precious")
-    with pytest.raises(EdgequantError, match="a.gguf already exists; choose another name or allow"):
+    with pytest.raises(EdgequantError, match="a.gguf already exists; choose another name, or use"):
         write(path, made())
     assert path.read_text() == "precious"
     write(path, made(), overwrite=True)

@@ -346,7 +346,8 @@ def test_ctrl_c_while_a_module_is_imported_exits_with_130(module: str) -> None:
 @pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_the_same_command_goes_on(plan: Plan) -> None:
     command = [sys.executable, "-m", "quantize.cli", "run", str(plan.model), "--to", "onnx:int4"]
-    command += ["--no-check", "--calib-rows", "64", "--effort", "high", "-o", str(plan.output)]
+    command += ["--no-check", "--calib-rows", "128", "--calib-length", "256", "--effort", "high"]
+    command += ["-o", str(plan.output)]
     with subprocess.Popen(
         command,
         cwd=ROOT,
