@@ -102,12 +102,13 @@ void bind_decoder(nb::module_& m) {
             "nbytes", [](const Cache& cache) { return Cache::bytes(cache.sizes); },
             "Bytes when it is full.");
     nb::class_<Model>(m, "Decoder", "runtime/forward.py on packed weights, in one call.")
-        .def("__init__", &make_model, nb::arg("weights"), nb::arg("head"), nb::arg("vocab"),
-             nb::arg("hidden"), nb::arg("output_norm"), nb::arg("layers"),
-             "`weights`: runtime name -> float32 (n,), or an object with `type_name`, `data` uint8\n"
-             "(rows, row_bytes) and `cols`; `head` is the linear that makes the logits; `layers`\n"
-             "has a tuple of the records of runtime/archs/layer.py for each.\n\n"
-             "Raises EdgequantError for a weight that is missing or of another size.")
+        .def(
+            "__init__", &make_model, nb::arg("weights"), nb::arg("head"), nb::arg("vocab"),
+            nb::arg("hidden"), nb::arg("output_norm"), nb::arg("layers"),
+            "`weights`: runtime name -> float32 (n,), or an object with `type_name`, `data` uint8\n"
+            "(rows, row_bytes) and `cols`; `head` is the linear that makes the logits; `layers`\n"
+            "has a tuple of the records of runtime/archs/layer.py for each.\n\n"
+            "Raises EdgequantError for a weight that is missing or of another size.")
         .def(
             "cache_bytes",
             [](const Model& model, int batch, int capacity, bool halves) {
