@@ -49,11 +49,11 @@ def add_tokens(
 
     Raises UnsupportedError when a token would get another id than its file says.
     """
-    before = backend.get_vocab(with_added_tokens=True)
     named = {text for key in SPECIAL if (text := content(settings.get(key)))}
     wanted = _declared(folder, settings, named)
-    backend.add_tokens([token for _, token in wanted])
-    backend.add_tokens(_without_ids(settings))
+    tokens = [*(token for _, token in wanted), *_without_ids(settings)]
+    new = [token.content for token in tokens if backend.token_to_id(token.content) is None]
+    backend.add_tokens(tokens)
     for index, token in wanted:
         found = backend.token_to_id(token.content)
         if found != index:
@@ -62,8 +62,7 @@ def add_tokens(
                 f"{found}, because ids before it are missing or taken; save the tokenizer again "
                 "with AutoTokenizer.from_pretrained(...).save_pretrained(...)."
             )
-    after = backend.get_vocab(with_added_tokens=True)
-    return tuple(sorted(after.keys() - before.keys(), key=after.__getitem__))
+    return tuple(dict.fromkeys(new))
 
 
 def _declared(
