@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from edgequant._settings import (
-    GateSettings,
+    CheckSettings,
+    CompareSettings,
     Progress,
     StrPath,
-    TextSettings,
     paths_of,
     refuse_unknown,
     silent,
@@ -28,7 +28,7 @@ def check(
     report: StrPath | None = None,
     reject: bool = False,
     progress: Progress | None = None,
-    **settings: Unpack[GateSettings],
+    **settings: Unpack[CheckSettings],
 ) -> "Report":
     """Measure GGUF files and ONNX folders against their original.
 
@@ -48,7 +48,7 @@ def check(
         _original(against),
         None if report is None else Path(report),
         backend,
-        _flags(settings, GateSettings),
+        _flags(settings, CheckSettings),
         progress or silent,
         reject=reject,
     )
@@ -65,7 +65,7 @@ def compare(
     report: StrPath | None = None,
     chart: StrPath | None = None,
     progress: Progress | None = None,
-    **settings: Unpack[TextSettings],
+    **settings: Unpack[CompareSettings],
 ) -> "Report":
     """Measure several artifacts of one model on the same text, the smallest first.
 
@@ -84,7 +84,7 @@ def compare(
         None if report is None else Path(report),
         None if chart is None else Path(chart),
         backend,
-        _flags(settings, TextSettings),
+        _flags(settings, CompareSettings),
         progress or silent,
     )
 

@@ -28,7 +28,7 @@ def load(path: StrPath, backend: str | None = None, **options: Any) -> "LoadedMo
     """
     from quantize.loading import open_any
 
-    return LoadedModel(open_any(Path(path), backend, generating=True, **options))
+    return LoadedModel(open_any(Path(path), backend, purpose="generation", **options))
 
 
 class LoadedModel:

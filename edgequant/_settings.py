@@ -27,6 +27,15 @@ class TextSettings(TypedDict, total=False):
     """Where the original, calibration and rounding run: "cpu" or "cuda". Default: "cpu"."""
 
 
+class EngineSettings(TypedDict, total=False):
+    """Which engines measure."""
+
+    reference: str | None
+    """Runs the original: "transformers", "torch", "native" or "numpy". Default: one of ours."""
+    kv: str | None
+    """Keys and values of the native engine, "f32" or "f16". Default: "f32"."""
+
+
 class GateSettings(TextSettings, total=False):
     """Limits that an artifact must keep; None = no limit, the default of each."""
 
@@ -38,6 +47,14 @@ class GateSettings(TextSettings, total=False):
     """Highest perplexity over the original's."""
     baseline: StrPath | None
     """An earlier report.json that must not get worse."""
+
+
+class CheckSettings(GateSettings, EngineSettings, total=False):
+    """How `check` measures, and the gates."""
+
+
+class CompareSettings(TextSettings, EngineSettings, total=False):
+    """How `compare` measures."""
 
 
 class PlanSettings(GateSettings, total=False):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.containers import recognise
-from runtime.engine import Engine, open_engine, reads_files
+from runtime.engine import Engine, Purpose, open_engine, reads_files
 from runtime.errors import InputError
 from runtime.model import Model
 
@@ -20,16 +20,16 @@ def open_model(path: Path) -> Model:
 
 
 def open_any(
-    path: Path, backend: str | None = None, generating: bool = False, **options: Any
+    path: Path, backend: str | None = None, purpose: Purpose | None = None, **options: Any
 ) -> Engine:
     """An engine for a file: the one that its reader names, unless one is given.
 
-    `generating=True`: token-by-token decoding; see `runtime.engine.open_engine`.
+    `purpose` and `options` are those of `runtime.engine.open_engine`.
     """
     reader = recognise(path)
     backend = backend or reader.engine
     model = path if reads_files(backend) else reader.open(path)
-    return open_engine(model, backend, generating=generating, **options)
+    return open_engine(model, backend, purpose=purpose, **options)
 
 
 def render(engine: Engine, messages: list[dict[str, Any]]) -> str:

@@ -2,8 +2,9 @@
 
 import importlib
 import pkgutil
+from inspect import signature
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from runtime.errors import InputError
 from runtime.forward import Cache, Ops, forward, layers
 from runtime.model import Model
 from runtime.tokenizer import Tokenizer
+
+Purpose = Literal["generation", "judging"]
+"""What an engine is opened for, where that makes a difference."""
 
 
 class Engine(Protocol):
@@ -55,16 +59,20 @@ def reads_files(backend: str) -> bool:
 
 
 def open_engine(
-    model: Any, backend: str = "native", *, generating: bool = False, **options: Any
+    model: Any, backend: str = "native", *, purpose: Purpose | None = None, **options: Any
 ) -> Engine:
     """Run `model` (a Model, or a path where `reads_files`) on a backend.
 
-    `generating=True`: token-by-token decoding; merges the backend's generation defaults.
-    Raises EdgequantError for an unknown backend, or one whose package is not installed.
+    With a `purpose`, options that the backend names for it are added; those given win.
+    Raises EdgequantError for an unknown backend or option, or a package that is not installed.
     """
     module = _module(backend)
-    if generating:
-        options = getattr(module, "FOR_GENERATION", {}) | options
+    for name in options:
+        if name not in signature(module.open).parameters:
+            known = ", ".join(list(signature(module.open).parameters)[1:]) or "none"
+            raise InputError(f"the {backend} backend has no option {name!r}; known: {known}.")
+    if purpose is not None:
+        options = getattr(module, "PURPOSES", {}).get(purpose, {}) | options
     engine: Engine = module.open(model, **options)
     return engine
 

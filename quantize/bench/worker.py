@@ -89,7 +89,7 @@ def opener(file: Path, backend: str, threads: int) -> Callable[[], Engine]:
         arch = read_arch(file)
         return lambda: llamacpp.LlamaEngine(file, arch, None, threads)
     # as `quantize generate` opens it
-    options: dict[str, Any] = {"generating": True, "threads": threads}
+    options: dict[str, Any] = {"purpose": "generation", "threads": threads}
     if from_file:
         return lambda: open_engine(file, backend, **options)
     reader = recognise(file)

@@ -21,6 +21,8 @@ def check(
     eval_rows: options.EvalRows = None,
     eval_length: options.EvalLength = None,
     backend: options.Backend = "native",
+    reference: options.Reference = None,
+    kv: options.KeysValues = None,
     report: options.Report = None,
     as_json: options.Json = False,
 ) -> None:
@@ -30,6 +32,7 @@ def check(
     flags = options.given(
         max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, baseline=baseline,
         eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+        reference=reference, kv=kv,
     )  # fmt: skip
     with Bar(errors) as bar:
         result = judge.check_files([file], against, report, backend, flags, bar.update, reject=True)
@@ -43,6 +46,8 @@ def compare(
     eval_rows: options.EvalRows = None,
     eval_length: options.EvalLength = None,
     backend: options.Backend = "native",
+    reference: options.Reference = None,
+    kv: options.KeysValues = None,
     report: options.Report = None,
     chart: Annotated[
         Path | None,
@@ -53,7 +58,10 @@ def compare(
     """Several artifacts on the same text: bytes against KL, and which of them beats which."""
     from quantize.report import comparison
 
-    flags = options.given(eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length)
+    flags = options.given(
+        eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+        reference=reference, kv=kv,
+    )  # fmt: skip
     with Bar(errors) as bar:
         result = comparison.compare_files(files, against, report, chart, backend, flags, bar.update)
     finish_report(result, as_json, comparison.table)

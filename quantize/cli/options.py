@@ -89,6 +89,14 @@ EvalData = Annotated[
 EvalRows = Annotated[int | None, typer.Option(help="Evaluation windows; 0 = all, at most 64.")]
 EvalLength = Annotated[int | None, typer.Option(help="Tokens a window.")]
 Backend = Annotated[str, typer.Option(help="Engine for GGUF files.")]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="Engine for the original, such as transformers. Default: one of ours."),
+]
+KeysValues = Annotated[
+    str | None,
+    typer.Option("--kv", help="Keys and values of the native engine: f32 or f16. Default: f32."),
+]
 Report = Annotated[
     Path | None, typer.Option("--report", help="Folder for report.html and report.json.")
 ]

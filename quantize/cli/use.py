@@ -37,7 +37,7 @@ def generate(
     from runtime.generate import generate_text
     from runtime.sample import Sampler
 
-    engine = loading.open_any(file, backend, generating=True)
+    engine = loading.open_any(file, backend, purpose="generation")
     if chat:
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})

@@ -5,6 +5,7 @@ import platform
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,8 +65,10 @@ def bytes_on_disk(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
+def open_subject(label: str, path: Path, backend: str = "native", **options: Any) -> Subject:
     """Open an artifact on `backend` (numpy for a native one not built) or in its foreign engine.
+
+    `options` are the backend's; keys and values stay float32 where nothing else is said.
 
     Raises EdgequantError when the file cannot be read or run at all.
     """
@@ -75,9 +78,9 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
     if reader.engine != "native":
         backend = reader.engine
     try:
-        engine = open_any(path, backend)
+        engine = open_any(path, backend, "judging", **options)
     except EdgequantError as error:
-        if container is None or backend != "native":
+        if container is None or backend != "native" or options:
             raise
         notes.append(f"run on the numpy backend, because the native one cannot: {error}")
         backend, engine = "numpy", open_any(path, "numpy")
@@ -89,6 +92,8 @@ def open_subject(label: str, path: Path, backend: str = "native") -> Subject:
             f"its stored tensors were not looked at, so bits count the whole file: {error}"
         )
     maker = container.maker(path) if container else None
+    if kept := options.get("kv"):
+        notes.append(f"judged with keys and values kept as {kept}")
     return Subject(label, path, reader.name, backend, engine, model, tuple(notes), maker)
 
 
@@ -108,21 +113,20 @@ def refuse_another_model(subject: Subject, checkpoint: Checkpoint) -> None:
 
 
 def examine(
-    original: OpsEngine,
+    original: OpsEngine | None,
     source: Model,
     subject: Subject,
     scores: TokenScores,
     windows: Windows,
     progress: Progress,
-    effects_too: bool = True,
 ) -> tuple[ArtifactResult, tuple[str, ...]]:
     """The artifact's result, before gates, and what is wrong with its tensors.
 
-    Without `effects_too` the effect of each part alone, which takes longest, is not measured.
+    Without `original` the effect of each part alone, which takes longest, is not measured.
     """
     found = scan(source, subject.model) if subject.model else Scan((), (), False)
     effects = Sensitivity("not measured; --report measures it.")
-    if effects_too:
+    if original is not None:
         effects = measure_effects(original, subject, found, windows.ids, progress)
     stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
     names = np.array(windows.domains)

@@ -17,19 +17,20 @@ from quantize.report import render
 from quantize.report.compare import compare
 from quantize.report.examine import Subject, examine, open_subject, refuse_another_model
 from quantize.report.gate import Gates, integrity_failures, match, read_baseline
+from quantize.report.original import (
+    check_reference,
+    for_effects,
+    open_original,
+    original_backend,
+)
 from quantize.report.reject import reject_failed
 from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report
 from quantize.report.scan import weights
 from quantize.run.job import Job
-from runtime.archs import Arch
-from runtime.engine import OpsEngine, open_engine
 from runtime.errors import InputError
-from runtime.model import Model
 
 MOST_WINDOWS = 64
 """Of a text that has more, when no number was asked for."""
-TORCH_WEIGHTS = 2_000_000_000
-"""Up to so many weights the original runs on torch, decoded to float32: 8 GB."""
 REPORTS = ("report.json", "report.html", "README.md")
 """Written beside the artifacts; `check` writes the first two."""
 
@@ -48,9 +49,14 @@ class Settings:
     device: str = Plan.device
     calibration: str | None = None
     """What the artifact was calibrated with, where that is known."""
+    reference: str | None = None
+    """The backend that runs the original; None = one of ours."""
+    kv: str | None = None
+    """How its keys and values are kept; None = float32, where the engine lets us choose."""
 
     def __post_init__(self) -> None:
         check_limits(self)
+        check_reference(self.reference)
 
     @property
     def part(self) -> Part:
@@ -60,8 +66,9 @@ class Settings:
 
     @staticmethod
     def of(plan: Plan) -> "Settings":
-        """The same-named fields of a plan."""
-        return Settings(**{field.name: getattr(plan, field.name) for field in fields(Settings)})
+        """The fields that a plan has too."""
+        names = {field.name for field in fields(Settings)} & {field.name for field in fields(plan)}
+        return Settings(**{name: getattr(plan, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -137,8 +144,10 @@ def check_files(
     settings = Settings(**settled(flags, get_type_hints(Settings)))
     checkpoint = open_checkpoint(against)
     setup = prepare(settings, checkpoint, checkpoint.fingerprint(), [{label} for label in labels])
+    options = {} if settings.kv is None else {"kv": settings.kv}
     subjects = [
-        open_subject(label, file, backend) for label, file in zip(labels, files, strict=True)
+        open_subject(label, file, backend, **options)
+        for label, file in zip(labels, files, strict=True)
     ]
     for subject in subjects:
         refuse_another_model(subject, checkpoint)
@@ -191,7 +200,7 @@ def prepare(
         family=arch.family,
         weights=weights(arch),
         bytes=checkpoint.nbytes,
-        backend=original_backend(arch, settings.device),
+        backend=settings.reference or original_backend(arch, settings.device),
     )
     baseline, name = None, None
     if settings.baseline is not None:
@@ -199,19 +208,6 @@ def prepare(
         name = settings.baseline.name
     gates = Gates(settings.max_kl, settings.min_top1, settings.max_ppl_ratio, baseline, name)
     return Setup(windows, evaluation, original, gates)
-
-
-def original_backend(arch: Arch, device: str, most: int = TORCH_WEIGHTS) -> str:
-    """Torch, or on the CPU for over `most` weights the native engine: they stay in their file."""
-    return "native" if device == "cpu" and weights(arch) > most else "torch"
-
-
-def open_original(source: Model, backend: str, device: str) -> OpsEngine:
-    """The full-precision model, ready to run."""
-    options: dict[str, Any] = {"device": device} if backend == "torch" else {}
-    engine = open_engine(source, backend, **options)
-    assert isinstance(engine, OpsEngine)
-    return engine
 
 
 def held_out(settings: Settings, checkpoint: Checkpoint) -> Windows:
@@ -241,13 +237,15 @@ def measure(
 ) -> Report:
     """Compare, examine and gate every artifact."""
     source = checkpoint.model()
-    original = open_original(source, setup.original.backend, device)
+    original = open_original(checkpoint, setup.original.backend, device)
+    source = replace(source, tokenizer=original.tokenizer)  # transformers makes its own
     engines = {subject.label: subject.engine for subject in subjects}
     scores = compare(original, engines, setup.windows.ids, progress)
+    exchanged = for_effects(original, checkpoint, device) if effects else None
     results = []
     for subject in subjects:
         result, problems = examine(
-            original, source, subject, scores[subject.label], setup.windows, progress, effects
+            exchanged, source, subject, scores[subject.label], setup.windows, progress
         )
         results.append(apply_gates(result, problems, setup.gates))
     return Report(

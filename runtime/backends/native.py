@@ -36,7 +36,7 @@ TYPES = frozenset(_native.types())
 COMPUTED = (Norm, Attention, GatedMLP, Residual)
 """Ops of a layer that runtime/native/decoder.cpp computes."""
 
-FOR_GENERATION = {"resident": True}
+PURPOSES = {"generation": {"resident": True}, "judging": {"kv": "f32"}}
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ def test_the_page_marks_what_check_and_compare_take(known: type, words: set[str]
     assert marked == set(typing.get_type_hints(known))
 
 
+def test_the_page_names_the_engines_settings() -> None:
+    names = typing.get_type_hints(_settings.EngineSettings)
+    assert all(f"- `{name}`:" in PAGE for name in names)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [README, PAGE], ids=["README", "python.md"])
 def test_the_examples_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:

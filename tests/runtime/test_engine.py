@@ -8,7 +8,7 @@ import pytest
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from runtime import backends
 from runtime.engine import backend_names, open_engine, reads_files
-from runtime.errors import EdgequantError
+from runtime.errors import EdgequantError, InputError
 from tests.conftest import CONFIGS
 from tests.small_models import assert_near
 
@@ -52,16 +52,16 @@ def test_an_engine_carries_sizes_and_tokenizer(tiny: Checkpoint) -> None:
 def test_options_reach_the_backend(tiny: Checkpoint) -> None:
     engine = open_engine(tiny.model(), "torch", device="cpu")
     assert str(engine.ops.device) == "cpu"
-    with pytest.raises(TypeError, match="device"):
+    with pytest.raises(InputError, match="no option 'device'; known: none"):
         open_engine(tiny.model(), "numpy", device="cpu")
 
 
-def test_who_generates_gets_the_options_that_the_backend_names(
+def test_a_purpose_gets_the_options_that_the_backend_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     backend = "runtime.backends.numpy"
-    monkeypatch.setattr(f"{backend}.open", lambda model, **options: options)
-    assert open_engine(None, "numpy", generating=True) == {}
-    monkeypatch.setattr(f"{backend}.FOR_GENERATION", {"a": 1, "b": 1}, raising=False)
-    assert open_engine(None, "numpy", generating=True, b=2) == {"a": 1, "b": 2}
-    assert open_engine(None, "numpy", b=2) == {"b": 2}
+    monkeypatch.setattr(f"{backend}.open", lambda model, a=0, b=0: {"a": a, "b": b})
+    assert open_engine(None, "numpy", purpose="generation") == {"a": 0, "b": 0}
+    monkeypatch.setattr(f"{backend}.PURPOSES", {"generation": {"a": 1, "b": 1}}, raising=False)
+    assert open_engine(None, "numpy", purpose="generation", b=2) == {"a": 1, "b": 2}
+    assert open_engine(None, "numpy", b=2, purpose="judging") == {"a": 0, "b": 2}

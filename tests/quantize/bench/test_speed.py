@@ -98,13 +98,18 @@ def test_reading_memory_covers_an_array_of_bounded_size() -> None:
 
 
 def test_a_file_is_opened_as_generate_opens_it(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
+    asked: list[tuple[bool, int]] = []
+
+    def note(model: Any, resident: bool = False, threads: int = 0) -> None:
+        asked.append((resident, threads))
+
     backend = "runtime.backends.numpy"
-    monkeypatch.setattr(f"{backend}.open", lambda model, **options: asked.append(options))
-    monkeypatch.setattr(f"{backend}.FOR_GENERATION", {"resident": True}, raising=False)
+    monkeypatch.setattr(f"{backend}.open", note)
+    options = {"generation": {"resident": True}}
+    monkeypatch.setattr(f"{backend}.PURPOSES", options, raising=False)
     worker.opener(gguf, "numpy", 2)()
-    loading.open_any(gguf, "numpy", generating=True)
-    assert asked == [{"resident": True, "threads": 2}, {"resident": True}]
+    loading.open_any(gguf, "numpy", purpose="generation")
+    assert asked == [(True, 2), (True, 0)]
 
 
 def test_generation_goes_on_where_the_last_round_ended(tiny: Checkpoint) -> None:

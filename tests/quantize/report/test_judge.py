@@ -19,6 +19,7 @@ from quantize.plan import Plan, Target, assign
 from quantize.report import examine, judge
 from quantize.report.examine import open_subject
 from quantize.report.metrics import EDGES
+from quantize.report.original import original_backend
 from quantize.report.report import Report, read_report
 from quantize.run import pipeline
 from quantize.run.job import Job
@@ -177,8 +178,8 @@ def test_no_evaluation_text_is_said_before_any_measurement(int4, small, tmp_path
 
 def test_a_large_original_runs_packed_and_gives_the_same_figures(int4, small, report) -> None:
     pytest.importorskip("runtime._native")
-    assert judge.original_backend(small.arch, "cuda", most=0) == "torch"
-    assert judge.original_backend(small.arch, "cpu", most=0) == "native"
+    assert original_backend(small.arch, "cuda", most=0) == "torch"
+    assert original_backend(small.arch, "cpu", most=0) == "native"
     assert report.original.backend == "torch"
     setup = judge.prepare(judge.Settings(**FLAGS), small, small.fingerprint(), [{int4.name}])
     packed = replace(setup, original=replace(setup.original, backend="native"))

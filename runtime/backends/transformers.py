@@ -1,0 +1,122 @@
+"""Run a checkpoint in transformers itself, the reference that our own reading of it is held to."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.archs import Arch
+from runtime.checkpoint import read_checkpoint
+from runtime.errors import CorruptFileError, InputError, UnsupportedError
+from runtime.tokenizer import Tokenizer
+
+READS_FILES = True
+
+
+class TransformersCache:
+    """What transformers keeps of the tokens so far, and how many it may become."""
+
+    def __init__(self, capacity: int) -> None:
+        from transformers import DynamicCache
+
+        self.kept, self.capacity = DynamicCache(), capacity
+
+
+class TransformersEngine:
+    """`AutoModelForCausalLM` in float32, with the tokenizer that `AutoTokenizer` makes."""
+
+    def __init__(self, arch: Arch, model: Any, tokenizer: Tokenizer) -> None:
+        self.arch, self.model, self.tokenizer = arch, model, tokenizer
+
+    def new_cache(self, batch: int, capacity: int) -> TransformersCache:
+        """An empty cache for `capacity` tokens of each row."""
+        return TransformersCache(capacity)
+
+    def logits(
+        self, ids: np.ndarray, cache: TransformersCache | None = None, last: bool = False
+    ) -> np.ndarray:
+        """ids (B, T) -> float32 (B, T, V); with `last` (B, 1, V). A cache is advanced by T.
+
+        Raises InputError when the cache is full.
+        """
+        import torch
+
+        kept = None
+        if cache is not None:
+            total = cache.kept.get_seq_length() + ids.shape[1]
+            if total > cache.capacity:
+                raise InputError(
+                    f"{total} tokens do not fit in {cache.capacity}; "
+                    "shorten the text or ask for a larger cache."
+                )
+            kept = cache.kept
+        inputs = torch.from_numpy(np.ascontiguousarray(ids, np.int64)).to(self.model.device)
+        with torch.no_grad():
+            out = self.model(
+                inputs,
+                past_key_values=kept,
+                use_cache=kept is not None,
+                logits_to_keep=1 if last else 0,
+            )
+        return np.asarray(out.logits.float().cpu())
+
+
+def open(path: Path | str, device: str = "cpu") -> TransformersEngine:
+    """Load a checkpoint folder into transformers, in float32: four bytes a weight.
+
+    Raises UnsupportedError when transformers is not installed or does not take the folder, and
+    CorruptFileError when it finds no tensor for a part of the model.
+    """
+    folder = Path(path)
+    arch = read_checkpoint(folder).arch  # what no engine of ours would read is told as usual
+    try:
+        import transformers
+    except ImportError:
+        raise UnsupportedError(
+            "judging against transformers needs it: pip install 'edgequant[interop]'."
+        ) from None
+    import torch
+
+    library: Any = transformers  # its annotations do not tell what comes back
+    library.logging.set_verbosity_error()
+    library.logging.disable_progress_bar()
+    try:
+        model, info = library.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+        )
+        found = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever its many readers raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UnsupportedError(
+            f"transformers {version('transformers')} does not open {folder}: {reason[0]}; judge "
+            "without it as reference."
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise CorruptFileError(
+            f"transformers finds no tensor for {missing[0]} in {folder} and would fill it with "
+            "random values; rename the tensors of the checkpoint, or judge without it as reference."
+        )
+    return TransformersEngine(arch, model.eval().to(device), _tokenizer(found, model))
+
+
+def _tokenizer(found: Any, model: Any) -> Tokenizer:
+    """What transformers made of the tokenizer's files. Raises UnsupportedError for a slow one."""
+    backend = getattr(found, "backend_tokenizer", None)
+    if backend is None:
+        raise UnsupportedError(
+            f"transformers reads this tokenizer as a {type(found).__name__}, which has no "
+            "tokenizer.json; judge without it as reference."
+        )
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    templates = found.chat_template
+    if isinstance(templates, dict):
+        templates = templates.get("default")
+    return Tokenizer(
+        backend,
+        eos=tuple(ends),
+        bos=found.bos_token_id,
+        add_bos=found.bos_token_id is not None and found.bos_token_id in found("a").input_ids,
+        chat_template=templates,
+    )
