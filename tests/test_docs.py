@@ -148,6 +148,11 @@ def test_the_map_is_up_to_date() -> None:
     assert read(DOCS / "map.md") == made, "run: python docs/make_map.py"
 
 
+def test_the_page_of_traits_is_that_of_the_tests() -> None:
+    made = runpy.run_path(str(DOCS / "make_traits.py"))["text"]()
+    assert read(DOCS / "traits.md") == made, "run: python docs/make_traits.py"
+
+
 def test_the_tour_can_be_read_in_an_hour() -> None:
     steps = read(DOCS / "tour.md").partition("## Where to look")[0]
     files = set(re.findall(r"`([\w/]+\.py)`", steps))

@@ -105,6 +105,35 @@ def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
     return backend
 
 
+def with_specials(kind: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """A tokenizer of a kind, and its special tokens."""
+    if kind in ("llama", "metaspace"):
+        prefix = "prepend" if kind == "llama" else "metaspace"
+        special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+        return sentencepiece(prefix), special
+    odd = {"word pieces": word_pieces, "lower case": lower_case}
+    backend = odd[kind]() if kind in odd else byte_level(**KINDS[kind])
+    return backend, {"eos_token": "<|im_end|>"}
+
+
+def word_pieces() -> tokenizers.Tokenizer:
+    """BERT's kind of tokenizer."""
+    backend = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[UNK]", "<|im_end|>"]
+    trainer = trainers.WordPieceTrainer(vocab_size=800, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(corpus(), trainer)
+    backend.decoder = decoders.WordPiece()
+    return backend
+
+
+def lower_case() -> tokenizers.Tokenizer:
+    """A tokenizer that reads capitals as small letters."""
+    backend = byte_level(gpt2=True)
+    backend.normalizer = normalizers.Lowercase()
+    return backend
+
+
 def save(backend: tokenizers.Tokenizer, folder: Path, **settings: Any) -> Path:
     """Write tokenizer.json and tokenizer_config.json into a folder; returns it."""
     folder.mkdir(parents=True, exist_ok=True)

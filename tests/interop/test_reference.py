@@ -11,7 +11,7 @@ import edgequant
 from quantize.checkpoint import bundled, open_checkpoint
 from runtime.engine import open_engine
 from runtime.errors import CorruptFileError, EdgequantError, GateError
-from tests.interop.test_precedence import make, weights
+from tests.one_file_models import make, weights
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install 'edgequant[interop]'"
