@@ -8,6 +8,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 import calib_data
+from runtime.pre_tokenizers import PRE_TOKENIZERS
 
 TEXTS = Path(calib_data.__file__).parent / "texts"
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -34,6 +35,23 @@ KINDS: dict[str, dict[str, Any]] = {
     "gpt-2": {"gpt2": True},
     "deepseek-coder": {"splits": DEEPSEEK_CODER, "digits": True},
     "deepseek-v3": {"splits": DEEPSEEK_V3},
+    "seed-coder": {
+        "splits": (
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}|"
+            " ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+        )
+    },
+    "bailingmoe": {
+        "splits": (
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}|"
+            r" ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+        )
+    },
+}
+KINDS |= {
+    name: {"splits": rule.patterns, "ignore_merges": rule.ignore_merges, "nfc": rule.nfc}
+    for name, rule in PRE_TOKENIZERS.items()
+    if name not in KINDS
 }
 """GGUF's name -> how tokenizer.json of such a model spells its rule."""
 
