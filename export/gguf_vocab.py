@@ -147,7 +147,11 @@ def _sentencepiece(
 
 
 def _space_prefix(settings: dict[str, Any]) -> bool:
-    """Whether a text gets a space before it; engines put one after special tokens as well."""
+    """Whether a text gets a space before it; engines put one after special tokens as well.
+
+    Raises UnsupportedError for any other rule. Metaspace's, which leaves a space that is there
+    alone, has no spelling: tests/interop/test_metaspace.py tried what llama.cpp has.
+    """
     found = steps(settings["normalizer"], "normalizers")
     found += steps(settings["pre_tokenizer"], "pretokenizers")
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -156,8 +160,15 @@ def _space_prefix(settings: dict[str, Any]) -> bool:
         return prepend in found
     if [step["type"] for step in found] == ["Metaspace"] and found[0]["replacement"] == SPACE:
         scheme = found[0].get("prepend_scheme", "always")
-        if found[0].get("split") is False:
-            return bool(scheme != "never")
+        if scheme == "never" and found[0].get("split") is False:
+            return False
+        if scheme != "never":
+            raise UnsupportedError(
+                f"this tokenizer's Metaspace (prepend_scheme {scheme!r}) puts no space before a "
+                "text that begins with one, GGUF's readers before every text or none, which gives "
+                "other ids; take the tokenizer.json that the model was published with if its "
+                "normalizer is Prepend, as Llama 2's is, or write an ONNX folder."
+            )
     raise UnsupportedError(
         f"GGUF has no name for this tokenizer's handling of spaces, {found}; "
         "write an ONNX folder, which keeps tokenizer.json itself."

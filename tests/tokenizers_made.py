@@ -1,6 +1,7 @@
 """Small tokenizers of every kind that GGUF can hold, trained in a moment on the built-in texts."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,20 @@ def byte_level(
     return backend
 
 
-def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
-    """A BPE with byte fallback as Llama 2's: `prefix` is "prepend", "metaspace" or "none"."""
+@cache  # the trainer breaks ties by chance
+def _learned() -> list[str]:
+    """Pieces of a BPE as sentencepiece would train it, in the order of their ids."""
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=500, limit_alphabet=120, show_progress=False)
     trained.train_from_iterator(corpus(), trainer)
-    learned = sorted(trained.get_vocab().items(), key=lambda item: item[1])
-    words = [word for word, _ in learned if len(word) > 1]
-    letters = [word for word, _ in learned if len(word) == 1]
+    return sorted(trained.get_vocab(), key=trained.token_to_id)
+
+
+def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
+    """A BPE with byte fallback as Llama 2's: `prefix` is "prepend", "none" or a scheme."""
+    words = [piece for piece in _learned() if len(piece) > 1]
+    letters = [piece for piece in _learned() if len(piece) == 1]
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words, *letters]
     vocab = {piece: index for index, piece in enumerate(pieces)}
     plain = {*words, *letters}
@@ -111,11 +117,11 @@ def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
     replace = normalizers.Replace(" ", "▁")
     if prefix == "prepend":
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace])
-    elif prefix == "metaspace":
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    elif prefix in ("first", "always", "never"):
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix, split=False)
     else:
         backend.normalizer = replace
-    strip = [] if prefix == "none" else [decoders.Strip(" ", 1, 0)]
+    strip = [] if prefix in ("none", "never") else [decoders.Strip(" ", 1, 0)]
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )

@@ -171,10 +171,16 @@ def test_sentencepiece_types_and_scores_are_stored(tmp_path: Path) -> None:
     assert first == [0.0, -1.0, -2.0]
 
 
-def test_metaspace_says_whether_a_text_gets_a_space(tmp_path: Path) -> None:
-    for prefix, expected in (("metaspace", True), ("none", False)):
-        folder = save(sentencepiece(prefix), tmp_path / prefix)
-        assert vocabulary(folder, 800)["tokenizer.ggml.add_space_prefix"] is expected
+def test_metaspace_is_written_where_it_never_puts_a_space(tmp_path: Path) -> None:
+    folder = save(sentencepiece("never"), tmp_path)
+    assert vocabulary(folder, 800)["tokenizer.ggml.add_space_prefix"] is False
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_metaspace_that_heeds_a_space_is_refused(tmp_path: Path, scheme: str) -> None:
+    """Llama 2's tokenizer as transformers 5 saves it."""
+    with pytest.raises(EdgequantError, match=f"'{scheme}'.* before every text or none"):
+        vocabulary(save(sentencepiece(scheme), tmp_path), 800)
 
 
 def test_only_one_tensor_is_in_memory_at_a_time(tiny: Checkpoint, tmp_path: Path) -> None:
