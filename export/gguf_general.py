@@ -71,10 +71,11 @@ def provenance(path: Path) -> dict[str, Any]:
 
 
 def maker(path: Path) -> str | None:
-    """The tool that wrote a file's types: ours, the one the file names, or llama.cpp.
+    """The tool that wrote a file's types, where the file says so.
 
-    llama.cpp's quantizer keeps every key of the file it reads, ours too, and puts its own file type
-    in: so a file is ours only while the file type is that of our preset.
+    "other" for a file of ours that another one quantized again: llama.cpp's quantizer, which leaves
+    no name, keeps every key, ours too, and puts its own file type in. So a file is ours only while
+    the file type is that of our preset.
     """
     metadata = read_header(path).metadata
     ours = any(key.startswith(PROVENANCE) for key in metadata)
@@ -83,8 +84,7 @@ def maker(path: Path) -> str | None:
         return "edgequant"
     if named := metadata.get("general.quantized_by"):
         return str(named)
-    # both llama.cpp's converter and its quantizer write the version of its block layouts
-    return "llama.cpp" if "general.quantization_version" in metadata else None
+    return "other" if ours else None
 
 
 def _plain(value: Any) -> Any:

@@ -10,19 +10,10 @@ from typing import Any
 
 import tokenizers
 
+from export.gguf_words import pre_tokenizer_name, steps
 from runtime.errors import CorruptFileError, UnsupportedError
-from runtime.gguf_vocab import (
-    BYTE,
-    CONTROL,
-    DIGIT,
-    GPT2,
-    NORMAL,
-    PRE_TOKENIZERS,
-    SPACE,
-    UNKNOWN,
-    UNUSED,
-    USER_DEFINED,
-)
+from runtime.gguf_special import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from runtime.gguf_vocab import SPACE
 from runtime.json_files import read_json
 from runtime.tokenizer import Tokenizer
 
@@ -133,15 +124,6 @@ def _is_byte(token: str) -> bool:
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
-def _steps(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
-    """A normalizer or pre-tokenizer as a list of plain ones."""
-    if part is None:
-        return []
-    if part["type"] != "Sequence":
-        return [part]
-    return [step for each in part[inner] for step in _steps(each, inner)]
-
-
 def _byte_level(settings: dict[str, Any], merges: list[list[str]]) -> dict[str, Any]:
     """Keys of a byte-level BPE."""
     return {
@@ -150,38 +132,6 @@ def _byte_level(settings: dict[str, Any], merges: list[list[str]]) -> dict[str, 
         "merges": [" ".join(pair) for pair in merges],
         "add_space_prefix": False,
     }
-
-
-def pre_tokenizer_name(settings: dict[str, Any]) -> str:
-    """GGUF's name for the word rule of a tokenizer.json; EdgequantError when it has none."""
-    steps = _steps(settings["pre_tokenizer"], "pretokenizers")
-    patterns = [_pattern(step) for step in steps]
-    normalizers = [step["type"] for step in _steps(settings["normalizer"], "normalizers")]
-    ignore_merges = bool(settings["model"].get("ignore_merges"))
-    cuts = tuple(pattern for pattern in patterns if pattern)
-    for name, known in PRE_TOKENIZERS.items():
-        if (cuts, ignore_merges) == (known.patterns, known.ignore_merges) and normalizers == (
-            ["NFC"] if known.nfc else []
-        ):
-            return name
-    raise UnsupportedError(
-        f"GGUF has no name for this tokenizer's rule: patterns {list(cuts)}, ignore_merges "
-        f"{ignore_merges}, normalizers {normalizers}; write an ONNX folder, which keeps "
-        "tokenizer.json itself."
-    )
-
-
-def _pattern(step: dict[str, Any]) -> str:
-    """The regular expression at which one step cuts, "" for none; an unknown step by its name."""
-    step_type = step["type"]
-    if step_type == "Split" and step["behavior"] == "Isolated" and not step.get("invert"):
-        written = str(step["pattern"].get("Regex", step["pattern"]))
-        return written.replace("\r", r"\r").replace("\n", r"\n")  # some spell them as they are
-    if step_type == "Digits" and step.get("individual_digits"):
-        return DIGIT
-    if step_type == "ByteLevel" and not step.get("add_prefix_space"):
-        return GPT2 if step.get("use_regex", True) else ""
-    return f"<{step_type}>"
 
 
 def _sentencepiece(
@@ -197,19 +147,30 @@ def _sentencepiece(
 
 
 def _space_prefix(settings: dict[str, Any]) -> bool:
-    """Whether a text gets a space before it; engines put one after special tokens as well."""
-    steps = _steps(settings["normalizer"], "normalizers")
-    steps += _steps(settings["pre_tokenizer"], "pretokenizers")
+    """Whether a text gets a space before it; engines put one after special tokens as well.
+
+    Raises UnsupportedError for any other rule. Metaspace's, which leaves a space that is there
+    alone, has no spelling: tests/interop/test_metaspace.py tried what llama.cpp has.
+    """
+    found = steps(settings["normalizer"], "normalizers")
+    found += steps(settings["pre_tokenizer"], "pretokenizers")
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepend = {"type": "Prepend", "prepend": SPACE}
-    if steps in ([prepend, spaces], [spaces]):
-        return prepend in steps
-    if [step["type"] for step in steps] == ["Metaspace"] and steps[0]["replacement"] == SPACE:
-        scheme = steps[0].get("prepend_scheme", "always")
-        if steps[0].get("split") is False:
-            return bool(scheme != "never")
+    if found in ([prepend, spaces], [spaces]):
+        return prepend in found
+    if [step["type"] for step in found] == ["Metaspace"] and found[0]["replacement"] == SPACE:
+        scheme = found[0].get("prepend_scheme", "always")
+        if scheme == "never" and found[0].get("split") is False:
+            return False
+        if scheme != "never":
+            raise UnsupportedError(
+                f"this tokenizer's Metaspace (prepend_scheme {scheme!r}) puts no space before a "
+                "text that begins with one, GGUF's readers before every text or none, which gives "
+                "other ids; take the tokenizer.json that the model was published with if its "
+                "normalizer is Prepend, as Llama 2's is, or write an ONNX folder."
+            )
     raise UnsupportedError(
-        f"GGUF has no name for this tokenizer's handling of spaces, {steps}; "
+        f"GGUF has no name for this tokenizer's handling of spaces, {found}; "
         "write an ONNX folder, which keeps tokenizer.json itself."
     )
 

@@ -1,13 +1,11 @@
-"""A GGUF's vocabulary as a `tokenizers` tokenizer, and what each pre-tokenizer name stands for.
+"""A GGUF's vocabulary as a `tokenizers` tokenizer.
 
 GGUF stores tokens, their types, and merges ("gpt2") or scores ("llama"), but of the rule that cuts
-a text into words only a name. Engines must know what the name means: `PRE_TOKENIZERS` says it, for
-the writer too.
+a text into words only a name: runtime/pre_tokenizers.py says what it means.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,62 +14,11 @@ from tokenizers import AddedToken
 from tokenizers.models import BPE
 
 from runtime.errors import CorruptFileError, UnsupportedError
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-"""`tokenizer.ggml.token_type`."""
+from runtime.gguf_special import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, token_types
+from runtime.pre_tokenizers import ALIASES, PRE_TOKENIZERS, PreTokenizer
 
 SPACE = "\u2581"
 """How sentencepiece writes a space inside a token."""
-
-DIGIT = r"\p{N}"
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_PUNCTUATION = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-LLAMA3 = rf"{_CONTRACTIONS}|\p{{N}}{{1,3}}|{_PUNCTUATION}"
-QWEN2 = rf"{_CONTRACTIONS}|\p{{N}}|{_PUNCTUATION}"
-_CJK = "\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff"
-_ASCII_MARKS = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
-_WORDS = r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-DEEPSEEK_V3 = (r"\p{N}{1,3}", f"[{_CJK}]+", rf"{_ASCII_MARKS}[A-Za-z]+|{_WORDS}")
-_CODER_CJK = "\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff"
-DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", f"[{_CODER_CJK}]+", DIGIT)
-
-
-@dataclass(frozen=True)
-class PreTokenizer:
-    """How a text becomes words: every pattern in turn cuts the pieces that the last one left."""
-
-    patterns: tuple[str, ...]
-    ignore_merges: bool = False
-    """Whether a word that is a token is taken whole, whatever the merges say."""
-    nfc: bool = False
-    """Whether the original composes characters first (NFC). llama.cpp does not."""
-    add_bos: bool = False
-    """What engines do when the file does not say whether a text starts with bos."""
-
-
-PRE_TOKENIZERS = {
-    "qwen2": PreTokenizer((QWEN2,), nfc=True),
-    "deepseek-r1-qwen": PreTokenizer((QWEN2,)),
-    "llama-bpe": PreTokenizer((LLAMA3,), ignore_merges=True, add_bos=True),
-    "dbrx": PreTokenizer((LLAMA3,)),
-    "smollm": PreTokenizer((DIGIT, GPT2)),
-    "gpt-2": PreTokenizer((GPT2,)),
-    "deepseek-coder": PreTokenizer(DEEPSEEK_CODER),
-    "deepseek-v3": PreTokenizer(DEEPSEEK_V3),
-}
-"""`tokenizer.ggml.pre` -> its meaning. The writer takes the first name that fits."""
-
-ALIASES = {
-    "llama3": "llama-bpe",
-    "llama-v3": "llama-bpe",
-    "smaug-bpe": "dbrx",
-    "starcoder": "smollm",
-    "refact": "smollm",
-    "codeshell": "smollm",
-    "phi-2": "gpt-2",
-}
-"""Other names of the same rules, for reading."""
 
 
 def tokenizer_backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -110,7 +57,7 @@ def _build(settings: dict[str, Any]) -> tokenizers.Tokenizer:
 
 def pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
     """The meaning of the file's pre-tokenizer name. Raises EdgequantError for an unknown name."""
-    name = str(metadata.get("tokenizer.ggml.pre"))
+    name = str(metadata.get("tokenizer.ggml.pre") or "default")
     name = ALIASES.get(name, name)
     if name not in PRE_TOKENIZERS:
         raise UnsupportedError(
@@ -121,14 +68,14 @@ def pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
 
 
 def _table(metadata: Mapping[str, Any]) -> tuple[list[str], list[int]]:
-    """Tokens and their types."""
+    """Tokens, and their types as llama.cpp takes them."""
     tokens = _strings(metadata, "tokens")
     types = metadata.get("tokenizer.ggml.token_type", np.full(len(tokens), NORMAL))
     if not isinstance(types, np.ndarray) or len(types) != len(tokens):
         raise CorruptFileError(
             f"the GGUF has {len(tokens)} tokens but not as many token types; convert it again."
         )
-    return tokens, [int(token_type) for token_type in types]
+    return tokens, token_types(metadata, tokens, [int(token_type) for token_type in types])
 
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:

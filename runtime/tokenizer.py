@@ -10,6 +10,7 @@ import tokenizers
 from runtime import chat
 from runtime.added_tokens import SPECIAL, add_tokens, chat_templates, content, tokenizer_settings
 from runtime.errors import CorruptFileError
+from runtime.gguf_special import default_id, end_tokens
 from runtime.gguf_vocab import pre_tokenizer, tokenizer_backend
 from runtime.json_files import read_json
 
@@ -124,15 +125,20 @@ class Tokenizer:
                 f"the GGUF has {len(tokens)} tokens but embeds {vocab}; convert the model again."
             )
         ids = {name: _gguf_id(metadata, name, tokens) for name in GGUF_IDS}
-        more = metadata.get("edgequant.eos_token_ids", ())
+        if ids["eos"] is None:
+            ids["eos"] = default_id(kind, "eos", len(tokens))
+        more = map(int, metadata.get("edgequant.eos_token_ids", ()))
         eos = [found for name in ("eos", "eot", "eom") if (found := ids[name]) is not None]
         named = {f"{name}_token": ids[key] for key, name in GGUF_IDS.items() if name}
         usual = kind == "llama" or pre_tokenizer(metadata).add_bos
+        add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", usual))
         return Tokenizer(
             backend,
-            eos=tuple(dict.fromkeys([*eos, *map(int, more)])),
-            bos=ids["bos"],
-            add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", usual)),
+            eos=tuple(end_tokens(metadata, tokens, [*eos, *more])),
+            bos=default_id(kind, "bos", len(tokens))
+            if add_bos and ids["bos"] is None
+            else ids["bos"],
+            add_bos=add_bos,
             chat_template=metadata.get("tokenizer.chat_template"),
             special={name: tokens[found] for name, found in named.items() if found is not None},
         )

@@ -1,6 +1,7 @@
 """Small tokenizers of every kind that GGUF can hold, trained in a moment on the built-in texts."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 import calib_data
+from runtime.pre_tokenizers import PRE_TOKENIZERS
 
 TEXTS = Path(calib_data.__file__).parent / "texts"
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -34,6 +36,23 @@ KINDS: dict[str, dict[str, Any]] = {
     "gpt-2": {"gpt2": True},
     "deepseek-coder": {"splits": DEEPSEEK_CODER, "digits": True},
     "deepseek-v3": {"splits": DEEPSEEK_V3},
+    "seed-coder": {
+        "splits": (
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}|"
+            " ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+        )
+    },
+    "bailingmoe": {
+        "splits": (
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}|"
+            r" ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+        )
+    },
+}
+KINDS |= {
+    name: {"splits": rule.patterns, "ignore_merges": rule.ignore_merges, "nfc": rule.nfc}
+    for name, rule in PRE_TOKENIZERS.items()
+    if name not in KINDS
 }
 """GGUF's name -> how tokenizer.json of such a model spells its rule."""
 
@@ -69,15 +88,20 @@ def byte_level(
     return backend
 
 
-def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
-    """A BPE with byte fallback as Llama 2's: `prefix` is "prepend", "metaspace" or "none"."""
+@cache  # the trainer breaks ties by chance
+def _learned() -> list[str]:
+    """Pieces of a BPE as sentencepiece would train it, in the order of their ids."""
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=500, limit_alphabet=120, show_progress=False)
     trained.train_from_iterator(corpus(), trainer)
-    learned = sorted(trained.get_vocab().items(), key=lambda item: item[1])
-    words = [word for word, _ in learned if len(word) > 1]
-    letters = [word for word, _ in learned if len(word) == 1]
+    return sorted(trained.get_vocab(), key=trained.token_to_id)
+
+
+def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
+    """A BPE with byte fallback as Llama 2's: `prefix` is "prepend", "none" or a scheme."""
+    words = [piece for piece in _learned() if len(piece) > 1]
+    letters = [piece for piece in _learned() if len(piece) == 1]
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words, *letters]
     vocab = {piece: index for index, piece in enumerate(pieces)}
     plain = {*words, *letters}
@@ -93,11 +117,11 @@ def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
     replace = normalizers.Replace(" ", "▁")
     if prefix == "prepend":
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace])
-    elif prefix == "metaspace":
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    elif prefix in ("first", "always", "never"):
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix, split=False)
     else:
         backend.normalizer = replace
-    strip = [] if prefix == "none" else [decoders.Strip(" ", 1, 0)]
+    strip = [] if prefix in ("none", "never") else [decoders.Strip(" ", 1, 0)]
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )

@@ -1,7 +1,6 @@
 """GGUF files: what is written, what llama.cpp's own Python reader sees, and what is refused."""
 
 import json
-import re
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +15,7 @@ import export.gguf
 from export import CONTAINERS
 from export.gguf import check, expected_bytes, least_bytes, tensor_shapes, write
 from export.gguf_general import general
-from export.gguf_vocab import pre_tokenizer_name, scores, vocabulary
+from export.gguf_vocab import scores, vocabulary
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from runtime.archs import FAMILIES
 from runtime.engine import open_engine
@@ -172,10 +171,16 @@ def test_sentencepiece_types_and_scores_are_stored(tmp_path: Path) -> None:
     assert first == [0.0, -1.0, -2.0]
 
 
-def test_metaspace_says_whether_a_text_gets_a_space(tmp_path: Path) -> None:
-    for prefix, expected in (("metaspace", True), ("none", False)):
-        folder = save(sentencepiece(prefix), tmp_path / prefix)
-        assert vocabulary(folder, 800)["tokenizer.ggml.add_space_prefix"] is expected
+def test_metaspace_is_written_where_it_never_puts_a_space(tmp_path: Path) -> None:
+    folder = save(sentencepiece("never"), tmp_path)
+    assert vocabulary(folder, 800)["tokenizer.ggml.add_space_prefix"] is False
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_metaspace_that_heeds_a_space_is_refused(tmp_path: Path, scheme: str) -> None:
+    """Llama 2's tokenizer as transformers 5 saves it."""
+    with pytest.raises(EdgequantError, match=f"'{scheme}'.* before every text or none"):
+        vocabulary(save(sentencepiece(scheme), tmp_path), 800)
 
 
 def test_only_one_tensor_is_in_memory_at_a_time(tiny: Checkpoint, tmp_path: Path) -> None:
@@ -267,38 +272,9 @@ def test_bytes_and_metadata_that_do_not_read_back_are_refused(tiny_path: Path) -
         check(tiny_path, {"tokenizer.ggml.token_type": [1, 2]}, {})
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    return settings
-
-
-def test_a_word_rule_without_a_name_is_refused_with_its_pattern(tmp_path: Path) -> None:
-    settings, rule = _settings(made("qwen2", tmp_path)), r"\w+|\W+"
-    settings["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = rule
-    with pytest.raises(EdgequantError, match="no name for this .*" + re.escape(repr([rule]))):
-        pre_tokenizer_name(settings)
-
-
-@pytest.mark.parametrize(
-    ("kind", "change"),
-    [
-        ("qwen2", {"normalizer": {"type": "Lowercase"}}),
-        ("llama-bpe", {"normalizer": {"type": "NFC"}}),
-        ("gpt-2", {"pre_tokenizer": None}),
-        ("gpt-2", {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}),
-        ("gpt-2", {"pre_tokenizer": {"type": "Whitespace"}}),
-    ],
-)
-def test_any_step_that_gguf_cannot_name_is_refused(
-    tmp_path: Path, kind: str, change: dict[str, Any]
-) -> None:
-    with pytest.raises(EdgequantError, match="GGUF has no name for this tokenizer's rule"):
-        pre_tokenizer_name(_settings(made(kind, tmp_path)) | change)
-
-
 def _changed(folder: Path, change: Any) -> Path:
     """The folder, after a change of its tokenizer.json."""
-    settings = _settings(folder)
+    settings = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     change(settings)
     (folder / "tokenizer.json").write_text(json.dumps(settings))
     return folder

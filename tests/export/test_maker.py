@@ -17,15 +17,18 @@ Q4_K_M, F32 = int(gguf.LlamaFileType.MOSTLY_Q4_K_M), int(gguf.LlamaFileType.ALL_
 KEYS: dict[str, tuple[dict[str, Any], str | None]] = {
     "ours": ({"edgequant.preset": "F32", "general.file_type": F32}, "edgequant"),
     "ours with types of its own": ({"edgequant.preset": "4.2 bits"}, "edgequant"),
-    "ours, quantized again by llama.cpp": (
+    "ours, quantized again": (
         {
             "edgequant.preset": "F32",
             "general.quantization_version": 2,
             "general.file_type": Q4_K_M,
         },
-        "llama.cpp",
+        "other",
     ),
-    "llama.cpp": ({"general.quantization_version": 2, "general.file_type": Q4_K_M}, "llama.cpp"),
+    "any tool with ggml's blocks": (
+        {"general.quantization_version": 2, "general.file_type": Q4_K_M},
+        None,
+    ),
     "named": ({"general.quantized_by": "Somebody", "general.quantization_version": 2}, "Somebody"),
     "unknown": ({"general.name": "a model"}, None),
 }

@@ -2,7 +2,6 @@
 
 import unicodedata
 from collections.abc import Callable, Iterator
-from ctypes import POINTER, c_bool, c_char_p, c_int32, c_void_p
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,12 @@ from runtime.errors import EdgequantError
 from runtime.generate import generate
 from runtime.gguf_file import open_gguf
 from runtime.model import Model
+from runtime.pre_tokenizers import PRE_TOKENIZERS
 from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
 from runtime.rope import Rope
 from runtime.tensor import Tensor
 from tests.conftest import CONFIGS, config
+from tests.interop.vocabulary import tokenize
 from tests.random_checkpoint import random_checkpoint
 from tests.tokenizers_made import KINDS, made, save, sentencepiece
 
@@ -203,22 +204,10 @@ def vocabulary_in_llamacpp(
     return make
 
 
-def tokenize(engine: Any, text: str) -> list[int]:
-    """Ids of a text by llama.cpp's tokenizer; special tokens are recognised, none are added."""
-    vocabulary_of, cut = engine.library.llama_model_get_vocab, engine.library.llama_tokenize
-    vocabulary_of.restype, vocabulary_of.argtypes = c_void_p, (c_void_p,)
-    numbers = (POINTER(c_int32), c_int32)
-    cut.restype, cut.argtypes = c_int32, (c_void_p, c_char_p, c_int32, *numbers, c_bool, c_bool)
-    raw = text.encode()
-    room = 4 * len(raw) + 16  # at worst a token a byte, and three for the space before a piece
-    ids = (c_int32 * room)()
-    count = cut(vocabulary_of(engine.model), raw, len(raw), ids, room, False, True)
-    return list(ids[:count])
-
-
 def composed(kind: str, text: str) -> str:
-    """The text as llama.cpp must get it: it knows no NFC, which qwen2's tokenizer does first."""
-    return unicodedata.normalize("NFC", text) if kind == "qwen2" else text
+    """The text as llama.cpp must get it: it knows no NFC, which some tokenizers do first."""
+    rule = PRE_TOKENIZERS.get(kind)
+    return unicodedata.normalize("NFC", text) if rule and rule.nfc else text
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "llama"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from export.gguf_vocab import vocabulary
 from quantize.checkpoint import Checkpoint
 from quantize.report.scan import CELLS, scan, weights
 from quantize.report.tokens import check_tokenizer, failures, own_texts
@@ -13,6 +14,7 @@ from quantize.report.torture import TORTURE
 from runtime.model import Model
 from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
+from runtime.tokenizer import Tokenizer
 from tests.quantize.report.conftest import rounded
 
 pytestmark = pytest.mark.slow
@@ -129,3 +131,22 @@ def test_other_end_tokens_template_and_bos_are_told(tiny: Checkpoint) -> None:
         "chat template is not the original's"
         in check_tokenizer(tiny.tokenizer, changed, []).notes[0]
     )
+
+
+def test_a_gguf_of_another_tool_stops_at_ends_known_by_their_texts(tiny: Checkpoint) -> None:
+    """It names one end token; llama.cpp finds the other one by what it says."""
+    table = vocabulary(tiny.folder, tiny.arch.vocab)
+    arrays = ("tokenizer.ggml.token_type",)
+    found = {key: np.array(value) if key in arrays else value for key, value in table.items()}
+    for ours in ("tokenizer.ggml.eot_token_id", "edgequant.eos_token_ids"):
+        del found[ours]
+    assert len(tiny.tokenizer.eos) == 2
+    foreign = Tokenizer.from_gguf(found, tiny.arch.vocab)
+    assert foreign is not None
+    assert check_tokenizer(tiny.tokenizer, foreign, []).notes == ()
+    last = tiny.tokenizer.eos[-1]
+    found["tokenizer.ggml.tokens"][last] = "<|another|>"
+    other = Tokenizer.from_gguf(found, tiny.arch.vocab)
+    assert other is not None
+    notes = check_tokenizer(tiny.tokenizer, other, []).notes
+    assert notes == (f"the artifact does not stop at the original's end tokens [{last}]",)
