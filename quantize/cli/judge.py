@@ -13,6 +13,7 @@ from quantize.cli.screen import errors, finish_report
 def check(
     file: Annotated[Path, typer.Argument(help="A .gguf file or an ONNX folder.")],
     against: options.Against = None,
+    adapter: options.Adapter = None,
     max_kl: options.MaxKl = None,
     min_top1: options.MinTop1 = None,
     max_ppl_ratio: options.MaxRatio = None,
@@ -28,8 +29,8 @@ def check(
     from quantize.report import judge
 
     flags = options.given(
-        max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, baseline=baseline,
-        eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+        adapter=adapter or None, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
+        baseline=baseline, eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
     )  # fmt: skip
     with Bar(errors) as bar:
         result = judge.check_files([file], against, report, backend, flags, bar.update, reject=True)
@@ -39,6 +40,7 @@ def check(
 def compare(
     files: Annotated[list[Path], typer.Argument(help="Artifacts of one model, ours or foreign.")],
     against: options.Against = None,
+    adapter: options.Adapter = None,
     eval_data: options.EvalData = None,
     eval_rows: options.EvalRows = None,
     eval_length: options.EvalLength = None,
@@ -53,7 +55,9 @@ def compare(
     """Several artifacts on the same text: bytes against KL, and which of them beats which."""
     from quantize.report import comparison
 
-    flags = options.given(eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length)
+    flags = options.given(
+        adapter=adapter or None, eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length
+    )
     with Bar(errors) as bar:
         result = comparison.compare_files(files, against, report, chart, backend, flags, bar.update)
     finish_report(result, as_json, comparison.table)

@@ -11,7 +11,7 @@ from calib_data import Part, Windows
 from export.files import new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan, check_limits
-from quantize.plan.values import settled
+from quantize.plan.values import paths_of, settled
 from quantize.progress import Progress
 from quantize.report import render
 from quantize.report.compare import compare
@@ -24,6 +24,7 @@ from quantize.run.job import Job
 from runtime.archs import Arch
 from runtime.engine import OpsEngine, open_engine
 from runtime.errors import InputError
+from runtime.memory import require_memory
 from runtime.model import Model
 
 MOST_WINDOWS = 64
@@ -45,6 +46,8 @@ class Settings:
     min_top1: float | None = Plan.min_top1
     max_ppl_ratio: float | None = Plan.max_ppl_ratio
     baseline: Path | None = Plan.baseline
+    adapter: tuple[str, ...] = Plan.adapter
+    """What is merged into the original."""
     device: str = Plan.device
     calibration: str | None = None
     """What the artifact was calibrated with, where that is known."""
@@ -134,8 +137,9 @@ def check_files(
         raise InputError("two of the files have the same name; rename one of them.")
     if report_folder is not None:
         refuse_reports(report_folder)
+    flags = flags | {"adapter": paths_of(flags.get("adapter") or (), "adapter")}
     settings = Settings(**settled(flags, get_type_hints(Settings)))
-    checkpoint = open_checkpoint(against)
+    checkpoint = open_checkpoint(against, settings.adapter)
     setup = prepare(settings, checkpoint, checkpoint.fingerprint(), [{label} for label in labels])
     subjects = [
         open_subject(label, file, backend) for label, file in zip(labels, files, strict=True)
@@ -193,6 +197,8 @@ def prepare(
         bytes=checkpoint.nbytes,
         backend=original_backend(arch, settings.device),
     )
+    if original.backend == "native":
+        require_memory(checkpoint.merged_bytes)
     baseline, name = None, None
     if settings.baseline is not None:
         baseline = read_baseline(settings.baseline, original, evaluation, artifacts)
