@@ -16,20 +16,24 @@ from runtime.adapter_files import SmallFiles, small_files, tokenizer_folder
 from runtime.archs import Arch, Family, family_of
 from runtime.checkpoint_names import unwrapped, with_own_head
 from runtime.checkpoint_tensors import already_quantized, checked_tensors
-from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
+from runtime.errors import CorruptFileError
 from runtime.json_files import read_json
 from runtime.merged import MergedArray
 from runtime.merging import merge_all
 from runtime.model import Model
 from runtime.reader import Reader
 from runtime.safetensors_file import header, read
+from runtime.sources import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    no_weights,
+    quantized_as,
+    refuse_other_kinds,
+    unread,
+)
 from runtime.stored import StoredArray, StoredTensors
 from runtime.tokenizer import Tokenizer
-
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -122,25 +126,22 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     `adapters`: folders of LoRA adapters, merged in this order. Raises EdgequantError in one
     sentence for what is not there or cannot be.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is a file; give the folder that holds {CONFIG}.")
     if folder not in adapters:
         refuse_adapter(folder)
-    if not (folder / CONFIG).exists():
-        raise InputError(f"{folder} has no {CONFIG}; give the folder of a Hugging Face checkpoint.")
+    refuse_other_kinds(folder)
     config = read_json(folder / CONFIG)
     family = family_of(config)
     arch, notes = family.arch(config), family.notes(config)
-    quantized = config.get("quantization_config") is not None
+    quantized = quantized_as(config)
     if quantized and not any((folder / name).exists() for name in (WEIGHTS, INDEX)):
-        raise already_quantized(folder)
+        raise already_quantized(folder, quantized)
     arrays, told = _arrays(folder)
     arrays, wrapped = unwrapped(arrays)
     arch, own_head = with_own_head(arch, arrays)
     tensors = checked_tensors(folder, arch, arrays, quantized)
     if quantized:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
-    notes = (*notes, *told, *wrapped, *own_head)
+    notes = (*notes, *told, *unread(folder), *wrapped, *own_head)
     if adapters:
         base = Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder))
         return _with_adapters(
@@ -163,7 +164,7 @@ def _with_adapters(base: Checkpoint, adapters: list[Adapter], notes: tuple[str, 
         base,
         config=config,
         arch=arch,
-        tensors=checked_tensors(base.folder, arch, arrays, False),
+        tensors=checked_tensors(base.folder, arch, arrays, None),
         tokenizer=Tokenizer.from_folder(files.path) if files else base.tokenizer,
         notes=(*notes, *named, *told, *own_head, *from_adapter),
         adapters=tuple(adapters),
@@ -186,7 +187,7 @@ def _arrays(folder: Path) -> tuple[dict[str, StoredArray], list[str]]:
         told = f"{WEIGHTS} was read and {INDEX} beside it was not, as transformers does"
         return read(folder / WEIGHTS), [told] if (folder / INDEX).exists() else []
     if not (folder / INDEX).exists():
-        raise _no_weights(folder)
+        raise no_weights(folder)
     table = read_json(folder / INDEX)["weight_map"]
     shards = sorted(set(table.values()))
     missing = [shard for shard in shards if not (folder / shard).exists()]
@@ -202,16 +203,6 @@ def _arrays(folder: Path) -> tuple[dict[str, StoredArray], list[str]]:
                 f"{folder / shard} does not hold {name}, which {INDEX} promises; download it again."
             )
     return {name: held[shard][name] for name, shard in table.items()}, []
-
-
-def _no_weights(folder: Path) -> EdgequantError:
-    """The error of a folder without safetensors."""
-    if any((folder / name).exists() for name in PICKLES) or list(folder.glob("*.bin")):
-        return UnsupportedError(
-            f"{folder} holds pickled weights (.bin), which can run code when opened; convert them "
-            "to safetensors with transformers: from_pretrained(...).save_pretrained(...)."
-        )
-    return CorruptFileError(f"{folder} holds no {WEIGHTS} and no {INDEX}; download the weights.")
 
 
 READER = Reader("checkpoint", "a checkpoint folder", open_model, sign=CONFIG)

@@ -11,9 +11,13 @@ from runtime.tensor import Shape
 
 
 def checked_tensors(
-    folder: Path, arch: Arch, arrays: Mapping[str, StoredArray], quantized: bool
+    folder: Path, arch: Arch, arrays: Mapping[str, StoredArray], quantized: str | None
 ) -> StoredTensors:
-    """The tensors of these sizes. Raises EdgequantError as `_check` does."""
+    """The tensors of these sizes, once all are there.
+
+    `quantized`: how config.json says that they were rounded. Raises EdgequantError as
+    `_check` does.
+    """
     names = arch.hf_names()
     weights = {name: parts_of(shape, names[name]) for name, shape in arch.shapes().items()}
     _check(folder, weights, arrays, quantized)
@@ -32,12 +36,12 @@ def _check(
     folder: Path,
     weights: Mapping[str, Parts],
     arrays: Mapping[str, StoredArray],
-    quantized: bool,
+    quantized: str | None,
 ) -> None:
     """Every expected array is there, float, with the config's shape; nothing unknown is left."""
     for parts in weights.values():
         if quantized and any(not _is_float(arrays.get(name)) for name in parts.arrays):
-            raise already_quantized(folder)
+            raise already_quantized(folder, quantized)
         for name, expected in parts.arrays.items():
             if name not in arrays:
                 raise misplaced(arrays) or CorruptFileError(
@@ -55,9 +59,11 @@ def _check(
         )
 
 
-def already_quantized(folder: Path) -> EdgequantError:
+def already_quantized(folder: Path, how: str) -> EdgequantError:
+    """The error of rounded weights; `how` names the method."""
     return UnsupportedError(
-        f"{folder} is already quantized; give the full-precision checkpoint it was made from."
+        f"{folder} is already quantized ({how}); give the full-precision checkpoint it was made "
+        "from."
     )
 
 
