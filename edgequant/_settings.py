@@ -23,6 +23,8 @@ class TextSettings(TypedDict, total=False):
     """Windows; 0 = all there are, at most 64. Default: 0."""
     eval_length: int
     """Tokens a window. Default: 512."""
+    adapter: StrPath | Sequence[StrPath]
+    """LoRA folders or hub ids that are merged into the original, in this order. Default: none."""
     device: str
     """Where the original, calibration and rounding run: "cpu" or "cuda". Default: "cpu"."""
 

@@ -1,6 +1,7 @@
 """The checkpoint that a user names: a folder, a hub id, or the bundled one."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +19,25 @@ def bundled() -> Path:
     return Path(__file__).resolve().parent.parent / "models" / "tiny-qwen2.5"
 
 
-def open_checkpoint(source: str | Path | None) -> Checkpoint:
+def open_checkpoint(source: str | Path | None, adapters: Sequence[str | Path] = ()) -> Checkpoint:
     """Open a local folder, a hub id such as "Qwen/Qwen2.5-0.5B" (extra `hub`), or the bundled one.
 
-    Checks that every tensor the config asks for is there with its shape and a float dtype, before
-    any work. Raises EdgequantError in one sentence otherwise.
+    LoRA `adapters`, folders or hub ids, are merged into it as it is read, in their order. Checks
+    that every tensor that the config asks for is there, with its shape and a float dtype.
+    Raises EdgequantError in one sentence otherwise.
     """
-    folder = Path(source) if source else bundled()
-    if not source and not folder.exists():
+    if not source and not bundled().exists():
         raise InputError(
             "the bundled model comes with the repository, not with an installed package; give a "
             "checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B."
         )
-    return read_checkpoint(folder if folder.exists() else download(str(source)))
+    merged = [_local(adapter) for adapter in adapters]
+    return read_checkpoint(_local(source or bundled()), merged)
+
+
+def _local(source: str | Path) -> Path:
+    """A folder as it is, a hub id as the folder that it was downloaded to."""
+    return Path(source) if Path(source).exists() else download(str(source))
 
 
 def check_finite(tensor: Tensor, values: Array) -> None:

@@ -33,7 +33,7 @@ def download(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=PATTERNS))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
         raise InputError(
             f"{source} could not be downloaded and is not cached ({reason}); "
             "check the name and the connection, or give a local folder."

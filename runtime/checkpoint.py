@@ -6,27 +6,34 @@ Tensors are mapped when they are asked for, and a pickle is never opened.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runtime.adapter import Adapter, read_adapter, refuse_adapter
+from runtime.adapter_files import SmallFiles, small_files, tokenizer_folder
 from runtime.archs import Arch, Family, family_of
-from runtime.checkpoint_names import FLOATS, unwrapped, with_own_head
-from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
+from runtime.checkpoint_names import unwrapped, with_own_head
+from runtime.checkpoint_tensors import already_quantized, checked_tensors
+from runtime.errors import CorruptFileError
 from runtime.json_files import read_json
+from runtime.merged import MergedArray
+from runtime.merging import merge_all
 from runtime.model import Model
 from runtime.reader import Reader
 from runtime.safetensors_file import header, read
-from runtime.stored import Expected, Parts, StoredArray, StoredTensors
-from runtime.tensor import Shape
+from runtime.sources import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    no_weights,
+    quantized_as,
+    refuse_other_kinds,
+    unread,
+)
+from runtime.stored import StoredArray, StoredTensors
 from runtime.tokenizer import Tokenizer
-
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth")
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -41,16 +48,29 @@ class Checkpoint:
     tokenizer: Tokenizer
     notes: tuple[str, ...] = ()
     """What was read otherwise than the files say at first sight, one sentence each."""
+    adapters: tuple[Adapter, ...] = ()
+    """Those that were merged, in their order; `tensors` has their changes."""
+    merged_files: SmallFiles | None = None
+    """Config and tokenizer of a merged model where they are not those of `folder`."""
 
     @property
     def name(self) -> str:
         """The model's name for files and reports; of a hub's cache that of the repository."""
-        return model_name(self.folder)
+        return "-".join([model_name(self.folder), *(adapter.name for adapter in self.adapters)])
+
+    @property
+    def files(self) -> Path:
+        """The folder with config.json and the tokenizer of this model."""
+        return self.merged_files.path if self.merged_files else self.folder
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What artifacts say of how it was read: its notes, if any."""
-        return {"source_notes": list(self.notes)} if self.notes else {}
+        """What artifacts say of how it was read: its notes and adapters, if any."""
+        facts: dict[str, Any] = {"source_notes": list(self.notes)} if self.notes else {}
+        if self.adapters:
+            facts["base"] = model_name(self.folder)
+            facts["adapters"] = [adapter.facts for adapter in self.adapters]
+        return facts
 
     @property
     def shards(self) -> list[Path]:
@@ -62,17 +82,25 @@ class Checkpoint:
         """Bytes of the files with weights."""
         return sum(shard.stat().st_size for shard in self.shards)
 
+    @property
+    def merged_bytes(self) -> int:
+        """Bytes of memory for all that adapters change: unlike the rest it lies in no file."""
+        arrays = self.tensors.arrays.values()
+        return sum(array.nbytes for array in arrays if isinstance(array, MergedArray))
+
     def model(self) -> Model:
         """The original, ready for an engine."""
         return Model(self.arch, self.tensors, self.tokenizer)
 
     def fingerprint(self) -> str:
-        """sha256 over config, tokenizer, and each shard's header, size and 256 sampled pages.
+        """sha256 over config, tokenizer, adapters, each shard's header, size and 256 sampled pages.
 
         Reading every byte of a 72B model to name it would cost minutes; training changes them all.
         """
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        digest.update((self.folder / "tokenizer.json").read_bytes())
+        digest.update((self.files / "tokenizer.json").read_bytes())
+        for adapter in self.adapters:
+            digest.update(adapter.sha256.encode())
         for path in self.shards:
             size = path.stat().st_size
             digest.update(f"{path.name} {size}".encode() + header(path))
@@ -92,62 +120,61 @@ def model_name(folder: Path) -> str:
     return folder.name
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     """Open a folder, once every tensor that its config implies is there with its shape and type.
 
-    Raises EdgequantError in one sentence otherwise.
+    `adapters`: folders of LoRA adapters, merged in this order. Raises EdgequantError in one
+    sentence for what is not there or cannot be.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is a file; give the folder that holds {CONFIG}.")
-    _refuse_adapters(folder)
-    if not (folder / CONFIG).exists():
-        raise InputError(f"{folder} has no {CONFIG}; give the folder of a Hugging Face checkpoint.")
+    if folder not in adapters:
+        refuse_adapter(folder)
+    refuse_other_kinds(folder)
     config = read_json(folder / CONFIG)
     family = family_of(config)
     arch, notes = family.arch(config), family.notes(config)
-    quantized = config.get("quantization_config") is not None
+    quantized = quantized_as(config)
     if quantized and not any((folder / name).exists() for name in (WEIGHTS, INDEX)):
-        raise _already_quantized(folder)
+        raise already_quantized(folder, quantized)
     arrays, told = _arrays(folder)
     arrays, wrapped = unwrapped(arrays)
     arch, own_head = with_own_head(arch, arrays)
-    names = arch.hf_names()
-    weights = {name: parts_of(shape, names[name]) for name, shape in arch.shapes().items()}
-    _check(folder, weights, arrays, quantized)
+    tensors = checked_tensors(folder, arch, arrays, quantized)
     if quantized:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
-    tensors = StoredTensors(weights, arrays)
-    tokenizer = Tokenizer.from_folder(folder)
-    notes = (*notes, *told, *wrapped, *own_head)
-    return Checkpoint(folder, config, family, arch, tensors, tokenizer, notes)
+    notes = (*notes, *told, *unread(folder), *wrapped, *own_head)
+    if adapters:
+        base = Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder))
+        return _with_adapters(
+            base, [read_adapter(path, model_name(path)) for path in adapters], notes
+        )
+    return Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder), notes)
+
+
+def _with_adapters(base: Checkpoint, adapters: list[Adapter], notes: tuple[str, ...]) -> Checkpoint:
+    """The base with adapters merged, and their tokenizer where they bring one."""
+    arrays, config, told = merge_all(adapters, base.tensors.arrays, base.config, base.arch.tied)
+    arch = replace(base.family.arch(config), tied=base.arch.tied)
+    arch, own_head = with_own_head(arch, arrays)
+    named = [note for adapter in adapters for note in adapter.notes(model_name(base.folder))]
+    place, from_adapter = tokenizer_folder(base.folder, adapters)
+    files = None
+    if place != base.folder or config != base.config:
+        files = small_files(base.folder, place, config)
+    return replace(
+        base,
+        config=config,
+        arch=arch,
+        tensors=checked_tensors(base.folder, arch, arrays, None),
+        tokenizer=Tokenizer.from_folder(files.path) if files else base.tokenizer,
+        notes=(*notes, *named, *told, *own_head, *from_adapter),
+        adapters=tuple(adapters),
+        merged_files=files,
+    )
 
 
 def open_model(folder: Path) -> Model:
     """A folder's model. Raises as `read_checkpoint` does."""
     return read_checkpoint(folder).model()
-
-
-def parts_of(shape: Shape, hf_name: str) -> Parts:
-    """A weight's arrays: one by its name in the checkpoint, or one for each {expert} in it."""
-    if "{expert}" not in hf_name:
-        return Parts(shape, {hf_name: Expected(shape, FLOATS)})
-    names = (hf_name.replace("{expert}", str(expert)) for expert in range(shape[0]))
-    return Parts(shape, {name: Expected(shape[1:], FLOATS) for name in names})
-
-
-def _refuse_adapters(folder: Path) -> None:
-    """Raise UnsupportedError for a LoRA, alone or beside the model that it changes."""
-    if not (folder / ADAPTER).exists():
-        return
-    if (folder / CONFIG).exists():
-        raise UnsupportedError(
-            f"{folder} holds an adapter beside its model ({ADAPTER}), which transformers would "
-            "apply; merge it with peft's merge_and_unload, or move it elsewhere to leave it out."
-        )
-    raise UnsupportedError(
-        f"{folder} is a LoRA adapter, not a model; merge it into its base with peft's "
-        "merge_and_unload, and give the folder of the merged model."
-    )
 
 
 def _arrays(folder: Path) -> tuple[dict[str, StoredArray], list[str]]:
@@ -160,7 +187,7 @@ def _arrays(folder: Path) -> tuple[dict[str, StoredArray], list[str]]:
         told = f"{WEIGHTS} was read and {INDEX} beside it was not, as transformers does"
         return read(folder / WEIGHTS), [told] if (folder / INDEX).exists() else []
     if not (folder / INDEX).exists():
-        raise _no_weights(folder)
+        raise no_weights(folder)
     table = read_json(folder / INDEX)["weight_map"]
     shards = sorted(set(table.values()))
     missing = [shard for shard in shards if not (folder / shard).exists()]
@@ -176,84 +203,6 @@ def _arrays(folder: Path) -> tuple[dict[str, StoredArray], list[str]]:
                 f"{folder / shard} does not hold {name}, which {INDEX} promises; download it again."
             )
     return {name: held[shard][name] for name, shard in table.items()}, []
-
-
-def _no_weights(folder: Path) -> EdgequantError:
-    """The error of a folder without safetensors."""
-    if any((folder / name).exists() for name in PICKLES) or list(folder.glob("*.bin")):
-        return UnsupportedError(
-            f"{folder} holds pickled weights (.bin), which can run code when opened; convert them "
-            "to safetensors with transformers: from_pretrained(...).save_pretrained(...)."
-        )
-    return CorruptFileError(f"{folder} holds no {WEIGHTS} and no {INDEX}; download the weights.")
-
-
-def _check(
-    folder: Path,
-    weights: Mapping[str, Parts],
-    arrays: Mapping[str, StoredArray],
-    quantized: bool,
-) -> None:
-    """Every expected array is there, float, with the config's shape; nothing unknown is left."""
-    for parts in weights.values():
-        if quantized and any(not _is_float(arrays.get(name)) for name in parts.arrays):
-            raise _already_quantized(folder)
-        for name, expected in parts.arrays.items():
-            if name not in arrays:
-                raise CorruptFileError(
-                    f"{folder} has no tensor {name}, which config.json implies; check "
-                    "num_hidden_layers, tie_word_embeddings and that all shards are there."
-                )
-            _check_array(name, arrays[name], expected)
-        _check_types(parts, arrays)
-    known = {name for parts in weights.values() for name in parts.arrays}
-    extra = [name for name in arrays if name not in known and not _ignorable(name)]
-    if extra:
-        raise UnsupportedError(
-            f"{folder} holds {len(extra)} tensors this architecture does not know ({extra[0]}); "
-            "leaving them out would change the model."
-        )
-
-
-def _already_quantized(folder: Path) -> EdgequantError:
-    return UnsupportedError(
-        f"{folder} is already quantized; give the full-precision checkpoint it was made from."
-    )
-
-
-def _is_float(array: StoredArray | None) -> bool:
-    return array is not None and array.dtype in FLOATS
-
-
-def _check_array(name: str, found: StoredArray, expected: Expected) -> None:
-    if found.shape != expected.shape:
-        raise CorruptFileError(
-            f"{name} has shape {found.shape}, config.json implies {expected.shape}; "
-            "take the config.json that came with the weights."
-        )
-    if found.dtype not in expected.dtypes:
-        raise UnsupportedError(
-            f"{name} is {found.dtype}, not F32, F16 or BF16; give a full-precision checkpoint."
-        )
-
-
-def _check_types(parts: Parts, arrays: Mapping[str, StoredArray]) -> None:
-    """Arrays that are put together have one type."""
-    first, *others = parts.arrays
-    for name in others:
-        if arrays[name].dtype != arrays[first].dtype:
-            raise UnsupportedError(
-                f"{name} is {arrays[name].dtype}, but {first} is {arrays[first].dtype}; "
-                "save the checkpoint with one type for all experts."
-            )
-
-
-def _ignorable(name: str) -> bool:
-    """Buffers that some exporters save, and the copy of a tied head."""
-    return (
-        name.endswith(("rotary_emb.inv_freq", ".attn.bias", ".masked_bias"))
-        or name == "lm_head.weight"
-    )
 
 
 READER = Reader("checkpoint", "a checkpoint folder", open_model, sign=CONFIG)

@@ -1,28 +1,52 @@
 """Arrays of a checkpoint under other names than expected: prefixes, and a head of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from runtime.archs import Arch
 from runtime.archs.base import EMBEDDING, HF_GLOBALS, OUTPUT
+from runtime.errors import EdgequantError, UnsupportedError
 from runtime.stored import StoredArray, rows_of
 
 FLOATS = ("F32", "F16", "BF16")
 """Types of full precision."""
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module")
+"""Parts of a name that a wrapper of the module adds, and no model here has."""
+BARE = HF_GLOBALS[EMBEDDING].removeprefix("model.")
+"""The embedding's name where AutoModel saved it."""
 CHUNK = 1 << 22
 """Values that are compared at a time."""
 
 
+def without_wrappers(name: str) -> str:
+    """A tensor's name without the parts that torch.compile, FSDP or DDP put anywhere in it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
 def unwrapped(arrays: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], list[str]]:
-    """The arrays without a prefix that wrapping put before every name, and a note of it."""
-    last = HF_GLOBALS[EMBEDDING].rpartition("model.")[2]
-    found = [name for name in arrays if name == last or name.endswith(f".{last}")]
+    """The arrays without what wrapping put into their names, and a note of it."""
+    found, told = _without_parts(arrays)
+    found, prefix = _without_prefix(found)
+    return found, told + prefix
+
+
+def _without_parts(arrays: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], list[str]]:
+    """The arrays without the names of wrappers, unless two would then have the same name."""
+    plain = {without_wrappers(name): array for name, array in arrays.items()}
+    parts = {part for name in arrays for part in name.split(".") if part in WRAPPERS}
+    if not parts or len(plain) < len(arrays):
+        return arrays, []
+    return plain, [f"{', '.join(sorted(parts))} was taken out of the tensors' names"]
+
+
+def _without_prefix(arrays: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], list[str]]:
+    """The arrays without a prefix that stands before every name, and a note of it."""
+    found = _embeddings(arrays)
     if len(found) != 1 or found[0] == HF_GLOBALS[EMBEDDING]:
         return arrays, []
-    bare = not found[0].endswith(HF_GLOBALS[EMBEDDING])
-    prefix = found[0].removesuffix(last if bare else HF_GLOBALS[EMBEDDING])
+    bare, prefix = not _is_whole(found[0]), _prefix(found[0])
     head = HF_GLOBALS[OUTPUT]
 
     def plain(name: str) -> str:
@@ -35,15 +59,48 @@ def unwrapped(arrays: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], l
     return {plain(name): array for name, array in arrays.items()}, [f"{told} every tensor's name"]
 
 
+def _embeddings(arrays: Iterable[str]) -> list[str]:
+    """Names of embeddings, under any prefix."""
+    return [name for name in arrays if f".{name}".endswith(f".{BARE}")]
+
+
+def _is_whole(name: str) -> bool:
+    """Whether "model." stands before an embedding's bare name."""
+    return f".{name}".endswith(f".{HF_GLOBALS[EMBEDDING]}")
+
+
+def _prefix(name: str) -> str:
+    """What stands before an embedding's name."""
+    return name.removesuffix(HF_GLOBALS[EMBEDDING] if _is_whole(name) else BARE)
+
+
 def with_own_head(arch: Arch, arrays: Mapping[str, StoredArray]) -> tuple[Arch, list[str]]:
     """The sizes, with a head of its own where the file has one that is not the embedding."""
     head, embedding = arrays.get(HF_GLOBALS[OUTPUT]), arrays.get(HF_GLOBALS[EMBEDDING])
     if not arch.tied or head is None or embedding is None or _equal(head, embedding):
         return arch, []
     return replace(arch, tied=False), [
-        f"config.json has tie_word_embeddings true, but {HF_GLOBALS[OUTPUT]} in the file is not "
-        "the embedding: it is used, as transformers does"
+        f"config.json has tie_word_embeddings true, but {HF_GLOBALS[OUTPUT]} is not the "
+        "embedding: it is used, as transformers does"
     ]
+
+
+def misplaced(arrays: Mapping[str, StoredArray]) -> EdgequantError | None:
+    """The error of arrays under a prefix that does more than wrap; None where that is not so."""
+    if unmerged := next((name for name in arrays if ".lora_A." in name), None):
+        return UnsupportedError(
+            f"the checkpoint holds a LoRA that is not merged ({unmerged}); merge it with peft's "
+            "merge_and_unload, and save the merged model."
+        )
+    found = _embeddings(arrays)
+    if HF_GLOBALS[EMBEDDING] in arrays or not found:
+        return None
+    prefix = _prefix(found[0])
+    other = next((name for name in arrays if not name.startswith(prefix)), found[-1])
+    return UnsupportedError(
+        f"the checkpoint holds a language model under the prefix {prefix!r} beside {other}, so it "
+        "is a part of a larger model; save the language model alone."
+    )
 
 
 def _equal(one: StoredArray, other: StoredArray) -> bool:

@@ -129,7 +129,23 @@ class Index(Struct):
     weight_map: dict[str, str]
 
 
+class AdapterConfig(Struct):
+    """adapter_config.json of PEFT: what of it decides the merged weights."""
+
+    peft_type: str | None = None
+    base_model_name_or_path: str | None = None
+    r: Size = 8
+    lora_alpha: float = 8
+    rank_pattern: dict[str, Size] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    use_rslora: bool | None = None
+    use_dora: bool | None = None
+    init_lora_weights: bool | str | None = None
+    trainable_token_indices: list[Id] | dict[str, list[Id]] | None = None
+
+
 FILES: dict[str, Any] = {
+    "adapter_config.json": AdapterConfig,
     "config.json": Config,
     "generation_config.json": GenerationConfig,
     "tokenizer_config.json": TokenizerConfig,

@@ -140,6 +140,10 @@ class StoredTensors(Mapping[str, Tensor]):
         """Shape of every weight, without reading it."""
         return {name: parts.shape for name, parts in self.weights.items()}
 
+    def nbytes(self, name: str) -> int:
+        """Bytes that a weight takes once it is read, without reading it."""
+        return sum(self.arrays[part].nbytes for part in self.weights[name].arrays)
+
     def __getitem__(self, name: str) -> Tensor:
         parts = self.weights[name]
         for array in self._last:

@@ -92,6 +92,9 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise CorruptFileError(f"{path} cannot be read: {error}.") from error
+        # a training leaves its batches' length in the file; transformers asks for it at each call
+        backend.no_truncation()
+        backend.no_padding()
         settings = tokenizer_settings(folder)
         added = add_tokens(folder, settings, backend)
         configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]

@@ -4,7 +4,7 @@ The states come from the full-precision model, as in llama-imatrix.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class ImatrixRequest:
 
     output: Path
     model: str | None = Plan.model
+    adapter: Sequence[str] = Plan.adapter
     calibration: str = Plan.calibration
     rows: int = Plan.rows
     length: int = Plan.length
@@ -70,7 +71,7 @@ def make(request: ImatrixRequest, progress: Progress = silent) -> Imatrix:
     """Collect and write the file. Raises EdgequantError before any work for bad input."""
     check_target(request.output, request.overwrite)
     check_device(request.device)
-    checkpoint = open_checkpoint(request.model)
+    checkpoint = open_checkpoint(request.model, request.adapter)
     check_length(request.length, checkpoint.arch.context)
     windows = load_text(
         checkpoint, request.calibration, request.rows, request.length, request.seed, progress

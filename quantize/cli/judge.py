@@ -13,6 +13,7 @@ from quantize.cli.screen import errors, finish_report
 def check(
     file: Annotated[Path, typer.Argument(help="A .gguf file or an ONNX folder.")],
     against: options.Against = None,
+    adapter: options.Adapter = None,
     max_kl: options.MaxKl = None,
     min_top1: options.MinTop1 = None,
     max_ppl_ratio: options.MaxRatio = None,
@@ -30,8 +31,8 @@ def check(
     from quantize.report import judge
 
     flags = options.given(
-        max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, baseline=baseline,
-        eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+        adapter=adapter or None, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
+        baseline=baseline, eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
         reference=reference, kv=kv,
     )  # fmt: skip
     with Bar(errors) as bar:
@@ -42,6 +43,7 @@ def check(
 def compare(
     files: Annotated[list[Path], typer.Argument(help="Artifacts of one model, ours or foreign.")],
     against: options.Against = None,
+    adapter: options.Adapter = None,
     eval_data: options.EvalData = None,
     eval_rows: options.EvalRows = None,
     eval_length: options.EvalLength = None,
@@ -59,7 +61,7 @@ def compare(
     from quantize.report import comparison
 
     flags = options.given(
-        eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+        adapter=adapter or None, eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
         reference=reference, kv=kv,
     )  # fmt: skip
     with Bar(errors) as bar:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # it imports torch, which `--help` does not need
 
 def planned(
     model: options.Model = None,
+    adapter: options.Adapter = None,
     to: options.To = None,
     output: options.Output = None,
     method: options.MethodName = None,
@@ -49,13 +50,13 @@ def planned(
     from quantize.plan import Plan
 
     flags = options.given(
-        model=model, to=to or None, output=output, method=method, target_size=target_size,
-        target_bpw=target_bpw, effort=effort, rewrites=rewrite or None, rules=rule or None,
-        calibration=calibration, imatrix=imatrix, rows=calib_rows, length=calib_length, seed=seed,
-        damp=damp, allow_fallback=allow_fallback, max_ram=max_ram, device=device,
-        overwrite=overwrite, check=check_, max_kl=max_kl, min_top1=min_top1,
-        max_ppl_ratio=max_ppl_ratio, baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
-        eval_length=eval_length,
+        model=model, adapter=adapter or None, to=to or None, output=output, method=method,
+        target_size=target_size, target_bpw=target_bpw, effort=effort, rewrites=rewrite or None,
+        rules=rule or None, calibration=calibration, imatrix=imatrix, rows=calib_rows,
+        length=calib_length, seed=seed, damp=damp, allow_fallback=allow_fallback,
+        max_ram=max_ram, device=device, overwrite=overwrite, check=check_, max_kl=max_kl,
+        min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, baseline=baseline, eval_data=eval_data,
+        eval_rows=eval_rows, eval_length=eval_length,
     )  # fmt: skip
     return Plan.from_flags(plan, flags)
 
@@ -106,6 +107,7 @@ def plan(made: "Plan", as_json: bool) -> None:
 def imatrix(
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write, NAME.gguf.")],
     model: options.Model = None,
+    adapter: options.Adapter = None,
     calibration: options.Calibration = None,
     calib_rows: options.CalibRows = None,
     calib_length: options.CalibLength = None,
@@ -119,8 +121,8 @@ def imatrix(
     from quantize.calibration import make_imatrix
 
     flags = options.given(
-        model=model, calibration=calibration, rows=calib_rows, length=calib_length, seed=seed,
-        max_ram=max_ram, device=device, overwrite=overwrite,
+        model=model, adapter=adapter or None, calibration=calibration, rows=calib_rows,
+        length=calib_length, seed=seed, max_ram=max_ram, device=device, overwrite=overwrite,
     )  # fmt: skip
     with Bar(errors) as bar:
         made = make_imatrix.make(make_imatrix.ImatrixRequest(output, **flags), bar.update)

@@ -10,6 +10,10 @@ Model = Annotated[
     str | None,
     typer.Argument(help="Checkpoint folder or hub id. Default: the bundled tiny-qwen2.5."),
 ]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(help="LoRA folder or hub id to merge into the checkpoint, repeatable."),
+]
 To = Annotated[
     list[str] | None,
     typer.Option("--to", help="CONTAINER:PRESET, repeatable; see `quantize list`."),

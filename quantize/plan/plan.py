@@ -13,7 +13,7 @@ from quantize.methods import METHODS
 from quantize.plan.effort import EFFORTS
 from quantize.plan.rule import Rule
 from quantize.plan.target import AUTO, Target
-from quantize.plan.values import as_list, parse_bytes, read_toml, settled
+from quantize.plan.values import as_list, parse_bytes, paths_of, read_toml, settled
 from quantize.rewrites import REWRITES
 from runtime.errors import InputError
 
@@ -50,6 +50,8 @@ class Plan:
     targets: tuple[Target, ...]
     model: str | None = None
     """Checkpoint folder or hub id; None = the bundled one."""
+    adapter: tuple[str, ...] = ()
+    """LoRA folders or hub ids that are merged into it, in this order."""
     output: Path = Path("dist")
     method: str = "gptq"
     effort: str = "medium"
@@ -196,6 +198,7 @@ class Plan:
         hints = get_type_hints(Plan)
         values = (read_toml(path, hints) if path else {}) | flags
         values["targets"] = tuple(map(Target.parse, as_list(values.pop("to", ()), "to")))
+        values["adapter"] = paths_of(values.get("adapter") or (), "adapter")
         values["rules"] = tuple(map(Rule.parse, as_list(values.get("rules", ()), "rules")))
         for name in ("output", "baseline", "imatrix"):
             if (found := values.get(name)) is not None:

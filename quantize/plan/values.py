@@ -1,5 +1,6 @@
 """What a user writes, as values: plan files and sizes."""
 
+import os
 import re
 import tomllib
 from collections.abc import Iterable
@@ -32,7 +33,7 @@ def read_toml(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"plan {path} cannot be read: {error}.") from error
-    kinds = fields | {"to": list, "rules": list, "rewrites": list}
+    kinds = fields | dict.fromkeys(("to", "rules", "rewrites", "adapter"), list)
     kinds |= {"output": str, "baseline": str, "imatrix": str, "target_size": str | int}
     del kinds["targets"]  # spelled `to`
     for name, value in values.items():
@@ -68,6 +69,15 @@ def as_list(value: Any, name: str) -> list[Any]:
     if value is None or not isinstance(value, Iterable):
         raise InputError(f"{name} must be a list of texts, not {value!r}.")
     return list(value)
+
+
+def paths_of(value: Any, name: str) -> tuple[str, ...]:
+    """One path or several, as texts. Raises InputError for anything else."""
+    found = [value] if isinstance(value, os.PathLike) else as_list(value, name)
+    for path in found:
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"{name} must be a path, not {path!r}.")
+    return tuple(map(os.fspath, found))
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -11,7 +11,7 @@ from calib_data import Part, Windows
 from export.files import new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan, check_limits
-from quantize.plan.values import settled
+from quantize.plan.values import paths_of, settled
 from quantize.progress import Progress
 from quantize.report import render
 from quantize.report.compare import compare
@@ -28,6 +28,7 @@ from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Re
 from quantize.report.scan import weights
 from quantize.run.job import Job
 from runtime.errors import InputError
+from runtime.memory import require_memory
 
 MOST_WINDOWS = 64
 """Of a text that has more, when no number was asked for."""
@@ -46,6 +47,8 @@ class Settings:
     min_top1: float | None = Plan.min_top1
     max_ppl_ratio: float | None = Plan.max_ppl_ratio
     baseline: Path | None = Plan.baseline
+    adapter: tuple[str, ...] = Plan.adapter
+    """What is merged into the original."""
     device: str = Plan.device
     calibration: str | None = None
     """What the artifact was calibrated with, where that is known."""
@@ -141,8 +144,9 @@ def check_files(
         raise InputError("two of the files have the same name; rename one of them.")
     if report_folder is not None:
         refuse_reports(report_folder)
+    flags = flags | {"adapter": paths_of(flags.get("adapter") or (), "adapter")}
     settings = Settings(**settled(flags, get_type_hints(Settings)))
-    checkpoint = open_checkpoint(against)
+    checkpoint = open_checkpoint(against, settings.adapter)
     setup = prepare(settings, checkpoint, checkpoint.fingerprint(), [{label} for label in labels])
     options = {} if settings.kv is None else {"kv": settings.kv}
     subjects = [
@@ -202,6 +206,8 @@ def prepare(
         bytes=checkpoint.nbytes,
         backend=settings.reference or original_backend(arch, settings.device),
     )
+    if original.backend == "native":
+        require_memory(checkpoint.merged_bytes)
     baseline, name = None, None
     if settings.baseline is not None:
         baseline = read_baseline(settings.baseline, original, evaluation, artifacts)

@@ -124,7 +124,7 @@ class Job:
 
         Writes nothing. Raises EdgequantError for bad input. Types are given by `assigned`.
         """
-        checkpoint = open_checkpoint(plan.model)
+        checkpoint = open_checkpoint(plan.model, plan.adapter)
         check_rules(plan, checkpoint.arch)
         imatrix = for_model(plan.imatrix, checkpoint.arch)
         check_device(plan.device)
@@ -216,7 +216,7 @@ def calibration_of(plan: Plan, effort: Effort) -> Calibration:
 
 def refuse_other_tokens(container: str, checkpoint: Checkpoint) -> None:
     """Raise UnsupportedError for a container whose readers would cut texts in other tokens."""
-    made = export.CONTAINERS[container].tokenizer(checkpoint.arch, checkpoint.folder)
+    made = export.CONTAINERS[container].tokenizer(checkpoint.arch, checkpoint.files)
     found = failures(check_tokenizer(checkpoint.tokenizer, made)) if made else []
     if found:
         raise UnsupportedError(

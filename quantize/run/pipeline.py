@@ -89,7 +89,7 @@ def fallback_lines(assignments: tuple[Assignment, ...]) -> list[str]:
 
 def artifacts(plan: Plan) -> list[dict[str, Any]]:
     """Target, path and bytes of each artifact that a run of this plan left, as JSON values."""
-    checkpoint, found = open_checkpoint(plan.model), []
+    checkpoint, found = open_checkpoint(plan.model, plan.adapter), []
     for target in plan.targets:
         path = target.path(plan.output, checkpoint.name)
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]

@@ -44,7 +44,7 @@ def walk_cost(job: Job, group: Group) -> Cost:
 
 def table_cost(job: Job, member: Assignment, name: str, states: int) -> Cost:
     """Of the embedding or the head for one target, beside hidden states of so many bytes."""
-    arch, source = job.checkpoint.arch, job.checkpoint.tensors[name].nbytes
+    arch, source = job.checkpoint.arch, job.checkpoint.tensors.nbytes(name)
     known = job.calibration.windows > 0 or name == "output.weight"
     known = known and not member.is_float and job.recipe.method.calibrated
     recipe = job.recipe if known else job.plain
@@ -90,7 +90,7 @@ def plain_layer_cost(job: Job, member: Assignment, spec: LayerSpec, index: int) 
     costs = []
     for linear, part in spec.linears.items():
         name = f"blk.{index}.{linear}.weight"
-        source = job.checkpoint.tensors[name].nbytes
+        source = job.checkpoint.tensors.nbytes(name)
         costs.append(
             tensor_cost(part.shape, source, member.types[name], job.plain, False, job.device)
         )

@@ -21,7 +21,7 @@ def exact_size(job: Job, target: Target, digest: str, fallbacks: tuple[str, ...]
 
     def size(types: Types) -> int:
         extra = provenance(job, Assignment(target, types, fallbacks), digest)
-        return container.size(checkpoint.arch, types, checkpoint.folder, extra)
+        return container.size(checkpoint.arch, types, checkpoint.files, extra)
 
     return size
 
@@ -47,7 +47,7 @@ def write(job: Job, assignment: Assignment, digest: str) -> None:
         path,
         job.checkpoint.arch,
         watch(tensors, job.checkpoint.tensors, notes),
-        job.checkpoint.folder,
+        job.checkpoint.files,
         provenance(job, assignment, digest),
         overwrite=True,
     )

@@ -55,7 +55,7 @@ def target_cost(job: Job, member: Assignment) -> Cost:
     held, stepped = max(1, ask.rows // HELD_BACK), min(WINDOWS, ask.rows) * ask.length
     looked = FLOAT * held * ask.length * arch.hidden
     heads = stored_bytes(member.types[arch.head], arch.shapes()[arch.head])
-    heads += job.checkpoint.tensors[arch.head].nbytes
+    heads += job.checkpoint.tensors.nbytes(arch.head)
     states = FLOAT * (arch.layers + 1) * stepped * arch.hidden
     # codes and values of a layer, and a copy of both while one tensor is unpacked
     layer = max(3 * layer_bytes(spec) + backward_bytes(spec, stepped) for spec in layers)

@@ -290,4 +290,9 @@ def family_of(config: dict[str, Any]) -> Family:
         if kind in family.hf_types:
             return family
     known = ", ".join(t for family in FAMILIES.values() for t in family.hf_types)
+    if not kind:
+        named = config.get("architectures") or config.get("_class_name") or "no model at all"
+        raise UnsupportedError(
+            f"config.json has no model_type and names {named}; supported: {known}."
+        )
     raise UnsupportedError(f"unknown architecture {kind!r} in config.json; supported: {known}.")

@@ -1,5 +1,7 @@
 """Run a checkpoint in transformers itself, the reference that our own reading of it is held to."""
 
+from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,14 +64,18 @@ class TransformersEngine:
         return np.asarray(out.logits.float().cpu())
 
 
-def open(path: Path | str, device: str = "cpu") -> TransformersEngine:
+def open(
+    path: Path | str, device: str = "cpu", adapters: Sequence[Path] = ()
+) -> TransformersEngine:
     """Load a checkpoint folder into transformers, in float32: four bytes a weight.
+
+    `adapters`: folders of LoRA adapters, which PEFT merges in this order.
 
     Raises UnsupportedError when transformers is not installed or does not take the folder, and
     CorruptFileError when it finds no tensor for a part of the model.
     """
     folder = Path(path)
-    arch = read_checkpoint(folder).arch  # what no engine of ours would read is told as usual
+    checkpoint = read_checkpoint(folder, adapters)  # what we do not read is told as usual
     try:
         import transformers
     except ImportError:
@@ -85,7 +91,10 @@ def open(path: Path | str, device: str = "cpu") -> TransformersEngine:
         model, info = library.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
-        found = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        for adapter in adapters:
+            peft: Any = import_module("peft")
+            model = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        found = library.AutoTokenizer.from_pretrained(checkpoint.files, local_files_only=True)
     except Exception as error:  # whatever its many readers raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedError(
@@ -97,7 +106,7 @@ def open(path: Path | str, device: str = "cpu") -> TransformersEngine:
             f"transformers finds no tensor for {missing[0]} in {folder} and would fill it with "
             "random values; rename the tensors of the checkpoint, or judge without it as reference."
         )
-    return TransformersEngine(arch, model.eval().to(device), _tokenizer(found, model))
+    return TransformersEngine(checkpoint.arch, model.eval().to(device), _tokenizer(found, model))
 
 
 def _tokenizer(found: Any, model: Any) -> Tokenizer:

@@ -90,7 +90,7 @@ def test_logits_are_those_of_transformers(trait: str, tmp_path: Path) -> None:
         assert not notes
 
 
-PREFIXES = {"base_model.model.": "base_model.model.", "_orig_mod.": "_orig_mod.", "": "model."}
+PREFIXES = {"base_model.model.": "base_model.model.", "_orig_mod.": "_orig_mod", "": "model."}
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

@@ -64,8 +64,11 @@ def test_a_folder_of_no_kind_is_refused_with_what_it_lacks(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, "is already quantized; give the full"),
-        ({}, r"holds pickled weights \(.bin\), which can run code when opened"),
+        (
+            {"quantization_config": {"quant_method": "gptq"}},
+            r"is already quantized \(gptq\); give the full",
+        ),
+        ({}, r"holds pickled weights, which can run code when opened \(pytorch_model.bin\)"),
     ],
 )
 def test_a_checkpoint_of_another_kind_is_told_and_refused(

@@ -150,3 +150,17 @@ def test_json_that_is_not_json_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "some.json").write_text("{")
     with pytest.raises(EdgequantError, match="some.json is not valid JSON .*; download it again"):
         read_json(tmp_path / "some.json")
+
+
+def test_the_length_and_padding_of_a_training_are_not_those_of_texts(folder: Path) -> None:
+    expected = Tokenizer.from_folder(folder).encode("one two three four five six")
+    facts = json.loads((folder / "tokenizer.json").read_text())
+    facts["truncation"] = {
+        "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0
+    }  # fmt: skip
+    facts["padding"] = {
+        "strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>",
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(facts))
+    assert Tokenizer.from_folder(folder).encode("one two three four five six") == expected

@@ -1,0 +1,102 @@
+"""The tensors that a checkpoint must hold, put together from its arrays once each was checked."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from runtime.archs import Arch
+from runtime.checkpoint_names import FLOATS, misplaced
+from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
+from runtime.stored import Expected, Parts, StoredArray, StoredTensors
+from runtime.tensor import Shape
+
+
+def checked_tensors(
+    folder: Path, arch: Arch, arrays: Mapping[str, StoredArray], quantized: str | None
+) -> StoredTensors:
+    """The tensors of these sizes, once all are there.
+
+    `quantized`: how config.json says that they were rounded. Raises EdgequantError as
+    `_check` does.
+    """
+    names = arch.hf_names()
+    weights = {name: parts_of(shape, names[name]) for name, shape in arch.shapes().items()}
+    _check(folder, weights, arrays, quantized)
+    return StoredTensors(weights, arrays)
+
+
+def parts_of(shape: Shape, hf_name: str) -> Parts:
+    """A weight's arrays: one by its name in the checkpoint, or one for each {expert} in it."""
+    if "{expert}" not in hf_name:
+        return Parts(shape, {hf_name: Expected(shape, FLOATS)})
+    names = (hf_name.replace("{expert}", str(expert)) for expert in range(shape[0]))
+    return Parts(shape, {name: Expected(shape[1:], FLOATS) for name in names})
+
+
+def _check(
+    folder: Path,
+    weights: Mapping[str, Parts],
+    arrays: Mapping[str, StoredArray],
+    quantized: str | None,
+) -> None:
+    """Every expected array is there, float, with the config's shape; nothing unknown is left."""
+    for parts in weights.values():
+        if quantized and any(not _is_float(arrays.get(name)) for name in parts.arrays):
+            raise already_quantized(folder, quantized)
+        for name, expected in parts.arrays.items():
+            if name not in arrays:
+                raise misplaced(arrays) or CorruptFileError(
+                    f"{folder} has no tensor {name}, which config.json implies; check "
+                    "num_hidden_layers, tie_word_embeddings and that all shards are there."
+                )
+            _check_array(name, arrays[name], expected)
+        _check_types(parts, arrays)
+    known = {name for parts in weights.values() for name in parts.arrays}
+    extra = [name for name in arrays if name not in known and not _ignorable(name)]
+    if extra:
+        raise UnsupportedError(
+            f"{folder} holds {len(extra)} tensors this architecture does not know ({extra[0]}); "
+            "leaving them out would change the model."
+        )
+
+
+def already_quantized(folder: Path, how: str) -> EdgequantError:
+    """The error of rounded weights; `how` names the method."""
+    return UnsupportedError(
+        f"{folder} is already quantized ({how}); give the full-precision checkpoint it was made "
+        "from."
+    )
+
+
+def _is_float(array: StoredArray | None) -> bool:
+    return array is not None and array.dtype in FLOATS
+
+
+def _check_array(name: str, found: StoredArray, expected: Expected) -> None:
+    if found.shape != expected.shape:
+        raise CorruptFileError(
+            f"{name} has shape {found.shape}, config.json implies {expected.shape}; "
+            "take the config.json that came with the weights."
+        )
+    if found.dtype not in expected.dtypes:
+        raise UnsupportedError(
+            f"{name} is {found.dtype}, not F32, F16 or BF16; give a full-precision checkpoint."
+        )
+
+
+def _check_types(parts: Parts, arrays: Mapping[str, StoredArray]) -> None:
+    """Arrays that are put together have one type."""
+    first, *others = parts.arrays
+    for name in others:
+        if arrays[name].dtype != arrays[first].dtype:
+            raise UnsupportedError(
+                f"{name} is {arrays[name].dtype}, but {first} is {arrays[first].dtype}; "
+                "save the checkpoint with one type for all experts."
+            )
+
+
+def _ignorable(name: str) -> bool:
+    """Buffers that some exporters save, and the copy of a tied head."""
+    return (
+        name.endswith(("rotary_emb.inv_freq", ".attn.bias", ".masked_bias"))
+        or name == "lm_head.weight"
+    )
