@@ -38,7 +38,7 @@ COUNTS = 24
 USAGE = """```sh
 llama-cli -m {file} -p "Once upon a time"
 quantize generate {file} "Once upon a time"
-printf 'FROM ./{file}\\n' > Modelfile && ollama create {model} -f Modelfile
+printf 'FROM %s\\n' ./{file} > Modelfile && ollama create {model} -f Modelfile
 ```"""
 
 

@@ -86,10 +86,21 @@ class Checkpoint:
 def model_name(folder: Path) -> str:
     """The name of a model's folder: models--ORG--NAME/snapshots/COMMIT of a hub's cache is NAME."""
     folder = Path(os.path.abspath(folder))
+    found = _repository(folder)
+    return found.rpartition("/")[2] if found else folder.name
+
+
+def hub_id(folder: Path) -> str | None:
+    """ORG/NAME of a folder that lies in a hub's cache, or is a link into it; None elsewhere."""
+    return _repository(folder.resolve())
+
+
+def _repository(folder: Path) -> str | None:
+    """The repository of models--ORG--NAME/snapshots/COMMIT."""
     repository = folder.parent.parent.name
-    if folder.parent.name == "snapshots" and repository.startswith("models--"):
-        return repository.rpartition("--")[2]
-    return folder.name
+    if folder.parent.name != "snapshots" or not repository.startswith("models--"):
+        return None
+    return repository.removeprefix("models--").replace("--", "/")
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

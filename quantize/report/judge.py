@@ -22,6 +22,7 @@ from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Re
 from quantize.report.scan import weights
 from quantize.run.job import Job
 from runtime.archs import Arch
+from runtime.checkpoint import hub_id
 from runtime.engine import OpsEngine, open_engine
 from runtime.errors import InputError
 from runtime.model import Model
@@ -94,7 +95,12 @@ def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
     general = (*job.checkpoint.notes, *own)
     report = reject_failed(replace(report, notes=general), paths)
     # the pipeline refused files of other runs before it began; what is here now is its own
-    write(report, job.output, render.card(report, job.described), overwrite=True)
+    write(
+        report,
+        job.output,
+        render.card(report, job.described, hub_id(job.checkpoint.folder)),
+        overwrite=True,
+    )
     return report
 
 
