@@ -83,24 +83,24 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def model_name(folder: Path) -> str:
-    """The name of a model's folder: models--ORG--NAME/snapshots/COMMIT of a hub's cache is NAME."""
-    folder = Path(os.path.abspath(folder))
-    found = _repository(folder)
-    return found.rpartition("/")[2] if found else folder.name
+def model_name(path: Path) -> str:
+    """The name of a file or folder: models--ORG--NAME/snapshots/COMMIT of a hub's cache is NAME."""
+    path = Path(os.path.abspath(path))
+    found = hub_id(path) if path.parent.name == "snapshots" else None
+    return found.rpartition("/")[2] if found else path.name
 
 
-def hub_id(folder: Path) -> str | None:
-    """ORG/NAME of a folder that lies in a hub's cache, or is a link into it; None elsewhere."""
-    return _repository(folder.resolve())
+def hub_id(path: Path) -> str | None:
+    """ORG/NAME of what lies in a hub's cache, models--ORG--NAME/snapshots/COMMIT; None elsewhere.
 
-
-def _repository(folder: Path) -> str | None:
-    """The repository of models--ORG--NAME/snapshots/COMMIT."""
-    repository = folder.parent.parent.name
-    if folder.parent.name != "snapshots" or not repository.startswith("models--"):
-        return None
-    return repository.removeprefix("models--").replace("--", "/")
+    Links are not followed.
+    """
+    commits = (place for place in (path, *path.parents) if place.parent.name == "snapshots")
+    for commit in commits:
+        repository = commit.parent.parent.name
+        if repository.startswith("models--"):
+            return repository.removeprefix("models--").replace("--", "/")
+    return None
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -1,6 +1,5 @@
 """Run written artifacts against their original, write the report, and refuse what fails a gate."""
 
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -22,7 +21,7 @@ from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Re
 from quantize.report.scan import weights
 from quantize.run.job import Job
 from runtime.archs import Arch
-from runtime.checkpoint import hub_id
+from runtime.checkpoint import hub_id, model_name
 from runtime.engine import OpsEngine, open_engine
 from runtime.errors import InputError
 from runtime.model import Model
@@ -98,7 +97,7 @@ def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
     write(
         report,
         job.output,
-        render.card(report, job.described, hub_id(job.checkpoint.folder)),
+        render.card(report, job.described, hub_id(job.checkpoint.folder.resolve())),
         overwrite=True,
     )
     return report
@@ -135,7 +134,7 @@ def check_files(
     Without `effects`, those of single layers and tensors are not measured.
     Raises EdgequantError for bad input, before any measurement.
     """
-    labels = [os.path.basename(os.path.abspath(file)) for file in files]
+    labels = [model_name(file) for file in files]
     if len(set(labels)) < len(labels):
         raise InputError("two of the files have the same name; rename one of them.")
     if report_folder is not None:

@@ -3,6 +3,7 @@
 genai_config.json names the model file, its inputs and its outputs.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from runtime.rope import Rope
 from runtime.tokenizer import Tokenizer
 
 READS_FILES = True
+
+EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Setting of a session: where a graph that is given as bytes has its weights."""
 
 
 @dataclass
@@ -124,10 +128,11 @@ def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any
     options.log_severity_level = 4  # a failure comes back as our own sentence
     if threads is not None:
         options.intra_op_num_threads = threads
-    key = "session.model_external_initializers_file_folder_path"
-    options.add_session_config_entry(key, str(path.parent))
     try:
-        model = str(path) if accuracy_level is None else _with_accuracy(path, accuracy_level)
+        model: str | bytes = str(path)
+        if accuracy_level is not None or any(file.is_symlink() for file in path.parent.iterdir()):
+            model, folder = _edited(path, accuracy_level)
+            options.add_session_config_entry(EXTERNAL_DATA_FOLDER, folder)
         return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
     except Exception as error:  # the library's own exceptions share no base class of their own
         reason = " ".join(str(error).split())
@@ -136,18 +141,34 @@ def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any
         ) from error
 
 
-def _with_accuracy(path: Path, accuracy_level: int) -> bytes:
-    """The graph with another accuracy_level on every MatMulNBits."""
+def _edited(path: Path, accuracy_level: int | None) -> tuple[bytes, str]:
+    """The graph with another accuracy_level on every MatMulNBits, and where its weights lie.
+
+    onnxruntime reads weights from below one folder, all links resolved. In a hub's cache the files
+    are links to files of other names in another folder: the graph then names these.
+    """
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
     for node in model.graph.node:
-        if node.op_type == "MatMulNBits":
+        if node.op_type == "MatMulNBits" and accuracy_level is not None:
             kept = [a for a in node.attribute if a.name != "accuracy_level"]
             del node.attribute[:]
             node.attribute.extend(kept)
             node.attribute.append(onnx.helper.make_attribute("accuracy_level", accuracy_level))
-    return bytes(model.SerializeToString())
+    places = [
+        entry
+        for proto in model.graph.initializer
+        for entry in proto.external_data
+        # a name that leads out of the folder is onnxruntime's to refuse
+        if entry.key == "location" and Path(entry.value).name == entry.value
+    ]
+    real = {entry.value: (path.parent / entry.value).resolve() for entry in places}
+    folders = [str(file.parent) for file in real.values()]
+    folder = os.path.commonpath(folders) if folders else str(path.parent)
+    for entry in places:
+        entry.value = real[entry.value].relative_to(folder).as_posix()
+    return bytes(model.SerializeToString()), folder
 
 
 def _arch(folder: Path, settings: dict[str, Any]) -> Arch:
