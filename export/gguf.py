@@ -151,6 +151,8 @@ def _value_type(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
         float: GGUFValueType.FLOAT32,
         str: GGUFValueType.STRING,
     }
+    if isinstance(value, int) and value < 0:
+        return GGUFValueType.INT32, None
     return kinds[type(value)], None
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime import generation
 from runtime.archs import Arch, Family, family_of
 from runtime.checkpoint_names import FLOATS, unwrapped, with_own_head
 from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
@@ -129,7 +130,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
     tensors = StoredTensors(weights, arrays)
     tokenizer = Tokenizer.from_folder(folder)
-    notes = (*notes, *told, *wrapped, *own_head)
+    notes = (*notes, *told, *wrapped, *own_head, *generation.notes(folder))
     return Checkpoint(folder, config, family, arch, tensors, tokenizer, notes)
 
 
