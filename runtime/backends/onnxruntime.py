@@ -4,7 +4,7 @@ genai_config.json names the model file, its inputs and its outputs.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,7 @@ def open(
     settings = read_json(folder / "genai_config.json").get("model")
     if settings is None:
         raise InputError(f"{folder} has no genai_config.json; give a folder that has one.")
-    has_tokenizer = (folder / "tokenizer.json").exists()
-    tokenizer = Tokenizer.from_folder(folder) if has_tokenizer else None
+    tokenizer = _tokenizer(folder, settings.get("eos_token_id"))
     try:
         session = _session(folder / settings["decoder"]["filename"], threads, accuracy_level)
         return OnnxEngine(_arch(folder, settings), tokenizer, session, settings)
@@ -113,6 +112,16 @@ def open(
             f"{folder / 'genai_config.json'} has no {missing.args[0]!r}; only text models with one "
             "decoder are run."
         ) from None
+
+
+def _tokenizer(folder: Path, eos: int | list[int] | None) -> Tokenizer | None:
+    """The folder's tokenizer, if any; texts end where onnxruntime-genai ends them."""
+    if not (folder / "tokenizer.json").exists():
+        return None
+    found = Tokenizer.from_folder(folder)
+    if eos is None:
+        return found
+    return replace(found, eos=tuple(eos) if isinstance(eos, list) else (eos,))
 
 
 def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any:

@@ -425,3 +425,18 @@ def test_an_exact_ramp_is_refused_for_gguf(folder: Path) -> None:
     edit(folder, rope_scaling=yarn)
     with pytest.raises(UnsupportedError, match="truncate to false, and llama.cpp rounds"):
         edgequant.plan(folder, to="gguf:Q8_0", method="rtn")
+
+
+@pytest.mark.slow
+def test_a_folder_of_genai_alone_ends_texts_where_it_says(folder: Path) -> None:
+    edit(folder, "generation_config.json", eos_token_id=[4095, 4093])
+    path = made(folder, "onnx:int8")
+    for name in ("config.json", "generation_config.json"):
+        (path / name).unlink()
+    report = edgequant.check(path, against=folder, eval_rows=1, eval_length=64)
+    assert not any("end tokens" in note for note in report.results[0].notes)
+    settings = json.loads((path / "genai_config.json").read_text())
+    settings["model"]["eos_token_id"] = 4093
+    (path / "genai_config.json").write_text(json.dumps(settings))
+    report = edgequant.check(path, against=folder, eval_rows=1, eval_length=64)
+    assert "does not stop at the original's end tokens [4095]" in str(report.results[0].notes)
