@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 import calib_data
 import quantize
 from calib_data import Part, Windows
-from export.files import new_file
+from export.files import check_folder, new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan, check_limits
 from quantize.plan.values import settled
@@ -275,8 +275,7 @@ def apply_gates(result: ArtifactResult, problems: tuple[str, ...], gates: Gates)
 
 def refuse_reports(folder: Path) -> None:
     """Raise InputError when no report can go there, before the time is spent."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; choose another folder with --report.")
+    check_folder(folder, "--report")
     for name in REPORTS[:2]:
         if (folder / name).exists():
             raise InputError(

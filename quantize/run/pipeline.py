@@ -105,6 +105,9 @@ def refuse_existing(plan: Plan, job: Job) -> None:
     """
     for target in plan.targets if plan.overwrite else ():
         refuse_foreign(job.path(target), export.CONTAINERS[target.container])
+    for name in REPORTS if plan.overwrite and plan.check else ():
+        if (plan.output / name).is_dir():
+            raise InputError(f"{plan.output / name} is a folder; choose another folder with -o.")
     if plan.overwrite:
         return
     ours = {job.path(target): job.store.writing(target) for target in plan.targets}
