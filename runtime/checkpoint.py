@@ -130,7 +130,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
     tensors = StoredTensors(weights, arrays)
     tokenizer = Tokenizer.from_folder(folder)
-    notes = (*notes, *told, *wrapped, *own_head, *generation.notes(folder))
+    notes = (*notes, *told, *wrapped, *own_head, *generation.notes(folder), *tokenizer.notes())
     return Checkpoint(folder, config, family, arch, tensors, tokenizer, notes)
 
 

@@ -91,7 +91,7 @@ def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
     )
     labels = tuple(f"{assignment.target.label} " for assignment in job.assignments)
     own = tuple(note for note in notes if not note.startswith(labels))
-    general = (*job.checkpoint.notes, *own)
+    general = (*job.checkpoint.notes, *report.notes, *own)
     report = reject_failed(replace(report, notes=general), paths)
     # the pipeline refused files of other runs before it began; what is here now is its own
     write(
@@ -261,6 +261,7 @@ def measure(
         evaluation=setup.evaluation,
         gates=setup.gates.values(),
         results=tuple(results),
+        notes=setup.windows.left_out,
     )
 
 

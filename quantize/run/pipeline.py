@@ -34,7 +34,8 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     setup = prepare_run(plan, job) if plan.check else None
     with job.store.locked():
         refuse_existing(plan, job)
-        for line in filter(None, [*job.checkpoint.notes, job.store.begin()]):
+        told = setup.windows.left_out if setup else ()
+        for line in filter(None, [*job.checkpoint.notes, *told, job.store.begin()]):
             say(line)
         job = assign_all(job)
         check_space(run_cost(job, artifact_bytes(job)).disk, job.store)
