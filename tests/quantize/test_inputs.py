@@ -404,6 +404,8 @@ def test_values_that_float16_cannot_hold_are_told(to: str, count: int, folder: P
     values = load_file(shard)
     values["model.layers.1.mlp.up_proj.weight"][3, :3] = 99_000.0
     save_file(values, shard, metadata={"format": "pt"})
+    (forecast,) = edgequant.plan(folder, to=to, method="rtn").targets
+    assert sum(tensor.clipped for tensor in forecast.tensors) in (0, count)
     made = edgequant.quantize(folder, to, folder.parent / "out", method="rtn", check=False)
     told = [note for note in made.notes if "clipped" in note]
     assert len(told) == bool(count)
@@ -474,3 +476,17 @@ def test_a_template_that_fails_is_told_on_the_screen(folder: Path, run: Any) -> 
 def test_a_template_that_is_picky_is_no_note(folder: Path) -> None:
     edit(folder, "tokenizer_config.json", chat_template=PICKY + "{% endif %}" + TEMPLATE)
     assert open_checkpoint(folder).notes == ()
+
+
+def test_the_plan_says_what_is_read_otherwise_and_what_is_too_large(folder: Path, run: Any) -> None:
+    shard = folder / "model-1.safetensors"
+    values = load_file(shard)
+    values["model.layers.1.mlp.up_proj.weight"][0, 0] = 99_000.0
+    save_file(values, shard, metadata={"format": "pt"})
+    edit(folder, quantization_config={"load_in_4bit": True})
+    code, out, _ = run("plan", folder, "--to", "gguf:Q4_0", "--method", "rtn")
+    assert code == 0
+    assert "blk.1.ffn_up.weight: Q4_0 cannot hold 1 values of the rows" not in out  # 524,032
+    assert "every tensor is a float: it is ignored" in out
+    code, out, _ = run("plan", folder, "--to", "gguf:F16", "--method", "rtn")
+    assert "blk.1.ffn_up.weight: F16 cannot hold 1 values of the rows that were looked at" in out
