@@ -16,6 +16,8 @@ Part = Literal["calibration", "heldout", "all"]
 FLAGS: dict[Part, str] = {"calibration": "--calib", "heldout": "--eval", "all": "--eval"}
 """How the command line's flags for rows and length of each part begin."""
 
+UNRENDERED = "conversation not rendered: "  # how the reason begins
+
 SHORTEST = 8  # tokens; a shorter document is all beginning and no context
 
 
@@ -99,7 +101,7 @@ def encode(
         try:
             content = tokenizer.render(content)
         except ValueError as problem:
-            dropped[f"conversation not rendered: {first_line(problem)}"] += 1
+            dropped[f"{UNRENDERED}{first_line(problem)}"] += 1
             return None
     return tokenizer.encode(content)
 

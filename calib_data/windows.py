@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_data.document import SHORTEST, CalibrationTokenizer, Document, Part, encode
+from calib_data.document import SHORTEST, UNRENDERED, CalibrationTokenizer, Document, Part, encode
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,15 @@ class Windows:
     def sha256(self) -> str:
         """Hex digest of ids as little-endian int32, row by row: names this exact text."""
         return hashlib.sha256(self.ids.astype("<i4").tobytes()).hexdigest()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Why conversations could not be rendered, a line for each reason."""
+        return tuple(
+            f"{self.part} text: {count} conversations left out, {reason.removeprefix(UNRENDERED)}"
+            for count, reason in self.dropped
+            if reason.startswith(UNRENDERED)
+        )
 
     def summary(self) -> str:
         """Say in one line what is in the windows and what is not."""

@@ -68,7 +68,8 @@ class Container:
     maker: Callable[[Path], str | None]
     """The tool that quantized an artifact, as its metadata tells; None where it does not."""
     usage: str
-    """How to run it, for the model card: Markdown with {file} and {model}, the model's name."""
+    """How to run it, for the model card: Markdown with {file}, its name as a word of a shell line,
+    {literal}, the name in Python or JSON, and {model}, the model's name for ollama."""
     tokenizer: Callable[[Arch, Path], Tokenizer | None] = lambda arch, source: None
     """The tokenizer that readers of an artifact will have, from the sizes and the checkpoint's
     folder; None where they get the checkpoint's own. Raises EdgequantError for one that it cannot

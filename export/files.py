@@ -16,8 +16,8 @@ def new_file(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[P
     """A temporary file that becomes `path` when the block ends and vanishes when it fails.
 
     `needed` is the size in bytes, compared with the free space first. Raises EdgequantError when
-    `path` exists and `overwrite` is false, when its folder is missing, or when the disk is or
-    becomes full.
+    `path` exists and `overwrite` is false, when its folder is missing or cannot be written, or when
+    the disk is or becomes full.
     """
     path = Path(path)
     check_target(path, overwrite, needed)
@@ -41,7 +41,7 @@ def new_file(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[P
 def new_folder(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends; errors as in `new_file`."""
     path = Path(path)
-    check_target(path, overwrite, needed)
+    check_target(path, overwrite, needed, folder=True)
     temp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     old = temp.with_suffix(".old")
     try:
@@ -80,15 +80,37 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_target(path: Path, overwrite: bool, needed: int = 0) -> None:
-    """Refuse before any work when the target cannot be made. Errors as in `new_file`."""
+def check_target(path: Path, overwrite: bool, needed: int = 0, folder: bool = False) -> None:
+    """Refuse before any work when the file or folder cannot be made. Errors as in `new_file`."""
     if path.exists() and not overwrite:
         raise _exists(path)
-    if not path.parent.is_dir():
+    if path.is_dir() and not folder:
+        raise InputError(f"{path} is a folder; choose another name.")
+    if not path.parent.exists():
         raise InputError(f"the folder {path.parent} does not exist; create it first.")
+    check_folder(path.parent)
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise _full(path, needed, free)
+
+
+def check_folder(folder: Path, option: str = "") -> None:
+    """Raise InputError where a folder, which may not exist yet, cannot take a file.
+
+    Nothing is left behind. `option` is the flag that names the folder.
+    """
+    place = Path(os.path.abspath(folder))
+    choose = f"choose another folder{f' with {option}' * bool(option)}."
+    try:
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise InputError(f"{place} is a file; {choose}")
+        # permission bits do not tell: the disk may be mounted for reading, or be no disk
+        probe = tempfile.mkdtemp(prefix=".edgequant.", dir=place)
+        os.rmdir(probe)
+    except OSError as error:
+        raise InputError(f"cannot write in {folder} ({error.strerror}); {choose}") from error
 
 
 def _exists(path: Path) -> InputError:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from runtime import generation
 from runtime.archs import Arch, family_of
 from runtime.errors import InputError
 from runtime.json_files import read_json
@@ -37,18 +38,6 @@ MAX_LENGTH = 4096
 It fills a whole float32 cache of `max_length` with zeros before the first token: 128k tokens of a
 1B Llama would take 8.6 GB. Callers raise it up to `context_length` with set_search_options.
 """
-
-SEARCH: dict[str, Any] = {
-    "do_sample": False,
-    "min_length": 0,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "repetition_penalty": 1.0,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-}
-"""How to sample where generation_config.json does not say."""
 
 
 def context_length(arch: Arch) -> int:
@@ -101,11 +90,21 @@ def genai_config(arch: Arch, source: Path) -> dict[str, Any]:
         "bos_token_id": _first(settings.get("bos_token_id"), tokenizer.bos, *reversed(eos)),
         "decoder": _decoder(arch),
     }
-    # a null in generation_config.json means the default; genai refuses to read one
-    found = {key: settings[key] for key in SEARCH if settings.get(key) is not None}
-    search = SEARCH | found | {"past_present_share_buffer": True}
-    search["max_length"] = min(context_length(arch), MAX_LENGTH)
-    return {"model": model, "search": search}
+    return {"model": model, "search": _search(arch, source)}
+
+
+def _search(arch: Arch, source: Path) -> dict[str, Any]:
+    """How genai draws tokens: as the source's makers want it, as far as it can."""
+    search = generation.sampling(source)
+    if search["do_sample"]:
+        search["num_beams"] = 1  # it draws no beams
+    del search["min_p"]
+    return search | {
+        "top_k": min(search["top_k"], arch.vocab),  # it refuses more
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "max_length": min(context_length(arch), MAX_LENGTH),
+    }
 
 
 def text(config: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ COUNTS = 24
 USAGE = """```sh
 llama-cli -m {file} -p "Once upon a time"
 quantize generate {file} "Once upon a time"
-printf 'FROM ./{file}\\n' > Modelfile && ollama create {model} -f Modelfile
+printf 'FROM %s\\n' ./{file} > Modelfile && ollama create {model} -f Modelfile
 ```"""
 
 
@@ -151,6 +151,8 @@ def _value_type(value: Any) -> tuple[GGUFValueType, GGUFValueType | None]:
         float: GGUFValueType.FLOAT32,
         str: GGUFValueType.STRING,
     }
+    if isinstance(value, int) and value < 0:
+        return GGUFValueType.INT32, None
     return kinds[type(value)], None
 
 

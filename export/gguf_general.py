@@ -9,6 +9,7 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, LlamaFileType
 from gguf.utility import size_label
 
+from runtime import generation
 from runtime.archs import Arch
 from runtime.checkpoint import model_name
 from runtime.gguf_header import read_header
@@ -32,6 +33,7 @@ def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
     }
     if license_name := _license(source):
         keys["general.license"] = license_name
+    keys |= _sampling(source)
     if (preset := str(extra.get("preset"))) in FILE_TYPES:
         keys["general.file_type"] = FILE_TYPES[preset]
     keys |= {
@@ -40,6 +42,26 @@ def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
         if not key.startswith(LLAMACPP)
     }
     return keys | {key: value for key, value in extra.items() if key.startswith(LLAMACPP)}
+
+
+def _sampling(source: Path) -> dict[str, Any]:
+    """What llama.cpp draws tokens with where its user says nothing, as transformers would.
+
+    Nothing for a model that is not said to be sampled: llama.cpp then has its own settings.
+    """
+    asked = generation.sampling(source)
+    if not asked["do_sample"]:
+        return {}
+    keys = {
+        "temp": float(asked["temperature"]),
+        "top_k": asked["top_k"],
+        "top_p": float(asked["top_p"]),
+        "min_p": float(asked["min_p"]),
+        "penalty_repeat": float(asked["repetition_penalty"]),
+    }
+    if keys["penalty_repeat"] != 1:
+        keys["penalty_last_n"] = -1  # transformers looks at all tokens, llama.cpp at the last 64
+    return {f"general.sampling.{key}": value for key, value in keys.items()}
 
 
 FILE_TYPES = {kind.name.partition("_")[2]: int(kind) for kind in LlamaFileType}

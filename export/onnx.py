@@ -52,7 +52,7 @@ quantize generate {file} "Once upon a time"
 ```python
 import onnxruntime_genai as og
 
-model = og.Model("{file}")
+model = og.Model({literal})
 tokenizer = og.Tokenizer(model)
 params = og.GeneratorParams(model)
 params.set_search_options(max_length=100)

@@ -33,13 +33,17 @@ class Generation(Extension):
         return str(caller())
 
 
+REFUSED = "the chat template refused the messages: "
+"""How the error of a template begins."""
+
+
 def render(template: str, variables: Mapping[str, Any]) -> str:
     """A chat template's text. Raises ValueError, in one line, for whatever goes wrong in it."""
     try:
         return environment().from_string(template).render(tools=None, documents=None, **variables)
     except Exception as error:  # a template is a program of somebody else's
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"the chat template refused the messages: {reason}") from error
+        raise ValueError(f"{REFUSED}{reason}") from error
 
 
 @cache

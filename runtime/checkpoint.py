@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runtime import generation
 from runtime.adapter import Adapter, read_adapter, refuse_adapter
 from runtime.adapter_files import SmallFiles, small_files, tokenizer_folder
 from runtime.archs import Arch, Family, family_of
@@ -111,13 +112,24 @@ class Checkpoint:
         return digest.hexdigest()
 
 
-def model_name(folder: Path) -> str:
-    """The name of a model's folder: models--ORG--NAME/snapshots/COMMIT of a hub's cache is NAME."""
-    folder = Path(os.path.abspath(folder))
-    repository = folder.parent.parent.name
-    if folder.parent.name == "snapshots" and repository.startswith("models--"):
-        return repository.rpartition("--")[2]
-    return folder.name
+def model_name(path: Path) -> str:
+    """The name of a file or folder: models--ORG--NAME/snapshots/COMMIT of a hub's cache is NAME."""
+    path = Path(os.path.abspath(path))
+    found = hub_id(path) if path.parent.name == "snapshots" else None
+    return found.rpartition("/")[2] if found else path.name
+
+
+def hub_id(path: Path) -> str | None:
+    """ORG/NAME of what lies in a hub's cache, models--ORG--NAME/snapshots/COMMIT; None elsewhere.
+
+    Links are not followed.
+    """
+    commits = (place for place in (path, *path.parents) if place.parent.name == "snapshots")
+    for commit in commits:
+        repository = commit.parent.parent.name
+        if repository.startswith("models--"):
+            return repository.removeprefix("models--").replace("--", "/")
+    return None
 
 
 def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
@@ -141,16 +153,14 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     tensors = checked_tensors(folder, arch, arrays, quantized)
     if quantized:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
-    notes = (*notes, *told, *unread(folder), *wrapped, *own_head)
+    notes = (*notes, *told, *unread(folder), *wrapped, *own_head, *generation.notes(folder))
+    found = Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder), notes)
     if adapters:
-        base = Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder))
-        return _with_adapters(
-            base, [read_adapter(path, model_name(path)) for path in adapters], notes
-        )
-    return Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder), notes)
+        found = _with_adapters(found, [read_adapter(path, model_name(path)) for path in adapters])
+    return replace(found, notes=(*found.notes, *found.tokenizer.notes()))
 
 
-def _with_adapters(base: Checkpoint, adapters: list[Adapter], notes: tuple[str, ...]) -> Checkpoint:
+def _with_adapters(base: Checkpoint, adapters: list[Adapter]) -> Checkpoint:
     """The base with adapters merged, and their tokenizer where they bring one."""
     arrays, config, told = merge_all(adapters, base.tensors.arrays, base.config, base.arch.tied)
     arch = replace(base.family.arch(config), tied=base.arch.tied)
@@ -166,7 +176,7 @@ def _with_adapters(base: Checkpoint, adapters: list[Adapter], notes: tuple[str, 
         arch=arch,
         tensors=checked_tensors(base.folder, arch, arrays, None),
         tokenizer=Tokenizer.from_folder(files.path) if files else base.tokenizer,
-        notes=(*notes, *named, *told, *own_head, *from_adapter),
+        notes=(*base.notes, *named, *told, *own_head, *from_adapter),
         adapters=tuple(adapters),
         merged_files=files,
     )

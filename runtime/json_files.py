@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from runtime.errors import CorruptFileError
 
@@ -68,19 +68,19 @@ class Config(Struct):
 
 
 class GenerationConfig(Struct):
-    """generation_config.json, and what of it goes into genai_config.json."""
+    """generation_config.json, as far as artifacts say it again; older config.json have it too."""
 
     eos_token_id: Ids = None
     bos_token_id: Id | None = None
     pad_token_id: Annotated[int, Meta(ge=-1)] | None = None
     do_sample: bool | None = None
-    min_length: int | None = None
-    num_beams: int | None = None
-    num_return_sequences: int | None = None
-    repetition_penalty: float | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
+    min_length: Annotated[int, Meta(ge=0)] | None = None
+    num_beams: Size | None = None
+    repetition_penalty: Number | None = None
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    top_k: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
 class Token(Struct):
@@ -123,6 +123,56 @@ class TokenizerConfig(SpecialTokens):
     chat_template: str | list[NamedTemplate] | dict[str, str] | None = None
 
 
+Numbered = Annotated[str, Meta(pattern="%d")] | None
+
+
+class GenaiInputs(Struct):
+    """Names of a graph's inputs; %d is a layer."""
+
+    input_ids: str | None = None
+    attention_mask: str | None = None
+    position_ids: str | None = None
+    past_key_names: Numbered = None
+    past_value_names: Numbered = None
+
+
+class GenaiOutputs(Struct):
+    """Names of a graph's outputs; %d is a layer."""
+
+    logits: str | None = None
+    present_key_names: Numbered = None
+    present_value_names: Numbered = None
+
+
+class GenaiDecoder(Struct):
+    """Sizes and names of a decoder's graph."""
+
+    filename: str | None = None
+    hidden_size: Size = 1
+    num_hidden_layers: Size = 1
+    num_attention_heads: Size = 1
+    num_key_value_heads: Size = 1
+    head_size: Size = 1
+    inputs: GenaiInputs = field(default_factory=GenaiInputs)
+    outputs: GenaiOutputs = field(default_factory=GenaiOutputs)
+
+
+class GenaiModel(Struct):
+    """The model of genai_config.json."""
+
+    type: str | None = None
+    vocab_size: Size = 1
+    context_length: Size = 1
+    eos_token_id: Ids = None
+    decoder: GenaiDecoder = field(default_factory=GenaiDecoder)
+
+
+class GenaiConfig(Struct):
+    """genai_config.json, as far as it is read."""
+
+    model: GenaiModel | None = None
+
+
 class Index(Struct):
     """model.safetensors.index.json."""
 
@@ -152,6 +202,7 @@ FILES: dict[str, Any] = {
     "special_tokens_map.json": SpecialTokens,
     "added_tokens.json": dict[str, Id],
     "model.safetensors.index.json": Index,
+    "genai_config.json": GenaiConfig,
 }
 """File name -> what it holds."""
 

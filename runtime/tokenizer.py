@@ -76,6 +76,18 @@ class Tokenizer:
         variables = {"messages": messages, "add_generation_prompt": generate} | self.special
         return chat.render(self.chat_template, variables)
 
+    def notes(self) -> list[str]:
+        """Whether the chat template refuses the plainest conversation there is."""
+        if not self.chat_template:
+            return []
+        texts = {"user": "Hi", "assistant": "Hello"}
+        try:
+            self.render([{"role": role, "content": text} for role, text in texts.items()])
+        except ValueError as error:
+            reason = str(error).removeprefix(chat.REFUSED)
+            return [f"the chat template refuses even a question and its answer: {reason}"]
+        return []
+
     @staticmethod
     def from_folder(folder: Path) -> "Tokenizer":
         """From a checkpoint's folder, read as transformers reads it: see runtime/added_tokens.py.

@@ -14,6 +14,7 @@ from export.files import new_file
 from quantize.bench.speed import BenchResult, Samples
 from quantize.report.charts import BLUE, INK, ORANGE, STYLE, WIDTH
 from quantize.report.frontier_chart import DOTS_PER_INCH, check_path
+from runtime.checkpoint import model_name
 
 BAR = 0.42
 """Inches of a chart's height for each bar."""
@@ -24,7 +25,7 @@ FRAME = 0.75
 def table(speed: BenchResult) -> RenderableType:
     """A line for each figure, a column for each engine, and the ratios; then sentences."""
     asked, ratios = speed.request, speed.ratios or {}
-    shown = Table(f"{asked.file.name}, {asked.threads} threads", box=None)
+    shown = Table(f"{model_name(asked.file)}, {asked.threads} threads", box=None)
     for engine in speed.engines:
         shown.add_column(engine.label, justify="right")
     if ratios:
@@ -76,7 +77,7 @@ def draw(speed: BenchResult) -> Figure:
     high = 2 * (FRAME + BAR * len(speed.engines))
     figure = Figure(figsize=(WIDTH, high), layout="constrained")
     asked = speed.request
-    figure.suptitle(f"{asked.file.name}, {asked.threads} threads", fontsize=11.5)
+    figure.suptitle(f"{model_name(asked.file)}, {asked.threads} threads", fontsize=11.5)
     above, below = figure.subplots(2, 1)
     bars(above, speed.engines, [engine.prompt for engine in speed.engines])
     above.set_xlabel(f"prompt of {asked.prompt:,}, tokens/s")

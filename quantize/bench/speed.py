@@ -17,6 +17,7 @@ from quantize.bench.bandwidth import Memory
 from quantize.bench.client import Worker
 from quantize.progress import Progress
 from quantize.report import frontier_chart
+from runtime.checkpoint import model_name
 from runtime.containers import recognise
 from runtime.errors import InputError
 from runtime.model import Model
@@ -133,7 +134,7 @@ class BenchResult:
         """As JSON values; `docs/formats.md` has the keys."""
         asked = self.request
         return {
-            "file": asked.file.name,
+            "file": model_name(asked.file),
             "file_bytes": self.file_bytes,
             "weight_bytes_per_token": self.weight_bytes,
             "threads": asked.threads,

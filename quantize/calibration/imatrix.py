@@ -26,6 +26,7 @@ import numpy as np
 from gguf import GGUFWriter
 
 from export.files import new_file
+from runtime import shell
 from runtime.archs import Arch
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.gguf_cursor import Cursor
@@ -115,7 +116,9 @@ def read(path: str | Path) -> Imatrix:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"there is no imatrix {path}; make one with `quantize imatrix -o {path}`.")
+        raise InputError(
+            f"there is no imatrix {path}; make one with `quantize imatrix -o {shell.word(path)}`."
+        )
     found = _from_gguf(read_gguf(path)) if is_gguf(path) else _from_dat(path)
     for name, mean in found.means.items():
         wrong = int((~np.isfinite(mean) | (mean < 0)).sum())

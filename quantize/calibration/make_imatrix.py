@@ -4,7 +4,7 @@ The states come from the full-precision model, as in llama-imatrix.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +67,15 @@ class Squares(Observer):
         self.sums[group] += x.reshape(-1, x.shape[-1]).square().sum(0, dtype=torch.float64)
 
 
-def make(request: ImatrixRequest, progress: Progress = silent) -> Imatrix:
-    """Collect and write the file. Raises EdgequantError before any work for bad input."""
+def make(
+    request: ImatrixRequest,
+    progress: Progress = silent,
+    say: Callable[[str], None] = lambda line: None,
+) -> Imatrix:
+    """Collect and write the file. Raises EdgequantError before any work for bad input.
+
+    `say` is told what the checkpoint and the text were read without.
+    """
     check_target(request.output, request.overwrite)
     check_device(request.device)
     checkpoint = open_checkpoint(request.model, request.adapter)
@@ -77,6 +84,8 @@ def make(request: ImatrixRequest, progress: Progress = silent) -> Imatrix:
         checkpoint, request.calibration, request.rows, request.length, request.seed, progress
     )
     progress("calibration text", 1, 1, windows.summary())
+    for line in (*checkpoint.notes, *windows.left_out):
+        say(line)
     rows, length = windows.ids.shape
     with tempfile.TemporaryDirectory(prefix=".imatrix-", dir=request.output.parent) as folder:
         shape = (rows, length, checkpoint.arch.hidden)

@@ -125,7 +125,7 @@ def imatrix(
         length=calib_length, seed=seed, max_ram=max_ram, device=device, overwrite=overwrite,
     )  # fmt: skip
     with Bar(errors) as bar:
-        made = make_imatrix.make(make_imatrix.ImatrixRequest(output, **flags), bar.update)
+        made = make_imatrix.make(make_imatrix.ImatrixRequest(output, **flags), bar.update, bar.say)
     result = made.summary() | {"path": str(output), "bytes": output.stat().st_size}
     shown = (
         f"{output}: {result['bytes']:,} bytes, {result['entries']} weights, "

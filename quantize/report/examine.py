@@ -19,6 +19,7 @@ from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore,
 from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.tokens import check_tokenizer
+from runtime.checkpoint import model_name
 from runtime.containers import recognise
 from runtime.engine import Engine, OpsEngine
 from runtime.errors import EdgequantError, InputError
@@ -136,7 +137,7 @@ def examine(
     progress(f"speed of {subject.label}", 0, 1, "")
     result = ArtifactResult(
         label=subject.label,
-        file=subject.path.name,
+        file=model_name(subject.path),
         container=subject.container,
         bytes=subject.bytes,
         bits_per_weight=8 * stored / weights(source.arch),

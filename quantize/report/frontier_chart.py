@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from export.files import new_file
+from export.files import check_folder, new_file
 from quantize.report.charts import BLUE, HEIGHT, INK, ORANGE, STYLE, WIDTH, inline
 from quantize.report.labels import ambiguous, distances, nearest, place, short_names
 from quantize.report.report import ArtifactResult, Report
@@ -220,8 +220,9 @@ def check_path(path: Path) -> None:
         raise InputError(f"a chart cannot be {path}; end its name in {' or '.join(FORMATS)}.")
     if path.exists():
         raise InputError(f"{path} exists; choose another name with --chart, or move it away.")
-    if not path.absolute().parent.is_dir():
+    if not path.absolute().parent.exists():
         raise InputError(f"{path.absolute().parent} does not exist; make the folder first.")
+    check_folder(path.absolute().parent, "--chart")
 
 
 def write(report: Report, path: Path) -> None:

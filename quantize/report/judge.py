@@ -1,6 +1,5 @@
 """Run written artifacts against their original, write the report, and refuse what fails a gate."""
 
-import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -8,7 +7,7 @@ from typing import Any, get_type_hints
 import calib_data
 import quantize
 from calib_data import Part, Windows
-from export.files import new_file
+from export.files import check_folder, new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Assignment, Plan, check_limits
 from quantize.plan.values import paths_of, settled
@@ -27,6 +26,7 @@ from quantize.report.reject import reject_failed
 from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report
 from quantize.report.scan import weights
 from quantize.run.job import Job
+from runtime.checkpoint import hub_id, model_name
 from runtime.errors import InputError
 from runtime.memory import require_memory
 
@@ -101,10 +101,15 @@ def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
     )
     labels = tuple(f"{assignment.target.label} " for assignment in job.assignments)
     own = tuple(note for note in notes if not note.startswith(labels))
-    general = (*job.checkpoint.notes, *own)
+    general = (*job.checkpoint.notes, *report.notes, *own)
     report = reject_failed(replace(report, notes=general), paths)
     # the pipeline refused files of other runs before it began; what is here now is its own
-    write(report, job.output, render.card(report, job.described), overwrite=True)
+    write(
+        report,
+        job.output,
+        render.card(report, job.described, hub_id(job.checkpoint.folder.resolve())),
+        overwrite=True,
+    )
     return report
 
 
@@ -139,7 +144,7 @@ def check_files(
     Without `effects`, those of single layers and tensors are not measured.
     Raises EdgequantError for bad input, before any measurement.
     """
-    labels = [os.path.basename(os.path.abspath(file)) for file in files]
+    labels = [model_name(file) for file in files]
     if len(set(labels)) < len(labels):
         raise InputError("two of the files have the same name; rename one of them.")
     if report_folder is not None:
@@ -260,6 +265,7 @@ def measure(
         evaluation=setup.evaluation,
         gates=setup.gates.values(),
         results=tuple(results),
+        notes=setup.windows.left_out,
     )
 
 
@@ -274,8 +280,7 @@ def apply_gates(result: ArtifactResult, problems: tuple[str, ...], gates: Gates)
 
 def refuse_reports(folder: Path) -> None:
     """Raise InputError when no report can go there, before the time is spent."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; choose another folder with --report.")
+    check_folder(folder, "--report")
     for name in REPORTS[:2]:
         if (folder / name).exists():
             raise InputError(

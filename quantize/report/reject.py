@@ -8,6 +8,7 @@ from pathlib import Path
 from export import CONTAINERS
 from quantize.report.gate import REJECTED
 from quantize.report.report import Report
+from runtime.checkpoint import hub_id
 from runtime.containers import recognise
 from runtime.errors import InputError
 
@@ -32,10 +33,12 @@ def reject_failed(report: Report, paths: list[Path]) -> Report:
 def reject(path: Path) -> Path:
     """NAME.rejected, which an artifact is called from now on, in place of what was refused before.
 
-    Raises InputError for a checkpoint, and where something else has that name.
+    Raises InputError for a checkpoint, in a hub's cache, and where something else has that name.
     """
     if recognise(path).name not in CONTAINERS:
         raise InputError("it is no artifact, but a checkpoint")
+    if hub_id(Path(os.path.abspath(path))):
+        raise InputError("it lies in a hub's cache, whose names are the hub's")
     target = path.with_name(path.name + REJECTED)
     if target.is_dir():
         known = any(container.reader.recognises(target) for container in CONTAINERS.values())

@@ -1,5 +1,7 @@
 """Show a report: a table for the terminal, a page for people, a card for a model hub."""
 
+import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from export import CONTAINERS
 from quantize.report import charts, frontier_chart
 from quantize.report.metrics import Metrics
 from quantize.report.report import ArtifactResult, Report
+from runtime import shell
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -77,9 +80,12 @@ def html(report: Report) -> str:
     )
 
 
-def card(report: Report, recipe: dict[str, Any]) -> str:
-    """README.md for the folder of artifacts: measured figures, and how to run the files."""
-    return _template("card.md.jinja").render(report=report, recipe=recipe)
+def card(report: Report, recipe: dict[str, Any], base_model: str | None = None) -> str:
+    """README.md for the folder of artifacts: measured figures, and how to run the files.
+
+    `base_model` is the original's id on a model hub, where it has one.
+    """
+    return _template("card.md.jinja").render(report=report, recipe=recipe, base_model=base_model)
 
 
 @cache
@@ -98,6 +104,7 @@ def _template(name: str) -> jinja2.Template:
         "status": status,
         "usage": usage,
         "visible": visible,
+        "code": code,
         "percent": "{:.1%}".format,
     }
     return environment.get_template(name)
@@ -120,8 +127,19 @@ def status(result: ArtifactResult) -> str:
 
 def usage(result: ArtifactResult, model: str) -> str:
     """How to run an artifact, in Markdown."""
-    container = CONTAINERS[result.container]
-    return container.usage.format(file=result.file, model=model.lower())
+    return CONTAINERS[result.container].usage.format(
+        file=shell.word(result.file),
+        literal=json.dumps(result.file, ensure_ascii=False),
+        model=re.sub(r"[^a-z0-9._-]+", "-", model.lower()).strip("-._") or "model",
+    )
+
+
+def code(text: str) -> str:
+    """Text as code in Markdown, in a table as well."""
+    text = visible(text).replace("|", "\\|")
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence, gap = "`" * (longest + 1), " " * bool(longest)
+    return f"{fence}{gap}{text}{gap}{fence}"
 
 
 def visible(text: str) -> str:

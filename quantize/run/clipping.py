@@ -42,7 +42,7 @@ def clipped(original: Tensor, written: Tensor) -> str | None:
             continue
         before = np.abs(original.decode(start, start + ROWS))
         after = np.abs(written.decode(start, start + ROWS))
-        large = (before > LARGEST) & (after < KEPT * before)
+        large = too_large(before, after)
         count += int(large.sum())
         largest = max(largest, float(before[large].max(initial=0)))
     if not count:
@@ -51,3 +51,8 @@ def clipped(original: Tensor, written: Tensor) -> str | None:
         f"{written.name}: {written.qtype.name} cannot hold {count} values, the largest "
         f"{largest:g}; they were clipped: use BF16 or F32 for it (--rule)"
     )
+
+
+def too_large(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Which magnitudes were beyond float16 and are smaller now."""
+    return np.asarray((before > LARGEST) & (after < KEPT * before))

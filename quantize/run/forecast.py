@@ -20,6 +20,7 @@ from quantize.checkpoint import Checkpoint, check_tables
 from quantize.methods.rtn import rtn
 from quantize.plan import Assignment, Plan
 from quantize.progress import Progress, silent
+from quantize.run.clipping import too_large
 from quantize.run.cost import Cost
 from quantize.run.disk_usage import run_cost
 from quantize.run.job import Job
@@ -48,6 +49,8 @@ class TensorForecast:
     bytes: int
     error: float
     """Relative squared error of plain rounding, measured on a sample of the rows."""
+    clipped: int
+    """Values of the sample that are larger than the type can hold."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Forecast:
     seconds: float
     """Calibration and rounding on this machine, from a short measurement; judging comes on top."""
     targets: tuple[TargetForecast, ...]
+    notes: tuple[str, ...]
+    """What was read otherwise than the checkpoint's files say at first sight."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -115,6 +120,7 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
             target_forecast(checkpoint, assignment, size)
             for assignment, size in zip(job.assignments, sizes, strict=True)
         ),
+        notes=checkpoint.notes,
     )
 
 
@@ -157,12 +163,12 @@ def tensor_forecast(checkpoint: Checkpoint, assignment: Assignment, name: str) -
     qtype, tensor = assignment.types[name], checkpoint.tensors[name]
     rows = np.unique(np.linspace(0, tensor.shape[0] - 1, SAMPLE).astype(int))
     weight = torch.from_numpy(np.array(tensor.qtype.decode(tensor.data[rows])))
-    error = (rtn(weight, qtype).value - weight).square().sum() / weight.square().sum().clamp(
-        min=1e-30
-    )
+    value = rtn(weight, qtype).value
+    error = (value - weight).square().sum() / weight.square().sum().clamp(min=1e-30)
+    clipped = too_large(weight.abs().numpy(), value.abs().numpy()).sum()
     shape = (tensor.shape[0], tensor.shape[1])
     size = round(shape[0] * shape[1] * qtype.bits / 8)
-    return TensorForecast(name, shape, qtype.name, size, float(error))
+    return TensorForecast(name, shape, qtype.name, size, float(error), int(clipped))
 
 
 def render(result: Forecast) -> RenderableType:
@@ -173,9 +179,15 @@ def render(result: Forecast) -> RenderableType:
     head.add_row("memory", f"{result.memory / 2**30:.2f} GiB at most")
     head.add_row("disk", f"{result.disk / 2**20:,.1f} MiB while running")
     head.add_row("time", f"about {result.seconds:,.0f} s, judging not counted")
-    parts: list[RenderableType] = [head]
+    parts: list[RenderableType] = [head, *result.notes]
     for target in result.targets:
         parts += [types_table(target), *target.fallbacks]
+        parts += [
+            f"{t.name}: {t.type} cannot hold {t.clipped} values of the rows that were looked at; "
+            "use BF16 or F32 for it (--rule)"
+            for t in target.tensors
+            if t.clipped
+        ]
         if target.frontier:
             parts.append(frontier_table(target))
     return Group(*parts)

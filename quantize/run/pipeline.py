@@ -34,7 +34,8 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     setup = prepare_run(plan, job) if plan.check else None
     with job.store.locked():
         refuse_existing(plan, job)
-        for line in filter(None, [*job.checkpoint.notes, job.store.begin()]):
+        told = setup.windows.left_out if setup else ()
+        for line in filter(None, [*job.checkpoint.notes, *told, job.store.begin()]):
             say(line)
         job = assign_all(job)
         check_space(run_cost(job, artifact_bytes(job)).disk, job.store)
@@ -105,6 +106,9 @@ def refuse_existing(plan: Plan, job: Job) -> None:
     """
     for target in plan.targets if plan.overwrite else ():
         refuse_foreign(job.path(target), export.CONTAINERS[target.container])
+    for name in REPORTS if plan.overwrite and plan.check else ():
+        if (plan.output / name).is_dir():
+            raise InputError(f"{plan.output / name} is a folder; choose another folder with -o.")
     if plan.overwrite:
         return
     ours = {job.path(target): job.store.writing(target) for target in plan.targets}

@@ -41,7 +41,7 @@ def calibration(job: Job) -> np.ndarray:
     if not entry.done:
         text = load_text(job.checkpoint, ask.spec, ask.rows, ask.length, ask.seed, job.progress)
         entry.save({"ids": text.ids, "domains": np.array(text.domains)})
-        entry.finish(sha256=text.sha256, summary=text.summary())
+        entry.finish(sha256=text.sha256, summary=text.summary(), notes=text.left_out)
     job.progress("calibration text", 1, 1, entry.facts["summary"])
     return entry.load("ids")
 

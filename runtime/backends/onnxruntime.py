@@ -3,7 +3,8 @@
 genai_config.json names the model file, its inputs and its outputs.
 """
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from runtime.rope import Rope
 from runtime.tokenizer import Tokenizer
 
 READS_FILES = True
+
+EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Setting of a session: where a graph that is given as bytes has its weights."""
 
 
 @dataclass
@@ -99,8 +103,7 @@ def open(
     settings = read_json(folder / "genai_config.json").get("model")
     if settings is None:
         raise InputError(f"{folder} has no genai_config.json; give a folder that has one.")
-    has_tokenizer = (folder / "tokenizer.json").exists()
-    tokenizer = Tokenizer.from_folder(folder) if has_tokenizer else None
+    tokenizer = _tokenizer(folder, settings.get("eos_token_id"))
     try:
         session = _session(folder / settings["decoder"]["filename"], threads, accuracy_level)
         return OnnxEngine(_arch(folder, settings), tokenizer, session, settings)
@@ -109,6 +112,16 @@ def open(
             f"{folder / 'genai_config.json'} has no {missing.args[0]!r}; only text models with one "
             "decoder are run."
         ) from None
+
+
+def _tokenizer(folder: Path, eos: int | list[int] | None) -> Tokenizer | None:
+    """The folder's tokenizer, if any; texts end where onnxruntime-genai ends them."""
+    if not (folder / "tokenizer.json").exists():
+        return None
+    found = Tokenizer.from_folder(folder)
+    if eos is None:
+        return found
+    return replace(found, eos=tuple(eos) if isinstance(eos, list) else (eos,))
 
 
 def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any:
@@ -124,10 +137,11 @@ def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any
     options.log_severity_level = 4  # a failure comes back as our own sentence
     if threads is not None:
         options.intra_op_num_threads = threads
-    key = "session.model_external_initializers_file_folder_path"
-    options.add_session_config_entry(key, str(path.parent))
     try:
-        model = str(path) if accuracy_level is None else _with_accuracy(path, accuracy_level)
+        model: str | bytes = str(path)
+        if accuracy_level is not None or any(file.is_symlink() for file in path.parent.iterdir()):
+            model, folder = _edited(path, accuracy_level)
+            options.add_session_config_entry(EXTERNAL_DATA_FOLDER, folder)
         return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
     except Exception as error:  # the library's own exceptions share no base class of their own
         reason = " ".join(str(error).split())
@@ -136,18 +150,34 @@ def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any
         ) from error
 
 
-def _with_accuracy(path: Path, accuracy_level: int) -> bytes:
-    """The graph with another accuracy_level on every MatMulNBits."""
+def _edited(path: Path, accuracy_level: int | None) -> tuple[bytes, str]:
+    """The graph with another accuracy_level on every MatMulNBits, and where its weights lie.
+
+    onnxruntime reads weights from below one folder, all links resolved. In a hub's cache the files
+    are links to files of other names in another folder: the graph then names these.
+    """
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
     for node in model.graph.node:
-        if node.op_type == "MatMulNBits":
+        if node.op_type == "MatMulNBits" and accuracy_level is not None:
             kept = [a for a in node.attribute if a.name != "accuracy_level"]
             del node.attribute[:]
             node.attribute.extend(kept)
             node.attribute.append(onnx.helper.make_attribute("accuracy_level", accuracy_level))
-    return bytes(model.SerializeToString())
+    places = [
+        entry
+        for proto in model.graph.initializer
+        for entry in proto.external_data
+        # a name that leads out of the folder is onnxruntime's to refuse
+        if entry.key == "location" and Path(entry.value).name == entry.value
+    ]
+    real = {entry.value: (path.parent / entry.value).resolve() for entry in places}
+    folders = [str(file.parent) for file in real.values()]
+    folder = os.path.commonpath(folders) if folders else str(path.parent)
+    for entry in places:
+        entry.value = real[entry.value].relative_to(folder).as_posix()
+    return bytes(model.SerializeToString()), folder
 
 
 def _arch(folder: Path, settings: dict[str, Any]) -> Arch:

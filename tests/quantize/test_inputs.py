@@ -406,6 +406,8 @@ def test_values_that_float16_cannot_hold_are_told(to: str, count: int, folder: P
     values = load_file(shard)
     values["model.layers.1.mlp.up_proj.weight"][3, :3] = 99_000.0
     save_file(values, shard, metadata={"format": "pt"})
+    (forecast,) = edgequant.plan(folder, to=to, method="rtn").targets
+    assert sum(tensor.clipped for tensor in forecast.tensors) in (0, count)
     made = edgequant.quantize(folder, to, folder.parent / "out", method="rtn", check=False)
     told = [note for note in made.notes if "clipped" in note]
     assert len(told) == bool(count)
@@ -427,3 +429,66 @@ def test_an_exact_ramp_is_refused_for_gguf(folder: Path) -> None:
     edit(folder, rope_scaling=yarn)
     with pytest.raises(UnsupportedError, match="truncate to false, and llama.cpp rounds"):
         edgequant.plan(folder, to="gguf:Q8_0", method="rtn")
+
+
+@pytest.mark.slow
+def test_a_folder_of_genai_alone_ends_texts_where_it_says(folder: Path) -> None:
+    edit(folder, "generation_config.json", eos_token_id=[4095, 4093])
+    path = made(folder, "onnx:int8")
+    for name in ("config.json", "generation_config.json"):
+        (path / name).unlink()
+    report = edgequant.check(path, against=folder, eval_rows=1, eval_length=64)
+    assert not any("end tokens" in note for note in report.results[0].notes)
+    settings = json.loads((path / "genai_config.json").read_text())
+    settings["model"]["eos_token_id"] = 4093
+    (path / "genai_config.json").write_text(json.dumps(settings))
+    report = edgequant.check(path, against=folder, eval_rows=1, eval_length=64)
+    assert "does not stop at the original's end tokens [4095]" in str(report.results[0].notes)
+
+
+BROKEN = "{{ messages[0]['content'] + 1 }}"
+REASON = 'can only concatenate str (not "int") to str'
+PICKY = "{% if messages | length > 1 and messages[0].role == 'system' %}{{ raise_exception('x') }}"
+
+
+@pytest.mark.slow
+def test_a_template_that_fails_is_told_on_the_screen(folder: Path, run: Any) -> None:
+    edit(folder, "tokenizer_config.json", chat_template=BROKEN)
+    out = folder.parent / "out"
+    brief = ("--calib-rows", 4, "--calib-length", 64, "--eval-rows", 1, "--eval-length", 64)
+    code, _, err = run("run", folder, "--to", "gguf:Q4_0", "-o", out, *brief)
+    assert code == 0
+    lines = err.splitlines()
+    first = next(at for at, line in enumerate(lines) if line.startswith("layers"))
+    assert f"the chat template refuses even a question and its answer: {REASON}" in lines[:first]
+    told = f"conversations left out, the chat template refused the messages: {REASON}"
+    assert any(line.startswith("heldout text: ") and told in line for line in lines[:first])
+    assert any(line.startswith("calibration text: ") and told in line for line in lines)
+    notes = json.loads((out / "report.json").read_text())["notes"]
+    for kind in ("heldout", "calibration"):
+        assert any(told in note and note.startswith(kind) for note in notes)
+    facts = gguf.GGUFReader(out / "model-Q4_0.gguf").fields["edgequant.plan"].contents()
+    assert "refuses even a question" in facts
+    code, _, err = run("generate", folder, "Hi", "--chat", "-n", 1)
+    assert (code, " ".join(err.split())) == (2, f"error {chat.REFUSED}{REASON}")
+    code, _, err = run("imatrix", folder, "-o", out / "x.gguf", *brief[:4])
+    assert code == 0 and told in err
+
+
+def test_a_template_that_is_picky_is_no_note(folder: Path) -> None:
+    edit(folder, "tokenizer_config.json", chat_template=PICKY + "{% endif %}" + TEMPLATE)
+    assert open_checkpoint(folder).notes == ()
+
+
+def test_the_plan_says_what_is_read_otherwise_and_what_is_too_large(folder: Path, run: Any) -> None:
+    shard = folder / "model-1.safetensors"
+    values = load_file(shard)
+    values["model.layers.1.mlp.up_proj.weight"][0, 0] = 99_000.0
+    save_file(values, shard, metadata={"format": "pt"})
+    edit(folder, quantization_config={"load_in_4bit": True})
+    code, out, _ = run("plan", folder, "--to", "gguf:Q4_0", "--method", "rtn")
+    assert code == 0
+    assert "blk.1.ffn_up.weight: Q4_0 cannot hold 1 values of the rows" not in out  # 524,032
+    assert "every tensor is a float: it is ignored" in out
+    code, out, _ = run("plan", folder, "--to", "gguf:F16", "--method", "rtn")
+    assert "blk.1.ffn_up.weight: F16 cannot hold 1 values of the rows that were looked at" in out

@@ -141,3 +141,33 @@ def test_a_missing_onnxruntime_is_named(written: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(EdgequantError, match="needs onnxruntime; pip install onnxruntime"):
         open_engine(written, "onnxruntime")
+
+
+def test_texts_end_where_genai_config_ends_them(copy: Path) -> None:
+    for name in ("config.json", "generation_config.json"):
+        (copy / name).unlink()
+    for said, ends in (([4095, 4093], (4095, 4093)), (4094, (4094,))):
+        change_settings(copy, eos_token_id=said)
+        tokenizer = open_engine(copy, "onnxruntime").tokenizer
+        assert tokenizer is not None and tokenizer.eos == ends
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"eos_token_id": "4093"}, "model.eos_token_id"),
+        ({"context_length": 0}, "model.context_length"),
+        ({"decoder": []}, "model.decoder"),
+        ({"decoder": {"num_hidden_layers": None}}, "model.decoder.num_hidden_layers"),
+        (
+            {"decoder": {"inputs": {"past_key_names": "past"}}},
+            "model.decoder.inputs.past_key_names",
+        ),
+    ],
+)
+def test_a_genai_config_of_another_kind_names_the_field(
+    change: dict[str, Any], place: str, copy: Path
+) -> None:
+    change_settings(copy, **change)
+    with pytest.raises(EdgequantError, match=f"genai_config.json: {place} is not what it must be"):
+        open_engine(copy, "onnxruntime")

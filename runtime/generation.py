@@ -1,0 +1,56 @@
+"""How a model's makers want its tokens drawn: generation_config.json, read as transformers does.
+
+Where that file is there, it counts alone; config.json of an older model may hold the same keys.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from runtime.json_files import GenerationConfig, checked, read_json
+
+FILE, OLDER = "generation_config.json", "config.json"
+
+DEFAULTS: dict[str, Any] = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "min_length": 0,
+    "num_beams": 1,
+}
+"""Setting -> what transformers takes where neither file says anything."""
+
+
+def sampling(folder: Path) -> dict[str, Any]:
+    """A value for each of DEFAULTS.
+
+    Raises CorruptFileError for one that transformers would not draw with.
+    """
+    found = _said(folder, FILE if (folder / FILE).exists() else OLDER)
+    return DEFAULTS | found
+
+
+def notes(folder: Path) -> list[str]:
+    """What is left out somewhere, a sentence each. Raises as `sampling` does."""
+    told, asked = [], sampling(folder)
+    older = _said(folder, OLDER) if (folder / FILE).exists() else {}
+    if unlike := [key for key, value in older.items() if value != asked[key]]:
+        told.append(f"{FILE} was read and {', '.join(unlike)} of {OLDER} not, as transformers does")
+    if unknown := without_place(asked):
+        told.append(f"an ONNX folder leaves out {', '.join(unknown)}: onnxruntime-genai cannot")
+    return told
+
+
+def without_place(asked: dict[str, Any]) -> list[str]:
+    """Settings that onnxruntime-genai does not have, or not together with the others."""
+    beams = asked["do_sample"] and asked["num_beams"] > 1
+    return ["min_p"] * bool(asked["min_p"]) + ["num_beams beside do_sample"] * beams
+
+
+def _said(folder: Path, file: str) -> dict[str, Any]:
+    """The settings of one file; a null says nothing."""
+    found = read_json(folder / file)
+    checked(found, GenerationConfig, str(folder / file))
+    return {key: found[key] for key in DEFAULTS if found.get(key) is not None}

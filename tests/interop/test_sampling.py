@@ -1,0 +1,146 @@
+"""How a model wants to be sampled: as transformers reads it, and as other engines then do it."""
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from export.genai import genai_config
+from export.gguf import write as write_gguf
+from export.onnx import write as write_onnx
+from quantize.checkpoint import bundled, open_checkpoint
+from runtime import generation
+from runtime.errors import CorruptFileError
+from tests.conftest import CONFIGS, SIZES
+from tests.random_checkpoint import random_checkpoint
+from tests.small_models import rounded
+
+pytestmark = pytest.mark.slow
+
+DRAWN = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
+OLD = {"do_sample": True, "temperature": 0.5, "top_k": 3, "repetition_penalty": 1.2}
+
+SAID: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
+    "nothing": (None, {}),
+    "an empty file": ({}, {}),
+    "drawn": (DRAWN | {"repetition_penalty": 1.05}, {}),
+    "drawn with usual values": ({"do_sample": True}, {}),
+    "min_p": ({"do_sample": True, "min_p": 0.1}, {}),
+    "a temperature without do_sample": ({"temperature": 0.7, "top_k": 20}, {}),
+    "temperature 0": ({"do_sample": False, "temperature": 0.0}, {}),
+    "all tokens": ({"do_sample": True, "top_k": 0}, {}),
+    "more tokens than there are": ({"do_sample": True, "top_k": 100_000}, {}),
+    "nulls": (dict.fromkeys(DRAWN), {}),
+    "beams": ({"num_beams": 4}, {}),
+    "an old config.json": (None, OLD),
+    "an old config.json beside the file": ({"eos_token_id": 4095}, OLD),
+    "both": (DRAWN, OLD),
+}
+"""What generation_config.json and config.json say."""
+
+
+def folder_of(root: Path, said: dict[str, Any] | None, older: dict[str, Any]) -> Path:
+    folder = root / "model"
+    random_checkpoint(folder, SIZES | CONFIGS["qwen2-tied"] | older, bundled())
+    (folder / generation.FILE).unlink()
+    if said is not None:
+        (folder / generation.FILE).write_text(json.dumps(said))
+    return folder
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_sampling_is_that_of_transformers(case: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = folder_of(tmp_path, *SAID[case])
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    # what generate() does with the files and no arguments; there is no public name for it
+    asked, _ = model._prepare_generation_config(None)
+    expected = {key: getattr(asked, key) or 0 for key in generation.DEFAULTS}
+    assert generation.sampling(folder) == expected
+
+
+BAD = [
+    {"do_sample": True, "top_k": -1},
+    {"repetition_penalty": 0.0},
+    {"repetition_penalty": -1.0},
+    {"do_sample": True, "min_p": 2.0},
+    {"do_sample": True, "temperature": "0.7"},
+    {"do_sample": True, "temperature": -1.0},
+]
+
+
+@pytest.mark.parametrize("place", [generation.FILE, generation.OLDER])
+@pytest.mark.parametrize("said", BAD, ids=str)
+def test_what_transformers_does_not_draw_with_is_refused(
+    said: dict[str, Any], place: str, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    older = place == generation.OLDER
+    folder = folder_of(tmp_path, None if older else said, said if older else {})
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with pytest.raises(ValueError):
+        model.generate(torch.arange(5)[None], max_new_tokens=2)
+    with pytest.raises(CorruptFileError, match=f"{place}: {list(said)[-1]} is not what it must"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_onnxruntime_genai_takes_what_is_written(case: str, tmp_path: Path) -> None:
+    og = pytest.importorskip("onnxruntime_genai")
+    checkpoint = open_checkpoint(folder_of(tmp_path, *SAID[case]))
+    asked = generation.sampling(checkpoint.folder)
+    search = genai_config(checkpoint.arch, checkpoint.folder)["search"]
+    kept = set(generation.DEFAULTS) - {"min_p", "top_k"}
+    assert {key: search[key] for key in kept} == {key: asked[key] for key in kept}
+    assert search["top_k"] == min(asked["top_k"], checkpoint.arch.vocab)
+    path = tmp_path / "made"
+    write_onnx(path, checkpoint.arch, rounded(checkpoint, "INT8_32"), checkpoint.folder, {})
+    params = og.GeneratorParams(model := og.Model(str(path)))
+    params.set_search_options(max_length=8)
+    generator = og.Generator(model, params)
+    generator.append_tokens([300, 301, 302, 303])
+    while not generator.is_done():
+        generator.generate_next_token()
+    assert len(generator.get_sequence(0)) > 4
+
+
+LLAMACPP = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+}
+"""A setting's name here and in llama.cpp's server."""
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_llamacpp_samples_as_the_file_says(case: str, tmp_path: Path) -> None:
+    llama = pytest.importorskip("xllamacpp")
+    checkpoint = open_checkpoint(folder_of(tmp_path, *SAID[case]))
+    path = tmp_path / "made.gguf"
+    write_gguf(path, checkpoint.arch, rounded(checkpoint, "Q8_0"), checkpoint.folder, {})
+    asked, params = generation.sampling(checkpoint.folder), llama.CommonParams()
+    usual = {name: getattr(params.sampling, key) for name, key in OWN.items()}
+    params.model.path, params.n_ctx, params.cpuparams.n_threads = str(path), 64, 1
+    server = llama.Server(params)
+    with urllib.request.urlopen(f"{server.listening_address}/props") as answer:
+        found = json.load(answer)["default_generation_settings"]["params"]
+    expected = asked if asked["do_sample"] else usual
+    for name, theirs in LLAMACPP.items():
+        assert found[theirs] == pytest.approx(expected[name], abs=1e-6)
+    if asked["do_sample"] and asked["repetition_penalty"] != 1:
+        assert found["repeat_last_n"] == -1
+
+
+OWN = {
+    "temperature": "temp",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "penalty_repeat",
+}
+"""A setting's name here and in llama.cpp's own settings."""
