@@ -42,7 +42,7 @@ def load(
 ) -> Windows:
     """Turn a text source into token windows; the held-out part shares no document with the other.
 
-    spec: `builtin`, `builtin:code,math`, a .txt, .jsonl or .parquet path,
+    spec: `builtin`, `builtin:code,math`, a .txt, .json, .jsonl or .parquet path,
     `hub:DATASET[:config[:split[:column]]]`, or `self` (sampled by generate(count, length, seed)).
     rows: how many windows, 0 for all there are. length: tokens a window. A row never mixes
     domains; rows come in random order, so the first few are a sample of all. The same arguments

@@ -18,7 +18,7 @@ SPACED = re.compile(r"\n(?:[ \t]*\n){2,}")  # two or more blank lines
 
 
 def read_file(path: Path) -> Iterator[Content | Unusable]:
-    """Yield what a .txt, .jsonl or .parquet file holds; CalibrationError says what is wrong."""
+    """Yield what a file of READERS holds; CalibrationError says what is wrong."""
     endings = ", ".join(READERS)
     if not path.exists():
         raise CalibrationError(
@@ -36,7 +36,8 @@ def read_file(path: Path) -> Iterator[Content | Unusable]:
         ) from problem
     except OSError as problem:
         raise CalibrationError(
-            f"{path} could not be read ({problem.strerror}): check its permissions."
+            f"{path} could not be read ({problem.strerror or first_line(problem)}): "
+            "check its permissions."
         ) from problem
 
 
@@ -55,20 +56,53 @@ def read_txt(path: Path) -> Iterator[str]:
 def read_jsonl(path: Path) -> Iterator[Content | Unusable]:
     """Yield what each line's object holds, see records.py; a blank line is empty."""
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                yield ""
-                continue
-            where = f"{path} line {number}"
+        yield from rows(
+            (where := f"{path} line {number}", parsed(line, where) if line.strip() else None)
+            for number, line in enumerate(lines, start=1)
+        )
+
+
+def read_json(path: Path) -> Iterator[Content | Unusable]:
+    """Yield what each object of a list holds, see records.py; JSON lines of that name are read."""
+    text = path.read_bytes()
+    if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        yield from read_jsonl(path)
+        return
+    found = parsed(text, str(path))
+    yield from rows((f"{path} row {number}", row) for number, row in enumerate(found, start=1))
+
+
+def parsed(text: bytes, where: str) -> Any:
+    """A JSON value. Raises CalibrationError with `where`."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise CalibrationError(
+            f"{where} is not JSON ({first_line(problem)}): fix or delete that line."
+        ) from problem
+
+
+def rows(values: Iterator[tuple[str, Any]]) -> Iterator[Content | Unusable]:
+    """Yield what rows hold, given with the place of each; None is empty.
+
+    A row that is no object or has no known column is unusable; CalibrationError at the end when
+    not one had a known column.
+    """
+    problem, known = None, False
+    for where, row in values:
+        if row is None:
+            yield ""
+        elif not isinstance(row, dict):
+            yield Unusable("a row that is no object")
+        else:
             try:
-                record = json.loads(line)
-            except ValueError as problem:
-                raise CalibrationError(
-                    f"{where} is not JSON ({first_line(problem)}): fix or delete that line."
-                ) from problem
-            if not isinstance(record, dict):
-                raise CalibrationError(f'{where} is not an object: write {{"text": ...}}.')
-            yield content_of_row(record, where)
+                yield content_of_row(row, where)
+                known = True
+            except CalibrationError as error:
+                problem = problem or error
+                yield Unusable("neither text nor messages")
+    if problem and not known:
+        raise problem
 
 
 def read_parquet(path: Path) -> Iterator[Content | Unusable]:
@@ -92,6 +126,7 @@ def read_parquet(path: Path) -> Iterator[Content | Unusable]:
 
 READERS: Mapping[str, Callable[[Path], Iterator[Content | Unusable]]] = {
     ".txt": read_txt,
+    ".json": read_json,
     ".jsonl": read_jsonl,
     ".parquet": read_parquet,
 }

@@ -90,7 +90,7 @@ def from_builtin(request: Request, dropped: Counter[str]) -> list[Pool]:
 
 
 def from_file(request: Request, dropped: Counter[str]) -> list[Pool]:
-    """Take the user's own .txt, .jsonl or .parquet file."""
+    """Take the user's own .txt, .json, .jsonl or .parquet file."""
     documents = list(unique(read_file(Path(request.spec).expanduser()), set(), dropped))
     heldout = heldout_digests(documents)
     if len(heldout) == len(documents) > 0:

@@ -18,7 +18,7 @@ class TextSettings(TypedDict, total=False):
     """What artifacts are measured on."""
 
     eval_data: str
-    """A .txt, .jsonl or .parquet file, or a spec. Default: the held-out part of "builtin"."""
+    """A file as for `calibration`, or a spec. Default: the held-out part of "builtin"."""
     eval_rows: int
     """Windows; 0 = all there are, at most 64. Default: 0."""
     eval_length: int
@@ -75,7 +75,7 @@ class PlanSettings(GateSettings, total=False):
     target_bpw: float | None
     """Average bits per weight at most, for an automatic target."""
     calibration: str
-    """"builtin[:domains]", a .txt, .jsonl or .parquet file, "hub:..." or "self"."""
+    """"builtin[:domains]", a .txt, .json, .jsonl or .parquet file, "hub:..." or "self"."""
     imatrix: StrPath | None
     """An importance matrix of llama.cpp, instead of calibration text."""
     rows: int

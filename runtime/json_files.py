@@ -17,7 +17,10 @@ T = TypeVar("T")
 Size = Annotated[int, Meta(gt=0, lt=2**31)]
 Id = Annotated[int, Meta(ge=0, lt=2**32)]
 Ids = Id | list[Id] | None
-Number = Annotated[float, Meta(gt=0)]
+Number = Annotated[float, Meta(gt=0, lt=1e300)]
+Finite = Annotated[float, Meta(gt=-1e300, lt=1e300)]
+Numbered = Annotated[str, Meta(pattern="^[^%]*%d[^%]*$")]
+"""A name with a place for a layer's number."""
 
 
 class RopeSettings(Struct):
@@ -33,13 +36,21 @@ class RopeSettings(Struct):
     beta_fast: Number | None = None
     beta_slow: Number | None = None
     attention_factor: Number | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
+    mscale: Finite | None = None
+    mscale_all_dim: Finite | None = None
     truncate: bool | None = None
     partial_rotary_factor: Number | None = None
 
 
-class Config(Struct):
+class SpecialIds(Struct):
+    """Ids of special tokens."""
+
+    eos_token_id: Ids = None
+    bos_token_id: Id | None = None
+    pad_token_id: Annotated[int, Meta(ge=-1)] | None = None
+
+
+class Config(SpecialIds):
     """config.json, as far as every family reads it."""
 
     model_type: str | None = None
@@ -62,17 +73,11 @@ class Config(Struct):
     rope_parameters: RopeSettings | None = None
     partial_rotary_factor: Number | None = None
     quantization_config: dict[str, Any] | None = None
-    eos_token_id: Ids = None
-    bos_token_id: Id | None = None
-    pad_token_id: Annotated[int, Meta(ge=-1)] | None = None
 
 
-class GenerationConfig(Struct):
+class GenerationConfig(SpecialIds):
     """generation_config.json, as far as artifacts say it again; older config.json have it too."""
 
-    eos_token_id: Ids = None
-    bos_token_id: Id | None = None
-    pad_token_id: Annotated[int, Meta(ge=-1)] | None = None
     do_sample: bool | None = None
     min_length: Annotated[int, Meta(ge=0)] | None = None
     num_beams: Size | None = None
@@ -214,22 +219,41 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptFileError(f"{path} is not valid JSON ({error}); download it again.") from error
+    found = json_value(path)
     checked(found, FILES.get(path.name, dict[str, Any]), str(path))
     return dict(found)
 
 
-def checked(found: Any, kind: type[T], file: str) -> T:
-    """A JSON value as a described type. Raises CorruptFileError that names the field."""
+def json_value(path: Path, remedy: str = "download it again") -> Any:
+    """Whatever a JSON file holds, all of its text writable as UTF-8.
+
+    Raises CorruptFileError, ending with `remedy`, when it is not JSON or no file.
+    """
+    if not path.is_file():
+        raise CorruptFileError(f"{path} is not a file; {remedy}.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(found, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{path} is not valid JSON ({error}); {remedy}.") from error
+    return found
+
+
+def checked(
+    found: Any,
+    kind: type[T],
+    file: str,
+    remedy: str = "correct it, or take the file that came with the weights",
+) -> T:
+    """A JSON value as a described type.
+
+    Raises CorruptFileError that names the field, and ends with `remedy`.
+    """
     try:
         return msgspec.convert(found, kind, str_keys=True)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at ")
         where = re.sub(r"^\$\.?", "", place.strip("`")) or "the file"
         raise CorruptFileError(
-            f"{file}: {where} is not what it must be ({reason[:1].lower()}{reason[1:]}); "
-            "correct it, or take the file that came with the weights."
+            f"{file}: {where} is not what it must be ({reason[:1].lower()}{reason[1:]}); {remedy}."
         ) from error

@@ -48,7 +48,7 @@ RewriteNames = Annotated[
 ]
 Calibration = Annotated[
     str | None,
-    typer.Option(help="builtin[:domains], a .txt/.jsonl/.parquet, hub:..., or self."),
+    typer.Option(help="builtin[:domains], a .txt/.json/.jsonl/.parquet, hub:..., or self."),
 ]
 ImatrixFile = Annotated[
     Path | None,

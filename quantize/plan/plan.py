@@ -182,7 +182,7 @@ class Plan:
         """
         state: dict[str, Any] = {"recipe": self.recipe(), "model": fingerprint, "code": version}
         state["device"] = self.device  # a GPU adds in another order
-        if self.calibration_file and self.calibration_file.exists():
+        if self.calibration_file and self.calibration_file.is_file():
             state["text"] = hashlib.sha256(self.calibration_file.read_bytes()).hexdigest()
         state["imatrix"] = imatrix_sha256
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

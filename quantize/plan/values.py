@@ -20,7 +20,9 @@ def parse_bytes(text: str) -> int:
     """From "350MB", "300 MiB", "1.5GB" or plain bytes. Raises EdgequantError for anything else."""
     match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS:
-        raise InputError(f"{text!r} is not a size; write it like 350MB, 300MiB or 1.5GB.")
+        raise InputError(
+            f"target_size {text!r} is not a size; write it like 350MB, 300MiB or 1.5GB."
+        )
     return int(float(match[1].replace("_", "")) * UNITS[match[2].upper()])
 
 
@@ -30,8 +32,8 @@ def read_toml(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     `fields` are the names and types of a Plan's fields; some are spelled otherwise in a file.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"plan {path} cannot be read: {error}.") from error
     kinds = fields | dict.fromkeys(("to", "rules", "rewrites", "adapter"), list)
     kinds |= {"output": str, "baseline": str, "imatrix": str, "target_size": str | int}
@@ -90,4 +92,4 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _kind_name(kind: Any) -> str:
     names = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
-    return names[next(k for k in (get_args(kind) or (kind,)) if k in names)]
+    return " or ".join(names[k] for k in (get_args(kind) or (kind,)) if k in names)

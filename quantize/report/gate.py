@@ -8,6 +8,7 @@ import numpy as np
 from quantize.report import tokens
 from quantize.report.metrics import standard_error
 from quantize.report.report import (
+    REMEDY,
     ArtifactResult,
     Evaluation,
     GateValues,
@@ -16,7 +17,7 @@ from quantize.report.report import (
     WindowScore,
     read_report,
 )
-from runtime.errors import InputError
+from runtime.errors import CorruptFileError, InputError
 
 REJECTED = ".rejected"
 """Appended to the name of an artifact that failed."""
@@ -132,6 +133,11 @@ def read_baseline(
             f"baseline {path} was measured on other text ({then.data}, {then.windows} windows of "
             f"{then.length}) than now ({evaluation.data}, {evaluation.windows} of "
             f"{evaluation.length}); use the same --eval-data, --eval-rows and --eval-length."
+        )
+    if any(len(result.windows) != evaluation.windows for result in baseline.results):
+        raise CorruptFileError(
+            f"baseline {path} has results without a score for each of its {evaluation.windows} "
+            f"windows; {REMEDY}."
         )
     if not any(match(baseline, names) for names in artifacts):
         wanted = ", ".join(sorted(set().union(*artifacts)))

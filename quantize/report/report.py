@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,12 @@ from quantize.report.scan import TensorFact
 from quantize.report.sensitivity import PartEffect
 from quantize.report.tokens import TokenizerCheck
 from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
+from runtime.json_files import checked, json_value
 
 SCHEMA_VERSION = 1
 """Raised when a reader of older reports would misread a new one."""
+REMEDY = "make it again with this version"
+"""What helps against a report that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -193,46 +194,23 @@ class Report:
         if found != SCHEMA_VERSION:
             raise UnsupportedError(
                 f"this report has schema version {found}, and this program reads "
-                f"{SCHEMA_VERSION}; make it again with this version."
+                f"{SCHEMA_VERSION}; {REMEDY}."
             )
         try:
-            report: Report = _build(Report, values)
-        except (KeyError, TypeError, AttributeError) as error:
+            json.dumps(values, allow_nan=False)
+        except ValueError as error:
             raise CorruptFileError(
-                f"this report does not follow its schema ({error}); make it again."
+                f"this report holds a number that is not finite; {REMEDY}."
             ) from error
-        return report
+        return checked(values, Report, "this report", REMEDY)
 
 
 def read_report(path: Path) -> Report:
     """The report in a file. Raises EdgequantError when it cannot be read."""
+    if not path.exists():
+        raise InputError(f"report {path} does not exist; give a report.json of an earlier run.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"report {path} cannot be read ({error}); give a report.json of an earlier run."
-        ) from error
-    try:
-        return Report.from_json(values)
+        return Report.from_json(json_value(path, REMEDY))
     except EdgequantError as error:
-        raise type(error)(f"{path}: {error}") from error
-
-
-def _build(annotation: Any, value: Any) -> Any:
-    """JSON values as the dataclasses they came from, told by the type hints."""
-    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _build(parts[0], value)
-    if origin is tuple:
-        return tuple(_build(parts[0], item) for item in value)
-    if origin is dict:
-        return {key: _build(parts[1], item) for key, item in value.items()}
-    if dataclasses.is_dataclass(annotation):
-        hints = typing.get_type_hints(annotation)
-        # what an older version did not write has a default
-        fields = dataclasses.fields(annotation)
-        late = {field.name for field in fields if field.default is not dataclasses.MISSING}
-        names = [name for name in hints if name in value or name not in late]
-        given = {name: _build(hints[name], value[name]) for name in names}
-        return annotation(**given)  # type: ignore[operator]
-    return value
+        said = str(error).replace("this report", str(path))
+        raise type(error)(f"report {said}") from error

@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from msgspec import Struct
 
 from runtime.errors import CorruptFileError, InputError, SpaceError
+from runtime.json_files import checked, json_value
 
 ENTRY = 1024
 """Bytes of a stored array beside its values: headers of zip and npy, its loss in the manifest."""
 CHANGED = (
     "the plan, the model or the program changed since the unfinished run here: starting afresh"
 )
+
+
+class Manifest(Struct):
+    """What manifest.json holds."""
+
+    key: str = ""
+    stages: dict[str, dict[str, Any]] = {}
 
 
 class Work:
@@ -34,8 +43,8 @@ class Work:
     def _read_manifest(self) -> None:
         """Take up the stages that an earlier run of the same plan finished."""
         found = _read(self.manifest) if self.manifest.exists() else None
-        self.foreign = found is not None and found.get("key") != self.key
-        self.stages = {} if found is None or self.foreign else found["stages"]
+        self.foreign = found is not None and found.key != self.key
+        self.stages = {} if found is None or self.foreign else found.stages
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -171,13 +180,12 @@ class Work:
             ) from error
 
 
-def _read(manifest: Path) -> dict[str, Any]:
+def _read(manifest: Path) -> Manifest:
     """A manifest; a damaged one counts as that of another plan."""
     try:
-        found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return found
+        return checked(json_value(manifest), Manifest, str(manifest))
+    except CorruptFileError:
+        return Manifest()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -51,6 +51,22 @@ class OnnxEngine:
             present = names["outputs"][f"present_{side}_names"]
             for layer in range(arch.layers):
                 self.presents[past % layer] = present % layer
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Raise CorruptFileError where the graph's inputs or outputs have other names."""
+        known = {value.name for value in self.session.get_outputs()} | set(self.input_types)
+        named = {self.ids, self.mask, self.result, *self.presents, *self.presents.values()}
+        for name in sorted(named - known):
+            raise CorruptFileError(
+                f"genai_config.json names {name!r}, which is no input or output of the model; "
+                "copy both files from the same folder."
+            )
+        for name in sorted(set(self.input_types) - named - {self.positions}):
+            raise UnsupportedError(
+                f"the model has an input {name!r} that genai_config.json does not name; only text "
+                "models with one decoder are run."
+            )
 
     def new_cache(self, batch: int, capacity: int) -> OnnxCache:
         """An empty cache; arrays grow, `capacity` only bounds them."""
@@ -84,11 +100,21 @@ class OnnxEngine:
         if self.positions in self.input_types:
             feed[self.positions] = np.tile(np.arange(past.length, total), (batch, 1))
         kept = list(self.presents.values()) if cache is not None else []
-        out, *presents = self.session.run([self.result, *kept], feed | past.arrays)
+        out, *presents = self._run([self.result, *kept], feed | past.arrays)
         if cache is not None:
             cache.arrays = dict(zip(self.presents, presents, strict=True))
             cache.length = total
         return np.asarray(out[:, -1:] if last else out, np.float32)
+
+    def _run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The graph's outputs. Raises UnsupportedError with what onnxruntime says."""
+        try:
+            return list(self.session.run(outputs, feed))
+        except Exception as error:  # the library's own exceptions share no base class of their own
+            raise UnsupportedError(
+                f"onnxruntime cannot run the model: {' '.join(str(error).split())}; compare its "
+                "inputs with config.json and genai_config.json."
+            ) from error
 
 
 def open(

@@ -92,7 +92,7 @@ def test_all_of_a_file_is_both_parts_together(write: Any) -> None:
 
 def test_missing_file_is_refused_with_the_specs_there_are() -> None:
     assert refused("/nowhere/wiki", ByteTokenizer(), 1, 32) == (
-        "There is no calibration text /nowhere/wiki: give a .txt, .jsonl, .parquet file, "
+        "There is no calibration text /nowhere/wiki: give a .txt, .json, .jsonl, .parquet file, "
         "builtin, builtin:DOMAIN,DOMAIN, hub:DATASET or self."
     )
 
@@ -100,7 +100,7 @@ def test_missing_file_is_refused_with_the_specs_there_are() -> None:
 def test_unknown_ending_and_folder_are_refused(write: Any, tmp_path: Path) -> None:
     for path in (write("a.csv", "text"), str(tmp_path)):
         assert refused(path, ByteTokenizer(), 1, 32) == (
-            f"{path} is not a file ending in .txt, .jsonl, .parquet: convert it to one."
+            f"{path} is not a file ending in .txt, .json, .jsonl, .parquet: convert it to one."
         )
 
 
@@ -109,14 +109,49 @@ def test_unknown_ending_and_folder_are_refused(write: Any, tmp_path: Path) -> No
     [
         ("{", "is not JSON (Expecting property name enclosed in double quotes"),
         ('{"text": "\xff"}', "is not JSON ('utf-8' codec can't decode byte 0xff"),
-        ("[1]", 'is not an object: write {"text": ...}.'),
-        ('{"body": "x", "id": 3}', "has body, id, but neither text nor messages: rename"),
-        ("{}", "has nothing, but neither text nor messages: rename"),
+        ("[" * 100_000, "is not JSON (maximum recursion depth exceeded"),
     ],
 )
 def test_a_bad_line_is_refused_by_its_number(line: str, complaint: str, write: Any) -> None:
     path = write("a.jsonl", b'{"text": "fine"}\n\n' + line.encode("latin-1") + b"\n")
     assert refused(path, ByteTokenizer(), 1, 8).startswith(f"{path} line 3 {complaint}")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[1]", "a row that is no object"),
+        ("3", "a row that is no object"),
+        ('{"body": "x", "id": 3}', "neither text nor messages"),
+        ("{}", "neither text nor messages"),
+    ],
+)
+def test_a_row_of_another_kind_is_dropped_and_counted(line: str, reason: str, write: Any) -> None:
+    path = write("a.jsonl", f'{{"text": "fine and long enough"}}\n{line}\n{line}\n')
+    found = load(path, ByteTokenizer(), 1, 8)
+    assert found.documents == 1
+    assert (2, reason) in found.dropped
+
+
+def test_a_file_without_any_known_column_is_refused_with_those_it_has(write: Any) -> None:
+    path = write("a.jsonl", '{"body": "x", "id": 3}\n{}\n')
+    assert refused(path, ByteTokenizer(), 1, 8) == (
+        f"{path} line 1 has body, id, but neither text nor messages: "
+        "rename the one that holds the documents."
+    )
+
+
+@pytest.mark.parametrize("form", ["list", "indented", "lines", "byte order mark"])
+def test_a_json_file_is_a_list_of_rows_or_lines(form: str, write: Any) -> None:
+    rows = [{"instruction": f"Say number {n}.", "input": "", "output": "Yes"} for n in range(4)]
+    text = "\n".join(map(json.dumps, rows))
+    if form != "lines":
+        text = json.dumps(rows, indent=1 if form == "indented" else None)
+    path = write("a.json", text.encode("utf-8-sig" if form == "byte order mark" else "utf-8"))
+    lines = write("a.jsonl", "\n".join(map(json.dumps, rows)))
+    found, expected = load(path, ByteTokenizer(), 1, 64), load(lines, ByteTokenizer(), 1, 64)
+    assert found.ids.tolist() == expected.ids.tolist()
+    assert found.documents > 1
 
 
 def test_text_that_is_not_utf8_is_refused_with_the_byte(write: Any) -> None:

@@ -67,7 +67,7 @@ def test_a_report_of_before_makers_and_frontiers_is_read(report: Report) -> None
 
 
 def test_a_missing_report_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(EdgequantError, match="cannot be read .* give a report.json"):
+    with pytest.raises(EdgequantError, match="does not exist; give a report.json"):
         read_report(tmp_path / "none.json")
 
 

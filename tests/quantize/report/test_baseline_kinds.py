@@ -1,0 +1,50 @@
+"""Baselines that are no report, or another one than they were."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from quantize.report.gate import read_baseline
+from quantize.report.report import Report
+from tests.mutations import TEXTS, mutations, put, told
+
+
+def test_no_field_of_a_baseline_gives_a_traceback(report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    names = [{result.label} for result in report.results]
+    read = partial(read_baseline, path, report.original, report.evaluation, names)
+    refused = 0
+    for what, changed in mutations(report.to_json(), 200):
+        path.write_text(json.dumps(changed))
+        refused += told(read, what, path.name)
+    assert refused > 50
+
+
+@pytest.mark.parametrize("what", TEXTS)
+def test_a_baseline_of_another_kind_is_named(what: str, report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    put(path, TEXTS[what])
+    read = partial(read_baseline, path, report.original, report.evaluation, [])
+    assert told(read, what, path.name)
+
+
+def test_a_baseline_must_have_every_window(report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    values = report.to_json()
+    values["results"][0]["windows"].pop()
+    path.write_text(json.dumps(values))
+    names = [{report.results[0].label}]
+    read = partial(read_baseline, path, report.original, report.evaluation, names)
+    assert told(read, "a window is missing", "without a score for each of its 6 windows")
+
+
+def test_a_baseline_with_nan_is_refused(report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    values = report.to_json()
+    values["results"][0]["windows"][0]["kl"] = float("nan")
+    path.write_text(json.dumps(values))
+    names = [{report.results[0].label}]
+    read = partial(read_baseline, path, report.original, report.evaluation, names)
+    assert told(read, "NaN", "holds a number that is not finite")
