@@ -128,25 +128,22 @@ class TokenizerConfig(SpecialTokens):
     chat_template: str | list[NamedTemplate] | dict[str, str] | None = None
 
 
-Numbered = Annotated[str, Meta(pattern="%d")] | None
-
-
 class GenaiInputs(Struct):
     """Names of a graph's inputs; %d is a layer."""
 
     input_ids: str | None = None
     attention_mask: str | None = None
     position_ids: str | None = None
-    past_key_names: Numbered = None
-    past_value_names: Numbered = None
+    past_key_names: Numbered | None = None
+    past_value_names: Numbered | None = None
 
 
 class GenaiOutputs(Struct):
     """Names of a graph's outputs; %d is a layer."""
 
     logits: str | None = None
-    present_key_names: Numbered = None
-    present_value_names: Numbered = None
+    present_key_names: Numbered | None = None
+    present_value_names: Numbered | None = None
 
 
 class GenaiDecoder(Struct):

@@ -320,9 +320,9 @@ def test_a_layout_without_a_kernel_is_decoded_by_its_definition(
     np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("word", ["resident", "generating"])
+@pytest.mark.parametrize("option", [{"resident": True}, {"purpose": "generation"}])
 def test_weights_in_memory_give_the_logits_of_the_file(
-    word: str, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    option: dict[str, Any], tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "tiny.gguf"
     write(path, tiny.arch, rounded(tiny, "Q4_K"), tiny.folder, {})
@@ -332,7 +332,7 @@ def test_weights_in_memory_give_the_logits_of_the_file(
     (tmp_path / "enabled").write_text("always [madvise] never")
     monkeypatch.setattr(memory, "HUGE_PAGES", tmp_path / "enabled")
     monkeypatch.setattr(memory, "available", lambda: 2 * mapped.mapped)
-    resident = open_engine(model, "native", **{word: True})
+    resident = open_engine(model, "native", **option)
     cache = resident.new_cache(3, 21)
     first = resident.logits(PROMPTS[:, :9], cache)
     assert resident.moving
