@@ -35,6 +35,7 @@ from runtime.sources import (
 )
 from runtime.stored import StoredArray, StoredTensors
 from runtime.tokenizer import Tokenizer
+from runtime.tokenizer_class import replaced_rules
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     found = Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder), notes)
     if adapters:
         found = _with_adapters(found, [read_adapter(path, model_name(path)) for path in adapters])
-    return replace(found, notes=(*found.notes, *found.tokenizer.notes()))
+    rules = replaced_rules(found.files, config, found.tokenizer.backend)
+    return replace(found, notes=(*found.notes, *found.tokenizer.notes(), *rules))
 
 
 def _with_adapters(base: Checkpoint, adapters: list[Adapter]) -> Checkpoint:
