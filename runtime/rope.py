@@ -187,7 +187,10 @@ class Rope:
 
         Raises EdgequantError for a scaling that this runtime does not compute, or for bad numbers.
         """
-        rope_type = str(keys.get("rope.scaling.type", "none"))
+        factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear"))  # its older name
+        keys = keys | {"rope.scaling.factor": factor or 1.0}
+        # llama.cpp takes a factor of no type for a linear one, and a factor of 0 for none
+        rope_type = str(keys.get("rope.scaling.type", "linear" if factor else "none"))
         if rope_type not in GGUF_KINDS or (factors and rope_type != "none"):
             raise UnsupportedError(
                 f"the GGUF asks for rope scaling {rope_type!r}"
