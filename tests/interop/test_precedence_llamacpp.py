@@ -164,7 +164,8 @@ ROPES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"type": "none", "factor": 4.0}, {}),
     ({"type": "linear"}, {}),
     ({"factor": 0.0}, {}),
-    (YARN | {"yarn_beta_fast": 8.0, "yarn_beta_slow": 2.0}, YARN),
+    (YARN | {"yarn_beta_fast": 8.0, "yarn_beta_slow": 0.05}, YARN),
+    (YARN | {"yarn_attn_factor": 1.5}, YARN),
     ({"type": "yarn", "factor": 4.0}, YARN | {"original_context_length": 64}),
 ]
 
