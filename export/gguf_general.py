@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
     parameters = sum(math.prod(shape) for shape in shapes.values())
     keys: dict[str, Any] = {
         "general.type": "model",
-        "general.name": str(extra.get("model") or model_name(source)),
+        "general.name": _label(str(extra.get("model") or model_name(source))),
         "general.size_label": size_label(parameters, parameters, 0, 0),
         "general.quantization_version": GGML_QUANT_VERSION,
     }
@@ -62,6 +63,15 @@ def _sampling(source: Path) -> dict[str, Any]:
     if keys["penalty_repeat"] != 1:
         keys["penalty_last_n"] = -1  # transformers looks at all tokens, llama.cpp at the last 64
     return {f"general.sampling.{key}": value for key, value in keys.items()}
+
+
+OTHER_MODELS = re.compile("(phi)-?(3)|(modern)-(bert)", re.IGNORECASE)
+"""Names by which llama.cpp knows a tokenizer of other rules, whatever the architecture."""
+
+
+def _label(name: str) -> str:
+    """A model's name, with a space in the names of others: "phi-3" becomes "phi 3"."""
+    return OTHER_MODELS.sub(lambda found: " ".join(filter(None, found.groups())), name)
 
 
 FILE_TYPES = {kind.name.partition("_")[2]: int(kind) for kind in LlamaFileType}

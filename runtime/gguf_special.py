@@ -55,6 +55,14 @@ def token_types(metadata: Mapping[str, Any], tokens: list[str], types: list[int]
     return [known.get(token, kind) for token, kind in zip(tokens, types, strict=True)]
 
 
+def stripping(metadata: Mapping[str, Any], tokens: list[str]) -> set[str]:
+    """Special tokens that take the spaces after them: of a model whose name says Phi-3."""
+    name = str(metadata.get("general.name", "")).lower()
+    if "phi-3" not in name and "phi3" not in name:
+        return set()
+    return set(tokens) - {"<unk>", "<s>", "<|endoftext|>"}
+
+
 def _fillers(metadata: Mapping[str, Any], tokens: list[str]) -> list[str]:
     """Texts of FILLERS that count: of several of one name llama.cpp takes any, here the first."""
     found = []

@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 from tokenizers.models import BPE
 
 from runtime.errors import CorruptFileError, UnsupportedError
-from runtime.gguf_special import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, token_types
+from runtime.gguf_special import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, stripping, token_types
 from runtime.pre_tokenizers import ALIASES, PRE_TOKENIZERS, PreTokenizer
 
 SPACE = "\u2581"
@@ -85,8 +85,11 @@ def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     return found
 
 
-def _settings(tokens: list[str], types: list[int], **parts: Any) -> dict[str, Any]:
+def _settings(
+    metadata: Mapping[str, Any], tokens: list[str], types: list[int], **parts: Any
+) -> dict[str, Any]:
     """As in a tokenizer.json; tokens that are matched whole become its added tokens."""
+    strips = stripping(metadata, tokens)
     added = [
         {
             "content": token,
@@ -94,7 +97,7 @@ def _settings(tokens: list[str], types: list[int], **parts: Any) -> dict[str, An
             "normalized": False,
             "single_word": False,
             "lstrip": False,
-            "rstrip": False,
+            "rstrip": token in strips,
         }
         for token, token_type in zip(tokens, types, strict=True)
         if token_type in (CONTROL, USER_DEFINED, UNKNOWN)
@@ -127,6 +130,7 @@ def _bpe(metadata: Mapping[str, Any]) -> dict[str, Any]:
     bytes_only = {"add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     byte_level = {"type": "ByteLevel", **bytes_only}
     return _settings(
+        metadata,
         tokens,
         types,
         normalizer={"type": "NFC"} if pre.nfc else None,
@@ -161,6 +165,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> dict[str, Any]:
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
     fallback = [unspace, {"type": "ByteFallback"}, {"type": "Fuse"}]
     return _settings(
+        metadata,
         tokens,
         types,
         normalizer={"type": "Sequence", "normalizers": [*prepend, spaces]},

@@ -181,13 +181,16 @@ class Rope:
     def from_gguf(
         keys: dict[str, Any], context: int, factors: tuple[float, ...] | None = None
     ) -> "Rope":
-        """From the keys that `gguf_keys` names, and the divisors where the file has them.
+        """From the keys that llama.cpp reads, and the divisors where the file has them.
 
         `context` is the model's, for yarn without one of its own.
 
         Raises EdgequantError for a scaling that this runtime does not compute, or for bad numbers.
         """
-        rope_type = str(keys.get("rope.scaling.type", "none"))
+        factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear"))  # its older name
+        keys = keys | {"rope.scaling.factor": factor or 1.0}
+        # llama.cpp takes a factor of no type for a linear one, and a factor of 0 for none
+        rope_type = str(keys.get("rope.scaling.type", "linear" if factor else "none"))
         if rope_type not in GGUF_KINDS or (factors and rope_type != "none"):
             raise UnsupportedError(
                 f"the GGUF asks for rope scaling {rope_type!r}"
@@ -274,8 +277,9 @@ GGUF_KEYS: dict[str, tuple[str, Any]] = {
     "theta": ("rope.freq_base", 10000.0),
     "factor": ("rope.scaling.factor", 1.0),
     "original_context": ("rope.scaling.original_context_length", 0),
-    "beta_fast": ("rope.scaling.yarn_beta_fast", 32.0),
-    "beta_slow": ("rope.scaling.yarn_beta_slow", 1.0),
     "magnitude": ("rope.scaling.attn_factor", 1.0),
 }
-"""Field of Rope -> GGUF key and what readers take without it; `magnitude` is a factor on yarn's."""
+"""Field of Rope -> GGUF key and what readers take without it; `magnitude` is a factor on yarn's.
+
+Without the ends of yarn's ramp, which llama.cpp does not read in any family that is known here.
+"""

@@ -55,6 +55,9 @@ def settings_notes(original: Tokenizer, artifact: Tokenizer) -> tuple[str, ...]:
     notes = []
     if missing := sorted(set(original.eos) - set(artifact.eos)):
         notes.append(f"the artifact does not stop at the original's end tokens {missing}")
+    if artifact.eos and not original.eos:
+        stops = artifact.decode(artifact.eos[:1])
+        notes.append(f"the artifact's readers stop at {stops!r}, the original names no end token")
     if original.chat_template and not artifact.chat_template:
         notes.append("the artifact has no chat template, the original has one")
     elif original.chat_template != artifact.chat_template:

@@ -122,6 +122,21 @@ def test_metadata_say_what_the_file_is(tiny_path: Path, tiny: Checkpoint) -> Non
     assert found["tokenizer.ggml.token_type"][-3:].tolist() == [3, 3, 3]
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("Phi-3-mini", "Phi 3-mini"),
+        ("my_PHI3", "my_PHI 3"),
+        ("ModernBERT and modern-bert", "ModernBERT and modern bert"),
+        ("Phi-4", "Phi-4"),
+    ],
+)
+def test_a_name_by_which_llamacpp_knows_other_rules_is_spelled_apart(
+    tiny: Checkpoint, name: str, written: str
+) -> None:
+    assert general(tiny.arch, tiny.folder, {"model": name})["general.name"] == written
+
+
 @pytest.mark.parametrize(("preset", "number"), [("F32", 0), ("Q4_K_M", 15), ("IQ4_XS", 30)])
 def test_the_mixture_has_llamacpp_s_number(tiny: Checkpoint, preset: str, number: int) -> None:
     keys = general(tiny.arch, tiny.folder, {"preset": preset})

@@ -45,7 +45,6 @@ def test_sizes_come_back(name: str) -> None:
         Rope(theta=5e5, original_context=256),
         Rope(rope_type="linear", factor=3.0, original_context=256),
         Rope(theta=1e6, rope_type="yarn", factor=4.0, original_context=64),
-        Rope(rope_type="yarn", factor=8.0, original_context=64, beta_fast=16.0, beta_slow=2.0),
         Rope(rope_type="yarn", factor=8.0, original_context=64, attention_factor=1.5),
     ],
 )
@@ -53,6 +52,12 @@ def test_rope_settings_come_back(rope: Rope) -> None:
     found = Rope.from_gguf(rope.gguf_keys(), 256)
     assert replace(found, attention_factor=None) == replace(rope, attention_factor=None)
     assert found.magnitude == pytest.approx(rope.magnitude, rel=1e-12)
+
+
+def test_the_ends_of_yarn_s_ramp_are_not_read_as_llamacpp_does_not() -> None:
+    keys = {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0}
+    ramp = {"rope.scaling.yarn_beta_fast": 16.0, "rope.scaling.yarn_beta_slow": 2.0}
+    assert Rope.from_gguf(keys | ramp, 64) == Rope.from_gguf(keys, 64)
 
 
 def test_yarn_without_a_context_of_its_own_takes_the_model_s() -> None:

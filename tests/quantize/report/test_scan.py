@@ -150,3 +150,12 @@ def test_a_gguf_of_another_tool_stops_at_ends_known_by_their_texts(tiny: Checkpo
     assert other is not None
     notes = check_tokenizer(tiny.tokenizer, other, []).notes
     assert notes == (f"the artifact does not stop at the original's end tokens [{last}]",)
+
+
+def test_an_end_that_a_reader_makes_up_is_told(tiny: Checkpoint) -> None:
+    """llama.cpp takes token 11 for the end of a text where a GGUF names none."""
+    none = replace(tiny.tokenizer, eos=())
+    made_up = replace(tiny.tokenizer, eos=(11,))
+    (note,) = check_tokenizer(none, made_up, []).notes
+    assert note == "the artifact's readers stop at ',', the original names no end token"
+    assert check_tokenizer(none, none, []).notes == ()
