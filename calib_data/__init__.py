@@ -16,7 +16,7 @@ import numpy as np
 
 from calib_data.document import FLAGS, CalibrationError, CalibrationTokenizer, Messages, Part
 from calib_data.files import is_file
-from calib_data.sources import Generate, Pool, Request, gather
+from calib_data.sources import Generate, Pool, Request, check_spec, gather
 from calib_data.windows import Stream, Windows, allot, cut, join
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Part",
     "Tokenizer",
     "Windows",
+    "check_spec",
     "is_file",
     "load",
 ]

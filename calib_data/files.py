@@ -19,17 +19,9 @@ SPACED = re.compile(r"\n(?:[ \t]*\n){2,}")  # two or more blank lines
 
 def read_file(path: Path) -> Iterator[Content | Unusable]:
     """Yield what a file of READERS holds; CalibrationError says what is wrong."""
-    endings = ", ".join(READERS)
-    if not path.exists():
-        raise CalibrationError(
-            f"There is no calibration text {path}: give a {endings} file, builtin, "
-            "builtin:DOMAIN,DOMAIN, hub:DATASET or self."
-        )
-    reader = READERS.get(path.suffix.lower())
-    if reader is None or not path.is_file():
-        raise CalibrationError(f"{path} is not a file ending in {endings}: convert it to one.")
+    check_file(path)
     try:
-        yield from reader(path)
+        yield from READERS[path.suffix.lower()](path)
     except UnicodeDecodeError as problem:
         raise CalibrationError(
             f"{path} is not UTF-8 text (byte {problem.start}): save it as UTF-8."
@@ -39,6 +31,18 @@ def read_file(path: Path) -> Iterator[Content | Unusable]:
             f"{path} could not be read ({problem.strerror or first_line(problem)}): "
             "check its permissions."
         ) from problem
+
+
+def check_file(path: Path) -> None:
+    """Raise CalibrationError for a file that is not there, or of a kind that is not read."""
+    endings = ", ".join(READERS)
+    if not path.exists():
+        raise CalibrationError(
+            f"There is no calibration text {path}: give a {endings} file, builtin, "
+            "builtin:DOMAIN,DOMAIN, hub:DATASET or self."
+        )
+    if not is_file(str(path)) or not path.is_file():
+        raise CalibrationError(f"{path} is not a file ending in {endings}: convert it to one.")
 
 
 def is_file(spec: str) -> bool:

@@ -25,7 +25,7 @@ from calib_data.document import (
     first_line,
     unique,
 )
-from calib_data.files import optional, read_file
+from calib_data.files import check_file, optional, read_file
 from calib_data.records import content_of, content_of_row
 
 FOLDER = Path(__file__).parent
@@ -66,16 +66,20 @@ def gather(request: Request, dropped: Counter[str]) -> list[Pool]:
     return source(request, dropped)
 
 
+def check_spec(spec: str) -> None:
+    """Raise CalibrationError for a file or domain that is not there; no text is read."""
+    source, _, detail = spec.partition(":")
+    if source == "builtin":
+        named_domains(detail, read_manifest()["mix"])
+    elif source not in SOURCES:
+        check_file(Path(spec).expanduser())
+
+
 def from_builtin(request: Request, dropped: Counter[str]) -> list[Pool]:
     """Take the bundled texts, all domains or those named after `builtin:`."""
     manifest = read_manifest()
     mix: dict[str, float] = manifest["mix"]
-    domains = [name.strip() for name in request.detail.split(",") if name.strip()]
-    for domain in domains:
-        if domain not in mix:
-            raise CalibrationError(
-                f"builtin has no domain {domain!r}: choose from {', '.join(mix)}."
-            )
+    domains = named_domains(request.detail, mix)
     seen: set[bytes] = set()
     pools = []
     for domain in dict.fromkeys(domains or mix):
@@ -87,6 +91,17 @@ def from_builtin(request: Request, dropped: Counter[str]) -> list[Pool]:
         heldout = heldout_digests(documents) or set(smallest)
         pools.append(Pool(domain, mix[domain], side(documents, heldout, request.part)))
     return pools
+
+
+def named_domains(detail: str, mix: Mapping[str, float]) -> list[str]:
+    """The domains after `builtin:`. Raises CalibrationError for one that is not in the mix."""
+    domains = [name.strip() for name in detail.split(",") if name.strip()]
+    for domain in domains:
+        if domain not in mix:
+            raise CalibrationError(
+                f"builtin has no domain {domain!r}: choose from {', '.join(mix)}."
+            )
+    return domains
 
 
 def from_file(request: Request, dropped: Counter[str]) -> list[Pool]:

@@ -20,6 +20,7 @@ from quantize.checkpoint import Checkpoint, check_tables
 from quantize.methods.rtn import rtn
 from quantize.plan import Assignment, Plan
 from quantize.progress import Progress, silent
+from quantize.report.judge import prepare_run
 from quantize.run.clipping import too_large
 from quantize.run.cost import Cost
 from quantize.run.disk_usage import run_cost
@@ -98,13 +99,15 @@ class Forecast:
 
 
 def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
-    """Open the checkpoint, assign types, measure a few rows of each tensor.
+    """Open the checkpoint and all that a run would read, assign types, round a few rows of each.
 
     Writes nothing in the output folder. Errors as in `pipeline.run`.
     """
     with tempfile.TemporaryDirectory() as folder:
         job = Job.resolve(plan, progress, Path(folder))
         check_tables(job.checkpoint)
+        if plan.check:
+            prepare_run(plan, job)
         job = assign_all(job)
     checkpoint, sizes = job.checkpoint, artifact_bytes(job)
     cost = run_cost(job, sizes)

@@ -31,6 +31,7 @@ from quantize.plan import (
     check_rules,
 )
 from quantize.progress import Progress, silent
+from quantize.report.report import read_report
 from quantize.report.tokens import check_tokenizer, failures
 from quantize.run.rounding import Recipe
 from quantize.run.store import Store, folder_name, work_path
@@ -124,6 +125,7 @@ class Job:
 
         Writes nothing. Raises EdgequantError for bad input. Types are given by `assigned`.
         """
+        check_files(plan)
         checkpoint = open_checkpoint(plan.model, plan.adapter)
         check_rules(plan, checkpoint.arch)
         imatrix = for_model(plan.imatrix, checkpoint.arch)
@@ -185,6 +187,14 @@ class Job:
     def path(self, target: Target) -> Path:
         """Final name of an artifact."""
         return target.path(self.output, self.checkpoint.name)
+
+
+def check_files(plan: Plan) -> None:
+    """Raise EdgequantError for a text or baseline that is not there, whether it is used or not."""
+    for spec in (plan.calibration, plan.eval_data):
+        calib_data.check_spec(spec)
+    if plan.baseline:
+        read_report(plan.baseline)
 
 
 def recipe_of(plan: Plan, effort: Effort) -> Recipe:

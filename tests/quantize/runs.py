@@ -20,7 +20,7 @@ from runtime.tensor import Tensor
 def small_plan(model: Path, *to: str, **changes: Any) -> Plan:
     """A plan with 4 windows of 64 tokens."""
     flags: dict[str, Any] = {"model": str(model), "to": list(to), "rows": 4, "length": 64}
-    flags |= {"effort": "low"}
+    flags |= {"effort": "low", "eval_length": 64}
     return Plan.from_flags(None, flags | changes)
 
 

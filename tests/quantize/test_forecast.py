@@ -179,8 +179,8 @@ class Shapes:
 
     shapes: dict[str, tuple[int, ...]]
 
-    def __getitem__(self, name: str) -> Any:
-        return SimpleNamespace(nbytes=2 * math.prod(self.shapes[name]))
+    def nbytes(self, name: str) -> int:
+        return 2 * math.prod(self.shapes[name])
 
 
 @pytest.mark.parametrize("name", MEASURED)

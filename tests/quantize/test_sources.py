@@ -149,3 +149,49 @@ def test_a_hub_id_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match=message) as caught:
         open_checkpoint("nobody/no-such-model")
     assert "\n" not in str(caught.value)
+
+
+MISSING = {
+    "calibration": ("none.txt", "There is no calibration text none.txt"),
+    "eval_data": ("none.jsonl", "There is no calibration text none.jsonl"),
+    "imatrix": ("none.gguf", "there is no imatrix none.gguf"),
+    "baseline": ("none.json", "report none.json cannot be read"),
+    "plan": ("none.toml", "plan none.toml cannot be read"),
+    "adapter": ("./none", "./none does not exist"),
+}
+
+
+@pytest.mark.parametrize("call", [edgequant.plan, edgequant.quantize])
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize("option", MISSING)
+def test_a_file_that_is_not_there_is_told_before_work(
+    option: str, check: bool, call: Any, tmp_path: Path
+) -> None:
+    value, message = MISSING[option]
+    settings = {option: value, "check": check}
+    with pytest.raises(EdgequantError, match=message):
+        call(to="gguf:Q8_0", output=tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["calibration", "eval_data"])
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("builtin:poems", "builtin has no domain 'poems'"),
+        ("README", "There is no calibration text README"),
+        (__file__, "is not a file ending in .txt"),
+    ],
+)
+def test_a_text_that_cannot_be_is_told_by_plan(option: str, spec: str, message: str) -> None:
+    with pytest.raises(EdgequantError, match=message):
+        edgequant.plan(to="gguf:Q8_0", **{option: spec})  # type: ignore[arg-type]
+
+
+def test_plan_tells_what_a_run_could_not_be_judged_by(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("A text of a few words.")
+    with pytest.raises(EdgequantError, match="short.txt has no text to use"):
+        edgequant.plan(to="gguf:Q8_0", eval_data=str(tmp_path / "short.txt"))
+    with pytest.raises(EdgequantError, match="--eval-length must be between 16"):
+        edgequant.plan(to="gguf:Q8_0", eval_length=10**6)
+    edgequant.plan(to="gguf:Q8_0", eval_data=str(tmp_path / "short.txt"), check=False)
