@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime import generation
+from runtime import generation_config
 from runtime.archs import Arch, Family, family_of
 from runtime.checkpoint_names import FLOATS, unwrapped, with_own_head
 from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
@@ -130,7 +130,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
     tensors = StoredTensors(weights, arrays)
     tokenizer = Tokenizer.from_folder(folder)
-    notes = (*notes, *told, *wrapped, *own_head, *generation.notes(folder), *tokenizer.notes())
+    notes = (
+        *notes,
+        *told,
+        *wrapped,
+        *own_head,
+        *generation_config.notes(folder),
+        *tokenizer.notes(),
+    )
     return Checkpoint(folder, config, family, arch, tensors, tokenizer, notes)
 
 

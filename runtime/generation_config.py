@@ -39,7 +39,9 @@ def notes(folder: Path) -> list[str]:
     if unlike := [key for key, value in older.items() if value != asked[key]]:
         told.append(f"{FILE} was read and {', '.join(unlike)} of {OLDER} not, as transformers does")
     if unknown := without_place(asked):
-        told.append(f"an ONNX folder leaves out {', '.join(unknown)}: onnxruntime-genai cannot")
+        told.append(
+            f"an ONNX folder leaves out {', '.join(unknown)}, which onnxruntime-genai does not have"
+        )
     return told
 
 
