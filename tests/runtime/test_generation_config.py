@@ -31,6 +31,12 @@ def test_generation_config_counts_alone_where_it_is_there(tmp_path: Path) -> Non
     assert generation_config.sampling(tmp_path) == generation_config.DEFAULTS
     (note,) = generation_config.notes(tmp_path)
     assert "do_sample, temperature of config.json not" in note
+    write(tmp_path, "config.json", do_sample=False, temperature=1.0, top_k=50)
+    write(tmp_path, "generation_config.json", **DRAWN)
+    assert generation_config.notes(tmp_path) == []
+    write(tmp_path, "config.json", top_k=-1)  # nobody reads it
+    assert generation_config.sampling(tmp_path)["top_k"] == 20
+    assert "top_k of config.json not" in generation_config.notes(tmp_path)[0]
 
 
 def test_nothing_said_is_what_transformers_takes(tmp_path: Path) -> None:
