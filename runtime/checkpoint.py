@@ -16,6 +16,7 @@ from runtime.archs import Arch, Family, family_of
 from runtime.checkpoint_names import FLOATS, unwrapped, with_own_head
 from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
 from runtime.json_files import read_json
+from runtime.links import check_links
 from runtime.model import Model
 from runtime.reader import Reader
 from runtime.safetensors_file import header, read
@@ -111,6 +112,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; give the folder that holds {CONFIG}.")
+    check_links(folder)
     _refuse_adapters(folder)
     if not (folder / CONFIG).exists():
         raise InputError(f"{folder} has no {CONFIG}; give the folder of a Hugging Face checkpoint.")
