@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runtime import generation
+from runtime import generation_config
 from runtime.archs import Arch, family_of
 from runtime.errors import InputError
 from runtime.json_files import read_json
@@ -95,7 +95,7 @@ def genai_config(arch: Arch, source: Path) -> dict[str, Any]:
 
 def _search(arch: Arch, source: Path) -> dict[str, Any]:
     """How genai draws tokens: as the source's makers want it, as far as it can."""
-    search = generation.sampling(source)
+    search = generation_config.sampling(source)
     if search["do_sample"]:
         search["num_beams"] = 1  # it draws no beams
     del search["min_p"]

@@ -10,7 +10,7 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, LlamaFileType
 from gguf.utility import size_label
 
-from runtime import generation
+from runtime import generation_config
 from runtime.archs import Arch
 from runtime.checkpoint import model_name
 from runtime.gguf_header import read_header
@@ -50,7 +50,7 @@ def _sampling(source: Path) -> dict[str, Any]:
 
     Nothing for a model that is not said to be sampled: llama.cpp then has its own settings.
     """
-    asked = generation.sampling(source)
+    asked = generation_config.sampling(source)
     if not asked["do_sample"]:
         return {}
     keys = {

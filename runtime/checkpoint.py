@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime import generation
+from runtime import generation_config
 from runtime.adapter import Adapter, read_adapter, refuse_adapter
 from runtime.adapter_files import SmallFiles, small_files, tokenizer_folder
 from runtime.archs import Arch, Family, family_of
@@ -19,6 +19,7 @@ from runtime.checkpoint_names import unwrapped, with_own_head
 from runtime.checkpoint_tensors import already_quantized, checked_tensors
 from runtime.errors import CorruptFileError
 from runtime.json_files import read_json
+from runtime.links import check_links
 from runtime.merged import MergedArray
 from runtime.merging import merge_all
 from runtime.model import Model
@@ -142,6 +143,7 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     if folder not in adapters:
         refuse_adapter(folder)
     refuse_other_kinds(folder)
+    check_links(folder)
     config = read_json(folder / CONFIG)
     family = family_of(config)
     arch, notes = family.arch(config), family.notes(config)
@@ -154,7 +156,7 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     tensors = checked_tensors(folder, arch, arrays, quantized)
     if quantized:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
-    notes = (*notes, *told, *unread(folder), *wrapped, *own_head, *generation.notes(folder))
+    notes = (*notes, *told, *unread(folder), *wrapped, *own_head, *generation_config.notes(folder))
     found = Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder), notes)
     if adapters:
         found = _with_adapters(found, [read_adapter(path, model_name(path)) for path in adapters])

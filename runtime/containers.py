@@ -4,6 +4,7 @@ from pathlib import Path
 
 from runtime import checkpoint, gguf_file, onnx_file
 from runtime.errors import InputError
+from runtime.links import check_links
 from runtime.reader import Reader
 
 READERS: dict[str, Reader] = {
@@ -24,5 +25,6 @@ def recognise(path: Path) -> Reader:
     if path.is_file():
         kinds = (f"a {reader.name.upper()} file" for reader in READERS.values() if reader.is_file)
         raise InputError(f"{path} is not {' or '.join(kinds)}; give {ways}.")
+    check_links(path)
     signs = (reader.sign for reader in READERS.values() if not reader.is_file)
     raise InputError(f"{path} has no {' and no '.join(signs)}; give {ways}.")

@@ -12,6 +12,7 @@ from typing import Any
 from runtime.archs import family_of
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.json_files import read_json
+from runtime.links import check_links
 from runtime.model import Model
 from runtime.quant_types import QUANT_TYPES
 from runtime.quant_types.onnx_int import OnnxInt, onnx_name
@@ -33,6 +34,7 @@ def open_onnx(folder: Path) -> Model:
     onnx package is not installed.
     """
     folder = Path(folder)
+    check_links(folder)
     config = read_json(folder / "config.json")
     if not config:
         raise CorruptFileError(

@@ -13,6 +13,7 @@ import numpy as np
 from runtime.archs import Arch, family_of
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.json_files import read_json
+from runtime.links import check_links
 from runtime.rope import Rope
 from runtime.tokenizer import Tokenizer
 
@@ -126,6 +127,7 @@ def open(
     Raises EdgequantError when onnxruntime is not installed or cannot load the file.
     """
     folder = Path(folder)
+    check_links(folder)
     settings = read_json(folder / "genai_config.json").get("model")
     if settings is None:
         raise InputError(f"{folder} has no genai_config.json; give a folder that has one.")

@@ -12,7 +12,7 @@ from export.genai import genai_config
 from export.gguf import write as write_gguf
 from export.onnx import write as write_onnx
 from quantize.checkpoint import bundled, open_checkpoint
-from runtime import generation
+from runtime import generation_config
 from runtime.errors import CorruptFileError
 from tests.conftest import CONFIGS, SIZES
 from tests.random_checkpoint import random_checkpoint
@@ -45,9 +45,9 @@ SAID: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
 def folder_of(root: Path, said: dict[str, Any] | None, older: dict[str, Any]) -> Path:
     folder = root / "model"
     random_checkpoint(folder, SIZES | CONFIGS["qwen2-tied"] | older, bundled())
-    (folder / generation.FILE).unlink()
+    (folder / generation_config.FILE).unlink()
     if said is not None:
-        (folder / generation.FILE).write_text(json.dumps(said))
+        (folder / generation_config.FILE).write_text(json.dumps(said))
     return folder
 
 
@@ -58,8 +58,8 @@ def test_sampling_is_that_of_transformers(case: str, tmp_path: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     # what generate() does with the files and no arguments; there is no public name for it
     asked, _ = model._prepare_generation_config(None)
-    expected = {key: getattr(asked, key) or 0 for key in generation.DEFAULTS}
-    assert generation.sampling(folder) == expected
+    expected = {key: getattr(asked, key) or 0 for key in generation_config.DEFAULTS}
+    assert generation_config.sampling(folder) == expected
 
 
 BAD = [
@@ -72,13 +72,13 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("place", [generation.FILE, generation.OLDER])
+@pytest.mark.parametrize("place", [generation_config.FILE, generation_config.OLDER])
 @pytest.mark.parametrize("said", BAD, ids=str)
 def test_what_transformers_does_not_draw_with_is_refused(
     said: dict[str, Any], place: str, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
-    older = place == generation.OLDER
+    older = place == generation_config.OLDER
     folder = folder_of(tmp_path, None if older else said, said if older else {})
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     with pytest.raises(ValueError):
@@ -91,9 +91,9 @@ def test_what_transformers_does_not_draw_with_is_refused(
 def test_onnxruntime_genai_takes_what_is_written(case: str, tmp_path: Path) -> None:
     og = pytest.importorskip("onnxruntime_genai")
     checkpoint = open_checkpoint(folder_of(tmp_path, *SAID[case]))
-    asked = generation.sampling(checkpoint.folder)
+    asked = generation_config.sampling(checkpoint.folder)
     search = genai_config(checkpoint.arch, checkpoint.folder)["search"]
-    kept = set(generation.DEFAULTS) - {"min_p", "top_k"}
+    kept = set(generation_config.DEFAULTS) - {"min_p", "top_k"}
     assert {key: search[key] for key in kept} == {key: asked[key] for key in kept}
     assert search["top_k"] == min(asked["top_k"], checkpoint.arch.vocab)
     path = tmp_path / "made"
@@ -123,7 +123,7 @@ def test_llamacpp_samples_as_the_file_says(case: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(folder_of(tmp_path, *SAID[case]))
     path = tmp_path / "made.gguf"
     write_gguf(path, checkpoint.arch, rounded(checkpoint, "Q8_0"), checkpoint.folder, {})
-    asked, params = generation.sampling(checkpoint.folder), llama.CommonParams()
+    asked, params = generation_config.sampling(checkpoint.folder), llama.CommonParams()
     usual = {name: getattr(params.sampling, key) for name, key in OWN.items()}
     params.model.path, params.n_ctx, params.cpuparams.n_threads = str(path), 64, 1
     server = llama.Server(params)

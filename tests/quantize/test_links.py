@@ -1,6 +1,7 @@
 """Files that are links to files of other names, as a hub's cache holds them."""
 
 import hashlib
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 import edgequant
-from quantize.checkpoint import bundled
+from quantize.checkpoint import bundled, open_checkpoint
+from quantize.loading import open_any
 from runtime.engine import open_engine
 from runtime.errors import CorruptFileError
 from runtime.onnx_file import open_onnx
@@ -84,6 +86,31 @@ def test_a_graph_of_links_reads_nothing_outside_of_its_folder(onnx: Path, tmp_pa
         open_engine(linked, "onnxruntime")
     with pytest.raises(CorruptFileError, match="not inside a file beside it"):
         open_onnx(linked)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *itertools.product(
+            ("checkpoint", "onnxruntime", "native"),
+            ("generation_config.json", "tokenizer.json", "config.json"),
+        ),
+        ("onnxruntime", "model.onnx"),
+    ],
+)
+def test_a_link_to_nothing_is_no_missing_file(
+    kind: str, name: str, model: Path, onnx: Path, tmp_path: Path
+) -> None:
+    folder = snapshot(tmp_path, *(model if kind == "checkpoint" else onnx).iterdir())
+    (folder / name).resolve().unlink()
+    with pytest.raises(CorruptFileError, match=f"{name} is a link to a file that is not there"):
+        if kind == "checkpoint":
+            open_checkpoint(folder)
+        else:
+            open_any(folder, kind)
+    if name == "config.json" and kind == "checkpoint":
+        with pytest.raises(CorruptFileError, match=f"{name} is a link to a file that is not there"):
+            open_any(folder)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import edgequant
+from quantize.calibration import imatrix
 from quantize.checkpoint import bundled
 from quantize.report import render
 from runtime import shell
@@ -71,6 +72,15 @@ def test_a_path_is_one_word_that_no_program_takes_for_an_option(name: str) -> No
         ["bash", "-c", f"printf %s {shell.word(name)}"], capture_output=True, check=True
     )
     assert lines.stdout.decode() == word
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_in_a_message_can_be_run(name: str) -> None:
+    with pytest.raises(edgequant.InputError) as caught:
+        imatrix.read(name)
+    command = str(caught.value).partition("make one with `")[2].removesuffix("`.")
+    *_, option, path = shlex.split(command)
+    assert (option, Path(path)) == ("-o", Path(name))
 
 
 @pytest.mark.parametrize(

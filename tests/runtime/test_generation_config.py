@@ -10,7 +10,7 @@ import pytest
 from export.genai import genai_config
 from export.gguf_general import general
 from quantize.checkpoint import Checkpoint
-from runtime import generation
+from runtime import generation_config
 from runtime.errors import CorruptFileError
 
 DRAWN = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
@@ -22,19 +22,25 @@ def write(folder: Path, file: str, **said: Any) -> None:
 
 def test_generation_config_counts_alone_where_it_is_there(tmp_path: Path) -> None:
     write(tmp_path, "config.json", do_sample=True, temperature=0.5, top_k=50)
-    assert generation.sampling(tmp_path) == generation.DEFAULTS | {
+    assert generation_config.sampling(tmp_path) == generation_config.DEFAULTS | {
         "do_sample": True,
         "temperature": 0.5,
     }
-    assert generation.notes(tmp_path) == []
+    assert generation_config.notes(tmp_path) == []
     write(tmp_path, "generation_config.json", eos_token_id=1, top_p=None)
-    assert generation.sampling(tmp_path) == generation.DEFAULTS
-    (note,) = generation.notes(tmp_path)
+    assert generation_config.sampling(tmp_path) == generation_config.DEFAULTS
+    (note,) = generation_config.notes(tmp_path)
     assert "do_sample, temperature of config.json not" in note
+    write(tmp_path, "config.json", do_sample=False, temperature=1.0, top_k=50)
+    write(tmp_path, "generation_config.json", **DRAWN)
+    assert generation_config.notes(tmp_path) == []
+    write(tmp_path, "config.json", top_k=-1)  # nobody reads it
+    assert generation_config.sampling(tmp_path)["top_k"] == 20
+    assert "top_k of config.json not" in generation_config.notes(tmp_path)[0]
 
 
 def test_nothing_said_is_what_transformers_takes(tmp_path: Path) -> None:
-    assert generation.sampling(tmp_path) == generation.DEFAULTS
+    assert generation_config.sampling(tmp_path) == generation_config.DEFAULTS
 
 
 @pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
@@ -48,7 +54,7 @@ def test_a_value_out_of_range_names_its_file_and_field(
 ) -> None:
     write(tmp_path, file, **{key: value})
     with pytest.raises(CorruptFileError, match=rf"{file}: {key} is not what it must be \(.+\)"):
-        generation.sampling(tmp_path)
+        generation_config.sampling(tmp_path)
 
 
 def test_gguf_says_it_under_the_names_of_llamacpp(tiny: Checkpoint, tmp_path: Path) -> None:
@@ -74,5 +80,5 @@ def test_what_genai_does_not_have_is_left_out_and_said(tiny: Checkpoint, tmp_pat
     search = genai_config(tiny.arch, tmp_path)["search"]
     assert "min_p" not in search and search["num_beams"] == 1
     assert {key: search[key] for key in DRAWN} == DRAWN
-    (note,) = generation.notes(tmp_path)
+    (note,) = generation_config.notes(tmp_path)
     assert "leaves out min_p, num_beams beside do_sample" in note

@@ -28,18 +28,23 @@ def sampling(folder: Path) -> dict[str, Any]:
 
     Raises CorruptFileError for one that transformers would not draw with.
     """
-    found = _said(folder, FILE if (folder / FILE).exists() else OLDER)
-    return DEFAULTS | found
+    path = folder / (FILE if (folder / FILE).exists() else OLDER)
+    checked(read_json(path), GenerationConfig, str(path))
+    return DEFAULTS | _said(path)
 
 
 def notes(folder: Path) -> list[str]:
     """What is left out somewhere, a sentence each. Raises as `sampling` does."""
     told, asked = [], sampling(folder)
-    older = _said(folder, OLDER) if (folder / FILE).exists() else {}
-    if unlike := [key for key, value in older.items() if value != asked[key]]:
+    older = _said(folder / OLDER) if (folder / FILE).exists() else {}
+    # files of older versions spell out every default
+    unlike = [key for key, value in older.items() if value not in (asked[key], DEFAULTS[key])]
+    if unlike:
         told.append(f"{FILE} was read and {', '.join(unlike)} of {OLDER} not, as transformers does")
     if unknown := without_place(asked):
-        told.append(f"an ONNX folder leaves out {', '.join(unknown)}: onnxruntime-genai cannot")
+        told.append(
+            f"an ONNX folder leaves out {', '.join(unknown)}, which onnxruntime-genai does not have"
+        )
     return told
 
 
@@ -49,8 +54,7 @@ def without_place(asked: dict[str, Any]) -> list[str]:
     return ["min_p"] * bool(asked["min_p"]) + ["num_beams beside do_sample"] * beams
 
 
-def _said(folder: Path, file: str) -> dict[str, Any]:
+def _said(path: Path) -> dict[str, Any]:
     """The settings of one file; a null says nothing."""
-    found = read_json(folder / file)
-    checked(found, GenerationConfig, str(folder / file))
+    found = read_json(path)
     return {key: found[key] for key in DEFAULTS if found.get(key) is not None}
