@@ -1,6 +1,7 @@
 """One way to run any model: `open_engine(model, "native").logits(ids)`."""
 
 import importlib
+import inspect
 import pkgutil
 from types import ModuleType
 from typing import Any, Protocol
@@ -13,6 +14,9 @@ from runtime.errors import InputError
 from runtime.forward import Cache, Ops, forward, layers
 from runtime.model import Model
 from runtime.tokenizer import Tokenizer
+
+MOST_THREADS = 1024
+"""More than any machine has cores: systems refuse to start many more."""
 
 
 class Engine(Protocol):
@@ -60,13 +64,32 @@ def open_engine(
     """Run `model` (a Model, or a path where `reads_files`) on a backend.
 
     `generating=True`: token-by-token decoding; merges the backend's generation defaults.
-    Raises EdgequantError for an unknown backend, or one whose package is not installed.
+    Raises EdgequantError for an unknown backend, one whose package is not installed, or threads out
+    of range, and TypeError for an option that the backend does not have.
     """
     module = _module(backend)
+    _check_options(backend, module, options)
     if generating:
         options = getattr(module, "FOR_GENERATION", {}) | options
     engine: Engine = module.open(model, **options)
     return engine
+
+
+def _check_options(backend: str, module: ModuleType, options: dict[str, Any]) -> None:
+    """Whether a backend has these options, and can have so many threads."""
+    _, *taken = inspect.signature(module.open).parameters.values()
+    known = [option.name for option in taken]
+    any_name = any(option.kind is inspect.Parameter.VAR_KEYWORD for option in taken)
+    for name in options:
+        if name not in known and not any_name:
+            there = f"has {', '.join(known)}" if known else "has none"
+            raise TypeError(f"the {backend} backend has no option {name!r}; it {there}.")
+    threads = options.get("threads")
+    whole = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
+    if threads is not None and not (whole and 1 <= threads <= MOST_THREADS):
+        raise InputError(
+            f"threads must be a whole number from 1 to {MOST_THREADS}, not {threads!r}."
+        )
 
 
 def _module(backend: str) -> ModuleType:

@@ -63,10 +63,13 @@ def run() -> int:
     except SystemExit as end:
         return int(end.code or 0)
     except (EdgequantError, OSError) as error:
+        from quantize.plan import spelling  # here, as `--help` waits for no numpy
+
         interrupt.check()  # then it only complains about that
         if "--debug" in sys.argv:
             raise
-        errors.print(Text.assemble(("error", "red"), " ", str(error)), soft_wrap=True)
+        told = spelling.on_command_line(str(error))
+        errors.print(Text.assemble(("error", "red"), " ", told), soft_wrap=True)
         return 2
     except Exception as error:
         interrupt.check()
