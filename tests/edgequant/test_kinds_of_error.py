@@ -114,7 +114,9 @@ def test_bad_calibration_text_is_an_input_error(tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_there_already_is_an_input_error(file: Path) -> None:
-    with pytest.raises(edgequant.InputError, match="exists; use overwrite, or another folder with output"):
+    with pytest.raises(
+        edgequant.InputError, match="exists; use overwrite, or another folder with output"
+    ):
         edgequant.quantize(to="gguf:Q4_0", output=file.parent, method="rtn", check=False)
 
 
