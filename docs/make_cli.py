@@ -24,6 +24,7 @@ Results go to stdout, progress and messages to stderr. Every command has `--json
 | 2 | wrong usage or bad input; one sentence on stderr says what to do |
 | 3 | a fault of the program; one sentence says which, and asks for a report |
 | 130 | interrupted; the same `run` goes on after its last finished stage |
+| 141 | nobody reads the output any more (a closed pipe) |
 """
 
 

@@ -10,6 +10,7 @@ from edgequant._settings import (
     CompareSettings,
     Progress,
     StrPath,
+    in_python,
     paths_of,
     refuse_unknown,
     silent,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from quantize.report.report import Report
 
 
+@in_python()
 def check(
     files: StrPath | Iterable[StrPath],
     against: StrPath | None = None,
@@ -57,6 +59,7 @@ def check(
     return found
 
 
+@in_python()
 def compare(
     files: Iterable[StrPath],
     against: StrPath | None = None,

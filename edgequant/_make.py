@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from edgequant._settings import PlanSettings, Progress, StrPath, plan_of, silent
+from edgequant._settings import PlanSettings, Progress, StrPath, in_python, plan_of, silent
 from runtime.errors import GateError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Result:
         return self.report.failures if self.report else []
 
 
+@in_python()
 def quantize(
     model: StrPath | None = None,
     to: str | Sequence[str] = (),
@@ -64,17 +65,19 @@ def quantize(
     called NAME.rejected. Raises another EdgequantError, before any work, for what cannot be done,
     and OSError for files that may not be read or written.
     """
+    from quantize.plan import spelling
     from quantize.run import pipeline
 
     made = plan_of(model, to, output, plan, settings)
     notes: list[str] = []
     report = pipeline.run(made, progress or silent, notes.append)
-    result = Result(_artifacts(made, report), report, tuple(notes))
+    result = Result(_artifacts(made, report), report, tuple(map(spelling.in_python, notes)))
     if result.failures:
         raise GateError(result.failures, result)
     return result
 
 
+@in_python()
 def plan(
     model: StrPath | None = None,
     to: str | Sequence[str] = (),

@@ -1,10 +1,10 @@
 """`edgequant.load`: run any model, ours or of another tool."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from edgequant._settings import SamplingSettings, StrPath, refuse_unknown
+from edgequant._settings import SamplingSettings, StrPath, in_python, refuse_unknown
 from runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from runtime.tokenizer import Tokenizer
 
 
+@in_python()
 def load(path: StrPath, backend: str | None = None, **options: Any) -> "LoadedModel":
     """Open a GGUF file, an ONNX folder or a checkpoint folder, ready to run.
 
@@ -53,6 +54,7 @@ class LoadedModel:
         """Tokens that it knows: the last axis of logits."""
         return self._engine.arch.vocab
 
+    @in_python()
     def logits(self, ids: "ArrayLike", last: bool = False) -> "np.ndarray":
         """Scores of the next token after each one: ids (T,) or (B, T) -> float32 (..., T, V).
 
@@ -83,6 +85,7 @@ class LoadedModel:
         out = self._engine.logits(np.atleast_2d(given).astype(np.int64), last=last)
         return out if given.ndim == 2 else out[0]
 
+    @in_python()
     def generate(
         self,
         prompt: str | Sequence[Mapping[str, str]],
@@ -92,6 +95,7 @@ class LoadedModel:
         """The text that follows a prompt, as a whole: arguments and errors as in `stream`."""
         return "".join(self.stream(prompt, count, **sampling))
 
+    @in_python()
     def stream(
         self,
         prompt: str | Sequence[Mapping[str, str]],
@@ -117,7 +121,7 @@ class LoadedModel:
             prompt = render(self._engine, [dict(message) for message in prompt])
         choice: dict[str, Any] = dict(sampling)
         stop = choice.pop("stop", ())
-        ends = (stop,) if isinstance(stop, str) or stop is None else tuple(stop)
+        ends = tuple(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else (stop,)
         return generate_text(self._engine, prompt, count, Sampler(**choice), ends)
 
 

@@ -1,10 +1,13 @@
 """The settings of the public functions: the fields of `Plan`, with what may be written for them."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+
+from runtime.errors import EdgequantError, GateError
 
 if TYPE_CHECKING:
     from quantize.plan import Plan
@@ -134,8 +137,8 @@ def plan_of(
 
 
 def _left_out(value: Any) -> bool:
-    """Whether an argument says nothing: None, or an empty text or tuple."""
-    return value is None or (isinstance(value, str | tuple) and not value)
+    """Whether an argument says nothing: None, or an empty tuple."""
+    return value is None or value == ()
 
 
 def flags_of(plan: "Plan") -> dict[str, Any]:
@@ -161,6 +164,20 @@ def paths_of(files: StrPath | Iterable[StrPath]) -> list[Path]:
     if isinstance(files, str | os.PathLike):
         return [Path(files)]
     return [Path(file) for file in files]
+
+
+@contextmanager
+def in_python() -> Iterator[None]:
+    """Errors name settings instead of flags."""
+    try:
+        yield
+    except GateError:  # names no flag, and keeps what it is made of
+        raise
+    except EdgequantError as error:
+        from quantize.plan import spelling
+
+        error.args = (spelling.in_python(str(error)),)
+        raise
 
 
 def silent(stage: str, done: int, total: int, note: str) -> None:

@@ -45,7 +45,18 @@ def context_length(arch: Arch) -> int:
     return min(arch.context, LONGEST_CONTEXT)
 
 
-def copied_files(source: Path, arch: Arch) -> dict[str, bytes]:
+def small_files(arch: Arch, source: Path) -> dict[str, bytes]:
+    """Every file of a folder beside the graph and its weights: name -> bytes.
+
+    Raises EdgequantError when the source has no config.json or tokenizer.
+    """
+    tokenizer = Tokenizer.from_folder(source)
+    config = genai_config(arch, source, tokenizer)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    return copied_files(source, arch, tokenizer) | {"genai_config.json": text.encode("utf-8")}
+
+
+def copied_files(source: Path, arch: Arch, tokenizer: Tokenizer) -> dict[str, bytes]:
     """The tokenizer, the settings and the licence: name -> bytes, those of the source.
 
     Three may differ from it. config.json says whether the head is tied in this model;
@@ -56,7 +67,6 @@ def copied_files(source: Path, arch: Arch) -> dict[str, bytes]:
     config = read_json(source / "config.json")
     if config and family_of(config).arch(config).tied != arch.tied:
         files["config.json"] = _json(config | {"tie_word_embeddings": arch.tied})
-    tokenizer = Tokenizer.from_folder(source)
     if tokenizer.added:
         files["tokenizer.json"] = tokenizer.backend.to_str(pretty=True).encode("utf-8")
     settings = read_json(source / "tokenizer_config.json")
@@ -71,9 +81,8 @@ def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
-def genai_config(arch: Arch, source: Path) -> dict[str, Any]:
-    """genai_config.json. Raises EdgequantError when the source has no config.json or tokenizer."""
-    tokenizer = Tokenizer.from_folder(source)
+def genai_config(arch: Arch, source: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """genai_config.json."""
     settings = read_json(source / "config.json")
     if not settings:
         raise InputError(
@@ -105,11 +114,6 @@ def _search(arch: Arch, source: Path) -> dict[str, Any]:
         "past_present_share_buffer": True,
         "max_length": min(context_length(arch), MAX_LENGTH),
     }
-
-
-def text(config: dict[str, Any]) -> str:
-    """A config as the JSON text that is written."""
-    return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
 def _decoder(arch: Arch) -> dict[str, Any]:

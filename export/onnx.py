@@ -86,16 +86,15 @@ def write(
     file does not read back as it was meant.
     """
     onnx_graph.check_ops(arch)
-    config = genai.genai_config(arch, source)
+    small = genai.small_files(arch, source)
     with new_folder(path, overwrite, needed=least_bytes(arch)) as temp:
         with (temp / DATA).open("wb") as file:
             data = DataFile(file, Places(alignment=alignment))
             layouts = _store(data, arch, tensors)
         protos = data.places.protos
         (temp / MODEL).write_bytes(_model(arch, layouts, protos, extra, accuracy_level))
-        for name, content in genai.copied_files(source, arch).items():
+        for name, content in small.items():
             (temp / name).write_bytes(content)
-        (temp / "genai_config.json").write_text(genai.text(config), encoding="utf-8")
         check(temp, data.sums)
 
 
@@ -116,9 +115,7 @@ def size(arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[s
     for array, _ in rope_arrays(arch):
         places.add(array)
     model = _model(arch, layouts, places.protos, extra)
-    config = genai.text(genai.genai_config(arch, source)).encode("utf-8")
-    copied = sum(map(len, genai.copied_files(source, arch).values()))
-    return places.end + len(model) + len(config) + copied
+    return places.end + len(model) + sum(map(len, genai.small_files(arch, source).values()))
 
 
 def _model(

@@ -25,14 +25,18 @@ def download(source: str) -> Path:
         )
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
     except ImportError:
         raise UnsupportedError(
             f"{source} is not a folder, and hub downloads need: pip install 'edgequant[hub]'."
         ) from None
     try:
         return Path(snapshot_download(source, allow_patterns=PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
         raise InputError(
             f"{source} could not be downloaded and is not cached ({reason}); "

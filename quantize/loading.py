@@ -35,7 +35,9 @@ def open_any(
 def render(engine: Engine, messages: list[dict[str, Any]]) -> str:
     """Messages as the model's chat template writes them, with the assistant's turn opened."""
     if engine.tokenizer is None:
-        raise InputError("this model has no tokenizer and so no chat template; leave out --chat.")
+        raise InputError(
+            "this model has no tokenizer and so no chat template; use a model that has one."
+        )
     try:
         return engine.tokenizer.render(messages, generate=True)
     except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 
 from runtime.errors import UnsupportedError
-from runtime.json_files import read_json
+from runtime.json_files import read_json, tokens_of
 
 SPECIAL = (
     "bos_token",
@@ -54,11 +54,12 @@ def add_tokens(
     tokens = [*(token for _, token in wanted), *_without_ids(settings)]
     new = [token.content for token in tokens if backend.token_to_id(token.content) is None]
     backend.add_tokens(tokens)
-    for index, token in wanted:
-        found = backend.token_to_id(token.content)
+    own = [(token.content, token.id) for token in tokens_of(folder / "tokenizer.json")]
+    for text, index in (*own, *((token.content, index) for index, token in wanted)):
+        found = backend.token_to_id(text)
         if found != index:
             raise UnsupportedError(
-                f"{folder} gives the token {token.content!r} the id {index}, but it has the id "
+                f"{folder} gives the token {text!r} the id {index}, but it has the id "
                 f"{found}, because ids before it are missing or taken; save the tokenizer again "
                 "with AutoTokenizer.from_pretrained(...).save_pretrained(...)."
             )

@@ -1,8 +1,8 @@
 """One way to run any model: `open_engine(model, "native").logits(ids)`."""
 
 import importlib
+import inspect
 import pkgutil
-from inspect import signature
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
@@ -17,6 +17,8 @@ from runtime.tokenizer import Tokenizer
 
 Purpose = Literal["generation", "judging"]
 """What an engine is opened for, where that makes a difference."""
+MOST_THREADS = 1024
+"""More than any machine has cores: systems refuse to start many more."""
 
 
 class Engine(Protocol):
@@ -64,17 +66,35 @@ def open_engine(
     """Run `model` (a Model, or a path where `reads_files`) on a backend.
 
     With a `purpose`, options that the backend names for it are added; those given win.
-    Raises EdgequantError for an unknown backend or option, or a package that is not installed.
+    Raises EdgequantError for an unknown backend, one whose package is not installed, or threads out
+    of range, and TypeError for an option that the backend does not have.
     """
     module = _module(backend)
-    for name in options:
-        if name not in signature(module.open).parameters:
-            known = ", ".join(list(signature(module.open).parameters)[1:]) or "none"
-            raise InputError(f"the {backend} backend has no option {name!r}; known: {known}.")
+    _check_options(backend, options)
     if purpose is not None:
         options = getattr(module, "PURPOSES", {}).get(purpose, {}) | options
     engine: Engine = module.open(model, **options)
     return engine
+
+
+def option_names(backend: str) -> list[str]:
+    """The options of a backend. Raises EdgequantError for an unknown one."""
+    return list(inspect.signature(_module(backend).open).parameters)[1:]
+
+
+def _check_options(backend: str, options: dict[str, Any]) -> None:
+    """Whether a backend has these options, and can have so many threads."""
+    known = option_names(backend)
+    for name in options:
+        if name not in known:
+            there = f"has {', '.join(known)}" if known else "has none"
+            raise TypeError(f"the {backend} backend has no option {name!r}; it {there}.")
+    threads = options.get("threads")
+    whole = isinstance(threads, int | np.integer) and not isinstance(threads, bool)
+    if threads is not None and not (whole and 1 <= threads <= MOST_THREADS):
+        raise InputError(
+            f"threads must be a whole number from 1 to {MOST_THREADS}, not {threads!r}."
+        )
 
 
 def _module(backend: str) -> ModuleType:

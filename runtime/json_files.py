@@ -99,6 +99,19 @@ class Token(Struct):
     special: bool = False
 
 
+class OwnToken(Struct):
+    """An added token of tokenizer.json."""
+
+    id: int
+    content: str
+
+
+class TokenizerFile(Struct):
+    """tokenizer.json, as far as it is read beside the `tokenizers` library."""
+
+    added_tokens: list[OwnToken] = []
+
+
 class NamedTemplate(Struct):
     """One of several chat templates."""
 
@@ -234,6 +247,17 @@ def json_value(path: Path, remedy: str = "download it again") -> Any:
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"{path} is not valid JSON ({error}); {remedy}.") from error
     return found
+
+
+def tokens_of(path: Path) -> list[OwnToken]:
+    """The added tokens of a tokenizer.json, which may be large: the rest is skipped.
+
+    Raises CorruptFileError when they are not what they must be.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=TokenizerFile).added_tokens
+    except msgspec.DecodeError as error:
+        raise CorruptFileError(f"{path} cannot be read: {error}.") from error
 
 
 def checked(

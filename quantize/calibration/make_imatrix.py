@@ -27,9 +27,8 @@ from quantize.calibration.stream import (
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Plan, check_limits
 from quantize.progress import Progress, silent
-from quantize.run.job import check_device
 from quantize.run.resume import Work
-from runtime.backends.torch import TorchOps
+from runtime.backends.torch import TorchOps, check_device
 from runtime.errors import CorruptFileError
 from runtime.forward import Layer, Observer
 

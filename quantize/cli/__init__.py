@@ -8,6 +8,7 @@
     look.py       show, list
     options.py    the flags that several commands share
     screen.py     what is printed where
+    system.py     what the system refuses
 
 What a command needs is imported in its body: `--help` waits for no torch.
 """
@@ -20,7 +21,10 @@ from quantize.cli import interrupt
 
 
 def main() -> NoReturn:
-    """Run the command line: exit 0 ok, 1 gate failed, 2 bad input, 3 our fault, 130 interrupted."""
+    """Run the command line: exit 0 ok, 1 gate failed, 2 bad input, 3 our fault.
+
+    130 after Ctrl-C and 141 when nobody reads the output any more, as of other programs.
+    """
     interrupt.watch()
     try:
         # imported here: Ctrl-C counts meanwhile, too

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 import quantize
-from quantize.cli import interrupt, judge, look, make, use
+from quantize.cli import interrupt, judge, look, make, system, use
 from quantize.cli.screen import errors
 from runtime.errors import EdgequantError
 
@@ -61,23 +61,30 @@ def run() -> int:
     try:
         app()
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # the library exits with 1
+            return system.CLOSED_PIPE
         return int(end.code or 0)
-    except (EdgequantError, OSError) as error:
+    except Exception as error:
         interrupt.check()  # then it only complains about that
         if "--debug" in sys.argv:
             raise
-        errors.print(Text.assemble(("error", "red"), " ", str(error)), soft_wrap=True)
-        return 2
-    except Exception as error:
-        interrupt.check()
-        if "--debug" in sys.argv:
-            raise
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        told = (
-            f"this is a fault of the program: {type(error).__name__}: {error} "
-            f"({Path(where.filename).name}, line {where.lineno}). Please report it with what "
-            "`quantize --debug ...` prints; nothing that was written before is lost."
-        )
+        code, told = sentence(error)
         errors.print(Text.assemble(("error", "red"), " ", told), soft_wrap=True)
-        return 3
+        return code
     return 0
+
+
+def sentence(error: Exception) -> tuple[int, str]:
+    """Exit code and sentence of whatever stopped a command."""
+    if isinstance(error, EdgequantError):
+        from quantize.plan import spelling  # here, as `--help` waits for no numpy
+
+        return 2, spelling.on_command_line(str(error))
+    if isinstance(error, OSError) or system.is_memory(error):
+        return 2, system.sentence(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return 3, (
+        f"this is a fault of the program: {type(error).__name__}: {error} "
+        f"({Path(where.filename).name}, line {where.lineno}). Please report it with what "
+        "`quantize --debug ...` prints; nothing that was written before is lost."
+    )

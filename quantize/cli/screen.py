@@ -13,7 +13,7 @@ PIPE_WIDTH = 160
 """Columns of a table that goes into a file or another program."""
 
 # without markup: "[hub]" or a rule such as attn_[qk] is text
-width = None if sys.stdout.isatty() else PIPE_WIDTH
+width = None if sys.stdout and sys.stdout.isatty() else PIPE_WIDTH  # it may be closed
 console = Console(highlight=False, markup=False, width=width)
 errors = Console(stderr=True, highlight=False, markup=False)
 

@@ -86,9 +86,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.targets:
-            raise InputError("nothing to make; give at least one --to, like --to gguf:Q4_K_M.")
+            raise InputError("nothing to make; name a target with --to, like gguf:Q4_K_M.")
         if len(set(self.targets)) < len(self.targets):
-            raise InputError("the same --to is given twice; name each target once.")
+            raise InputError("a target is given twice with --to; name each once.")
         if self.method not in METHODS:
             raise InputError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}.")
         if self.effort not in EFFORTS:
@@ -200,6 +200,10 @@ class Plan:
         values["targets"] = tuple(map(Target.parse, as_list(values.pop("to", ()), "to")))
         values["adapter"] = paths_of(values.get("adapter") or (), "adapter")
         values["rules"] = tuple(map(Rule.parse, as_list(values.get("rules", ()), "rules")))
+        for name in ("model", "output", "baseline", "imatrix", "calibration", "eval_data"):
+            text = str(values.get(name))
+            if not text or "\0" in text:
+                raise InputError(f"{name} must not be {text!r}; leave it out for the usual one.")
         for name in ("output", "baseline", "imatrix"):
             if (found := values.get(name)) is not None:
                 if not isinstance(found, str | os.PathLike):

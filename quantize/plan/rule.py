@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from quantize.plan.values import checked_text
 from runtime.errors import InputError
 from runtime.quant_types import quant_type
 
@@ -19,8 +20,7 @@ class Rule:
         """From "attn_v=Q6_K". Raises InputError for a bad expression or an unknown type."""
         if isinstance(text, Rule):
             return text
-        if not isinstance(text, str):
-            raise InputError(f"rules must hold texts like attn_v=Q6_K, not {text!r}.")
+        text = checked_text(text, "--rule", "attn_v=Q6_K")
         pattern, equals, type_name = text.rpartition("=")
         if not equals:
             raise InputError(f"--rule {text!r} has no '='; write REGEX=TYPE, like attn_v=Q6_K.")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export import CONTAINERS
+from quantize.plan.values import checked_text
 from runtime.errors import InputError
 
 AUTO = "auto"
@@ -22,21 +23,21 @@ class Target:
         """From "gguf:Q4_K_M". Raises InputError naming the known containers or presets."""
         if isinstance(text, Target):
             return text
-        if not isinstance(text, str):
-            raise InputError(f"to must hold texts like gguf:Q4_K_M, not {text!r}.")
+        text = checked_text(text, "--to", "gguf:Q4_K_M")
         container, _, preset = text.partition(":")
         if container not in CONTAINERS:
             raise InputError(
                 f"unknown container {container!r} in --to {text}; known: {', '.join(CONTAINERS)}."
             )
-        if preset in ("", AUTO):
+        if preset == AUTO:
             return Target(container, AUTO)
         presets = CONTAINERS[container].presets
         for known in presets:
             if known.lower() == preset.lower():
                 return Target(container, known)
+        problem = f"unknown preset {preset!r}" if preset else "there is no preset"
         raise InputError(
-            f"unknown preset {preset!r} in --to {text}; known for {container}: "
+            f"{problem} in --to {text}; known for {container}: "
             f"{', '.join(presets)}, or {AUTO} with --target-size, --target-bpw or --max-kl."
         )
 

@@ -26,6 +26,13 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1].replace("_", "")) * UNITS[match[2].upper()])
 
 
+def checked_text(value: Any, flag: str, example: str) -> str:
+    """One entry of a list of texts. Raises InputError for what is no text."""
+    if not isinstance(value, str):
+        raise InputError(f"{flag} must hold texts like {example}, not {value!r}.")
+    return value
+
+
 def read_toml(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """The values of a plan file, each of the right kind. Errors as in `Plan.from_flags`.
 

@@ -5,7 +5,6 @@ import platform
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.tokens import check_tokenizer
 from runtime.checkpoint import model_name
 from runtime.containers import recognise
-from runtime.engine import Engine, OpsEngine
+from runtime.engine import Engine, OpsEngine, option_names
 from runtime.errors import EdgequantError, InputError
 from runtime.generate import generate
 from runtime.model import Model
@@ -66,18 +65,24 @@ def bytes_on_disk(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def open_subject(label: str, path: Path, backend: str = "native", **options: Any) -> Subject:
+def open_subject(label: str, path: Path, backend: str = "native", kv: str | None = None) -> Subject:
     """Open an artifact on `backend` (numpy for a native one not built) or in its foreign engine.
 
-    `options` are the backend's; keys and values stay float32 where nothing else is said.
-
-    Raises EdgequantError when the file cannot be read or run at all.
+    `kv` is how the native one keeps keys and values; None = float32.
+    Raises EdgequantError when the file cannot be read or run at all, and for a `kv` that the engine
+    has no choice of.
     """
     reader = recognise(path)
     container = CONTAINERS.get(reader.name)
     notes = []
     if reader.engine != "native":
         backend = reader.engine
+    options = {} if kv is None else {"kv": kv}
+    if kv is not None and "kv" not in option_names(backend):
+        raise InputError(
+            f"{label} runs on the {backend} backend, which keeps keys and values in its own way; "
+            "leave out --kv."
+        )
     try:
         engine = open_any(path, backend, "judging", **options)
     except EdgequantError as error:
@@ -93,8 +98,8 @@ def open_subject(label: str, path: Path, backend: str = "native", **options: Any
             f"its stored tensors were not looked at, so bits count the whole file: {error}"
         )
     maker = container.maker(path) if container else None
-    if kept := options.get("kv"):
-        notes.append(f"judged with keys and values kept as {kept}")
+    if kv is not None:
+        notes.append(f"judged with keys and values kept as {kv}")
     return Subject(label, path, reader.name, backend, engine, model, tuple(notes), maker)
 
 

@@ -153,9 +153,8 @@ def check_files(
     settings = Settings(**settled(flags, get_type_hints(Settings)))
     checkpoint = open_checkpoint(against, settings.adapter)
     setup = prepare(settings, checkpoint, checkpoint.fingerprint(), [{label} for label in labels])
-    options = {} if settings.kv is None else {"kv": settings.kv}
     subjects = [
-        open_subject(label, file, backend, **options)
+        open_subject(label, file, backend, settings.kv)
         for label, file in zip(labels, files, strict=True)
     ]
     for subject in subjects:

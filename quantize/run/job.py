@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import calib_data
 import export
 import quantize
@@ -35,6 +33,7 @@ from quantize.report.report import read_report
 from quantize.report.tokens import check_tokenizer, failures
 from quantize.run.rounding import Recipe
 from quantize.run.store import Store, folder_name, work_path
+from runtime.backends.torch import check_device
 from runtime.errors import UnsupportedError
 
 
@@ -233,17 +232,6 @@ def refuse_other_tokens(container: str, checkpoint: Checkpoint) -> None:
             f"{container} cannot say this model's tokenizer: in the artifact {found[0]}; take a "
             "container that keeps tokenizer.json, such as onnx."
         )
-
-
-def check_device(name: str) -> None:
-    """Raise EdgequantError when torch cannot compute on a device."""
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise UnsupportedError(
-            f"device {name!r} cannot be used ({reason}); use --device cpu."
-        ) from error
 
 
 def code_version() -> str:

@@ -126,6 +126,8 @@ def open(
     `accuracy_level` overrides what the file says: 4 = activations rounded to int8, 0 = float32.
     Raises EdgequantError when onnxruntime is not installed or cannot load the file.
     """
+    if accuracy_level not in (None, 0, 1, 2, 3, 4):
+        raise InputError(f"accuracy_level must be from 0 to 4, not {accuracy_level!r}.")
     folder = Path(folder)
     check_links(folder)
     settings = read_json(folder / "genai_config.json").get("model")

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from runtime.archs import Activation, Attention
 from runtime.engine import OpsEngine
+from runtime.errors import UnsupportedError
 from runtime.model import Model
 from runtime.tensor import Tensor
 
@@ -122,8 +123,23 @@ class TorchEngine(OpsEngine):
         return super().logits(ids, cache, last)
 
 
+def check_device(name: str) -> None:
+    """Raise UnsupportedError when torch cannot compute on a device."""
+    try:
+        torch.zeros(1, device=torch.device(name)).tolist()
+    except (RuntimeError, AssertionError, TypeError) as error:  # "meta" has no values
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UnsupportedError(
+            f"device {name!r} cannot be used ({reason}); use --device cpu."
+        ) from error
+
+
 def open(model: Model, device: str = "cpu") -> OpsEngine:
-    """Run a model on torch, decoded to float32; on a card its weights stay packed: see `ops_on`."""
+    """Run a model on torch, decoded to float32; on a card its weights stay packed: see `ops_on`.
+
+    Raises UnsupportedError when torch cannot compute on the device.
+    """
+    check_device(device)
     return TorchEngine(model, ops_on(device))
 
 

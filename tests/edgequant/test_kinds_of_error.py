@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import edgequant
 from tests.edgequant.quick import QUICK, TEXT
@@ -38,12 +39,20 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (lambda: edgequant.load("no/such.gguf"), "no/such.gguf does not exist; give"),
         (lambda: edgequant.quantize("./none", "gguf:Q4_0"), "./none does not exist; give"),
-        (lambda: edgequant.plan(), "nothing to make; give at least one --to"),
+        (lambda: edgequant.plan(), "nothing to make; name a target with to"),
         (lambda: edgequant.plan(to="gguf:Q9"), "unknown preset 'Q9'"),
         (lambda: edgequant.plan(to="gguf:Q4_0", rows=0), "rows must be at least 1, not 0"),
         (lambda: edgequant.check([]), "nothing to measure; give at least one file"),
         (lambda: edgequant.compare([]), "nothing to measure; give at least one file"),
         (lambda: edgequant.load(BUNDLED, "cuda"), "unknown backend 'cuda'; known:"),
+        (lambda: edgequant.load(BUNDLED, threads="2"), "from 1 to 1024, not '2'"),
+        (lambda: edgequant.load(BUNDLED, threads=0), "from 1 to 1024, not 0"),
+        (lambda: edgequant.load(BUNDLED, threads=10**6), "from 1 to 1024, not 1000000"),
+        (lambda: edgequant.load(BUNDLED, threads=True), "from 1 to 1024, not True"),
+        (lambda: edgequant.plan(to="gguf"), "there is no preset in to gguf; known for gguf: Q2_K"),
+        (lambda: edgequant.plan("", to="gguf:Q4_0"), "model must not be ''; leave it out"),
+        (lambda: edgequant.plan(to="gguf:Q4_0", output="a\0b"), "output must not be 'a.x00b'"),
+        (lambda: edgequant.plan(to="gguf:auto"), "add target_size='350MB', target_bpw=4.5 or"),
     ],
 )
 def test_bad_input_is_an_input_error(call: Any, sentence: str) -> None:
@@ -105,7 +114,9 @@ def test_bad_calibration_text_is_an_input_error(tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_there_already_is_an_input_error(file: Path) -> None:
-    with pytest.raises(edgequant.InputError, match="exists; use --overwrite"):
+    with pytest.raises(
+        edgequant.InputError, match="exists; use overwrite, or another folder with output"
+    ):
         edgequant.quantize(to="gguf:Q4_0", output=file.parent, method="rtn", check=False)
 
 
@@ -217,6 +228,21 @@ def test_a_setting_that_does_not_exist_is_a_type_error(call: Any) -> None:
 def test_a_way_of_sampling_that_does_not_exist_is_a_type_error(file: Path) -> None:
     with pytest.raises(TypeError, match="no setting 'top_n'; known: seed, stop, temperature"):
         edgequant.load(file, "numpy").generate("The", top_n=3)
+
+
+def test_an_option_that_the_backend_does_not_have_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="the numpy backend has no option 'threads'; it has none"):
+        edgequant.load(BUNDLED, "numpy", threads=2)
+    with pytest.raises(TypeError, match="the native backend has no option 'n'; it has threads, kv"):
+        edgequant.load(BUNDLED, n=2)
+
+
+@pytest.mark.parametrize("device", ["nowhere", "meta", 3, None])
+def test_a_model_is_not_loaded_on_a_device_that_is_not_there(device: Any) -> None:
+    if device == 3 and torch.cuda.device_count() > 3:
+        pytest.skip("there is such a device")
+    with pytest.raises(edgequant.UnsupportedError, match=r"cannot be used .*use device cpu"):
+        edgequant.load(BUNDLED, "torch", device=device)
 
 
 @pytest.mark.slow

@@ -3,11 +3,22 @@
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from quantize import cli
+from quantize.checkpoint import bundled
+from tests.conftest import CONFIGS, SIZES
+from tests.random_checkpoint import random_checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A random Qwen2 that a test changes."""
+    random_checkpoint(tmp_path / "model", SIZES | CONFIGS["qwen2-tied"], bundled())
+    return tmp_path / "model"
 
 
 @pytest.fixture

@@ -8,20 +8,11 @@ import pytest
 
 import edgequant
 from export import CONTAINERS
-from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
+from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.run.resume import CHANGED, Work
 from runtime.json_files import FILES, read_json
-from tests.conftest import CONFIGS, SIZES
 from tests.mutations import TEXTS, mutations, put, told
-from tests.random_checkpoint import random_checkpoint
 from tests.small_models import rounded
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A random Qwen2 that a test changes."""
-    random_checkpoint(tmp_path / "model", SIZES | CONFIGS["qwen2-tied"], bundled())
-    return tmp_path / "model"
 
 
 @pytest.mark.parametrize("what", TEXTS)

@@ -141,5 +141,5 @@ def test_messages_need_a_template(tiny: Checkpoint) -> None:
     with pytest.raises(EdgequantError, match="the chat template refused the messages"):
         loading.render(engine, [{"role": "user"}])
     engine.tokenizer = None
-    with pytest.raises(EdgequantError, match="no tokenizer and so no chat template; leave out"):
+    with pytest.raises(EdgequantError, match="no tokenizer and so no chat template; use"):
         loading.render(engine, [{"role": "user", "content": "Hi"}])

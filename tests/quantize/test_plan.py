@@ -94,10 +94,11 @@ def test_with_an_imatrix_the_method_is_rtn_unless_another_is_named(tmp_path: Pat
 
 
 WRONG_FLAGS: list[tuple[dict[str, Any], str]] = [
-    ({"to": []}, "give at least one --to, like --to gguf:Q4_K_M"),
-    ({"to": ["onnx:int4", "onnx:INT4"]}, "the same --to is given twice"),
+    ({"to": []}, "name a target with --to, like gguf:Q4_K_M"),
+    ({"to": ["onnx:int4", "onnx:INT4"]}, "a target is given twice"),
+    ({"to": ["onnx"]}, "there is no preset in --to onnx; known for onnx: int4"),
     ({"to": ["exe:int4"]}, "unknown container 'exe' in --to exe:int4; known: gguf, onnx"),
-    ({"to": ["onnx"]}, "--to onnx:auto needs something to reach; add --target-size 350MB, "),
+    ({"to": ["onnx:auto"]}, "--to onnx:auto needs something to reach; add --target-size 350MB, "),
     ({"to": ["gguf:Q4_K_X"]}, "unknown preset 'Q4_K_X' .*Q4_K_M"),
     ({"method": "magic"}, "unknown method 'magic'; known: .*gptq"),
     ({"method": "awq", "imatrix": "a.gguf"}, "only the mean squared inputs, and awq needs the"),

@@ -1,0 +1,75 @@
+"""What is written over, renamed or deleted: artifacts alone, and never for wrong usage."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgequant
+from edgequant import InputError
+from quantize.checkpoint import bundled
+from tests.conftest import CONFIGS, SIZES
+from tests.quantize.inputs import made
+from tests.random_checkpoint import random_checkpoint
+
+
+def test_a_check_against_another_model_renames_nothing(folder: Path, tmp_path: Path) -> None:
+    path = made(folder, "gguf:Q8_0")
+    config = SIZES | CONFIGS["qwen2-tied"] | {"num_hidden_layers": 3}
+    random_checkpoint(tmp_path / "other", config, bundled())
+    with pytest.raises(InputError, match="2 layers .* and other 3 of .* another model; give that"):
+        edgequant.check(path, against=tmp_path / "other", eval_rows=1, eval_length=64, reject=True)
+    assert path.exists()
+
+
+def test_what_is_no_artifact_is_never_renamed_or_deleted(folder: Path) -> None:
+    diary = folder.with_name("model.rejected")
+    diary.mkdir()
+    (diary / "notes.txt").write_text("mine")
+    gates: dict[str, Any] = {"max_kl": 0, "min_top1": 1, "max_ppl_ratio": 0}
+    with pytest.raises(edgequant.GateError, match="gate failed") as caught:
+        edgequant.check(folder, against=folder, eval_rows=1, eval_length=64, reject=True, **gates)
+    assert folder.exists() and (diary / "notes.txt").read_text() == "mine"
+    assert "keeps its name" in str(caught.value.result.results[0].notes)
+    path = made(folder, "gguf:Q8_0")
+    older = path.with_name(path.name + ".rejected")
+    older.mkdir()
+    (older / "notes.txt").write_text("mine")
+    with pytest.raises(edgequant.GateError):
+        edgequant.check(path, against=folder, eval_rows=1, eval_length=64, reject=True, **gates)
+    assert path.exists() and (older / "notes.txt").exists()
+
+
+def test_overwrite_replaces_artifacts_alone(folder: Path) -> None:
+    out = folder.parent / "out"
+    diary = out / "model-int4-onnx"
+    diary.mkdir(parents=True)
+    (diary / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is no artifact, so it is not overwritten"):
+        made(folder, "onnx:int4")
+    assert (diary / "notes.txt").read_text() == "mine"
+    (out / "model-Q8_0.gguf").mkdir()
+    with pytest.raises(InputError, match="is a folder; move it away"):
+        made(folder, "gguf:Q8_0")
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_kl": float("nan")}, "max_kl must be at least 0, not nan"),
+        ({"max_kl": float("inf")}, "max_kl must be at least 0, not inf"),
+        ({"min_top1": 85}, "min_top1 must be at least 0 and at most 1, not 85"),
+        ({"max_ppl_ratio": -1}, "max_ppl_ratio must be at least 0, not -1"),
+    ],
+)
+def test_check_refuses_limits_before_it_measures(
+    limits: dict[str, Any], message: str, folder: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        edgequant.check(folder / "none.gguf", against=folder, **limits)
+
+
+def test_a_report_folder_that_is_a_file_is_refused_before_work(folder: Path) -> None:
+    (folder.parent / "report").write_text("")
+    with pytest.raises(InputError, match="report is a file; choose another folder"):
+        edgequant.check(folder / "none.gguf", against=folder, report=folder.parent / "report")

@@ -1,0 +1,194 @@
+"""Tokenizers and chat templates as people have them: the right ids and texts, or one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import tokenizers
+
+import edgequant
+from edgequant import UnsupportedError
+from quantize.checkpoint import bundled, open_checkpoint
+from runtime import chat
+from runtime.generate import generate_text
+from runtime.gguf_file import open_gguf
+from runtime.tokenizer import Tokenizer
+from tests import tokenizers_made
+from tests.conftest import CONFIGS, SIZES
+from tests.quantize.inputs import edit, made
+from tests.random_checkpoint import random_checkpoint
+
+
+@pytest.mark.parametrize("key", ["normalizer", "pre_tokenizer", "added_tokens", "decoder"])
+def test_a_tokenizer_without_a_part_is_read_or_refused(key: str, folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    facts = json.loads(path.read_text())
+    facts.pop(key)
+    path.write_text(json.dumps(facts))
+    edit(folder, "tokenizer_config.json", added_tokens_decoder={})
+    try:
+        made(folder, "gguf:Q8_0")
+    except edgequant.EdgequantError as error:
+        assert "\n" not in str(error)
+
+
+def test_tokens_that_other_files_add_reach_the_artifacts(folder: Path) -> None:
+    names = ["<tool_0>", "<tool_1>"]
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("added_tokens_decoder")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "added_tokens.json").write_text(
+        json.dumps({n: 4096 + i for i, n in enumerate(names)})
+    )
+    random_checkpoint(folder, SIZES | CONFIGS["qwen2-tied"] | {"vocab_size": 4098}, folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    text = "a <tool_0> and<tool_1>"
+    expected = open_checkpoint(folder).tokenizer.encode(text)
+    assert {4096, 4097} <= set(expected)
+    gguf_file, onnx_folder = made(folder, "gguf:Q8_0"), made(folder, "onnx:int4")
+    found = open_gguf(gguf_file).tokenizer
+    assert found is not None and found.encode(text) == expected
+    alone = tokenizers.Tokenizer.from_file(str(onnx_folder / "tokenizer.json"))
+    assert alone.encode(text, add_special_tokens=False).ids == expected
+
+
+def test_a_token_with_another_id_than_its_file_says_is_refused(folder: Path) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["added_tokens_decoder"]["4100"] = {"content": "<far>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UnsupportedError, match="'<far>' the id 4100, but it has the id 4096"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("change", ["moved", "swapped", "far", "taken"])
+def test_ids_of_tokenizer_json_that_nobody_reads_are_refused(change: str, folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    facts = json.loads(path.read_text())
+    tokens = facts["added_tokens"]
+    if change == "moved":
+        tokens[1]["id"] = 4096
+    elif change == "swapped":
+        tokens.reverse()
+    else:
+        tokens.append(tokens[0] | {"content": "<new>", "id": 4099 if change == "far" else 7})
+    path.write_text(json.dumps(facts))
+    edit(folder, "tokenizer_config.json", added_tokens_decoder={})
+    message = r"gives the token '<.*>' the id \d+, but it has the id \d+, because ids before it"
+    with pytest.raises(UnsupportedError, match=message):
+        open_checkpoint(folder)
+
+
+TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize("form", ["list", "mapping", "files"])
+def test_templates_of_several_names_are_kept(form: str, folder: Path) -> None:
+    templates = {"default": TEMPLATE, "tool_use": TEMPLATE + "!"}
+    if form == "files":
+        (folder / "chat_template.jinja").write_text(TEMPLATE)
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "tool_use.jinja").write_text(TEMPLATE + "!")
+    else:
+        listed = [{"name": name, "template": text} for name, text in templates.items()]
+        value = listed if form == "list" else templates
+        edit(folder, "tokenizer_config.json", chat_template=value)
+    fields = gguf.GGUFReader(made(folder, "gguf:Q8_0")).fields
+    assert fields["tokenizer.chat_template"].contents() == TEMPLATE
+    assert fields["tokenizer.chat_template.tool_use"].contents() == TEMPLATE + "!"
+    assert fields["tokenizer.chat_templates"].contents() == ["tool_use"]
+    written = json.loads((made(folder, "onnx:int4") / "tokenizer_config.json").read_text())
+    if form != "files":
+        assert written["chat_template"] == TEMPLATE
+
+
+MESSAGES = [{"role": "user", "content": "<é>"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ messages[0].content | tojson(ensure_ascii=False) }}", '"<é>"'),
+        ("{{ messages | tojson(indent=1, separators=(',', ':'), sort_keys=True) }}", None),
+        ("{% generation %}{{ messages[0].role }}{% endgeneration %}", "user"),
+        ("{% for m in messages %}{{ m.role }}{% break %}{% endfor %}", "user"),
+        ("{{ strftime_now('%Y') | length }}", "4"),
+        ("{{ tools is none and documents is none }}", "True"),
+    ],
+)
+def test_templates_may_use_what_transformers_offers(template: str, text: str | None) -> None:
+    found = chat.render(template, {"messages": MESSAGES})
+    expected = json.dumps(
+        MESSAGES, ensure_ascii=False, indent=1, separators=(",", ":"), sort_keys=True
+    )
+    assert found == (expected if text is None else text)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 // 0 }}",
+        "{{ messages + 1 }}",
+        "{% for %}",
+        "{{ raise_exception('no system') }}",
+        "{{ messages | tojson(wrong=1) }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ messages[0].content.encode('idna').nothing() }}",
+    ],
+)
+def test_whatever_fails_in_a_template_is_one_sentence(template: str) -> None:
+    with pytest.raises(ValueError, match="^the chat template refused the messages: .+") as caught:
+        chat.render(template, {"messages": MESSAGES})
+    assert "\n" not in str(caught.value)
+
+
+def test_bos_is_there_once(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    edit(
+        folder,
+        "tokenizer_config.json",
+        bos_token="<|endoftext|>",
+        add_bos_token=True,
+        chat_template="{{ bos_token }}" + TEMPLATE,
+    )
+    engine = edgequant.load(folder)._engine
+    tokenizer = engine.tokenizer
+    assert isinstance(tokenizer, Tokenizer)
+    seen: list[list[int]] = []
+    real = engine.logits
+
+    def logits(ids: np.ndarray, *rest: Any, **more: Any) -> np.ndarray:
+        seen.append(ids.reshape(-1).tolist())
+        return real(ids, *rest, **more)
+
+    monkeypatch.setattr(engine, "logits", logits)
+    for prompt in (tokenizer.render(MESSAGES), "plain"):
+        seen.clear()
+        list(generate_text(engine, prompt, 1))
+        assert seen[0].count(4093) == 1
+        assert seen[0][0] == 4093
+
+
+def test_rows_without_a_token_have_names_that_no_token_has(tmp_path: Path) -> None:
+    config = SIZES | CONFIGS["qwen2-tied"] | {"vocab_size": 4100}
+    random_checkpoint(tmp_path / "model", config, bundled())
+    settings = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    settings["added_tokens_decoder"]["4096"] = {"content": "[PAD4098]"}
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(settings))
+    fields = gguf.GGUFReader(made(tmp_path / "model", "gguf:Q8_0")).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    assert tokens[4096:] == ["[PAD4098]", "[PAD4097]", "[[PAD4098]]", "[PAD4099]"]
+    assert len(set(tokens)) == 4100
+
+
+def test_an_added_token_that_is_searched_in_normalized_text_is_refused_for_gguf(
+    tmp_path: Path,
+) -> None:
+    backend = tokenizers_made.sentencepiece()
+    backend.add_tokens([tokenizers.AddedToken("<tool>", normalized=True)])
+    made_folder = tokenizers_made.save(backend, tmp_path / "tokenizer", eos_token="</s>")
+    config = SIZES | CONFIGS["llama-tied"] | {"vocab_size": backend.get_vocab_size()}
+    random_checkpoint(tmp_path / "model", config, made_folder)
+    with pytest.raises(UnsupportedError, match=r"'<tool>' is searched for in normalized text"):
+        edgequant.plan(tmp_path / "model", to="gguf:Q8_0", method="rtn")
