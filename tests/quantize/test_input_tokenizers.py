@@ -192,3 +192,37 @@ def test_an_added_token_that_is_searched_in_normalized_text_is_refused_for_gguf(
     random_checkpoint(tmp_path / "model", config, made_folder)
     with pytest.raises(UnsupportedError, match=r"'<tool>' is searched for in normalized text"):
         edgequant.plan(tmp_path / "model", to="gguf:Q8_0", method="rtn")
+
+
+BROKEN = "{{ messages[0]['content'] + 1 }}"
+REASON = 'can only concatenate str (not "int") to str'
+PICKY = "{% if messages | length > 1 and messages[0].role == 'system' %}{{ raise_exception('x') }}"
+
+
+@pytest.mark.slow
+def test_a_template_that_fails_is_told_on_the_screen(folder: Path, run: Any) -> None:
+    edit(folder, "tokenizer_config.json", chat_template=BROKEN)
+    out = folder.parent / "out"
+    brief = ("--calib-rows", 4, "--calib-length", 64, "--eval-rows", 1, "--eval-length", 64)
+    code, _, err = run("run", folder, "--to", "gguf:Q4_0", "-o", out, *brief)
+    assert code == 0
+    lines = err.splitlines()
+    first = next(at for at, line in enumerate(lines) if line.startswith("layers"))
+    assert f"the chat template refuses even a question and its answer: {REASON}" in lines[:first]
+    told = f"conversations left out, the chat template refused the messages: {REASON}"
+    assert any(line.startswith("heldout text: ") and told in line for line in lines[:first])
+    assert any(line.startswith("calibration text: ") and told in line for line in lines)
+    notes = json.loads((out / "report.json").read_text())["notes"]
+    for kind in ("heldout", "calibration"):
+        assert any(told in note and note.startswith(kind) for note in notes)
+    facts = gguf.GGUFReader(out / "model-Q4_0.gguf").fields["edgequant.plan"].contents()
+    assert "refuses even a question" in facts
+    code, _, err = run("generate", folder, "Hi", "--chat", "-n", 1)
+    assert (code, " ".join(err.split())) == (2, f"error {chat.REFUSED}{REASON}")
+    code, _, err = run("imatrix", folder, "-o", out / "x.gguf", *brief[:4])
+    assert code == 0 and told in err
+
+
+def test_a_template_that_is_picky_is_no_note(folder: Path) -> None:
+    edit(folder, "tokenizer_config.json", chat_template=PICKY + "{% endif %}" + TEMPLATE)
+    assert open_checkpoint(folder).notes == ()
