@@ -38,6 +38,11 @@ def vocabulary(source: Path, vocab: int) -> dict[str, Any]:
     _refuse_normalized(tokenizer.backend, settings)
     tokens, types = _table(settings, vocab)
     table: dict[str, Any] = {"tokens": tokens, "token_type": types}
+    if not model["merges"]:
+        raise UnsupportedError(
+            "tokenizer.json has no merges, and llama.cpp opens no GGUF without; write an ONNX "
+            "folder, which keeps tokenizer.json itself."
+        )
     merges = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
     if model.get("byte_fallback"):
         table |= _sentencepiece(settings, tokens, types, merges)
@@ -67,8 +72,9 @@ def _table(settings: dict[str, Any], vocab: int) -> tuple[list[str], list[int]]:
         types[model["vocab"][model["unk_token"]]] = UNKNOWN
     if max(names) >= vocab:
         raise CorruptFileError(
-            f"tokenizer.json has {max(names) + 1} tokens but the model embeds {vocab}; "
-            "take the tokenizer.json that came with the weights."
+            f"the tokenizer has {max(names) + 1} tokens (the last is {names[max(names)]!r}) but "
+            f"the model embeds {vocab}; take tokenizer.json and tokenizer_config.json that came "
+            "with the weights, or resize the embedding."
         )
     rows = range(vocab)
     return _unique(names, vocab), [types.get(i, UNUSED) for i in rows]

@@ -9,7 +9,7 @@ from typing import Any
 
 import tokenizers
 
-from runtime.errors import UnsupportedError
+from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.json_files import read_json, tokens_of
 
 SPECIAL = (
@@ -104,8 +104,16 @@ def chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
     if (folder / "chat_template.jinja").exists():
         files["default"] = folder / "chat_template.jinja"
     if files:
-        return {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+        return {name: _text(path) for name, path in files.items()}
     found = settings.get("chat_template")
     if isinstance(found, list):
         found = {entry["name"]: entry["template"] for entry in found}
     return dict(found) if isinstance(found, dict) else {"default": found} if found else {}
+
+
+def _text(path: Path) -> str:
+    """The text of a template's file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(f"{path} is not UTF-8 text; save it as UTF-8.") from error

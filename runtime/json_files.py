@@ -274,7 +274,7 @@ def checked(
         return msgspec.convert(found, kind, str_keys=True)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at ")
-        where = re.sub(r"^\$\.?", "", place.strip("`")) or "the file"
+        where = re.sub(r"\$\.?", "", place.replace("`", "")) or "the file"
         raise CorruptFileError(
             f"{file}: {where} is not what it must be ({reason[:1].lower()}{reason[1:]}); {remedy}."
         ) from error

@@ -14,6 +14,7 @@ from typing import Any
 from runtime.errors import CorruptFileError
 from runtime.stored import ITEM_BYTES, MappedFile, StoredArray
 
+POINTER = b"version https://git-lfs"
 LENGTH = 8
 """Bytes of the header's length."""
 
@@ -28,6 +29,10 @@ def read(path: Path) -> dict[str, StoredArray]:
         text = header(path)
     except OSError as error:
         raise damaged(path, error.strerror) from error
+    if size < 1024 and path.read_bytes().startswith(POINTER):
+        raise CorruptFileError(
+            f"{path} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`."
+        )
     if len(text) < 2:
         raise damaged(path, f"its {size:,} bytes hold no header")
     start = LENGTH + len(text)

@@ -9,7 +9,7 @@ import tokenizers
 
 from runtime import chat
 from runtime.added_tokens import SPECIAL, add_tokens, chat_templates, content, tokenizer_settings
-from runtime.errors import CorruptFileError
+from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_special import default_id, end_tokens
 from runtime.gguf_vocab import pre_tokenizer, tokenizer_backend
 from runtime.json_files import read_json
@@ -104,7 +104,12 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise CorruptFileError(f"{path} cannot be read: {error}.") from error
-        # a training leaves its batches' length in the file; transformers asks for it at each call
+        if getattr(backend.model, "dropout", None):
+            raise UnsupportedError(
+                f"{path} sets a dropout of {backend.model.dropout:g}, which gives other ids each "
+                "time; set it to null."
+            )
+        # what a training run left there: transformers sets both anew in each call
         backend.no_truncation()
         backend.no_padding()
         settings = tokenizer_settings(folder)

@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 
 import edgequant
-from edgequant import UnsupportedError
+from edgequant import CorruptFileError, UnsupportedError
 from quantize.checkpoint import bundled, open_checkpoint
 from runtime import chat
 from runtime.generate import generate_text
@@ -226,3 +226,46 @@ def test_a_template_that_fails_is_told_on_the_screen(folder: Path, run: Any) -> 
 def test_a_template_that_is_picky_is_no_note(folder: Path) -> None:
     edit(folder, "tokenizer_config.json", chat_template=PICKY + "{% endif %}" + TEMPLATE)
     assert open_checkpoint(folder).notes == ()
+
+
+def test_what_training_left_in_tokenizer_json_changes_no_ids(folder: Path) -> None:
+    expected = open_checkpoint(folder).tokenizer.encode("one two three four five")
+    path = folder / "tokenizer.json"
+    cut = {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    filled = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None}
+    filled |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "!"}
+    edit(folder, "tokenizer.json", truncation=cut, padding=filled)
+    assert tokenizers.Tokenizer.from_file(str(path)).encode("one two three").ids[2:] == [0] * 7
+    assert open_checkpoint(folder).tokenizer.encode("one two three four five") == expected
+    found = open_gguf(made(folder, "gguf:Q8_0")).tokenizer
+    assert found is not None and found.encode("one two three four five") == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dropout": 0.1}, "sets a dropout of 0.1, which gives other ids each time"),
+        ({"merges": []}, "has no merges, and llama.cpp opens no GGUF without"),
+    ],
+)
+def test_models_of_a_tokenizer_that_gguf_cannot_say(
+    change: dict[str, Any], message: str, folder: Path
+) -> None:
+    path = folder / "tokenizer.json"
+    facts = json.loads(path.read_text())
+    facts["model"] |= change
+    path.write_text(json.dumps(facts))
+    with pytest.raises(UnsupportedError, match=message):
+        edgequant.plan(folder, to="gguf:Q8_0", method="rtn")
+
+
+def test_more_tokens_than_rows_are_told_with_the_last_one(folder: Path) -> None:
+    edit(folder, "tokenizer_config.json", pad_token="<pad>")
+    with pytest.raises(CorruptFileError, match=r"4097 tokens \(the last is '<pad>'\) but"):
+        edgequant.plan(folder, to="gguf:Q8_0", method="rtn")
+
+
+def test_a_template_that_is_no_text_is_named(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(CorruptFileError, match="chat_template.jinja is not UTF-8 text"):
+        open_checkpoint(folder)

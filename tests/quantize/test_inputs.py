@@ -162,6 +162,13 @@ def test_a_single_file_counts_before_an_index_beside_it(shards: str, folder: Pat
     np.testing.assert_allclose(edgequant.load(folder).logits(np.arange(8)), 2 * old, 1e-3, 1e-3)
 
 
+def test_a_pointer_of_git_lfs_is_named(folder: Path) -> None:
+    shard = next(folder.glob("*.safetensors"))
+    shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n")
+    with pytest.raises(CorruptFileError, match="is a pointer of Git LFS, not the file itself"):
+        open_checkpoint(folder)
+
+
 def test_windows_longer_than_the_context_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="length must be at most .* context of 256, not 512"):
         edgequant.plan(folder, to="gguf:Q4_0")
