@@ -1,8 +1,10 @@
 """Open whatever a user points at, without torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from quantize.checkpoint import open_checkpoint
 from runtime.containers import recognise
 from runtime.engine import Engine, open_engine, reads_files
 from runtime.errors import InputError
@@ -20,14 +22,28 @@ def open_model(path: Path) -> Model:
 
 
 def open_any(
-    path: Path, backend: str | None = None, generating: bool = False, **options: Any
+    path: Path,
+    backend: str | None = None,
+    generating: bool = False,
+    adapters: Sequence[str] = (),
+    **options: Any,
 ) -> Engine:
     """An engine for a file: the one that its reader names, unless one is given.
 
-    `generating=True`: token-by-token decoding; see `runtime.engine.open_engine`.
+    `generating=True`: token-by-token decoding; see `runtime.engine.open_engine`. `adapters` are
+    merged into a checkpoint. Raises InputError for adapters of anything else.
     """
     reader = recognise(path)
     backend = backend or reader.engine
+    if adapters and (reader.name != "checkpoint" or reads_files(backend)):
+        raise InputError(
+            f"{path} is {reader.described} for the backend {backend}; adapters are merged into "
+            "checkpoints alone: give the checkpoint folder, and no engine that opens files itself."
+        )
+    if adapters:
+        return open_engine(
+            open_checkpoint(path, adapters).model(), backend, generating=generating, **options
+        )
     model = path if reads_files(backend) else reader.open(path)
     return open_engine(model, backend, generating=generating, **options)
 
