@@ -236,3 +236,11 @@ def test_a_checkpoint_is_loaded_with_its_adapter(base: Path, tmp_path: Path) -> 
     assert np.array_equal(found, expected)
     with pytest.raises(InputError, match="adapters are merged into checkpoints alone"):
         edgequant.load(base, "llamacpp", adapter=[adapter])
+
+
+@pytest.mark.parametrize("start", ["", "base_model.model.", "base_model.model._orig_mod.model."])
+def test_names_of_an_adapter_may_be_wrapped_or_bare(start: str, base: Path, tmp_path: Path) -> None:
+    name = start + "layers.0.self_attn.q_proj"
+    found = open_checkpoint(base, [made(tmp_path / "bare", factors(name), r=4)])
+    usual = open_checkpoint(base, [made(tmp_path / "usual", factors(), r=4)])
+    assert np.array_equal(value(found, "blk.0.attn_q.weight"), value(usual, "blk.0.attn_q.weight"))
