@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from edgequant._settings import SamplingSettings, StrPath, in_python, refuse_unknown
+from edgequant._settings import SamplingSettings, StrPath, in_python, paths_of, refuse_unknown
 from runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 
 
 @in_python()
-def load(path: StrPath, backend: str | None = None, **options: Any) -> "LoadedModel":
+def load(
+    path: StrPath,
+    backend: str | None = None,
+    *,
+    adapter: StrPath | Sequence[StrPath] = (),
+    **options: Any,
+) -> "LoadedModel":
     """Open a GGUF file, an ONNX folder or a checkpoint folder, ready to run.
 
     backend: "native", "numpy", "torch", "onnxruntime" or "llamacpp"; None = onnxruntime for an ONNX
-    folder, native for the rest. options: of the backend, such as threads=2 (native, onnxruntime,
-    llamacpp), kv="f32" (native) or device="cuda" (torch).
+    folder, native for the rest. adapter: LoRA folders or hub ids, merged into a checkpoint.
+    options: of the backend, such as threads=2 (native, onnxruntime, llamacpp), kv="f32" (native) or
+    device="cuda" (torch).
 
     Raises InputError for a path or backend that does not exist, UnsupportedError for a model or an
     installation that cannot be run, CorruptFileError for a damaged file, and SpaceError for a model
@@ -29,7 +36,10 @@ def load(path: StrPath, backend: str | None = None, **options: Any) -> "LoadedMo
     """
     from quantize.loading import open_any
 
-    return LoadedModel(open_any(Path(path), backend, purpose="generation", **options))
+    merged = [str(folder) for folder in paths_of(adapter)]
+    return LoadedModel(
+        open_any(Path(path), backend, purpose="generation", adapters=merged, **options)
+    )
 
 
 class LoadedModel:

@@ -1,8 +1,10 @@
 """Open whatever a user points at, without torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from quantize.checkpoint import open_checkpoint
 from runtime.containers import recognise
 from runtime.engine import Engine, Purpose, open_engine, reads_files
 from runtime.errors import InputError
@@ -20,14 +22,27 @@ def open_model(path: Path) -> Model:
 
 
 def open_any(
-    path: Path, backend: str | None = None, purpose: Purpose | None = None, **options: Any
+    path: Path,
+    backend: str | None = None,
+    purpose: Purpose | None = None,
+    adapters: Sequence[str] = (),
+    **options: Any,
 ) -> Engine:
     """An engine for a file: the one that its reader names, unless one is given.
 
-    `purpose` and `options` are those of `runtime.engine.open_engine`.
+    `purpose` and `options` are those of `runtime.engine.open_engine`. `adapters` are merged into a
+    checkpoint. Raises InputError for adapters of anything else.
     """
     reader = recognise(path)
     backend = backend or reader.engine
+    if adapters and (reader.name != "checkpoint" or reads_files(backend)):
+        raise InputError(
+            f"{path} is {reader.described} for the backend {backend}; adapters are merged into "
+            "checkpoints alone: give the checkpoint folder, and no engine that opens files itself."
+        )
+    if adapters:
+        merged = open_checkpoint(path, adapters).model()
+        return open_engine(merged, backend, purpose=purpose, **options)
     model = path if reads_files(backend) else reader.open(path)
     return open_engine(model, backend, purpose=purpose, **options)
 

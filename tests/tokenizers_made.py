@@ -50,7 +50,11 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 KINDS |= {
-    name: {"splits": rule.trained or rule.patterns, "ignore_merges": rule.ignore_merges, "nfc": rule.nfc}
+    name: {
+        "splits": rule.trained or rule.patterns,
+        "ignore_merges": rule.ignore_merges,
+        "nfc": rule.nfc,
+    }
     for name, rule in PRE_TOKENIZERS.items()
     if name not in KINDS
 }

@@ -115,15 +115,19 @@ def test_random_adapters_compute_what_they_compute_in_peft(
 
 
 @pytest.mark.parametrize("targets", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+@pytest.mark.parametrize("together", [False, True])
 def test_a_tied_pair_gets_what_was_trained_where_peft_merges_into_both(
-    targets: list[str], bases: dict[str, Path], tmp_path: Path
+    targets: list[str], together: bool, bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    trained(bases["qwen2-tied"], tmp_path / "adapter", {"target_modules": targets})
+    settings = {"target_modules": targets, "ensure_weight_tying": together}
+    trained(bases["qwen2-tied"], tmp_path / "adapter", settings)
     running, merged = run_in_peft(bases["qwen2-tied"], tmp_path / "adapter")
     assert not same(running, merged)
     assert same(ours(bases["qwen2-tied"], tmp_path / "adapter"), running)
-    notes = open_checkpoint(bases["qwen2-tied"], [tmp_path / "adapter"]).notes
-    assert any("merge_and_unload would put every change into both" in note for note in notes)
+    found = open_checkpoint(bases["qwen2-tied"], [tmp_path / "adapter"])
+    assert found.arch.tied == together
+    told = "merge_and_unload would put every change into both"
+    assert any(told in note for note in found.notes)
 
 
 def test_adapters_are_merged_in_their_order(bases: dict[str, Path], tmp_path: Path) -> None:

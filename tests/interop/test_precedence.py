@@ -51,7 +51,7 @@ def assert_same_logits(folder: Path) -> None:
 
 
 TRAITS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a head of its own": (own_head, "lm_head.weight in the file is not the embedding"),
+    "a head of its own": (own_head, "lm_head.weight is not the embedding"),
     "a copy of the embedding as head": (copied_head, ""),
     "an index of other shards": (stale_index, "model.safetensors was read and"),
     "an index of no shards": (index_of_nothing, "model.safetensors was read and"),

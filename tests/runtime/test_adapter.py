@@ -9,8 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import edgequant
 from edgequant import CorruptFileError, InputError, UnsupportedError
 from quantize.checkpoint import bundled, open_checkpoint
+from quantize.inspection import describe
+from quantize.plan import Plan
+from runtime.engine import open_engine
 from tests.conftest import config
 from tests.random_checkpoint import random_checkpoint
 
@@ -178,3 +182,65 @@ def test_folders_that_hold_no_adapter_are_sentences(base: Path, tmp_path: Path) 
 def test_an_unknown_setting_is_told(base: Path, tmp_path: Path) -> None:
     found = open_checkpoint(base, [made(tmp_path / "mine", factors(), r=4, use_magic=True)])
     assert "adapter_config.json of mine has use_magic, which is not read" in found.notes
+
+
+@pytest.mark.slow
+def test_artifacts_are_those_of_the_merged_model(base: Path, tmp_path: Path) -> None:
+    head = "base_model.model.lm_head"
+    tensors = factors() | {
+        f"{head}.lora_A.weight": normal(4, WIDTH),
+        f"{head}.lora_B.weight": normal(VOCAB, 4) * 0.01,
+    }
+    adapter = made(tmp_path / "mine", tensors, r=4)
+    judged: dict[str, Any] = {"eval_rows": 2, "eval_length": 64}
+    result = edgequant.quantize(
+        base,
+        to=["gguf:F32", "onnx:fp32"],
+        output=tmp_path / "out",
+        adapter=adapter,
+        method="rtn",
+        **judged,
+    )
+    assert result.report is not None
+    assert all(found.metrics.kl < 1e-5 for found in result.report.results)
+    files = [artifact.path for artifact in result.artifacts]
+    assert [file.name for file in files] == ["small-mine-F32.gguf", "small-mine-fp32-onnx"]
+    for file in files:
+        recipe = describe(file)["provenance"]
+        assert '"name": "mine"' in json.dumps(recipe).replace("\\", "")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "the adapter mine (LoRA of rank 4, sha256" in card
+    merged = edgequant.check(files, base, adapter=[adapter], **judged)
+    alone = edgequant.check(files, base, **judged)
+    assert max(found.metrics.kl for found in merged.results) < 1e-5
+    assert min(found.metrics.kl for found in alone.results) > 0.01
+
+
+def test_a_plan_file_names_adapters(base: Path, tmp_path: Path) -> None:
+    adapter = made(tmp_path / "mine", factors(), r=4)
+    (tmp_path / "plan.toml").write_text(
+        f'to = ["gguf:Q8_0"]\nmethod = "rtn"\nadapter = ["{adapter}"]\n'
+    )
+    plan = Plan.from_flags(tmp_path / "plan.toml", {"model": str(base)})
+    assert plan.adapter == (str(adapter),)
+    assert edgequant.plan(plan=plan, check=False).model == "small-mine"
+    with pytest.raises(InputError, match="adapter must be a path, not 3"):
+        edgequant.plan(base, to="gguf:Q8_0", method="rtn", adapter=[3])  # type: ignore[list-item]
+
+
+def test_a_checkpoint_is_loaded_with_its_adapter(base: Path, tmp_path: Path) -> None:
+    adapter = made(tmp_path / "mine", factors(), r=4)
+    model = open_checkpoint(base, [adapter]).model()
+    expected = open_engine(model, "numpy").logits(np.array([[1, 2, 3]]))
+    found = edgequant.load(base, "numpy", adapter=adapter).logits([[1, 2, 3]])
+    assert np.array_equal(found, expected)
+    with pytest.raises(InputError, match="adapters are merged into checkpoints alone"):
+        edgequant.load(base, "llamacpp", adapter=[adapter])
+
+
+@pytest.mark.parametrize("start", ["", "base_model.model.", "base_model.model._orig_mod.model."])
+def test_names_of_an_adapter_may_be_wrapped_or_bare(start: str, base: Path, tmp_path: Path) -> None:
+    name = start + "layers.0.self_attn.q_proj"
+    found = open_checkpoint(base, [made(tmp_path / "bare", factors(name), r=4)])
+    usual = open_checkpoint(base, [made(tmp_path / "usual", factors(), r=4)])
+    assert np.array_equal(value(found, "blk.0.attn_q.weight"), value(usual, "blk.0.attn_q.weight"))
