@@ -203,7 +203,7 @@ class Plan:
         for name in ("model", "output", "baseline", "imatrix", "calibration", "eval_data"):
             text = str(values.get(name))
             if not text or "\0" in text:
-                raise InputError(f"{name} must not be {text!r}; leave it out for the usual one.")
+                raise InputError(f"{name} is {text!r}, a name that nothing has; leave it out.")
         for name in ("output", "baseline", "imatrix"):
             if (found := values.get(name)) is not None:
                 if not isinstance(found, str | os.PathLike):

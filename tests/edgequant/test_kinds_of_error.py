@@ -50,8 +50,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (lambda: edgequant.load(BUNDLED, threads=10**6), "from 1 to 1024, not 1000000"),
         (lambda: edgequant.load(BUNDLED, threads=True), "from 1 to 1024, not True"),
         (lambda: edgequant.plan(to="gguf"), "there is no preset in to gguf; known for gguf: Q2_K"),
-        (lambda: edgequant.plan("", to="gguf:Q4_0"), "model must not be ''; leave it out"),
-        (lambda: edgequant.plan(to="gguf:Q4_0", output="a\0b"), "output must not be 'a.x00b'"),
+        (
+            lambda: edgequant.plan("", to="gguf:Q4_0"),
+            "model is '', a name that nothing has; leave it out",
+        ),
+        (lambda: edgequant.plan(to="gguf:Q4_0", output="a\0b"), "output is 'a.x00b', a name that"),
         (lambda: edgequant.plan(to="gguf:auto"), "add target_size='350MB', target_bpw=4.5 or"),
     ],
 )
