@@ -142,8 +142,8 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     """
     if folder not in adapters:
         refuse_adapter(folder)
-    refuse_other_kinds(folder)
     check_links(folder)
+    refuse_other_kinds(folder)
     config = read_json(folder / CONFIG)
     family = family_of(config)
     arch, notes = family.arch(config), family.notes(config)

@@ -134,7 +134,7 @@ def whole(folder: Path) -> dict[str, torch.Tensor]:
     ("prefix", "note"),
     [
         ("base_model.model.model.", "the prefix base_model.model. was taken off"),
-        ("_orig_mod.model.", "the prefix _orig_mod. was taken off"),
+        ("_orig_mod.model.", "_orig_mod was taken out of the tensors' names"),
         ("", "model. was put before every tensor's name"),
     ],
 )
@@ -207,7 +207,7 @@ def test_values_that_float16_cannot_hold_are_told(to: str, count: int, folder: P
     values = load_file(shard)
     values["model.layers.1.mlp.up_proj.weight"][3, :3] = 99_000.0
     save_file(values, shard, metadata={"format": "pt"})
-    (forecast,) = edgequant.plan(folder, to=to, method="rtn").targets
+    (forecast,) = edgequant.plan(folder, to=to, method="rtn", check=False).targets
     assert sum(tensor.clipped for tensor in forecast.tensors) in (0, count)
     made = edgequant.quantize(folder, to, folder.parent / "out", method="rtn", check=False)
     told = [note for note in made.notes if "clipped" in note]
@@ -253,9 +253,9 @@ def test_the_plan_says_what_is_read_otherwise_and_what_is_too_large(folder: Path
     values["model.layers.1.mlp.up_proj.weight"][0, 0] = 99_000.0
     save_file(values, shard, metadata={"format": "pt"})
     edit(folder, quantization_config={"load_in_4bit": True})
-    code, out, _ = run("plan", folder, "--to", "gguf:Q4_0", "--method", "rtn")
+    code, out, _ = run("plan", folder, "--to", "gguf:Q4_0", "--method", "rtn", "--no-check")
     assert code == 0
     assert "blk.1.ffn_up.weight: Q4_0 cannot hold 1 values of the rows" not in out  # 524,032
     assert "every tensor is a float: it is ignored" in out
-    code, out, _ = run("plan", folder, "--to", "gguf:F16", "--method", "rtn")
+    code, out, _ = run("plan", folder, "--to", "gguf:F16", "--method", "rtn", "--no-check")
     assert "blk.1.ffn_up.weight: F16 cannot hold 1 values of the rows that were looked at" in out

@@ -155,7 +155,7 @@ MISSING = {
     "calibration": ("none.txt", "There is no calibration text none.txt"),
     "eval_data": ("none.jsonl", "There is no calibration text none.jsonl"),
     "imatrix": ("none.gguf", "there is no imatrix none.gguf"),
-    "baseline": ("none.json", "report none.json cannot be read"),
+    "baseline": ("none.json", "report none.json does not exist"),
     "plan": ("none.toml", "plan none.toml cannot be read"),
     "adapter": ("./none", "./none does not exist"),
 }
@@ -192,6 +192,6 @@ def test_plan_tells_what_a_run_could_not_be_judged_by(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("A text of a few words.")
     with pytest.raises(EdgequantError, match="short.txt has no text to use"):
         edgequant.plan(to="gguf:Q8_0", eval_data=str(tmp_path / "short.txt"))
-    with pytest.raises(EdgequantError, match="--eval-length must be between 16"):
+    with pytest.raises(EdgequantError, match="eval_length must be between 16"):
         edgequant.plan(to="gguf:Q8_0", eval_length=10**6)
     edgequant.plan(to="gguf:Q8_0", eval_data=str(tmp_path / "short.txt"), check=False)

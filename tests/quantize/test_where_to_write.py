@@ -73,7 +73,7 @@ def test_reports_that_cannot_be_written_are_told_before_the_work(
     place: Path, message: str, model: Path, artifact: Path, tmp_path: Path, no_work: None
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=f"{message}.* with --report"):
+    with pytest.raises(InputError, match=f"{message}.* with report"):
         edgequant.check(artifact, against=model, report=tmp_path / place, **BRIEF)
 
 
@@ -83,7 +83,9 @@ def test_outputs_that_cannot_be_written_are_told_before_the_work(
 ) -> None:
     if not place.is_absolute() or sys.platform == "linux":
         (tmp_path / "file").write_text("")
-        with pytest.raises(InputError, match=r"cannot write in .*; choose another folder with -o"):
+        with pytest.raises(
+            InputError, match=r"cannot write in .*; .* folder with output"
+        ):
             edgequant.quantize(model, "gguf:Q4_0", tmp_path / place, method="rtn", **BRIEF)
 
 

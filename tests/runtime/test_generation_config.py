@@ -7,7 +7,7 @@ from typing import Any
 import gguf
 import pytest
 
-from export.genai import genai_config
+from export.genai import small_files
 from export.gguf_general import general
 from quantize.checkpoint import Checkpoint
 from runtime import generation_config
@@ -77,7 +77,7 @@ def test_what_genai_does_not_have_is_left_out_and_said(tiny: Checkpoint, tmp_pat
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((tiny.folder / name).read_bytes())
     write(tmp_path, "generation_config.json", **DRAWN, min_p=0.1, num_beams=4)
-    search = genai_config(tiny.arch, tmp_path)["search"]
+    search = json.loads(small_files(tiny.arch, tmp_path)["genai_config.json"])["search"]
     assert "min_p" not in search and search["num_beams"] == 1
     assert {key: search[key] for key in DRAWN} == DRAWN
     (note,) = generation_config.notes(tmp_path)
