@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.archs import Arch, Family, family_of
-from runtime.checkpoint_names import FLOATS, unwrapped, with_own_head
+from runtime.checkpoint_names import FLOATS, fused_experts, unwrapped, with_own_head
 from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
 from runtime.json_files import read_json
 from runtime.model import Model
@@ -112,7 +112,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     arrays, wrapped = unwrapped(arrays)
     arch, own_head = with_own_head(arch, arrays)
     names = arch.hf_names()
-    weights = {name: parts_of(shape, names[name]) for name, shape in arch.shapes().items()}
+    weights = {name: parts_of(shape, names[name], arrays) for name, shape in arch.shapes().items()}
     _check(folder, weights, arrays, quantized)
     if quantized:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
@@ -127,10 +127,13 @@ def open_model(folder: Path) -> Model:
     return read_checkpoint(folder).model()
 
 
-def parts_of(shape: Shape, hf_name: str) -> Parts:
-    """A weight's arrays: one by its name in the checkpoint, or one for each {expert} in it."""
+def parts_of(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> Parts:
+    """A weight's arrays: one by its name in the checkpoint, one for each {expert} in it, or one
+    for all of them, as transformers 5 saves some models."""
     if "{expert}" not in hf_name:
         return Parts(shape, {hf_name: Expected(shape, FLOATS)})
+    if found := fused_experts(shape, hf_name, arrays):
+        return found
     names = (hf_name.replace("{expert}", str(expert)) for expert in range(shape[0]))
     return Parts(shape, {name: Expected(shape[1:], FLOATS) for name in names})
 

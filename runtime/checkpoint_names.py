@@ -7,7 +7,9 @@ import numpy as np
 
 from runtime.archs import Arch
 from runtime.archs.base import EMBEDDING, HF_GLOBALS, OUTPUT
-from runtime.stored import StoredArray, rows_of
+from runtime.quant_types import QUANT_TYPES
+from runtime.stored import Expected, Parts, StoredArray, rows_of
+from runtime.tensor import Shape, Tensor
 
 FLOATS = ("F32", "F16", "BF16")
 """Types of full precision."""
@@ -33,6 +35,31 @@ def unwrapped(arrays: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], l
         return arrays, []
     told = f"the prefix {prefix} was taken off" if prefix else "model. was put before"
     return {plain(name): array for name, array in arrays.items()}, [f"{told} every tensor's name"]
+
+
+def fused_experts(
+    shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]
+) -> Parts | None:
+    """A weight (experts, out, in) in the arrays of all experts that transformers 5 writes:
+    `gate_up_proj` (experts, 2 x inner, in), the gate's rows first, and `down_proj`. None where they
+    are not there."""
+    start, _, last = hf_name.partition("{expert}.")
+    part = last.removesuffix("_proj.weight")
+    name = f"{start}{'down' if part == 'down' else 'gate_up'}_proj"
+    if name not in arrays:
+        return None
+    if part == "down":
+        return Parts(shape, {name: Expected(shape, FLOATS)})
+    experts, inner, inputs = shape
+    first = 0 if part == "gate" else inner
+
+    def half(name: str, shape: Shape, found: list[StoredArray]) -> Tensor:
+        (array,) = found
+        rows = array.read().reshape(experts, 2 * inner, -1)[:, first : first + inner]
+        data = np.ascontiguousarray(rows).reshape(experts * inner, -1)
+        return Tensor(name, shape, QUANT_TYPES[array.dtype], data)
+
+    return Parts(shape, {name: Expected((experts, 2 * inner, inputs), FLOATS)}, half)
 
 
 def with_own_head(arch: Arch, arrays: Mapping[str, StoredArray]) -> tuple[Arch, list[str]]:

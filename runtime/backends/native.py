@@ -58,7 +58,7 @@ class NativeOps(NumpyOps):
         if tensor.qtype.name not in TYPES:
             # the layout's own definition decodes it, once: slower and larger, never different
             tensor = Tensor.dense(tensor.name, tensor.decode())
-        return NativeWeight(tensor.qtype.name, np.ascontiguousarray(tensor.data), tensor.shape[1])
+        return NativeWeight(tensor.qtype.name, np.ascontiguousarray(tensor.data), tensor.cols)
 
     def embed(self, weight: NativeWeight, ids: np.ndarray) -> np.ndarray:  # type: ignore[override]
         rows = _native.decode(weight.type_name, weight.data[ids.reshape(-1)], weight.cols)
