@@ -211,6 +211,7 @@ class _Data:
 
 def _entry(name: str, shape: tuple[int, ...], ggml_type: int, offset: int) -> bytes:
     """One line of the tensor table; see runtime/gguf_header.py."""
+    shape = shape[1:] if len(shape) == 2 and shape[0] == 1 else shape  # one row is a vector
     text = name.encode()
     head = struct.pack("<Q", len(text)) + text
     sides = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))

@@ -62,6 +62,8 @@ class Preset:
         if name == "token_embd.weight":
             return self.embedding or self.base
         spot = Spot.of(arch, name)
+        if arch.layer(spot.layer).linears[spot.name].precise:
+            return "F32"
         rule = self.exceptions.get(spot.name)
         return (rule(spot) if rule else None) or self.base
 

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from runtime.archs import Arch
 from runtime.checkpoint_names import FLOATS, misplaced
 from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
+from runtime.quant_types import QUANT_TYPES
 from runtime.stored import Expected, Parts, StoredArray, StoredTensors
-from runtime.tensor import Shape
+from runtime.tensor import Shape, Tensor
 
 
 def checked_tensors(
@@ -19,17 +22,43 @@ def checked_tensors(
     `_check` does.
     """
     names = arch.hf_names()
-    weights = {name: parts_of(shape, names[name]) for name, shape in arch.shapes().items()}
+    weights = {name: parts_of(shape, names[name], arrays) for name, shape in arch.shapes().items()}
     _check(folder, weights, arrays, quantized)
     return StoredTensors(weights, arrays)
 
 
-def parts_of(shape: Shape, hf_name: str) -> Parts:
-    """A weight's arrays: one by its name in the checkpoint, or one for each {expert} in it."""
+def parts_of(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> Parts:
+    """A weight's arrays: one by its name in the checkpoint, one for each {expert} in it, or one
+    for all of them, as transformers 5 saves some models."""
     if "{expert}" not in hf_name:
         return Parts(shape, {hf_name: Expected(shape, FLOATS)})
+    if found := fused_experts(shape, hf_name, arrays):
+        return found
     names = (hf_name.replace("{expert}", str(expert)) for expert in range(shape[0]))
     return Parts(shape, {name: Expected(shape[1:], FLOATS) for name in names})
+
+
+def fused_experts(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> Parts | None:
+    """A weight (experts, out, in) in the arrays of all experts that transformers 5 writes:
+    `gate_up_proj` (experts, 2 x inner, in), the gate's rows first, and `down_proj`. None where they
+    are not there."""
+    start, _, last = hf_name.partition("{expert}.")
+    part = last.removesuffix("_proj.weight")
+    name = f"{start}{'down' if part == 'down' else 'gate_up'}_proj"
+    if name not in arrays:
+        return None
+    if part == "down":
+        return Parts(shape, {name: Expected(shape, FLOATS)})
+    experts, inner, inputs = shape
+    first = 0 if part == "gate" else inner
+
+    def half(name: str, shape: Shape, found: list[StoredArray]) -> Tensor:
+        (array,) = found
+        rows = array.read().reshape(experts, 2 * inner, -1)[:, first : first + inner]
+        data = np.ascontiguousarray(rows).reshape(experts * inner, -1)
+        return Tensor(name, shape, QUANT_TYPES[array.dtype], data)
+
+    return Parts(shape, {name: Expected((experts, 2 * inner, inputs), FLOATS)}, half)
 
 
 def _check(

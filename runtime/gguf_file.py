@@ -195,6 +195,8 @@ def _check_tensors(file: GgufFile, arch: Arch) -> dict[str, TensorInfo]:
     for name, shape in expected.items():
         if name not in infos:
             raise CorruptFileError(f"{file.path} has no tensor {name}; convert the model again.")
+        if (1, *infos[name].shape) == shape:  # one row is stored as a vector
+            infos[name] = replace(infos[name], shape=shape)
         if infos[name].shape != shape:
             raise CorruptFileError(
                 f"{name} in {file.path} has shape {infos[name].shape}, but its metadata "

@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 
 from quantize.checkpoint import bundled
-from runtime.archs import FAMILIES, Arch, Attention, Family, GatedMLP, MoE, Norm, Op, Residual
+from runtime.archs import (
+    FAMILIES,
+    Arch,
+    Attention,
+    Family,
+    GatedMLP,
+    Linear,
+    MoE,
+    Norm,
+    Op,
+    Residual,
+)
 from runtime.model import Model
 from runtime.rope import Rope
 from runtime.tensor import Tensor
@@ -81,11 +92,23 @@ def odd_order(ops: Ops, index: int) -> Ops:
     return attention, norm, residual, Residual(0.5, post_norm=other), mlp, residual
 
 
-def experts(ops: Ops, index: int) -> Ops:
-    """A mixture of experts in place of each MLP."""
-    mlp = next(op for op in ops if isinstance(op, GatedMLP))
-    moe = MoE(replace(mlp.gate, name="ffn_router", hf="mlp.router", outputs=4), mlp, 1, True)
-    return tuple(moe if op is mlp else op for op in ops)
+def experts(shared: bool) -> Change:
+    """Two of four experts; `shared`: and the MLP for every token, as a gate lets it through."""
+
+    def change(ops: Ops, index: int) -> Ops:
+        mlp = next(op for op in ops if isinstance(op, GatedMLP))
+
+        def several(part: str) -> Linear:
+            name, hf = f"ffn_{part}_exps", f"mlp.experts.{{expert}}.{part}_proj"
+            return replace(getattr(mlp, part), name=name, hf=hf, experts=4, bias=False)
+
+        own = replace(mlp, gate=several("gate"), up=several("up"), down=several("down"))
+        router = replace(mlp.gate, name="ffn_gate_inp", hf="mlp.router", outputs=4)
+        gate = replace(mlp.gate, name="ffn_gate_inp_shexp", hf="mlp.shared_gate", outputs=1)
+        moe = MoE(router, own, 2, not shared, *((mlp, gate) if shared else ()))
+        return tuple(moe if op is mlp else op for op in ops)
+
+    return change
 
 
 Q_NORM = Norm("attn_q_norm", "self_attn.q_norm", 32, 1e-3)
@@ -123,7 +146,8 @@ COMPUTED: dict[str, Change] = {
 
 PARTLY: dict[str, Change] = {
     "soft cap": each(Attention, soft_cap=2.0),
-    "experts": experts,
+    "experts": experts(shared=False),
+    "shared expert": experts(shared=True),
     "other heads": only(lambda index: index == 1, each(Attention, kv_heads=6)),
     "no attention": only(lambda index: index == 2, lambda ops, index: ops[3:]),
     "rope of few channels": each(Attention, rope_channels=8),

@@ -34,10 +34,10 @@ def round_tensor(
         found = native_tensor(tensor, qtype, factor)
         if found is not None:
             return found
-    step = max(1, CHUNK // tensor.shape[1])
+    step = max(1, CHUNK // tensor.cols)
     parts, error, energy = [], 0.0, 0.0
-    weight_of = torch.ones(tensor.shape[1], device=device) if factor is None else factor.importance
-    for start in range(0, tensor.shape[0], step):
+    weight_of = torch.ones(tensor.cols, device=device) if factor is None else factor.importance
+    for start in range(0, tensor.rows, step):
         values = torch.from_numpy(np.array(tensor.decode(start, start + step))).to(device)
         check_finite(tensor, values)
         packed, rounded = quantize_weight(values, qtype, recipe, factor)
@@ -55,7 +55,7 @@ def packs_natively(qtype: QuantType) -> bool:
 def native_tensor(tensor: Tensor, qtype: QuantType, factor: HessianFactor | None) -> Rounded | None:
     """`round_tensor` in C++, tile by tile; None when a weight is not finite."""
     assert qtype.native
-    cols = tensor.shape[1]
+    cols = tensor.cols
     importance = None if factor is None else numpy_of(factor.importance).astype(np.float32)
     weight = normalize_importance(np, importance, cols, qtype.size, qtype.floor)
     counted = np.ones(cols, np.float32) if importance is None else importance

@@ -164,12 +164,12 @@ def target_forecast(checkpoint: Checkpoint, assignment: Assignment, size: int) -
 def tensor_forecast(checkpoint: Checkpoint, assignment: Assignment, name: str) -> TensorForecast:
     """Round evenly spaced rows of a tensor and compare."""
     qtype, tensor = assignment.types[name], checkpoint.tensors[name]
-    rows = np.unique(np.linspace(0, tensor.shape[0] - 1, SAMPLE).astype(int))
+    rows = np.unique(np.linspace(0, tensor.rows - 1, SAMPLE).astype(int))
     weight = torch.from_numpy(np.array(tensor.qtype.decode(tensor.data[rows])))
     value = rtn(weight, qtype).value
     error = (value - weight).square().sum() / weight.square().sum().clamp(min=1e-30)
     clipped = too_large(weight.abs().numpy(), value.abs().numpy()).sum()
-    shape = (tensor.shape[0], tensor.shape[1])
+    shape = (tensor.rows, tensor.cols)
     size = round(shape[0] * shape[1] * qtype.bits / 8)
     return TensorForecast(name, shape, qtype.name, size, float(error), int(clipped))
 

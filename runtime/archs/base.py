@@ -117,7 +117,8 @@ class Family:
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        FAMILIES[cls.name] = cls()
+        if "name" in cls.__dict__:  # what several families share has none
+            FAMILIES[cls.name] = cls()
 
     def layer(self, arch: Arch, index: int) -> tuple[Op, ...]:
         """The ops of decoder layer `index`, in order."""

@@ -35,6 +35,8 @@ class Linear:
     bias: bool = False
     experts: int | None = None
     """Matrices of a mixture of experts that are stored as one; `hf` has an {expert} then."""
+    precise: bool = False
+    """Whether it stays F32: small, and what it decides is not a matter of degree."""
 
     @property
     def shape(self) -> Shape:

@@ -1,5 +1,6 @@
 """The fast engine on a CPU: C++ kernels (runtime/native) multiply with weights that stay packed."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock, Thread
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from runtime import background
-from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
+from runtime.archs import Arch, Attention, GatedMLP, MoE, Norm, Residual
 from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine
 from runtime.errors import InputError, UnsupportedError
@@ -33,7 +34,7 @@ except ImportError as error:
 TYPES = frozenset(_native.types())
 """Block layouts that have a kernel."""
 
-COMPUTED = (Norm, Attention, GatedMLP, Residual)
+COMPUTED = (Norm, Attention, GatedMLP, MoE, Residual)
 """Ops of a layer that runtime/native/decoder.cpp computes."""
 
 PURPOSES = {"generation": {"resident": True}, "judging": {"kv": "f32"}}
@@ -47,6 +48,8 @@ class NativeWeight:
     data: np.ndarray
     """uint8 (rows, row_bytes), C-contiguous."""
     cols: int
+    experts: int = 1
+    """Matrices of as many rows each."""
 
 
 class NativeOps(NumpyOps):
@@ -57,12 +60,18 @@ class NativeOps(NumpyOps):
             return np.array(tensor.decode())  # of a mapped F32 tensor that would be a view
         if tensor.qtype.name not in TYPES:
             # the layout's own definition decodes it, once: slower and larger, never different
-            tensor = Tensor.dense(tensor.name, tensor.decode())
-        return NativeWeight(tensor.qtype.name, np.ascontiguousarray(tensor.data), tensor.shape[1])
+            values = tensor.decode().reshape(tensor.shape)
+            tensor = Tensor.dense(tensor.name, values)
+        data = np.ascontiguousarray(tensor.data)
+        return NativeWeight(tensor.qtype.name, data, tensor.cols, math.prod(tensor.shape[:-2]))
 
     def embed(self, weight: NativeWeight, ids: np.ndarray) -> np.ndarray:  # type: ignore[override]
         rows = _native.decode(weight.type_name, weight.data[ids.reshape(-1)], weight.cols)
         return np.asarray(rows.reshape(*ids.shape, weight.cols))
+
+    def expert(self, weight: NativeWeight, index: int) -> NativeWeight:  # type: ignore[override]
+        rows = len(weight.data) // weight.experts
+        return replace(weight, data=weight.data[index * rows : (index + 1) * rows], experts=1)
 
     def matmul(  # type: ignore[override]
         self, x: np.ndarray, weight: NativeWeight, bias: np.ndarray | None

@@ -30,6 +30,8 @@ Decoder::Decoder(const DecoderSizes& sizes, const DecoderWeights& weights)
                 widest_query = std::max(widest_query, attention->q.rows);
             } else if (const auto* mlp = std::get_if<GatedMLP>(&op)) {
                 widest_ffn = std::max(widest_ffn, mlp->gate.rows);
+            } else if (const auto* moe = std::get_if<MoE>(&op)) {
+                widest_ffn = std::max({widest_ffn, moe->experts.gate.rows, moe->shared.gate.rows});
             }
         }
     }

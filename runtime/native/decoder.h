@@ -37,12 +37,22 @@ struct GatedMLP {
     bool gelu;  // else silu
 };
 
+// Linears of `experts` hold the first expert; the others follow it, each as large.
+struct MoE {
+    Linear router;
+    GatedMLP experts;
+    int top_k;
+    bool normalized;     // whether the shares of the chosen experts are made to sum to 1
+    GatedMLP shared;     // for every token; gate.data is nullptr: there is none
+    Linear shared_gate;  // data is nullptr: the shared expert counts in full
+};
+
 struct Residual {
     float multiplier = 1.0f;
     Norm post_norm;
 };
 
-using Op = std::variant<Norm, Attention, GatedMLP, Residual>;
+using Op = std::variant<Norm, Attention, GatedMLP, MoE, Residual>;
 using LayerOps = std::vector<Op>;  // with one Attention
 
 // Angles a position of pairs of channels; cosines and sines are multiplied by `magnitude`.
@@ -93,6 +103,8 @@ class Decoder {
     // Activations of the rows of a step.
     struct Scratch {
         std::vector<float> x, normed, delta, q, k, v, context, gate, up, partial;
+        std::vector<float> scores, shares, gathered, outputs;  // of experts
+        std::vector<int> chosen, routed;
         std::vector<std::vector<float>> cosines, sines;  // of each rope
     };
 

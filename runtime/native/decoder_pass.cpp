@@ -207,19 +207,24 @@ void Decoder::Pass::operator()(const Attention& attention) {
     bias = attention.output.bias;
 }
 
-void Decoder::Pass::operator()(const GatedMLP& mlp) {
-    settle();
+// out (rows, hidden) without the bias of `down`.
+void Decoder::Pass::gated(const GatedMLP& mlp, const float* in, int rows, float* out) const {
     const int width = mlp.gate.rows;
     const auto activate = mlp.gelu ? kernels.ops.gelu_mul : kernels.ops.silu_mul;
-    product(mlp.gate, y, gate);
-    product(mlp.up, y, up);
-    for_rows(step.rows(), 8 * width, [&](int row) {
+    product(mlp.gate, in, rows, gate);
+    product(mlp.up, in, rows, up);
+    for_rows(rows, 8 * width, [&](int row) {
         float *gated = gate + (size_t)row * width, *upper = up + (size_t)row * width;
         add_bias(mlp.gate, gated);
         add_bias(mlp.up, upper);
         activate(gated, upper, width);
     });
-    product(mlp.down, gate, delta);
+    product(mlp.down, gate, rows, out);
+}
+
+void Decoder::Pass::operator()(const GatedMLP& mlp) {
+    settle();
+    gated(mlp, y, step.rows(), delta);
     y = delta;
     bias = mlp.down.bias;
 }

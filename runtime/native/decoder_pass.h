@@ -28,8 +28,12 @@ struct Decoder::Pass {
     int hidden() const { return decoder.sizes.hidden; }
 
     void product(const Linear& linear, const float* in, float* out) const {
+        product(linear, in, step.rows(), out);
+    }
+
+    void product(const Linear& linear, const float* in, int rows, float* out) const {
         matmul(kernels, *kernels.layouts[linear.layout], linear.data, linear.rows, linear.cols, in,
-               step.rows(), out);
+               rows, out);
     }
 
     void add_bias(const Linear& linear, float* row) const {
@@ -42,6 +46,7 @@ struct Decoder::Pass {
     void operator()(const Norm& norm);
     void operator()(const Attention& attention);
     void operator()(const GatedMLP& mlp);
+    void operator()(const MoE& moe);
     void operator()(const Residual& residual);
 
   private:
@@ -51,4 +56,8 @@ struct Decoder::Pass {
                         int token) const;
     void keep_keys(const Attention& attention);
     void narrow_to_last();
+    void gated(const GatedMLP& mlp, const float* in, int rows, float* out) const;
+    void route(const MoE& moe) const;
+    void add_shared(const MoE& moe) const;
+    Linear expert(const Linear& linear, int index) const;
 };

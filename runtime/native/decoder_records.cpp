@@ -166,11 +166,42 @@ struct Reader {
                 nb::cast<std::string>(record.attr("activation")) == "gelu"};
     }
 
+    // Of `count` experts in one tensor: the first.
+    Linear first_of(nb::handle record, int count, int rows, int cols) const {
+        Linear out = linear(record, count * rows, cols);
+        out.rows = rows;
+        return out;
+    }
+
+    MoE moe(nb::handle record) const {
+        const nb::object experts = record.attr("experts"), shared = record.attr("shared");
+        const nb::object gate = record.attr("shared_gate");
+        const int count = size_of(record.attr("router"), "outputs"), hidden = sizes.hidden;
+        const int inner = size_of(experts.attr("gate"), "outputs");
+        MoE out = {};
+        out.router = linear(record.attr("router"), count, hidden);
+        out.experts = {first_of(experts.attr("gate"), count, inner, hidden),
+                       first_of(experts.attr("up"), count, inner, hidden),
+                       first_of(experts.attr("down"), count, hidden, inner),
+                       nb::cast<std::string>(experts.attr("activation")) == "gelu"};
+        out.top_k = size_of(record, "top_k");
+        if (out.top_k > count) {
+            refuse(prefix + "ffn: a token cannot go through " + std::to_string(out.top_k) + " of " +
+                       std::to_string(count) + " experts; convert the model again.",
+                   "CorruptFileError");
+        }
+        out.normalized = nb::cast<bool>(record.attr("normalized"));
+        if (!shared.is_none()) out.shared = mlp(shared);
+        if (!gate.is_none()) out.shared_gate = linear(gate, 1, hidden);
+        return out;
+    }
+
     Op op(nb::handle record) const {
         const std::string op = nb::cast<std::string>(record.type().attr("__name__"));
         if (op == "Norm") return norm(record, sizes.hidden);
         if (op == "Attention") return attention(record);
         if (op == "GatedMLP") return mlp(record);
+        if (op == "MoE") return moe(record);
         return Residual{nb::cast<float>(record.attr("multiplier")),
                         norm(record.attr("post_norm"), sizes.hidden)};
     }

@@ -1,0 +1,128 @@
+"""Decoders whose feed-forward is a mixture of experts, in some layers or in all.
+
+No family by itself: qwen2moe.py and qwen3moe.py are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from runtime.archs.base import Arch, Family
+from runtime.archs.layer import GatedMLP, Linear, MoE, Op
+from runtime.errors import CorruptFileError, UnsupportedError
+from runtime.gguf_keys import GgufKeys
+
+
+@dataclass(frozen=True)
+class MoEArch(Arch):
+    """Sizes of a model with experts; `ffn` is that of a dense layer."""
+
+    experts: int = 1
+    top_k: int = 1
+    """Experts that a token goes through."""
+    expert_ffn: int = 1
+    shared_ffn: int = 0
+    """Of the expert that every token goes through; 0 = there is none."""
+    normalized: bool = False
+    """Whether the weights of the chosen experts are made to sum to 1."""
+    dense: tuple[int, ...] = ()
+    """Layers with an MLP in place of experts."""
+
+
+class MoEFamily(Family):
+    """What families with experts share."""
+
+    arch_type = MoEArch
+    gguf_normalized: ClassVar[bool]
+    """Whether llama.cpp makes the weights of the chosen experts sum to 1, whatever a file says."""
+    gguf_tied: ClassVar[bool] = True
+    """Whether llama.cpp opens one without a head of its own."""
+
+    def mlp(self, arch: Arch, index: int) -> Op:
+        assert isinstance(arch, MoEArch)
+        if index in arch.dense:
+            return super().mlp(arch, index)
+        hidden = arch.hidden
+        router = Linear("ffn_gate_inp", "mlp.gate", arch.experts, hidden, precise=True)
+        experts = gated("exps", "mlp.experts.{expert}", arch.expert_ffn, hidden, arch.experts)
+        if not arch.shared_ffn:
+            return MoE(router, experts, arch.top_k, arch.normalized)
+        shared = gated("shexp", "mlp.shared_expert", arch.shared_ffn, hidden)
+        name, hf = "ffn_gate_inp_shexp", "mlp.shared_expert_gate"
+        gate = Linear(name, hf, 1, hidden, precise=True)
+        return MoE(router, experts, arch.top_k, arch.normalized, shared, gate)
+
+    def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
+        sizes = super().sizes(config)
+        experts, top_k = int(config["num_experts"]), int(config["num_experts_per_tok"])
+        if not 1 <= top_k <= experts:
+            raise CorruptFileError(
+                f"config.json has num_experts_per_tok {top_k} and num_experts {experts}; take the "
+                "config.json that came with the weights."
+            )
+        step, alone = int(config.get("decoder_sparse_step") or 1), config.get("mlp_only_layers")
+        layers = range(sizes["layers"])
+        return sizes | {
+            "experts": experts,
+            "top_k": top_k,
+            "expert_ffn": int(config["moe_intermediate_size"]),
+            "shared_ffn": int(config.get("shared_expert_intermediate_size") or 0),
+            "normalized": bool(config.get("norm_topk_prob", False)),
+            "dense": tuple(i for i in layers if (i + 1) % step or i in (alone or ())),
+        }
+
+    def gguf_keys(self, arch: Arch) -> dict[str, Any]:
+        assert isinstance(arch, MoEArch)
+        if arch.normalized != self.gguf_normalized:
+            does = "always" if self.gguf_normalized else "never"
+            raise UnsupportedError(
+                f"config.json has norm_topk_prob {str(arch.normalized).lower()}, and llama.cpp "
+                f"{does} normalizes the experts' weights of a {self.name}; write an ONNX folder."
+            )
+        if arch.dense:
+            raise UnsupportedError(
+                f"{len(arch.dense)} layers have no experts, the first is {arch.dense[0]}, and "
+                f"llama.cpp wants experts in every layer of a {self.name}; write an ONNX folder."
+            )
+        if arch.tied and not self.gguf_tied:
+            raise UnsupportedError(
+                f"llama.cpp opens a {self.name} only with a head of its own, and this model uses "
+                "its embedding; write an ONNX folder."
+            )
+        keys = {
+            "expert_count": arch.experts,
+            "expert_used_count": arch.top_k,
+            "expert_feed_forward_length": arch.expert_ffn,
+        }
+        if arch.shared_ffn:
+            keys["expert_shared_feed_forward_length"] = arch.shared_ffn
+        return super().gguf_keys(arch) | {f"{self.name}.{key}": n for key, n in keys.items()}
+
+    def gguf_sizes(
+        self,
+        metadata: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        factors: tuple[float, ...] | None = None,
+    ) -> dict[str, Any]:
+        keys = GgufKeys(metadata, self.name)
+        # some converters leave the lengths out: the tensors have them
+        rows = {part: shapes.get(f"blk.0.ffn_gate_{part}.weight", ()) for part in ("exps", "shexp")}
+        widths = {part: shape[-2] if len(shape) > 1 else 0 for part, shape in rows.items()}
+        found = super().gguf_sizes(metadata, shapes, factors)
+        return found | {
+            "experts": keys.count("expert_count"),
+            "top_k": keys.count("expert_used_count"),
+            "expert_ffn": keys.count("expert_feed_forward_length", widths["exps"] or None),
+            "shared_ffn": widths["shexp"],
+            "normalized": self.gguf_normalized,
+        }
+
+
+def gated(name: str, hf: str, inner: int, hidden: int, experts: int | None = None) -> GatedMLP:
+    """Gate, up and down of one expert, or of several stored as one."""
+    sizes = {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+    gate, up, down = (
+        Linear(f"ffn_{part}_{name}", f"{hf}.{part}_proj", *size, experts=experts)
+        for part, size in sizes.items()
+    )
+    return GatedMLP(gate, up, down)

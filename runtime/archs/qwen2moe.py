@@ -1,0 +1,17 @@
+"""Qwen2-57B-A14B and Qwen1.5-MoE-A2.7B: Qwen2 with experts, one of them for every token."""
+
+from typing import Any
+
+from runtime.archs.experts import MoEFamily
+
+
+class Qwen2MoE(MoEFamily):
+    name = "qwen2moe"
+    hf_types = ("qwen2_moe",)
+    hf_class = "Qwen2MoeForCausalLM"
+    gguf_head_dim = False
+    gguf_normalized = False
+    gguf_tied = False
+
+    def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
+        return ("attn_q", "attn_k", "attn_v") if config.get("qkv_bias", True) else ()
