@@ -19,6 +19,16 @@ from runtime.tokenizer import Tokenizer
 
 PREFIX = "tokenizer.ggml."
 
+CODE_TOKENS = {
+    "fim_pre": ("<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>", "<|fim\u2581begin|>", "<PRE>"),
+    "fim_suf": ("<|fim_suffix|>", "<fim_suffix>", "<fim-suffix>", "<|fim\u2581hole|>", "<SUF>"),
+    "fim_mid": ("<|fim_middle|>", "<fim_middle>", "<fim-middle>", "<|fim\u2581end|>", "<MID>"),
+    "fim_pad": ("<|fim_pad|>", "<fim_pad>", "<fim-pad>"),
+    "fim_rep": ("<|repo_name|>", "<|fim_repo|>", "<reponame>"),
+    "fim_sep": ("<|file_sep|>",),
+}
+"""GGUF's name of a token of fill-in-the-middle -> how code models spell it."""
+
 
 def vocabulary(source: Path, vocab: int) -> dict[str, Any]:
     """Metadata for the tokenizer of the folder `source` and a model of `vocab` tokens.
@@ -239,6 +249,7 @@ def _special(tokenizer: Tokenizer, source: Path, vocab: int) -> dict[str, Any]:
     out: dict[str, Any] = {
         f"{PREFIX}{name}_token_id": found for name, found in ids.items() if found is not None
     }
+    out |= _code_tokens(tokenizer)
     out[f"{PREFIX}add_bos_token"] = tokenizer.add_bos
     if tokenizer.eos:
         out["edgequant.eos_token_ids"] = list(tokenizer.eos)
@@ -249,6 +260,17 @@ def _special(tokenizer: Tokenizer, source: Path, vocab: int) -> dict[str, Any]:
     for name, template in tokenizer.more_templates.items():
         out[f"tokenizer.chat_template.{name}"] = template
     return out
+
+
+def _code_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """The tokens of a code model that mark the parts of a file to fill in."""
+    found = {}
+    for name, texts in CODE_TOKENS.items():
+        ids = (tokenizer.backend.token_to_id(text) for text in texts)
+        index = next((index for index in ids if index is not None), None)
+        if index is not None:
+            found[f"{PREFIX}{name}_token_id"] = index
+    return found
 
 
 def _id(tokenizer: Tokenizer, name: str, default: int | None) -> int | None:

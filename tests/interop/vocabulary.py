@@ -11,6 +11,10 @@ _VOCABULARY: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_vocab_bos": (c_int32, (c_void_p,)),
     "llama_vocab_eos": (c_int32, (c_void_p,)),
     "llama_vocab_get_add_bos": (c_bool, (c_void_p,)),
+    **{
+        f"llama_vocab_fim_{part}": (c_int32, (c_void_p,))
+        for part in ("pre", "suf", "mid", "pad", "rep", "sep")
+    },
 }
 
 
@@ -49,3 +53,9 @@ def eos(engine: Any) -> int:
 
 def adds_bos(engine: Any) -> bool:
     return bool(_call(engine, "llama_vocab_get_add_bos"))
+
+
+def code_tokens(engine: Any) -> dict[str, int]:
+    """The ids of fill-in-the-middle, -1 for none."""
+    parts = ("pre", "suf", "mid", "pad", "rep", "sep")
+    return {part: int(_call(engine, f"llama_vocab_fim_{part}")) for part in parts}
