@@ -37,9 +37,7 @@ def unwrapped(arrays: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], l
     return {plain(name): array for name, array in arrays.items()}, [f"{told} every tensor's name"]
 
 
-def fused_experts(
-    shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]
-) -> Parts | None:
+def fused_experts(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> Parts | None:
     """A weight (experts, out, in) in the arrays of all experts that transformers 5 writes:
     `gate_up_proj` (experts, 2 x inner, in), the gate's rows first, and `down_proj`. None where they
     are not there."""
