@@ -59,7 +59,7 @@ def importance(checkpoint: Checkpoint, rows: int = ROWS, length: int = LENGTH) -
     ops = TorchOps()
     source, states = OriginalLayers(checkpoint, ops.device), Carried(hidden)
     for layer, sums in forward(ops, source, states, lambda at: Hessians(at.spec, ops.device)):
-        hessians = sums.mean(ids.size)
+        hessians = sums.mean()
         for group in layer.spec.groups:
             squares = hessians[group.name].diagonal().numpy().copy()  # (in,)
             blk = f"blk.{layer.index}"
