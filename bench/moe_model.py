@@ -2,10 +2,10 @@
 
     python bench/moe_model.py OUTPUT [--steps 300] [--seed 0]
 
-Each FFN of 768 channels becomes a shared expert of the 256 that are most active and eight experts of
-64 that are active together, of which a token takes two; a least-squares fit of their energies makes
-the router. The whole is then healed by distillation from the original, in minutes on one core. Its
-router is skewed as trained ones are: nothing balances it. Same arguments, same bytes.
+Each FFN of 768 channels becomes a shared expert of the 256 that are most active and eight experts
+of 64 that are active together, of which a token takes two; a least-squares fit of their energies
+makes the router. The whole is then healed by distillation from the original, in minutes on a core.
+Its router is skewed as trained ones are: nothing balances it. Same arguments, same bytes.
 """
 
 import argparse
@@ -92,7 +92,9 @@ def split(checkpoint: Checkpoint) -> Weights:
         own, rest = order[:SHARED].sort().values, order[SHARED:].sort().values
         parts = together(sizes, rest, EXPERTS)
         energies = torch.stack([sizes[:, part].square().sum(1) for part in parts], 1)
-        gate, up, down = (weights.pop(f"{blk}.ffn_{part}.weight") for part in ("gate", "up", "down"))
+        gate, up, down = (
+            weights.pop(f"{blk}.ffn_{part}.weight") for part in ("gate", "up", "down")
+        )
         weights |= {
             f"{blk}.ffn_gate_inp.weight": router_of(seen.tokens("ffn_gate_up"), energies),
             f"{blk}.ffn_gate_exps.weight": torch.stack([gate[part] for part in parts]),
