@@ -66,6 +66,13 @@ class Arch:
         """What decoder layer `index` computes."""
         return _layer(self, index)
 
+    def precise(self, name: str) -> bool:
+        """Whether a weight stays F32 unless a rule says otherwise; see `Linear.precise`."""
+        if not name.startswith("blk."):
+            return False
+        _, index, linear, _ = name.split(".")
+        return self.layer(int(index)).linears[linear].precise
+
     def shapes(self) -> dict[str, Shape]:
         """Every tensor of the model, in file order: runtime name -> shape."""
         return dict(_shapes(self))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgequant
 from quantize.calibration import experts
 from quantize.calibration.compensation import Compared, ComparedPrefix, compared, compensate
 from quantize.calibration.experts import Sample, sample_size, tokens_needed
@@ -20,10 +21,11 @@ from quantize.run.rounding import Recipe, quantize_layer, quantize_weight
 from runtime.backends.torch import TorchOps
 from runtime.errors import UnsupportedError
 from runtime.forward import Layer, Observer
+from runtime.gguf_file import open_gguf
 from runtime.quant_types import QUANT_TYPES
 from tests.moe_models import QWEN2, QWEN3, moe
 from tests.quantize.layers import CPU, embedded, layer_of
-from tests.quantize.runs import same, small_plan, walk
+from tests.quantize.runs import assigned, same, small_plan, walk
 from tests.quantize.test_fisher import close, measured, twin
 
 pytestmark = pytest.mark.numeric
@@ -266,3 +268,21 @@ def test_importance_matrices_of_experts_are_refused(checkpoint: Checkpoint, tmp_
     with pytest.raises(UnsupportedError, match=message):
         make_imatrix(ImatrixRequest(tmp_path / "x.gguf", str(checkpoint.folder)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_automatic_target_leaves_the_router_precise(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    flags: dict[str, Any] = {"target_bpw": 6, "rows": 4, "length": 64, "check": False}
+    done = edgequant.quantize(checkpoint.folder, "gguf:auto", tmp_path, **flags)
+    found = open_gguf(done.artifacts[0].path).tensors
+    types = {name.split(".")[2]: t.qtype.name for name, t in found.items() if "blk.1" in name}
+    assert types["ffn_gate_inp"] == "F32"
+    assert types["ffn_down_exps"] not in ("F32", "F16", "BF16")
+
+
+def test_a_rule_may_round_the_router(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    plan = small_plan(checkpoint.folder, "gguf:Q4_0", rules=["ffn_gate_inp=Q8_0"])
+    types = assigned(plan, tmp_path).assignments[0].types
+    assert types["blk.0.ffn_gate_inp.weight"].name == "Q8_0"
