@@ -48,7 +48,7 @@ def _raised_in_eight(name: str, preset: Preset) -> Preset:
     raised["attn_output"] = "Q5_K" if name in OUTPUT_RAISED else preset.base
 
     def rule(part: str) -> Choice:
-        known = preset.exceptions.get(part, lambda spot: None)
+        known = preset.exceptions.get(part, everywhere(preset.base))
         return lambda spot: raised[part] if spot.experts == EIGHT else known(spot)
 
     return replace(

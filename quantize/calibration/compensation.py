@@ -124,16 +124,16 @@ class Compared(Hessians):
             error.moment /= tokens
 
 
-def compared(spec: LayerSpec) -> list[InputGroup]:
+def compared(spec: LayerSpec) -> tuple[InputGroup, ...]:
     """The input groups that both models read for the same tokens: a router gives experts others.
 
     What a router or a gate decides stays as the original has it (`Linear.precise`).
     """
-    return [
+    return tuple(
         group
         for group in spec.groups
         if group.expert is None and not spec.linears[group.linears[0]].precise
-    ]
+    )
 
 
 @dataclass

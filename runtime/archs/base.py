@@ -68,10 +68,8 @@ class Arch:
 
     def precise(self, name: str) -> bool:
         """Whether a weight stays F32 unless a rule says otherwise; see `Linear.precise`."""
-        if not name.startswith("blk."):
-            return False
-        _, index, linear, _ = name.split(".")
-        return self.layer(int(index)).linears[linear].precise
+        parts = name.split(".")
+        return parts[0] == "blk" and self.layer(int(parts[1])).linears[parts[2]].precise
 
     def shapes(self) -> dict[str, Shape]:
         """Every tensor of the model, in file order: runtime name -> shape."""

@@ -18,12 +18,14 @@ from quantize.calibration.stream import forward_flops, read_width, run
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
 from quantize.run.rounding import Recipe, quantize_layer, quantize_weight
+from runtime.archs import family_of
 from runtime.backends.torch import TorchOps
 from runtime.errors import UnsupportedError
 from runtime.forward import Layer, Observer
 from runtime.gguf_file import open_gguf
 from runtime.quant_types import QUANT_TYPES
 from tests.moe_models import QWEN2, QWEN3, moe
+from tests.one_file_models import SIZES
 from tests.quantize.layers import CPU, embedded, layer_of
 from tests.quantize.runs import assigned, same, small_plan, walk
 from tests.quantize.test_fisher import close, measured, twin
@@ -132,9 +134,7 @@ def test_an_expert_of_few_tokens_learns_from_a_sample_as_well(
         close(means[f"ffn_experts_down.{expert}"], y.T @ y / len(y))
 
 
-def test_nothing_is_lent_where_all_saw_enough(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_lent_where_all_saw_enough(checkpoint: Checkpoint, monkeypatch: Any) -> None:
     monkeypatch.setattr(experts, "ENOUGH", 0.0)
     layer = layer_of(checkpoint)
     found = Hessians(layer.spec, CPU, total=ROWS * LENGTH)
@@ -244,9 +244,6 @@ def test_costs_count_the_experts_of_a_token_and_the_statistics_of_all() -> None:
 
 def thirty_billion() -> Any:
     """A layer of 128 experts."""
-    from runtime.archs import family_of
-    from tests.one_file_models import SIZES
-
     config = (
         SIZES
         | QWEN3
@@ -280,6 +277,19 @@ def test_an_automatic_target_leaves_the_router_precise(
     types = {name.split(".")[2]: t.qtype.name for name, t in found.items() if "blk.1" in name}
     assert types["ffn_gate_inp"] == "F32"
     assert types["ffn_down_exps"] not in ("F32", "F16", "BF16")
+
+
+@pytest.mark.parametrize("target", ["gguf:auto", "gguf:Q4_0"])
+def test_what_gguf_cannot_say_is_refused_before_any_work(target: str, tmp_path: Path) -> None:
+    folder = moe(tmp_path / "model", QWEN3 | {"norm_topk_prob": False})
+    steps: list[str] = []
+    flags: dict[str, Any] = {"rows": 4, "length": 64, "check": False}
+    flags |= {"target_bpw": 6} if target == "gguf:auto" else {}
+    with pytest.raises(UnsupportedError, match="always normalizes the experts' weights"):
+        edgequant.quantize(
+            folder, target, tmp_path / "out", progress=lambda *step: steps.append(step[0]), **flags
+        )
+    assert steps == []
 
 
 def test_a_rule_may_round_the_router(checkpoint: Checkpoint, tmp_path: Path) -> None:
