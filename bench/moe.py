@@ -4,8 +4,8 @@
 
 The model is that of bench/moe_model.py, made first where no folder is given. Two tables of KL to it
 on held-out text, nats a token: methods at Q4_K_M's types (the same bytes), llama.cpp's quantizer
-with an importance matrix among them; and GPTQ on few calibration tokens, with the sample that
-experts of few tokens get where they saw fewer than so many for each channel
+with an importance matrix among them; and experts alone, by GPTQ on few calibration tokens, with the
+sample that an expert gets where it saw fewer than so many tokens for each channel of an input
 (quantize/calibration/experts.py). 0 is GPTQ by an expert's own tokens alone.
 """
 
@@ -35,11 +35,12 @@ LENGTH, WINDOWS = 256, 16
 """Tokens of a window, and windows that judge."""
 ROWS = 64
 """Calibration windows of the first table."""
-FEW = (2, 8, 32)
+FEW = (2, 4, 8, 16, 32)
 """Calibration windows of the second one."""
 ENOUGH = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Tokens for each channel."""
-PRESET = "Q4_K_M"
+PRESET, EXPERTS = "Q4_K_M", "Q4_0"
+"""Of the first table, and the type of experts in the second one: all else is F16 there."""
 
 
 def losses(checkpoint: Checkpoint, files: dict[str, Path]) -> dict[str, float]:
@@ -52,10 +53,10 @@ def losses(checkpoint: Checkpoint, files: dict[str, Path]) -> dict[str, float]:
     return {name: summarize(found, every).kl for name, found in scores.items()}
 
 
-def quantized(checkpoint: Checkpoint, folder: Path, **settings: Any) -> Path:
+def quantized(checkpoint: Checkpoint, folder: Path, preset: str = PRESET, **settings: Any) -> Path:
     """Our file."""
     flags = {"rows": ROWS, "length": LENGTH, "check": False, "effort": "low"} | settings
-    made = edgequant.quantize(checkpoint.folder, f"gguf:{PRESET}", folder, **flags)
+    made = edgequant.quantize(checkpoint.folder, f"gguf:{preset}", folder, **flags)
     return made.artifacts[0].path
 
 
@@ -80,15 +81,18 @@ def weight_bytes(path: Path) -> int:
 
 
 def few_tokens(checkpoint: Checkpoint, folder: Path) -> common.Rows:
-    """KL of GPTQ by calibration tokens and by what counts as enough for an expert."""
+    """KL by calibration tokens and by what counts as enough for an expert; only experts rounded."""
+    only: dict[str, Any] = {"preset": "F16", "rules": [f"exps={EXPERTS}"]}
+    plain = quantized(checkpoint, folder / "plain", method="rtn", **only)
     rows: common.Rows = []
     for count in FEW:
-        files = {}
+        files = {"rtn": plain}
         for enough in ENOUGH:
             experts.ENOUGH = enough
             output = folder / f"{count}-{enough:g}"
-            files[f"enough_{enough:g}"] = quantized(checkpoint, output, rows=count, method="gptq")
+            files[f"enough_{enough:g}"] = quantized(checkpoint, output, rows=count, **only)
         rows.append({"calibration_tokens": count * LENGTH} | losses(checkpoint, files))
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -104,10 +108,8 @@ def main() -> None:
         if flags.model is None:
             moe_model.make(folder / "model", flags.steps)
         checkpoint = open_checkpoint(flags.model or folder / "model")
-        for name, rows in (
-            ("experts_few", few_tokens(checkpoint, folder)),
-            ("experts", methods(checkpoint, folder)),
-        ):
+        for name, table in (("experts", methods), ("experts_few", few_tokens)):
+            rows = table(checkpoint, folder)
             print(common.table(rows), flush=True)
             common.write(name, rows, model="bench/moe_model.py", heldout_tokens=WINDOWS * LENGTH)
 

@@ -12,7 +12,7 @@ import torch
 from quantize.run.cost import FLOAT
 from runtime.archs import LayerSpec
 
-ENOUGH = 1.0
+ENOUGH = 2.0
 """Tokens that an expert needs for each channel of an input; measured by bench/moe.py."""
 
 
