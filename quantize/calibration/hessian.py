@@ -11,14 +11,14 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from quantize.calibration.experts import ENOUGH, Sample, sample_bytes, tokens_needed
+from quantize.calibration.experts import Sample, sample_bytes
 from quantize.calibration.stream import TOKENS, batches, fetch
 from quantize.run.cost import FLOAT
 from runtime.archs import Arch, LayerSpec
 from runtime.archs.layer import ROUTER
 from runtime.backends.torch import TorchOps
 from runtime.compiled import kernels, kernels_read
-from runtime.forward import Layer, Observer, run_expert
+from runtime.forward import Observer
 
 STRIPE = 512
 """Rows of the sum that one product fills: long enough for the product to run at full speed."""
@@ -77,42 +77,11 @@ class Hessians(Observer):
         weights = self.tokens[stem].reshape(-1)[at]
         return x * torch.from_numpy(weights).to(x.device).reshape(-1, 1)
 
-    def lend(self, ops: TorchOps, layer: Layer) -> list[str]:
-        """Let experts that saw too few tokens learn from the sample as well; says how many did."""
-        short = {
-            name: group.expert
-            for name, group in self.groups.items()
-            if group.expert is not None and self.counts[name] < tokens_needed(group.width)
-        }
-        if not short:
-            return []
-        sample = self.sample.tokens
-        for expert in dict.fromkeys(short.values()):
-            lent = Lent(self, set(short))
-            run_expert(ops, layer, int(expert or 0), sample, lent)
-        few = len(set(short.values()))
-        all_of = len({group.expert for group in self.groups.values()} - {None})
-        return [
-            f"{few} of {all_of} experts saw under {ENOUGH:g} tokens for each channel of an input, "
-            f"and learn from {len(sample)} of all tokens as well"
-        ]
-
     def mean(self) -> dict[str, torch.Tensor]:
         """Group -> X^T X / tokens, (in, in) float32."""
         return {
             name: mirror(total).div_(max(1, self.counts[name])) for name, total in self.sums.items()
         }
-
-
-class Lent(Observer):
-    """Adds what an expert makes of tokens that it was not given."""
-
-    def __init__(self, to: Hessians, groups: set[str]) -> None:
-        self.to, self.groups = to, groups
-
-    def read(self, group: str, x: torch.Tensor) -> None:
-        if group in self.groups:
-            self.to.add(group, x, x)
 
 
 def head_hessian(ops: TorchOps, arch: Arch, norm: torch.Tensor, hidden: np.ndarray) -> torch.Tensor:

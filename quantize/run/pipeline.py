@@ -9,17 +9,16 @@ from export import Container
 from quantize.allocation.budget import allocate, rule_fallbacks
 from quantize.calibration.sensitivity import FisherStatistics, collect
 from quantize.checkpoint import check_tables, open_checkpoint
-from quantize.plan import Assignment, Plan, Target, assign, matrix_widths
+from quantize.plan import Assignment, Plan, assign
 from quantize.progress import Progress, silent
 from quantize.report.judge import REPORTS, judge, prepare_run
 from quantize.report.report import Report
 from quantize.run.disk_usage import check_space, run_cost
 from quantize.run.job import Job
 from quantize.run.sequential import calibration, quantize_model
-from quantize.run.writing import artifact_bytes, exact_size, write
+from quantize.run.writing import artifact_bytes, exact_size, refuse_unwritable, write
 from quantize.tuning.tune import tune_targets
 from runtime.errors import InputError
-from runtime.quant_types import QUANT_TYPES
 
 Say = Callable[[str], None]
 
@@ -73,15 +72,6 @@ def assign_all(job: Job) -> Job:
         size = exact_size(job, target, digest, told)
         found.append(allocate(job.goal, target, arch, job.rules, predictions, size))
     return job.assigned(found)
-
-
-def refuse_unwritable(job: Job, target: Target) -> None:
-    """Raise EdgequantError, before any work, where a container cannot say what the model computes.
-
-    Other targets have their sizes told at the start, which raises as well.
-    """
-    widest = QUANT_TYPES[export.CONTAINERS[target.container].widest]
-    exact_size(job, target, "", ())(dict.fromkeys(matrix_widths(job.checkpoint.arch), widest))
 
 
 def allocation_lines(assignments: tuple[Assignment, ...]) -> list[str]:

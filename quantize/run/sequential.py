@@ -5,6 +5,7 @@ import torch
 
 from quantize.calibration.calibration_text import load_text
 from quantize.calibration.compensation import Compared, ComparedPrefix, compared, compensate
+from quantize.calibration.experts import lend
 from quantize.calibration.hessian import Hessians, head_hessian
 from quantize.calibration.sensitivity import FisherStatistics, collect
 from quantize.calibration.stream import Carried, OriginalLayers, Prefix, embed, forward
@@ -145,7 +146,7 @@ class Pass:
     ) -> tuple[dict[str, float], list[str]]:
         """Round a layer that was watched for each target; states of its own go on through it."""
         spec, weights = layer.spec, dict(layer.weights)
-        told = [f"blk.{layer.index}: {line}" for line in observer.lend(self.ops, layer)]
+        told = [f"blk.{layer.index}: {line}" for line in lend(observer, self.ops, layer)]
         hessians = observer.mean()
         if isinstance(observer, Compared):
             groups = compared(spec)

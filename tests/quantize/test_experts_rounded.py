@@ -10,7 +10,7 @@ import torch
 import edgequant
 from quantize.calibration import experts
 from quantize.calibration.compensation import Compared, ComparedPrefix, compared, compensate
-from quantize.calibration.experts import Sample, sample_size, tokens_needed
+from quantize.calibration.experts import Sample, lend, sample_size, tokens_needed
 from quantize.calibration.hessian import Hessians, hessian_bytes, hessian_flops
 from quantize.calibration.make_imatrix import ImatrixRequest
 from quantize.calibration.make_imatrix import make as make_imatrix
@@ -119,7 +119,7 @@ def test_an_expert_of_few_tokens_learns_from_a_sample_as_well(
     monkeypatch.setattr(experts, "ENOUGH", (least + 0.5) / 64)  # of channels of gate and up
     found = Hessians(layer.spec, CPU, total=ROWS * LENGTH)
     watched(layer, hidden, found)
-    (line,) = found.lend(TorchOps(), layer)
+    (line,) = lend(found, TorchOps(), layer)
     assert line.startswith(f"{int((counts <= least).sum())} of 6 experts saw under ")
     every = ROWS * LENGTH // tokens_needed(64)
     sample = inputs.tokens.reshape(3, 2 * LENGTH, -1)[:, ::every].flatten(0, 1)
@@ -140,7 +140,7 @@ def test_nothing_is_lent_where_all_saw_enough(checkpoint: Checkpoint, monkeypatc
     found = Hessians(layer.spec, CPU, total=ROWS * LENGTH)
     watched(layer, states(checkpoint), found)
     before = {name: total.clone() for name, total in found.sums.items()}
-    assert found.lend(TorchOps(), layer) == []
+    assert lend(found, TorchOps(), layer) == []
     assert all(torch.equal(before[name], found.sums[name]) for name in before)
 
 
@@ -156,7 +156,7 @@ def test_a_dense_layer_keeps_no_sample(tiny: Checkpoint) -> None:
 def test_each_expert_is_rounded_as_if_alone(checkpoint: Checkpoint, method: str) -> None:
     layer, found = layer_of(checkpoint), Hessians(layer_of(checkpoint).spec, CPU, total=ROWS)
     watched(layer, states(checkpoint), found)
-    found.lend(TorchOps(), layer)
+    lend(found, TorchOps(), layer)
     hessians, recipe = found.mean(), Recipe(METHODS[method], descent_iterations=1)
     q4, f32 = QUANT_TYPES["Q4_0"], QUANT_TYPES["F32"]
     types = {n: f32 if linear.precise else q4 for n, linear in layer.spec.linears.items()}
@@ -180,7 +180,7 @@ def test_compensation_leaves_experts_and_router_alone(checkpoint: Checkpoint) ->
     observer = Compared(layer, CPU, total=ROWS * LENGTH)
     ComparedPrefix((exact + noise).astype(np.float32), exact).advance(TorchOps(), layer, observer)
     assert layer.spec.output_factor is None
-    observer.lend(TorchOps(), layer)
+    lend(observer, TorchOps(), layer)
     groups, weights = compared(layer.spec), dict(layer.weights)
     out = compensate(weights, groups, observer.mean(), observer.errors, 0.01)
     changed = {name for name in weights if not torch.equal(out[name], weights[name])}
