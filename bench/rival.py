@@ -44,7 +44,7 @@ ROWS, LENGTH = 64, 512
 """Calibration windows and their tokens: the defaults of `quantize run`."""
 
 Importance = Mapping[str, np.ndarray]
-"""Name of a linear -> mean squared input of each channel, float32 (in,)."""
+"""Name of a linear -> mean squared input of each channel, float32 (in,), or (experts, in)."""
 
 Floats = ctypes.POINTER(ctypes.c_float)
 
@@ -55,21 +55,22 @@ def importance(checkpoint: Checkpoint, rows: int = ROWS, length: int = LENGTH) -
     ids = calib_data.load("builtin", checkpoint.tokenizer, rows, length).ids
     embedding = checkpoint.tensors["token_embd.weight"]
     hidden = np.stack([embedding.qtype.decode(embedding.data[row]) for row in ids])  # (rows, T, D)
-    found: dict[str, np.ndarray] = {}
+    parts: dict[str, list[np.ndarray]] = {}
     ops = TorchOps()
     source, states = OriginalLayers(checkpoint, ops.device), Carried(hidden)
     for layer, sums in forward(ops, source, states, lambda at: Hessians(at.spec, ops.device)):
-        hessians = sums.mean(ids.size)
+        hessians = sums.mean()
         for group in layer.spec.groups:
             squares = hessians[group.name].diagonal().numpy().copy()  # (in,)
-            blk = f"blk.{layer.index}"
-            found |= {f"{blk}.{linear}.weight": squares for linear in group.linears}
-    return found
+            for name in (f"blk.{layer.index}.{linear}.weight" for linear in group.linears):
+                parts.setdefault(name, []).append(squares)
+    return {name: np.stack(of) if len(of) > 1 else of[0] for name, of in parts.items()}
 
 
 def full_precision(checkpoint: Checkpoint, path: Path) -> Path:
     """The checkpoint as an F32 file, with no metadata about us that a rival would have to carry."""
-    dense = (Tensor.dense(name, tensor.decode()) for name, tensor in checkpoint.tensors.items())
+    pairs = checkpoint.tensors.items()
+    dense = (Tensor.dense(name, tensor.decode().reshape(tensor.shape)) for name, tensor in pairs)
     write(path, checkpoint.arch, dense, checkpoint.folder, {}, overwrite=True)
     return path
 
@@ -125,10 +126,19 @@ def by_blocks(
             qtype = types.get(tensor.name, tensor.qtype)
             rows = tensor.data
             if qtype is not tensor.qtype:
-                rows = chunk(qtype, tensor.decode(), matrix.get(tensor.name))
+                rows = chunks(qtype, tensor, matrix.get(tensor.name))
             yield Tensor(tensor.name, tensor.shape, qtype, rows)
 
     write(output, checkpoint.arch, tensors(), checkpoint.folder, {}, overwrite=True)
+
+
+def chunks(qtype: QuantType, tensor: Tensor, matrix: np.ndarray | None) -> np.ndarray:
+    """ggml's packed rows of a weight, each expert's by its own row of `matrix`."""
+    if len(tensor.shape) == 2:
+        return chunk(qtype, tensor.decode(), matrix)
+    experts = tensor.decode().reshape(tensor.shape)
+    known = [None] * len(experts) if matrix is None else list(matrix)
+    return np.concatenate([chunk(qtype, *pair) for pair in zip(experts, known, strict=True)])
 
 
 def chunk(qtype: QuantType, weight: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:

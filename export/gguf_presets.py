@@ -1,9 +1,11 @@
 """Which type each tensor of a GGUF file gets: llama.cpp's mixtures.
 
-They follow llama.cpp's `llama_tensor_get_type` for dense models with an importance matrix, so that
+They follow llama.cpp's `llama_tensor_get_type` for models with an importance matrix, so that
 "Q4_K_M" here is the same mixture, tensor by tensor, as the file of that name made by llama-quantize
 (tests/quantize/golden_types.json is what it does).
 """
+
+from dataclasses import replace
 
 from export.mixture import (
     Choice,
@@ -17,6 +19,12 @@ from export.mixture import (
 
 BIG = 80
 """Layers of the 70B class: 8 query heads share a value head there."""
+
+
+EIGHT = 8
+"""Experts of the models in which llama.cpp gives attention more bits: it is small there."""
+OUTPUT_RAISED = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS")
+"""Presets in which they have Q5_K for attn_output; in the others it has the base type."""
 
 
 def _preset(base: str, head: str = "Q6_K", **exceptions: Choice) -> Preset:
@@ -34,7 +42,21 @@ def _raised_in_big(rule: Choice, base: str) -> Choice:
     return choose
 
 
-PRESETS: dict[str, Preset] = {
+def _raised_in_eight(name: str, preset: Preset) -> Preset:
+    """A preset that is not one of floats, with more bits for attention beside eight experts."""
+    raised = {"attn_v": "Q8_0", "attn_k": "Q8_0"}
+    raised["attn_output"] = "Q5_K" if name in OUTPUT_RAISED else preset.base
+
+    def rule(part: str) -> Choice:
+        known = preset.exceptions.get(part, everywhere(preset.base))
+        return lambda spot: raised[part] if spot.experts == EIGHT else known(spot)
+
+    return replace(
+        preset, exceptions=dict(preset.exceptions) | {part: rule(part) for part in raised}
+    )
+
+
+DENSE: dict[str, Preset] = {
     "Q2_K": _preset(
         "Q2_K",
         attn_v=lambda s: "Q4_K" if s.grouped >= 4 else "Q3_K",
@@ -71,4 +93,8 @@ PRESETS: dict[str, Preset] = {
     "F16": _preset("F16", head="F16"),
     "BF16": _preset("BF16", head="BF16"),
     "F32": _preset("F32", head="F32"),
+}
+PRESETS = {
+    name: preset if name in ("F16", "BF16", "F32") else _raised_in_eight(name, preset)
+    for name, preset in DENSE.items()
 }

@@ -11,17 +11,22 @@ class Spot:
     """Where in the model a linear stands."""
 
     name: str
-    """"attn_v", "ffn_down", "attn_output", ..."""
+    """"attn_v", "attn_output", ...; "ffn_down" also of experts and of the shared one."""
     layer: int
     layers: int
     grouped: int
     """Query heads that share a key-value head."""
+    experts: int = 0
+    """Experts of the layer; 0 where it has none."""
 
     @staticmethod
     def of(arch: Arch, name: str) -> "Spot":
         """Where the tensor "blk.3.attn_v.weight" stands."""
         _, layer, part, _ = name.split(".")
-        return Spot(part, int(layer), arch.layers, arch.heads // arch.kv_heads)
+        mixture, part = arch.layer(int(layer)).mixture, part.removesuffix("_exps")
+        experts = mixture.router.outputs if mixture else 0
+        grouped = arch.heads // arch.kv_heads
+        return Spot(part.removesuffix("_shexp"), int(layer), arch.layers, grouped, experts)
 
     @property
     def sensitive(self) -> bool:
@@ -61,9 +66,9 @@ class Preset:
             return self.head
         if name == "token_embd.weight":
             return self.embedding or self.base
-        spot = Spot.of(arch, name)
-        if arch.layer(spot.layer).linears[spot.name].precise:
+        if arch.precise(name):
             return "F32"
+        spot = Spot.of(arch, name)
         rule = self.exceptions.get(spot.name)
         return (rule(spot) if rule else None) or self.base
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from runtime.archs import Activation, Arch, Attention, GatedMLP, LayerSpec, MoE, Norm, Residual
+from runtime.archs.layer import EXPERTS, ROUTER
 from runtime.tensor import Tensor
 
 Array = Any
@@ -92,7 +93,11 @@ class Observer:
         """The linears of an input group are about to read x (B, T, in)."""
 
     def wrote(self, linear: str, y: Array) -> None:
-        """A linear wrote y (B, T, out), its bias included."""
+        """A linear wrote y (B, T, out), its bias included; of expert 3's part of "ffn_down_exps",
+        "ffn_down_exps.3", y (n, out)."""
+
+    def routed(self, tokens: np.ndarray) -> None:
+        """What follows is one expert's, for these tokens (n,) of B * T: it reads x (n, in)."""
 
 
 NOBODY = Observer()
@@ -210,11 +215,12 @@ class _Step:
     def moe(self, op: MoE, x: Array) -> Array:
         """x (B, T, D) -> (B, T, D); an expert computes the tokens that the router gave it."""
         flat = x.reshape(-1, x.shape[-1])
-        self.observer.read("ffn_router", x)
+        self.observer.read(ROUTER, x)
         shares, chosen = self.ops.route(self.linear(op.router.name, flat), op.top_k, op.normalized)
         out = self.ops.zeros(tuple(flat.shape))
         for expert in np.unique(chosen):
             rows, places = np.nonzero(chosen == expert)
+            self.observer.routed(rows)
             y = self.expert(op.experts, int(expert), flat[rows])
             out[rows] = out[rows] + shares[rows, places][:, None] * y
         if op.shared:
@@ -229,17 +235,26 @@ class _Step:
 
         def linear(name: str, x: Array) -> Array:
             weight = self.ops.expert(self.layer.weights[f"{name}.weight"], index)
-            return self.ops.matmul(x, weight, None)
+            y = self.ops.matmul(x, weight, None)
+            self.observer.wrote(f"{name}.{index}", y)
+            return y
 
-        self.observer.read("ffn_experts_gate_up", x)
+        self.observer.read(f"{EXPERTS}_gate_up.{index}", x)
         inner = self.ops.gated(op.activation, linear(op.gate.name, x), linear(op.up.name, x))
-        self.observer.read("ffn_experts_down", inner)
+        self.observer.read(f"{EXPERTS}_down.{index}", inner)
         return linear(op.down.name, inner)
 
     def residual(self, op: Residual, x: Array, y: Array) -> Array:
         """The stream x with y added to it, (B, T, D)."""
         y = self.norm(op.post_norm, y) if op.post_norm else y
         return self.ops.add(x, y if op.multiplier == 1.0 else op.multiplier * y)
+
+
+def run_expert(ops: Ops, layer: Layer, index: int, x: Array, observer: Observer) -> Array:
+    """x (n, D) through one expert of a layer that has them: (n, D)."""
+    assert layer.spec.mixture
+    step = _Step(ops, layer, Positions(0, 0), None, observer)
+    return step.expert(layer.spec.mixture.experts, index, x)
 
 
 def logits(ops: Ops, arch: Arch, weights: Mapping[str, Weight], x: Array) -> Array:

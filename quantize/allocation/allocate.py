@@ -58,13 +58,13 @@ def predicted_kl(
     return 0.5 * float(rows.sum() * of_rows.mean())
 
 
-def sample(rows: torch.Tensor) -> torch.Tensor:
-    """Indices of at most SAMPLE rows, each with a chance in proportion to rows (out,).
+def sample(rows: torch.Tensor, most: int = SAMPLE) -> torch.Tensor:
+    """Indices of at most `most` rows, each with a chance in proportion to rows (out,).
 
     Rows at equal distances on the running sum: nothing is random, and a mean over them stands for
     the weighted mean over all.
     """
-    count = min(SAMPLE, len(rows))
+    count = min(most, len(rows))
     running = rows.double().clamp(min=1e-30).cumsum(0)
     places = (torch.arange(count, device=rows.device) + 0.5) / count * running[-1]
     return torch.searchsorted(running, places).clamp(max=len(rows) - 1)

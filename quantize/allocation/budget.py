@@ -85,6 +85,8 @@ def choices_of(
         ]
         if wanted := ruled(name, rules, container):
             types = [narrow(wanted, shape[-1], container).name]
+        elif arch.precise(name):
+            types = ["F32"]
         out[name] = [
             Choice(
                 type_name, stored_bytes(QUANT_TYPES[type_name], shape), predictions[name][type_name]

@@ -18,7 +18,15 @@ import numpy as np
 import torch
 
 from quantize.calibration.hessian import Hessians
-from quantize.calibration.stream import Prefix, Weights, at_once, batches, fetch, layer_bytes
+from quantize.calibration.stream import (
+    Prefix,
+    Weights,
+    at_once,
+    batches,
+    fetch,
+    layer_bytes,
+    read_width,
+)
 from quantize.run.cost import FLOAT, Cost
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
@@ -74,15 +82,16 @@ class Compared(Hessians):
         layer: Layer,
         device: torch.device,
         tokens: Mapping[str, np.ndarray] | None = None,
+        total: int = 0,
     ) -> None:
-        super().__init__(layer.spec, device, tokens)
-        groups, last = layer.spec.groups, layer.spec.groups[-1]
+        super().__init__(layer.spec, device, tokens, total)
+        groups, last = compared(layer.spec), layer.spec.groups[-1]
         self.original = Inputs()
         self.errors = {
             g.name: InputDifference(torch.zeros(g.width, g.width, device=device)) for g in groups
         }
-        """Of every input group; of the last one that of the layer's outputs, where those are a
-        linear function of it: no norm stands between them."""
+        """Of every compared input group; of the last one that of the layer's outputs, where those
+        are a linear function of it: no norm stands between them."""
         self.of_outputs: InputDifference | None = None
         self.factor = layer.spec.output_factor
         if self.factor:
@@ -113,6 +122,18 @@ class Compared(Hessians):
             self.errors[list(self.sums)[-1]] = self.of_outputs
         for error in self.errors.values():
             error.moment /= tokens
+
+
+def compared(spec: LayerSpec) -> tuple[InputGroup, ...]:
+    """The input groups that both models read for the same tokens: a router gives experts others.
+
+    What a router or a gate decides stays as the original has it (`Linear.precise`).
+    """
+    return tuple(
+        group
+        for group in spec.groups
+        if group.expert is None and not spec.linears[group.linears[0]].precise
+    )
 
 
 @dataclass
@@ -156,7 +177,8 @@ def compensate(
 ) -> Weights:
     """The layer's weights as they should be rounded; all others as they are.
 
-    A Hessian that cannot be factored leaves its group alone: rounding says so.
+    A Hessian that cannot be factored leaves its group alone: rounding says so. `groups`: those of
+    `compared`.
     """
     out = dict(weights)
     for group in groups:
@@ -191,12 +213,16 @@ def step_fraction(
 def beside_bytes(spec: LayerSpec, rows: int, length: int) -> int:
     """Bytes that a Compared keeps beside its Hessians: moments, windows held back, and the last
     inputs of both models."""
-    *inner, last = spec.groups
-    outputs = math.prod(spec.linears[last.linears[0]].shape[:-1])
-    moments = sum(group.width**2 for group in inner) + outputs * last.width
-    widths = sum(group.width for group in spec.groups)
-    held = len(held_back(rows)) * length * (2 * widths - last.width + outputs)
-    return FLOAT * (moments + held + at_once(rows, length) * (widths + last.width))
+    groups, last = compared(spec), spec.groups[-1]
+    moments = sum(group.width**2 for group in groups)
+    widths = sum(group.width for group in groups)
+    held = 2 * widths
+    if spec.output_factor:
+        outputs = math.prod(spec.linears[last.linears[0]].shape[:-1])
+        moments += (outputs - last.width) * last.width
+        held += outputs - last.width
+    read = at_once(rows, length) * (read_width(spec) + last.width)
+    return FLOAT * (moments + len(held_back(rows)) * length * held + read)
 
 
 def compensation_cost(spec: LayerSpec, tokens: int) -> Cost:
@@ -204,9 +230,10 @@ def compensation_cost(spec: LayerSpec, tokens: int) -> Cost:
 
     Its weights are there twice, and a damped Hessian beside its factor.
     """
-    widest = max(group.width for group in spec.groups)
+    groups = compared(spec)
+    widest = max(group.width for group in groups)
     flops = 0.0
-    for group in spec.groups:
+    for group in groups:
         rows = sum(math.prod(spec.linears[linear].shape[:-1]) for linear in group.linears)
         flops += 2 * tokens * group.width**2 + group.width**3 / 3 + 4 * rows * group.width**2
     return Cost(memory=layer_bytes(spec) + FLOAT * 2 * widest**2, flops=flops)

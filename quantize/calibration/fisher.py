@@ -44,7 +44,7 @@ from quantize.calibration.stream import (
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress, silent
 from quantize.run.cost import FLOAT, Cost, in_memory
-from runtime.archs import Arch
+from runtime.archs import Arch, InputGroup
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer
 
@@ -63,9 +63,10 @@ class LayerFisher:
     hessians: dict[str, torch.Tensor]
     """Input group -> mean of x x^T, tokens weighted by squared gradients, (in, in)."""
     rows: dict[str, torch.Tensor]
-    """Linear -> mean squared gradient of each output, (out,)."""
+    """Linear, or "ffn_down_exps.3" of an expert -> mean squared gradient of each output over all
+    tokens, (out,)."""
     tokens: dict[str, np.ndarray]
-    """Input group -> size of the gradient at each token, (rows, T)."""
+    """Input group, all experts as one -> size of the gradient at each token, (rows, T)."""
 
 
 @dataclass(frozen=True)
@@ -170,41 +171,58 @@ class FisherSums(Gradients):
         self.hessians: dict[str, torch.Tensor] = {}
         self.rows: dict[str, torch.Tensor] = {}
         self.sizes: dict[str, np.ndarray] = {}
+        self.totals: dict[str, float] = {}
+        self.chosen = np.arange(0)
+        self.tokens: dict[str, np.ndarray] = {}
+        """Input group of an expert -> its tokens of the batch, (n,)."""
         for group in layer.spec.groups:
             first = layer.weights[f"{group.linears[0]}.weight"]
             self.hessians[group.name] = first.new_zeros(group.width, group.width)
-            self.sizes[group.name] = np.zeros((count, length), np.float32)
+            self.totals[group.name] = 0.0
+            self.sizes[group.stem] = np.zeros((count, length), np.float32)
             for linear in group.linears:
                 weight = layer.weights[f"{linear}.weight"]
-                self.rows[linear] = weight.new_zeros(len(weight))
+                self.rows[group.part(linear)] = weight.new_zeros(weight.shape[-2])
+
+    def routed(self, tokens: np.ndarray) -> None:
+        self.chosen = tokens
 
     def read(self, group: str, x: torch.Tensor) -> None:
-        self.inputs[group] = x.detach()
+        self.inputs[group], self.tokens[group] = x.detach().reshape(-1, x.shape[-1]), self.chosen
 
     def wrote(self, linear: str, y: torch.Tensor) -> None:
         self.outputs[linear] = y
 
     def wanted(self) -> dict[str, torch.Tensor]:
-        """What every linear wrote, (b, T, out)."""
+        """What every linear wrote, (b, T, out), or (n, out)."""
         return self.outputs
 
     def take(self, rows: slice, gradients: dict[str, torch.Tensor]) -> None:
         """Add some windows."""
-        squares = {name: g.square().flatten(0, 1) for name, g in gradients.items()}
+        squares = {name: g.square().reshape(-1, g.shape[-1]) for name, g in gradients.items()}
         for group in self.layer.spec.groups:
-            weight = torch.stack([squares[linear].sum(1) for linear in group.linears]).sum(0)
-            flat = self.inputs[group.name].flatten(0, 1)
+            if group.name not in self.inputs:
+                continue  # an expert that no token of these chose
+            of_linears = [squares[group.part(linear)].sum(1) for linear in group.linears]
+            weight = torch.stack(of_linears).sum(0)
+            flat = self.inputs[group.name]
             add_gram(self.hessians[group.name], flat * weight[:, None], flat)
-            self.sizes[group.name][rows] = weight.sqrt().reshape(-1, self.length).cpu().numpy()
+            self.measure(group, weight.sqrt().cpu().numpy(), rows.start * self.length)
         for name, square in squares.items():
             self.rows[name] += square.sum(0) / (self.count * self.length)
         self.inputs.clear()
         self.outputs.clear()
 
+    def measure(self, group: InputGroup, sizes: np.ndarray, start: int) -> None:
+        """Add the sizes (n,) of gradients at tokens of the batch that begins with token `start`."""
+        at = np.arange(len(sizes)) if group.expert is None else self.tokens[group.name]
+        known = self.sizes[group.stem].reshape(-1)  # the same memory
+        known[start + at] = np.hypot(known[start + at], sizes)
+        self.totals[group.name] += float(np.square(sizes, dtype=np.float64).sum())
+
     def mean(self) -> LayerFisher:
         """Means over the tokens."""
-        for group, sizes in self.sizes.items():
-            total = float(np.square(sizes, dtype=np.float64).sum())
+        for group, total in self.totals.items():
             mirror(self.hessians[group]).div_(max(total, 1e-30))
         return LayerFisher(dict(self.layer.weights), self.hessians, self.rows, self.sizes)
 

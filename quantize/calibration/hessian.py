@@ -11,9 +11,11 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from quantize.calibration.experts import Sample, sample_bytes
 from quantize.calibration.stream import TOKENS, batches, fetch
 from quantize.run.cost import FLOAT
 from runtime.archs import Arch, LayerSpec
+from runtime.archs.layer import ROUTER
 from runtime.backends.torch import TorchOps
 from runtime.compiled import kernels, kernels_read
 from runtime.forward import Observer
@@ -25,7 +27,8 @@ STRIPE = 512
 class Hessians(Observer):
     """Adds up the Hessian of every input group of a layer.
 
-    `tokens`: name of a group -> weight of each token, (rows, T), of mean 1; all alike without one.
+    `tokens`: name of a group, without its expert -> weight of each token, (rows, T), of mean 1; all
+    alike without one. `total`: how many tokens will come, of which experts get a sample.
     """
 
     def __init__(
@@ -33,31 +36,52 @@ class Hessians(Observer):
         spec: LayerSpec,
         device: torch.device,
         tokens: Mapping[str, np.ndarray] | None = None,
+        total: int = 0,
     ) -> None:
+        self.groups = {group.name: group for group in spec.groups}
         self.sums = {g.name: torch.zeros(g.width, g.width, device=device) for g in spec.groups}
         self.tokens = tokens or {}
-        self.rows_seen: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        """Tokens that each group has read."""
+        self.sample = Sample(spec, total)
+        self.before = 0
+        """Tokens before the batch that is on its way."""
+        self.chosen = np.arange(0)
+        """Tokens of the batch that the current expert reads."""
+
+    def routed(self, tokens: np.ndarray) -> None:
+        self.chosen = tokens
 
     def read(self, group: str, x: torch.Tensor) -> None:
-        """x (b, T, in): the next rows."""
-        self.add(group, x.reshape(-1, x.shape[-1]), self.weighed(group, x))
+        """x (b, T, in): the next rows; of an expert (n, in)."""
+        flat = x.reshape(-1, x.shape[-1])
+        if group == ROUTER:
+            self.before = self.counts[group]
+            self.sample.add(flat)
+        self.add(group, flat, self.weighed(group, flat))
 
     def add(self, group: str, x: torch.Tensor, weighed: torch.Tensor) -> None:
         """The next inputs of a group, (tokens, in), also times the weights of their tokens."""
+        self.counts[group] += len(x)
         add_gram(self.sums[group], weighed, x)
 
     def weighed(self, group: str, x: torch.Tensor) -> torch.Tensor:
-        """x (b, T, in), the next rows, times the weights of their tokens: (b * T, in)."""
-        flat = x.reshape(-1, x.shape[-1])
-        if group not in self.tokens:
-            return flat
-        rows = self.tokens[group][self.rows_seen[group] : self.rows_seen[group] + len(x)]
-        self.rows_seen[group] += len(x)
-        return flat * torch.from_numpy(rows).to(x.device).reshape(-1, 1)
+        """The next inputs (tokens, in) times the weights of their tokens."""
+        stem = self.groups[group].stem
+        if stem not in self.tokens:
+            return x
+        if self.groups[group].expert is None:
+            at = np.arange(self.counts[group], self.counts[group] + len(x))
+        else:
+            at = self.before + self.chosen
+        weights = self.tokens[stem].reshape(-1)[at]
+        return x * torch.from_numpy(weights).to(x.device).reshape(-1, 1)
 
-    def mean(self, tokens: int) -> dict[str, torch.Tensor]:
+    def mean(self) -> dict[str, torch.Tensor]:
         """Group -> X^T X / tokens, (in, in) float32."""
-        return {name: mirror(total).div_(tokens) for name, total in self.sums.items()}
+        return {
+            name: mirror(total).div_(max(1, self.counts[name])) for name, total in self.sums.items()
+        }
 
 
 def head_hessian(ops: TorchOps, arch: Arch, norm: torch.Tensor, hidden: np.ndarray) -> torch.Tensor:
@@ -95,10 +119,12 @@ def mirror(total: torch.Tensor) -> torch.Tensor:
 
 
 def hessian_bytes(spec: LayerSpec) -> int:
-    """Bytes of the Hessians of a layer."""
-    return FLOAT * sum(group.width**2 for group in spec.groups)
+    """Bytes of the Hessians of a layer, one for each expert, and of the sample for experts."""
+    return FLOAT * sum(group.width**2 for group in spec.groups) + sample_bytes(spec)
 
 
 def hessian_flops(spec: LayerSpec, tokens: int) -> float:
     """Operations of their sums, of which one half is computed."""
-    return float(tokens * sum(group.width**2 for group in spec.groups))
+    used = spec.mixture.top_k if spec.mixture else 0
+    widths = {g.stem: g.width**2 * (1 if g.expert is None else used) for g in spec.groups}
+    return float(tokens * sum(widths.values()))

@@ -76,14 +76,24 @@ class Imatrix:
         return keys
 
 
+def refuse_experts(arch: Arch) -> None:
+    """Raise UnsupportedError for a model with experts: their matrices are not read or written."""
+    if any(arch.layer(index).mixture for index in range(arch.layers)):
+        raise UnsupportedError(
+            "importance matrices of models with experts are not supported; use --method gptq, "
+            "which reads the text and calibrates every expert."
+        )
+
+
 def for_model(path: Path | None, arch: Arch) -> Imatrix | None:
     """Read the file `path` and check it against a model; None for None.
 
-    Raises EdgequantError as `read` does, and when a linear has another number of channels, is
-    missing, or is not in the model. The head may be left out.
+    Raises EdgequantError as `read` does, for a model with experts, and when a linear has another
+    number of channels, is missing, or is not in the model. The head may be left out.
     """
     if path is None:
         return None
+    refuse_experts(arch)
     found = read(path)
     shapes = {n: s for n, s in arch.shapes().items() if is_matrix(s)}
     linears = [name for name in shapes if name.startswith("blk.")]

@@ -14,7 +14,7 @@ import torch
 import calib_data
 from export.files import check_target
 from quantize.calibration.calibration_text import check_length, load_text
-from quantize.calibration.imatrix import Imatrix, write
+from quantize.calibration.imatrix import Imatrix, refuse_experts, write
 from quantize.calibration.stream import (
     TOKENS,
     Carried,
@@ -78,6 +78,7 @@ def make(
     check_target(request.output, request.overwrite)
     check_device(request.device)
     checkpoint = open_checkpoint(request.model, request.adapter)
+    refuse_experts(checkpoint.arch)
     check_length(request.length, checkpoint.arch.context)
     windows = load_text(
         checkpoint, request.calibration, request.rows, request.length, request.seed, progress

@@ -22,8 +22,12 @@ from quantize.run.job import Job
 from quantize.run.resume import ENTRY
 from quantize.run.rounding import SEARCH
 from quantize.run.store import StoredStep
+from runtime.archs import LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.quant_types import QUANT_TYPES, QuantType
+
+LEAST = 16
+"""Rows of each expert that are rounded at least: all experts together are many."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class FisherStatistics:
         return found
 
 
+def stems(spec: LayerSpec) -> dict[str, None]:
+    """The input groups of a layer, all experts as one."""
+    return dict.fromkeys(group.stem for group in spec.groups)
+
+
 def token_key(index: int, group: str) -> str:
     """Name of the array of token weights of an input group of a layer."""
     return f"{index}.{group}"
@@ -65,6 +74,11 @@ def collect(job: Job, ids: np.ndarray) -> FisherStatistics:
     if not entry.done:
         Collection(job, ids).run(entry)
     return FisherStatistics(entry)
+
+
+def sampled(spec: LayerSpec, linear: str) -> int:
+    """Rows of a matrix that are rounded to know what a type costs it."""
+    return max(LEAST, SAMPLE // (spec.linears[linear].experts or 1))
 
 
 def candidates(targets: tuple[Target, ...]) -> list[QuantType]:
@@ -104,7 +118,7 @@ class Collection:
         entry.finish(
             tables=list(found.tables),
             weigh=self.weigh,
-            groups=[[group.name for group in layer.groups] for layer in layers],
+            groups=[list(stems(layer)) for layer in layers],
             predictions=self.predictions,
         )
 
@@ -114,25 +128,26 @@ class Collection:
             self.arrays |= {token_key(index, group): sizes for group, sizes in found.tokens.items()}
         if not self.blocks:
             return
-        for group in self.checkpoint.arch.layer(index).groups:
+        spec = self.checkpoint.arch.layer(index)
+        for group in spec.groups:
             for linear in group.linears:
-                rows = found.rows[linear]
-                weight = found.weights[f"{linear}.weight"][sample(rows)]
+                rows = found.rows[group.part(linear)]
+                weight = group.matrix(linear, found.weights)[sample(rows, sampled(spec, linear))]
                 hessian = found.hessians[group.name]
                 self.predict(f"blk.{index}.{linear}.weight", weight, hessian, rows)
 
     def predict(
         self, name: str, weight: torch.Tensor, hessian: torch.Tensor, rows: torch.Tensor
     ) -> None:
-        """The KL of every type that fits rows of this width."""
+        """The KL of every type that fits rows of this width; of an expert it is added."""
         try:
             importance = factor(hessian, self.damp)
         except SingularHessian:  # nothing reaches this tensor: its smallest type will do
             importance = HessianFactor(torch.zeros_like(hessian[0]))
         fitting = [qtype for qtype in self.blocks if qtype.fits(weight.shape[1])]
-        self.predictions[name] = {
-            qtype.name: predicted_kl(weight, qtype, importance, rows) for qtype in fitting
-        }
+        known = self.predictions.setdefault(name, dict.fromkeys((q.name for q in fitting), 0.0))
+        for qtype in fitting:
+            known[qtype.name] += predicted_kl(weight, qtype, importance, rows)
 
 
 def statistics_cost(job: Job) -> Cost:
@@ -144,13 +159,18 @@ def statistics_cost(job: Job) -> Cost:
     visited = ask.weigh or bool(blocks)
     found = fisher_cost(arch, ask.windows, ask.length, visited, job.max_ram)
     tables = 1 if arch.tied else 2
-    weighed = sum(len(spec.groups) for spec in specs) if ask.weigh else 0
+    weighed = sum(len(stems(spec)) for spec in specs) if ask.weigh else 0
     numbers = tables * arch.hidden**2 + weighed * ask.windows * ask.length
     kept = FLOAT * numbers + ENTRY * (tables + weighed)
     flops = found.flops
     if blocks:
-        columns = sum(len(group.linears) * group.width for spec in specs for group in spec.groups)
-        flops += len(blocks) * SEARCH * SAMPLE * columns
+        taken = sum(
+            sampled(spec, linear) * group.width
+            for spec in specs
+            for group in spec.groups
+            for linear in group.linears
+        )
+        flops += len(blocks) * SEARCH * taken
         # every linear's own
         flops += sum(
             len(group.linears) * group.width**3 / 3 for spec in specs for group in spec.groups

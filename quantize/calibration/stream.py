@@ -23,7 +23,7 @@ from quantize.run.cost import FLOAT
 from runtime.archs import Arch, LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.forward import NOBODY, Layer, Observer, Ops, Positions, decoder_layer
-from runtime.tensor import Shape, Tensor, is_matrix
+from runtime.tensor import Shape, Tensor
 
 TOKENS = 2048
 """Tokens that go through a layer at a time."""
@@ -66,7 +66,7 @@ class OriginalLayers:
         spec = self.arch.layer(index)
         for name in spec.shapes:
             tensor = self.checkpoint.tensors[f"blk.{index}.{name}"]
-            values = torch.from_numpy(np.array(tensor.decode()))
+            values = torch.from_numpy(np.array(tensor.decode())).reshape(tensor.shape)
             check_finite(tensor, values)
             weights[name] = values.to(self.device)
         return Layer(spec, weights, index)
@@ -211,8 +211,19 @@ def batches(total: int, step: int) -> Iterator[slice]:
 
 
 def matrices(spec: LayerSpec) -> list[Shape]:
-    """Shapes of the weights that a layer multiplies with."""
-    return [shape for shape in spec.shapes.values() if is_matrix(shape)]
+    """Shapes of the matrices that a layer multiplies a token with: those of top_k experts."""
+    used = spec.mixture.top_k if spec.mixture else 0
+    found: list[Shape] = []
+    for linear in spec.linears.values():
+        found += [linear.shape[-2:]] * (used if linear.experts else 1)
+    return found
+
+
+def read_width(spec: LayerSpec) -> int:
+    """Channels that a token's linears read, each input once."""
+    used = spec.mixture.top_k if spec.mixture else 0
+    widths = {g.stem: g.width * (1 if g.expert is None else used) for g in spec.groups}
+    return sum(widths.values())
 
 
 def layer_bytes(spec: LayerSpec) -> int:
@@ -235,7 +246,7 @@ def activation_bytes(spec: LayerSpec, tokens: int) -> int:
 def backward_bytes(spec: LayerSpec, tokens: int) -> int:
     """Bytes while tokens go backward: what the layer computed, gradients, and their squares."""
     outputs = sum(math.prod(shape[:-1]) for shape in matrices(spec))
-    return FLOAT * tokens * (4 * outputs + 2 * sum(group.width for group in spec.groups))
+    return FLOAT * tokens * (4 * outputs + 2 * read_width(spec))
 
 
 def forward_flops(spec: LayerSpec, tokens: int) -> float:

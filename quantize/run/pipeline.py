@@ -16,7 +16,7 @@ from quantize.report.report import Report
 from quantize.run.disk_usage import check_space, run_cost
 from quantize.run.job import Job
 from quantize.run.sequential import calibration, quantize_model
-from quantize.run.writing import artifact_bytes, exact_size, write
+from quantize.run.writing import artifact_bytes, exact_size, refuse_unwritable, write
 from quantize.tuning.tune import tune_targets
 from runtime.errors import InputError
 
@@ -63,6 +63,7 @@ def assign_all(job: Job) -> Job:
         if not target.automatic:
             found.append(assign(target, arch, job.rules))
             continue
+        refuse_unwritable(job, target)
         # files may be gone when a run was killed at its very end: the manifest goes last
         if not job.store.statistics.done:
             collect(job, calibration(job))

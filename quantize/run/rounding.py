@@ -30,6 +30,10 @@ STARTED_SECONDS = 4e-4
 """The same on other devices: most of it is starting small operations."""
 
 
+Error = tuple[float, float]
+"""Squared error, and the square of what is right."""
+
+
 @dataclass(frozen=True)
 class LayerResult:
     """One layer, rounded for one target."""
@@ -117,25 +121,31 @@ def quantize_layer(
     where: str = "",
     chunk: int = CHUNK,
 ) -> LayerResult:
-    """Round every linear of one layer.
+    """Round every linear of one layer, each expert's part of it with a Hessian of its own.
 
     `types`: linear -> block; `hessians`: input group -> H, (in, in), or its diagonal; `chunk`:
     weights rounded at a time.
     """
-    packed: dict[str, np.ndarray] = {}
     values: Weights = {}
-    losses: dict[str, float] = {}
+    parts: dict[str, list[np.ndarray]] = {}
+    errors: dict[str, list[Error]] = {}
     notes: list[str] = []
     for group in groups:
-        hessian = hessians.get(group.name)
-        factor, note = recipe.factor(hessian, f"{where}{'/'.join(group.linears)}")
+        hessian, named = hessians.get(group.name), "/".join(map(group.part, group.linears))
+        factor, note = recipe.factor(hessian, f"{where}{named}")
         notes += [note] if note else []
         for linear in group.linears:
             name = f"{linear}.weight"
-            packed[name], values[name] = quantize_weight(
-                weights[name], types[linear], recipe, factor, chunk
-            )
-            losses[linear] = relative_error(weights[name], values[name], hessian)
+            weight = group.matrix(linear, weights)
+            rows, value = quantize_weight(weight, types[linear], recipe, factor, chunk)
+            parts.setdefault(name, []).append(rows)
+            errors.setdefault(linear, []).append(error_of(weight, value, hessian))
+            if group.expert is None:
+                values[name] = value
+            else:
+                values.setdefault(name, torch.empty_like(weights[name]))[group.expert] = value
+    packed = {name: np.concatenate(of) if len(of) > 1 else of[0] for name, of in parts.items()}
+    losses = {linear: relative(of) for linear, of in errors.items()}
     for name, vector in weights.items():
         if name not in packed:
             packed[name] = QUANT_TYPES["F32"].pack(numpy_of(vector).reshape(1, -1), {})
@@ -164,13 +174,16 @@ def quantize_weight(
     return np.concatenate(parts), values
 
 
-def relative_error(
-    weight: torch.Tensor, value: torch.Tensor, hessian: torch.Tensor | None
-) -> float:
-    """Squared error of the outputs over their own square; without a Hessian that of the weights."""
+def error_of(weight: torch.Tensor, value: torch.Tensor, hessian: torch.Tensor | None) -> Error:
+    """Squared error of the outputs, and their own square; without a Hessian of the weights."""
     if hessian is None:
-        return float((weight - value).square().sum() / weight.square().sum().clamp(min=1e-30))
-    return output_error(weight - value, hessian) / max(output_error(weight, hessian), 1e-30)
+        return float((weight - value).square().sum()), float(weight.square().sum())
+    return output_error(weight - value, hessian), output_error(weight, hessian)
+
+
+def relative(errors: list[Error]) -> float:
+    """Squared errors of all experts over their squares."""
+    return sum(error for error, _ in errors) / max(sum(square for _, square in errors), 1e-30)
 
 
 def fold_scales(
@@ -237,7 +250,7 @@ def layer_cost(spec: LayerSpec, recipe: Recipe, device: str) -> Cost:
     for group in spec.groups:
         root = FLOAT * group.width**2 if factored else 0
         for linear in group.linears:
-            shape = spec.linears[linear].shape
+            shape = spec.linears[linear].shape[-2:]  # of an expert, one of many
             rounding = weight_cost(shape, recipe, factored, device)
             errors = 3 * FLOAT * math.prod(shape)
             work = max(work, root + max(rounding.memory, errors))

@@ -1,12 +1,11 @@
 """Walk over the layers once for all targets that can share it; a run resumes after each layer."""
 
-import math
-
 import numpy as np
 import torch
 
 from quantize.calibration.calibration_text import load_text
-from quantize.calibration.compensation import Compared, ComparedPrefix, compensate
+from quantize.calibration.compensation import Compared, ComparedPrefix, compared, compensate
+from quantize.calibration.experts import lend
 from quantize.calibration.hessian import Hessians, head_hessian
 from quantize.calibration.sensitivity import FisherStatistics, collect
 from quantize.calibration.stream import Carried, OriginalLayers, Prefix, embed, forward
@@ -55,10 +54,12 @@ class Pass:
         self.ops = TorchOps(job.device)
         self.measured = FisherStatistics(job.store.statistics)
         self.compensates = job.compensates(group)
+        self.tokens = 0
+        """Of the calibration windows."""
 
     def run(self, ids: np.ndarray | None) -> None:
         """Embedding, layers, head."""
-        layers = self.checkpoint.arch.layers
+        layers, self.tokens = self.checkpoint.arch.layers, 0 if ids is None else ids.size
         norm = self.checkpoint.tensors["output_norm.weight"]
         check_finite(norm, norm.decode())
         self.embedding(ids)
@@ -137,17 +138,19 @@ class Pass:
         """What watches a layer."""
         tokens = self.measured.tokens(layer.index)
         if self.compensates:
-            return Compared(layer, self.ops.device, tokens)
-        return Hessians(layer.spec, self.ops.device, tokens)
+            return Compared(layer, self.ops.device, tokens, self.tokens)
+        return Hessians(layer.spec, self.ops.device, tokens, self.tokens)
 
     def layer(
         self, layer: Layer, states: Carried, observer: Hessians
     ) -> tuple[dict[str, float], list[str]]:
         """Round a layer that was watched for each target; states of its own go on through it."""
         spec, weights = layer.spec, dict(layer.weights)
-        hessians = observer.mean(math.prod(states.values.shape[:2]))
+        told = [f"blk.{layer.index}: {line}" for line in lend(observer, self.ops, layer)]
+        hessians = observer.mean()
         if isinstance(observer, Compared):
-            weights = compensate(weights, spec.groups, hessians, observer.errors, self.recipe.damp)
+            groups = compared(spec)
+            weights = compensate(weights, groups, hessians, observer.errors, self.recipe.damp)
         for group in spec.groups:
             if factor := self.importance(f"blk.{layer.index}.{group.linears[0]}.weight"):
                 hessians[group.name] = factor.importance
@@ -162,7 +165,7 @@ class Pass:
             )
             self.store.packed(member.target, layer.index).save(result.packed)
             losses |= {f"{member.target.label} {k}": v for k, v in result.losses.items()}
-            notes += [f"{member.target.label} {note}" for note in result.notes]
+            notes += [f"{member.target.label} {note}" for note in [*told, *result.notes]]
         if isinstance(states, Prefix):
             states.replace(self.ops, Layer(spec, result.values, layer.index))
         return losses, notes

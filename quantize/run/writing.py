@@ -8,11 +8,12 @@ from typing import Any
 import export
 import quantize
 from quantize.allocation.budget import Size, Types
-from quantize.plan import Assignment, Target
+from quantize.plan import Assignment, Target, matrix_widths
 from quantize.run.clipping import watch
 from quantize.run.cost import Cost
 from quantize.run.job import Job
 from quantize.run.stored import artifact_tensors
+from runtime.quant_types import QUANT_TYPES
 
 
 def exact_size(job: Job, target: Target, digest: str, fallbacks: tuple[str, ...]) -> Size:
@@ -31,6 +32,15 @@ def artifact_bytes(job: Job) -> list[int]:
     # the artifact names the sha256 of the text that was read, if any: only its length counts here
     digest = "0" * 64 if job.reads_text else ""
     return [exact_size(job, a.target, digest, a.fallbacks)(a.types) for a in job.assignments]
+
+
+def refuse_unwritable(job: Job, target: Target) -> None:
+    """Raise EdgequantError, before any work, where a container cannot say what the model computes.
+
+    Other targets have their sizes told at the start, which raises as well.
+    """
+    widest = QUANT_TYPES[export.CONTAINERS[target.container].widest]
+    exact_size(job, target, "", ())(dict.fromkeys(matrix_widths(job.checkpoint.arch), widest))
 
 
 def write(job: Job, assignment: Assignment, digest: str) -> None:

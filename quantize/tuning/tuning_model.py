@@ -115,12 +115,12 @@ class TunableTensor:
         return out
 
     def value(self, deltas: Deltas, as_stored: bool = False) -> torch.Tensor:
-        """The tensor after the changes: (rows, cols) or (n,) float32."""
+        """The tensor after the changes, float32."""
         params, qtype = self.moved(deltas, as_stored), self.tensor.qtype
         if self.codes is None:
-            return params[""]
+            return params[""].reshape(self.tensor.shape)
         value: torch.Tensor = qtype.value(self.codes, *qtype.grid(params))
-        return value
+        return value.reshape(self.tensor.shape)
 
     def packed(self, deltas: Deltas) -> np.ndarray:
         """The rows to store after the changes: uint8."""

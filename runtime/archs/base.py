@@ -66,6 +66,11 @@ class Arch:
         """What decoder layer `index` computes."""
         return _layer(self, index)
 
+    def precise(self, name: str) -> bool:
+        """Whether a weight stays F32 unless a rule says otherwise; see `Linear.precise`."""
+        parts = name.split(".")
+        return parts[0] == "blk" and self.layer(int(parts[1])).linears[parts[2]].precise
+
     def shapes(self) -> dict[str, Shape]:
         """Every tensor of the model, in file order: runtime name -> shape."""
         return dict(_shapes(self))

@@ -7,10 +7,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from msgspec import Struct
+
 from runtime.archs.base import Arch, Family
 from runtime.archs.layer import GatedMLP, Linear, MoE, Op
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_keys import GgufKeys
+from runtime.json_files import Id, Size, checked
+
+NO_CONTAINER = "no other container holds experts yet, so run the checkpoint itself"
+"""The way out where GGUF cannot say a model."""
+
+
+class MoEConfig(Struct, kw_only=True):
+    """What config.json says of experts."""
+
+    num_experts: Size | None = None
+    num_local_experts: Size | None = None
+    num_experts_per_tok: Size
+    moe_intermediate_size: Size
+    shared_expert_intermediate_size: Size | None = None
+    decoder_sparse_step: Size = 1
+    """One layer in so many, the last of them, has experts."""
+    mlp_only_layers: list[Id] | None = None
+    norm_topk_prob: bool | None = None
+    qkv_bias: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,8 @@ class MoEFamily(Family):
     """What families with experts share."""
 
     arch_type = MoEArch
+    hf_experts: ClassVar[tuple[str, ...]] = ("num_experts",)
+    """Keys of config.json that have the number of experts, the one that counts first."""
     gguf_normalized: ClassVar[bool]
     """Whether llama.cpp makes the weights of the chosen experts sum to 1, whatever a file says."""
     gguf_tied: ClassVar[bool] = True
@@ -54,21 +77,23 @@ class MoEFamily(Family):
 
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         sizes = super().sizes(config)
-        experts, top_k = int(config["num_experts"]), int(config["num_experts_per_tok"])
-        if not 1 <= top_k <= experts:
+        found = checked(config, MoEConfig, "config.json")
+        given = [key for key in self.hf_experts if config.get(key) is not None]
+        if not given:
+            raise KeyError("num_experts")
+        experts, top_k = int(config[given[0]]), found.num_experts_per_tok
+        if top_k > experts:
             raise CorruptFileError(
-                f"config.json has num_experts_per_tok {top_k} and num_experts {experts}; take the "
+                f"config.json has num_experts_per_tok {top_k} and {given[0]} {experts}; take the "
                 "config.json that came with the weights."
             )
-        step, alone = int(config.get("decoder_sparse_step") or 1), config.get("mlp_only_layers")
-        layers = range(sizes["layers"])
+        step, alone = found.decoder_sparse_step, found.mlp_only_layers or ()
         return sizes | {
             "experts": experts,
             "top_k": top_k,
-            "expert_ffn": int(config["moe_intermediate_size"]),
-            "shared_ffn": int(config.get("shared_expert_intermediate_size") or 0),
-            "normalized": bool(config.get("norm_topk_prob", False)),
-            "dense": tuple(i for i in layers if (i + 1) % step or i in (alone or ())),
+            "expert_ffn": found.moe_intermediate_size,
+            "normalized": bool(found.norm_topk_prob),
+            "dense": tuple(i for i in range(sizes["layers"]) if (i + 1) % step or i in alone),
         }
 
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
@@ -77,17 +102,18 @@ class MoEFamily(Family):
             does = "always" if self.gguf_normalized else "never"
             raise UnsupportedError(
                 f"config.json has norm_topk_prob {str(arch.normalized).lower()}, and llama.cpp "
-                f"{does} normalizes the experts' weights of a {self.name}; write an ONNX folder."
+                f"{does} normalizes the experts' weights of a {self.name}; {NO_CONTAINER}."
             )
         if arch.dense:
             raise UnsupportedError(
-                f"{len(arch.dense)} layers have no experts, the first is {arch.dense[0]}, and "
-                f"llama.cpp wants experts in every layer of a {self.name}; write an ONNX folder."
+                f"{len(arch.dense)} of {arch.layers} layers have no experts, the first is "
+                f"{arch.dense[0]}, and llama.cpp wants experts in every layer of a {self.name}; "
+                f"{NO_CONTAINER}."
             )
         if arch.tied and not self.gguf_tied:
             raise UnsupportedError(
                 f"llama.cpp opens a {self.name} only with a head of its own, and this model uses "
-                "its embedding; write an ONNX folder."
+                f"its embedding; {NO_CONTAINER}."
             )
         keys = {
             "expert_count": arch.experts,
@@ -108,10 +134,12 @@ class MoEFamily(Family):
         # some converters leave the lengths out: the tensors have them
         rows = {part: shapes.get(f"blk.0.ffn_gate_{part}.weight", ()) for part in ("exps", "shexp")}
         widths = {part: shape[-2] if len(shape) > 1 else 0 for part, shape in rows.items()}
-        found = super().gguf_sizes(metadata, shapes, factors)
-        return found | {
-            "experts": keys.count("expert_count"),
-            "top_k": keys.count("expert_used_count"),
+        experts, top_k = keys.count("expert_count"), keys.count("expert_used_count")
+        if top_k > experts:
+            raise keys.wrong("expert_used_count", top_k, f"there are {experts} experts")
+        return super().gguf_sizes(metadata, shapes, factors) | {
+            "experts": experts,
+            "top_k": top_k,
             "expert_ffn": keys.count("expert_feed_forward_length", widths["exps"] or None),
             "shared_ffn": widths["shexp"],
             "normalized": self.gguf_normalized,

@@ -13,13 +13,18 @@ a list of them (base.py).
 Tensors go by GGUF's names within a layer ("attn_q"); `hf` is the name in a Hugging Face checkpoint.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from runtime.rope import Rope
 
 Shape = tuple[int, ...]
+EXPERTS = "ffn_experts"
+"""What the names of experts' input groups begin with."""
+ROUTER = "ffn_router"
+"""The input group of a router: all that experts may read."""
 Activation = Literal["silu", "gelu"]
 """silu(x) = x * sigmoid(x); gelu is the approximation by tanh (Hendrycks and Gimpel 2016)."""
 
@@ -130,13 +135,29 @@ class InputGroup:
     """Linears that read the same input, so that one Hessian serves them all."""
 
     name: str
-    """Unique within a layer, such as "attn_qkv"."""
+    """Unique within a layer, such as "attn_qkv" or, of one expert, "ffn_experts_down.3"."""
     linears: tuple[str, ...]
     width: int
     """Channels of the input."""
     fold: str | None
     """The tensor whose output channels can take a scale of the input: a norm, or a linear's rows.
     None where there is none."""
+    expert: int | None = None
+    """Whose matrices of the linears read it, and only for the tokens that the router gave it."""
+
+    @property
+    def stem(self) -> str:
+        """What the names of all experts' groups begin with; of any other group its name."""
+        return self.name.partition(".")[0]
+
+    def part(self, linear: str) -> str:
+        """Name of what reads it: the linear, or its matrix of one expert, "ffn_down_exps.3"."""
+        return linear if self.expert is None else f"{linear}.{self.expert}"
+
+    def matrix(self, linear: str, weights: Mapping[str, Any]) -> Any:
+        """The weight that reads it, (out, in), of those of the layer by name."""
+        weight = weights[f"{linear}.weight"]
+        return weight if self.expert is None else weight[self.expert]
 
 
 @dataclass(frozen=True)
@@ -182,9 +203,15 @@ class LayerSpec:
     @property
     def output_factor(self) -> float | None:
         """What the last linear writes goes into the layer's output times this; None for no factor,
-        but something that is not linear."""
-        last = self.ops[-1]
-        return last.multiplier if isinstance(last, Residual) and not last.post_norm else None
+        but something that is not linear, or that differs from token to token."""
+        *_, before, last = (None, *self.ops)
+        plain = isinstance(last, Residual) and not last.post_norm and not isinstance(before, MoE)
+        return last.multiplier if plain and isinstance(last, Residual) else None
+
+    @cached_property
+    def mixture(self) -> MoE | None:
+        """The layer's experts."""
+        return next((op for op in self.ops if isinstance(op, MoE)), None)
 
     @cached_property
     def attention(self) -> Attention:
@@ -234,8 +261,9 @@ def _groups(op: Op, norm: str | None) -> list[InputGroup]:
         case MoE():
             # every expert and the router read what the norm made: a scale folded into it would
             # have to be taken back in all of them at once
-            groups = [InputGroup("ffn_router", _names(op.router), op.router.inputs, None)]
-            groups += _mlp_groups(op.experts, "ffn_experts", None)
+            groups = [InputGroup(ROUTER, _names(op.router), op.router.inputs, None)]
+            for expert in range(op.router.outputs):
+                groups += _expert_groups(op.experts, expert)
             if op.shared:
                 groups += _mlp_groups(op.shared, "ffn_shared", None)
             if op.shared_gate:
@@ -250,6 +278,16 @@ def _mlp_groups(mlp: GatedMLP, name: str, norm: str | None) -> list[InputGroup]:
     return [
         InputGroup(f"{name}_gate_up", _names(mlp.gate, mlp.up), mlp.gate.inputs, norm),
         InputGroup(f"{name}_down", _names(mlp.down), mlp.down.inputs, mlp.up.name),
+    ]
+
+
+def _expert_groups(mlp: GatedMLP, expert: int) -> list[InputGroup]:
+    """Those of one expert. Its rows could take a scale, but tokens that chose it are too few to
+    choose one by."""
+    gate_up, down = (f"{EXPERTS}_{part}.{expert}" for part in ("gate_up", "down"))
+    return [
+        InputGroup(gate_up, _names(mlp.gate, mlp.up), mlp.gate.inputs, None, expert),
+        InputGroup(down, _names(mlp.down), mlp.down.inputs, None, expert),
     ]
 
 

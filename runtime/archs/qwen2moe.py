@@ -4,6 +4,8 @@ from typing import Any
 
 from runtime.archs.experts import MoEFamily
 
+SHARED = "shared_expert_intermediate_size"
+
 
 class Qwen2MoE(MoEFamily):
     name = "qwen2moe"
@@ -12,6 +14,11 @@ class Qwen2MoE(MoEFamily):
     gguf_head_dim = False
     gguf_normalized = False
     gguf_tied = False
+
+    def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
+        if not config.get(SHARED):
+            raise KeyError(SHARED)
+        return super().sizes(config) | {"shared_ffn": config[SHARED]}
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         return ("attn_q", "attn_k", "attn_v") if config.get("qkv_bias", True) else ()

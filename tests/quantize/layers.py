@@ -35,7 +35,7 @@ def hessians_of(
     """Hessian of each input group for states (rows, T, D); those behind the layer go to `after`."""
     observer = Hessians(layer.spec, CPU, tokens)
     run(TorchOps(), layer, hidden, after, observer, step)
-    return observer.mean(hidden.shape[0] * hidden.shape[1])
+    return observer.mean()
 
 
 def computed(spec: LayerSpec, weights: Weights, x: torch.Tensor) -> torch.Tensor:

@@ -69,6 +69,7 @@ class Recording(TorchOps):
     names: dict[int, str] = field(default_factory=dict)
     read: dict[str, torch.Tensor] = field(default_factory=dict)
     wrote: dict[str, torch.Tensor] = field(default_factory=dict)
+    parts: list[torch.Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -88,14 +89,20 @@ class Recording(TorchOps):
         name = self.names[id(weight)]
         out = super().matmul(x, weight, bias)
         out.retain_grad()
-        self.read[name], self.wrote[name] = x.detach().flatten(0, 1), out
+        self.read[name], self.wrote[name] = x.detach().reshape(-1, x.shape[-1]), out
         return out
+
+    def expert(self, weight: torch.Tensor, index: int) -> torch.Tensor:
+        part = super().expert(weight, index)
+        self.parts.append(part)  # its id stays its own
+        self.names[id(part)] = f"{self.names[id(weight)]}.{index}"
+        return part
 
     def gradient(self, name: str) -> torch.Tensor:
         """(rows * T, out)"""
         gradient = self.wrote[name].grad
         assert gradient is not None
-        return gradient.flatten(0, 1)
+        return gradient.reshape(-1, gradient.shape[-1])
 
 
 @dataclass

@@ -9,9 +9,11 @@ import pytest
 
 from export import CONTAINERS
 from quantize.plan import Target, assign, narrow
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import FAMILIES, Arch, family_of
 from runtime.quant_types import QUANT_TYPES
 from runtime.rope import Rope
+from tests.moe_models import QWEN2
+from tests.one_file_models import SIZES
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_types.json").read_text())
 
@@ -110,3 +112,41 @@ def test_a_model_of_even_widths_has_nothing_to_say() -> None:
     for container in CONTAINERS:
         for preset in CONTAINERS[container].presets:
             assert assign(Target(container, preset), model, ()).fallbacks == ()
+
+
+def mixture_types(experts: int, preset: str) -> dict[str, list[str]]:
+    """Linear -> its types in the layers of a model with experts whose widths 256 divides."""
+    sizes = {"hidden_size": 256, "moe_intermediate_size": 256, "num_hidden_layers": 16}
+    sizes |= {"num_experts": experts, "shared_expert_intermediate_size": 256}
+    config = SIZES | QWEN2 | sizes
+    found: dict[str, list[str]] = {}
+    arch = family_of(config).arch(config)
+    for name, qtype in assign(Target("gguf", preset), arch, ()).types.items():
+        found.setdefault(name.split(".")[-2], []).append(qtype.name)
+    return found
+
+
+def test_experts_have_the_types_that_llamacpp_gives_them() -> None:
+    dense = {
+        name: list(unfold(runs))
+        for name, runs in next(
+            entry["presets"]["Q4_K_M"] for entry in GOLDEN if entry["model"]["layers"] == 16
+        ).items()
+    }
+    found = mixture_types(60, "Q4_K_M")
+    assert found["ffn_down_exps"] == found["ffn_down_shexp"] == dense["ffn_down"]
+    assert found["attn_v"] == dense["attn_v"]
+    assert set(found["ffn_gate_exps"] + found["ffn_up_exps"]) == {"Q4_K"}
+    assert set(found["ffn_gate_inp"] + found["ffn_gate_inp_shexp"]) == {"F32"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "value", "output"),
+    [("Q4_K_M", "Q8_0", "Q5_K"), ("Q3_K_L", "Q8_0", "Q3_K"), ("Q4_0", "Q8_0", "Q4_0")]
+    + [("Q6_K", "Q8_0", "Q6_K"), ("F16", "F16", "F16")],
+)
+def test_attention_beside_eight_experts_has_more_bits(preset: str, value: str, output: str) -> None:
+    found = mixture_types(8, preset)
+    assert set(found["attn_v"]) == set(found["attn_k"]) == {value}
+    assert set(found["attn_output"]) == {output}
+    assert set(found["attn_q"]) == {preset.split("_M")[0].split("_L")[0]}

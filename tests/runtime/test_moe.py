@@ -101,6 +101,6 @@ def test_an_observer_sees_every_input_group_of_a_mixture() -> None:
         name: ops.load(Tensor.dense(name, draw.normal(size=shape).astype(np.float32)))
         for name, shape in layer.shapes.items()
     }
-    x = draw.normal(size=(1, 4, HIDDEN)).astype(np.float32)
-    decoder_layer(ops, Layer(layer, loaded), x, Positions(0, 4), observer=Widths())
+    x = draw.normal(size=(1, 64, HIDDEN)).astype(np.float32)  # enough for every expert
+    decoder_layer(ops, Layer(layer, loaded), x, Positions(0, 64), observer=Widths())
     assert seen == {group.name: group.width for group in layer.groups}
