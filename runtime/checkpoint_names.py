@@ -77,7 +77,14 @@ def _prefix(name: str) -> str:
 def with_own_head(arch: Arch, arrays: Mapping[str, StoredArray]) -> tuple[Arch, list[str]]:
     """The sizes, with a head of its own where the file has one that is not the embedding."""
     head, embedding = arrays.get(HF_GLOBALS[OUTPUT]), arrays.get(HF_GLOBALS[EMBEDDING])
-    if not arch.tied or head is None or embedding is None or _equal(head, embedding):
+    if not arch.tied or head is None or embedding is None:
+        return arch, []
+    if head.dtype not in FLOATS:
+        raise UnsupportedError(
+            f"{HF_GLOBALS[OUTPUT]} is {head.dtype}, not F32, F16 or BF16; save it as one of them, "
+            "or leave it out where it is the embedding."
+        )
+    if _equal(head, embedding):
         return arch, []
     return replace(arch, tied=False), [
         f"config.json has tie_word_embeddings true, but {HF_GLOBALS[OUTPUT]} is not the "
@@ -104,9 +111,8 @@ def misplaced(arrays: Mapping[str, StoredArray]) -> EdgequantError | None:
 
 
 def _equal(one: StoredArray, other: StoredArray) -> bool:
-    """Whether two float arrays hold the same values, or cannot be compared here."""
-    floats = one.dtype in FLOATS and other.dtype in FLOATS
-    if one.shape != other.shape or len(one.shape) != 2 or not floats:
+    """Whether two matrices hold the same values; of those that are none it is told elsewhere."""
+    if one.shape != other.shape or len(one.shape) != 2 or other.dtype not in FLOATS:
         return one.shape == other.shape
     tensors = [rows_of(OUTPUT, one.shape, [array]) for array in (one, other)]
     step = max(1, CHUNK // one.shape[1])

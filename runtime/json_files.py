@@ -66,6 +66,8 @@ class Config(SpecialIds):
     tie_word_embeddings: bool | None = None
     hidden_act: str | None = None
     use_sliding_window: bool | None = None
+    layer_types: list[str] | None = None
+    original_max_position_embeddings: Size | None = None
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
     rope_theta: Number | None = None

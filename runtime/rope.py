@@ -12,6 +12,8 @@ import numpy as np
 
 from runtime.errors import CorruptFileError, UnsupportedError
 
+ORIGINAL = "original_max_position_embeddings"
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -92,7 +94,8 @@ class Rope:
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, head_dim - 1)
-        ramp = (np.arange(head_dim // 2) - low) / max(high - low, 0.001)
+        span = high - low or 0.001
+        ramp = (np.arange(head_dim // 2) - low) / span
         return np.asarray(1 - np.clip(ramp, 0, 1))
 
     def tables(self, start: int, stop: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +123,9 @@ class Rope:
                 "supported: default, linear, llama3, yarn."
             )
         _refuse_partial(scaling, config)
-        context = scaling.get("original_max_position_embeddings")
+        context = scaling.get(ORIGINAL)
+        if rope_type in ("llama3", "yarn"):  # as transformers, which looks beside it first
+            context = config.get(ORIGINAL) or context
         optional = ["low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"]
         if rope_type == "yarn":  # the others ignore it
             optional.append("attention_factor")
@@ -147,6 +152,12 @@ class Rope:
             notes.append(
                 "config.json has rope_scaling and other rope_parameters: rope_scaling is used, as "
                 "transformers does"
+            )
+        beside, inside = config.get(ORIGINAL), (scaling or stored or {}).get(ORIGINAL)
+        if beside and inside and beside != inside:
+            notes.append(
+                f"config.json has {ORIGINAL} {beside} beside its rope settings and {inside} in "
+                "them: the former is used, as transformers does"
             )
         unknown = sorted((scaling or stored or {}).keys() - CONFIG_KEYS)
         if unknown:

@@ -78,3 +78,66 @@ def index_of_nothing(folder: Path) -> None:
 
 def with_config(**values: Any) -> Callable[[Path], None]:
     return lambda folder: edit(folder, "config.json", **values)
+
+
+def dtype(*kinds: torch.dtype) -> Callable[[Path], None]:
+    """Weights in these types, in turn."""
+
+    def change(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        names = enumerate(sorted(values))
+        return {name: values[name].to(kinds[at % len(kinds)]) for at, name in names}
+
+    return lambda folder: weights(folder, change)
+
+
+def bare(folder: Path) -> None:
+    """Names as the model inside has them, without `model.`."""
+    weights(folder, lambda w: {name.removeprefix("model."): value for name, value in w.items()})
+
+
+def shards(folder: Path) -> None:
+    """One file for each tensor, and an index."""
+    values = load_file(folder / SINGLE)
+    table = {name: f"part-{at}.safetensors" for at, name in enumerate(values)}
+    for name, file in table.items():
+        save_file({name: values[name]}, folder / file, metadata={"format": "pt"})
+    (folder / SINGLE).unlink()
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": table}))
+
+
+def large_key_biases(folder: Path) -> None:
+    """Key biases of norm 900, as Qwen2.5 has them."""
+
+    def grow(values: dict[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            if name.endswith("k_proj.bias"):
+                values[name] = value / value.norm() * 900
+
+    weights(folder, grow)
+
+
+def wide_head(folder: Path) -> None:
+    """A trained head in float64 under a tied flag."""
+    weights(
+        folder, lambda w: w | {"lm_head.weight": w["model.embed_tokens.weight"].flip(0).double()}
+    )
+
+
+def nan_rows(folder: Path) -> None:
+    """NaN in rows of the embedding that no token uses."""
+
+    def spoil(values: dict[str, torch.Tensor]) -> None:
+        values["model.embed_tokens.weight"][4150:] = float("nan")
+
+    weights(folder, spoil)
+
+
+def integers(folder: Path) -> None:
+    """A weight in int8, with a config that says so."""
+    weights(
+        folder,
+        lambda w: w.update(
+            {"model.layers.0.mlp.up_proj.weight": torch.ones(48, 64, dtype=torch.int8)}
+        ),
+    )
+    edit(folder, "config.json", quantization_config={"quant_method": "int8"})

@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from tests import tokenizers_made
 from tests.one_file_models import (
-    INDEX,
-    SINGLE,
     YARN,
+    bare,
     copied_head,
+    dtype,
     edit,
     index_of_nothing,
+    integers,
+    large_key_biases,
     make,
+    nan_rows,
     own_head,
+    shards,
     stale_index,
-    weights,
+    wide_head,
     with_config,
 )
 
@@ -65,62 +68,6 @@ class Trait:
 
 def nothing(folder: Path) -> None:
     """The model as it is made."""
-
-
-def dtype(*kinds: torch.dtype) -> Change:
-    """Weights in these types, in turn."""
-
-    def change(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        names = enumerate(sorted(values))
-        return {name: values[name].to(kinds[at % len(kinds)]) for at, name in names}
-
-    return lambda folder: weights(folder, change)
-
-
-def bare(folder: Path) -> None:
-    """Names as the model inside has them, without `model.`."""
-    weights(folder, lambda w: {name.removeprefix("model."): value for name, value in w.items()})
-
-
-def shards(folder: Path) -> None:
-    """One file for each tensor, and an index."""
-    values = load_file(folder / SINGLE)
-    table = {name: f"part-{at}.safetensors" for at, name in enumerate(values)}
-    for name, file in table.items():
-        save_file({name: values[name]}, folder / file, metadata={"format": "pt"})
-    (folder / SINGLE).unlink()
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": table}))
-
-
-def large_key_biases(folder: Path) -> None:
-    """Key biases of norm 900, as Qwen2.5 has them."""
-
-    def grow(values: dict[str, torch.Tensor]) -> None:
-        for name, value in values.items():
-            if name.endswith("k_proj.bias"):
-                values[name] = value / value.norm() * 900
-
-    weights(folder, grow)
-
-
-def nan_rows(folder: Path) -> None:
-    """NaN in rows of the embedding that no token uses."""
-
-    def spoil(values: dict[str, torch.Tensor]) -> None:
-        values["model.embed_tokens.weight"][4150:] = float("nan")
-
-    weights(folder, spoil)
-
-
-def integers(folder: Path) -> None:
-    """A weight in int8, with a config that says so."""
-    weights(
-        folder,
-        lambda w: w.update(
-            {"model.layers.0.mlp.up_proj.weight": torch.ones(48, 64, dtype=torch.int8)}
-        ),
-    )
-    edit(folder, "config.json", quantization_config={"quant_method": "int8"})
 
 
 def added(file: str = "tokenizer_config.json", **flags: Any) -> Change:
@@ -185,6 +132,7 @@ def templates(folder: Path) -> None:
     edit(folder, "tokenizer_config.json", chat_template=listed)
 
 
+OUTSIDE = {"original_max_position_embeddings": 48}
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 QWEN3 = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 32}
 SMOLLM3 = {
@@ -230,6 +178,7 @@ TRAITS = [
     Trait("vocabulary padded with rows", {"vocab_size": 4224}, nothing),
     Trait("`tie_word_embeddings`, and a head in the file", {}, own_head),
     Trait("`tie_word_embeddings`, and a copy of the embedding", {}, copied_head),
+    Trait("a head in float64", {}, wide_head, "lm_head.weight is F64", "lm_head.weight is F64"),
     Trait("an old index beside model.safetensors", {}, stale_index),
     Trait("an index of files that are gone", {}, index_of_nothing),
     Trait("a file for each tensor", {}, shards),
@@ -247,6 +196,8 @@ TRAITS = [
     Trait("yarn as Qwen's card says it", {"rope_scaling": CARD}, nothing),
     Trait("yarn, `mscale`", {"rope_scaling": YARN | MSCALE}, nothing),
     Trait("yarn, `truncate` false", {"rope_scaling": YARN | EXACT}, nothing, "truncate"),
+    Trait("yarn's original context outside of it", {"rope_scaling": YARN, **OUTSIDE}, nothing),
+    Trait("Llama 3's, likewise", LLAMA | {"rope_scaling": LLAMA3_ROPE, **OUTSIDE}, nothing),
     Trait("unknown keys of rope_scaling", {"rope_scaling": YARN | {"finetuned": True}}, nothing),
     Trait(
         "rope_scaling beside rope_parameters",
@@ -263,6 +214,12 @@ TRAITS = [
     ),
     refused("rope of some channels", "partial_rotary_factor", partial_rotary_factor=0.5),
     refused("a sliding window", "use_sliding_window", use_sliding_window=True, sliding_window=8),
+    refused(
+        "some layers with a window",
+        "'sliding_attention' among its layer_types",
+        layer_types=["sliding_attention"],
+        sliding_window=4,
+    ),
     refused("another activation", "hidden_act 'gelu'", hidden_act="gelu"),
     refused("heads that do not divide", "4 attention heads do not share 3", num_key_value_heads=3),
     refused(

@@ -50,8 +50,6 @@ class Plan:
     targets: tuple[Target, ...]
     model: str | None = None
     """Checkpoint folder or hub id; None = the bundled one."""
-    adapter: tuple[str, ...] = ()
-    """LoRA folders or hub ids that are merged into it, in this order."""
     output: Path = Path("dist")
     method: str = "gptq"
     effort: str = "medium"
@@ -83,6 +81,8 @@ class Plan:
     max_ppl_ratio: float | None = None
     baseline: Path | None = None
     check: bool = True
+    adapter: tuple[str, ...] = ()
+    """LoRA folders or hub ids that are merged into the model, in this order."""
 
     def __post_init__(self) -> None:
         if not self.targets:

@@ -173,6 +173,12 @@ class Family:
                 "config.json sets use_sliding_window; only full attention is supported: "
                 "set it to false."
             )
+        kinds = set(config.get("layer_types") or ()) - {"full_attention"}
+        if kinds:
+            raise UnsupportedError(
+                f"config.json has {min(kinds)!r} among its layer_types; only full attention is "
+                "supported."
+            )
         if (activation := config.get("hidden_act", "silu")) != "silu":
             raise UnsupportedError(
                 f"config.json has hidden_act {activation!r}; only 'silu' is supported."

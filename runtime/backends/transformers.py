@@ -69,7 +69,7 @@ def open(
 ) -> TransformersEngine:
     """Load a checkpoint folder into transformers, in float32: four bytes a weight.
 
-    `adapters`: folders of LoRA adapters, which PEFT merges in this order.
+    `adapters`: folders of LoRA adapters. PEFT runs the last one, those before it are merged.
 
     Raises UnsupportedError when transformers is not installed or does not take the folder, and
     CorruptFileError when it finds no tensor for a part of the model.
@@ -91,9 +91,13 @@ def open(
         model, info = library.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
-        for adapter in adapters:
+        if checkpoint.arch.vocab != model.config.vocab_size:
+            model.resize_token_embeddings(checkpoint.arch.vocab, mean_resizing=False)
+        for place, adapter in enumerate(adapters, 1):
             peft: Any = import_module("peft")
-            model = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
+            model = peft.PeftModel.from_pretrained(model, adapter)
+            if place < len(adapters):  # the last one runs: see runtime/merging.py
+                model = model.merge_and_unload()
         found = library.AutoTokenizer.from_pretrained(checkpoint.files, local_files_only=True)
     except Exception as error:  # whatever its many readers raise
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgequant
 from quantize.checkpoint import bundled, open_checkpoint
 from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine
@@ -170,3 +171,22 @@ def test_new_tokens_come_with_their_rows_and_their_tokenizer(
     assert any("the tokenizer of the adapter adapter is used" in note for note in found.notes)
     shutil.rmtree(folder)
     assert found.tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_adapters_are_judged_as_they_run(
+    count: int, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    base = bases["qwen2-tied"]
+    folders = [tmp_path / f"adapter-{at}" for at in range(count)]
+    for at, folder in enumerate(folders):
+        targets = ["embed_tokens"] if at == count - 1 else ["q_proj", "down_proj"]
+        trained(base, folder, {"target_modules": targets}, seed=at)
+    judged = {"reference": "transformers", "eval_rows": 2, "eval_length": 32}
+    made = edgequant.quantize(
+        base, "gguf:F32", tmp_path / "out", adapter=folders, method="rtn", check=False
+    ).artifacts[0]
+    found = edgequant.check(made.path, base, adapter=folders, **judged)
+    assert found.results[0].metrics.kl < 1e-6
+    with pytest.raises(edgequant.GateError):
+        edgequant.check(made.path, base, max_kl=1e-3, **judged)

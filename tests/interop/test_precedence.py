@@ -63,6 +63,14 @@ TRAITS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "mscale": (with_config(rope_scaling=YARN | {"mscale": 0.7, "mscale_all_dim": 1.0}), ""),
     "one mscale": (with_config(rope_scaling=YARN | {"mscale": 0.7}), ""),
     "an exact ramp": (with_config(rope_scaling=YARN | {"truncate": False}), ""),
+    "an original context outside": (
+        with_config(rope_scaling=YARN, original_max_position_embeddings=48),
+        "the former is used",
+    ),
+    "ends the wrong way round": (
+        with_config(rope_scaling=YARN | {"beta_fast": 1, "beta_slow": 32}),
+        "",
+    ),
     "other ends": (with_config(rope_scaling=YARN | {"beta_fast": 16, "beta_slow": 2}), ""),
     "unknown keys": (
         with_config(rope_scaling=YARN | {"finetuned": True}),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from export.genai import genai_config
+from export.genai import small_files
 from export.gguf import write as write_gguf
 from export.onnx import write as write_onnx
 from quantize.checkpoint import bundled, open_checkpoint
@@ -92,7 +92,9 @@ def test_onnxruntime_genai_takes_what_is_written(case: str, tmp_path: Path) -> N
     og = pytest.importorskip("onnxruntime_genai")
     checkpoint = open_checkpoint(folder_of(tmp_path, *SAID[case]))
     asked = generation_config.sampling(checkpoint.folder)
-    search = genai_config(checkpoint.arch, checkpoint.folder)["search"]
+    search = json.loads(small_files(checkpoint.arch, checkpoint.folder)["genai_config.json"])[
+        "search"
+    ]
     kept = set(generation_config.DEFAULTS) - {"min_p", "top_k"}
     assert {key: search[key] for key in kept} == {key: asked[key] for key in kept}
     assert search["top_k"] == min(asked["top_k"], checkpoint.arch.vocab)

@@ -128,7 +128,9 @@ def test_hidden_states_go_to_disk_over_max_ram_and_nothing_changes(
 def test_an_uncalibrated_method_reads_no_text(
     random_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    plan = small_plan(random_models["qwen2-tied"], "onnx:int4", method="rtn", calibration="no.txt")
+    (tmp_path / "empty.txt").write_text("")  # who reads it refuses it
+    text = str(tmp_path / "empty.txt")
+    plan = small_plan(random_models["qwen2-tied"], "onnx:int4", method="rtn", calibration=text)
     found = walk(plan, tmp_path / "work")
     assert found.digest == ""
     assert not found.work.done("calibration")
