@@ -82,10 +82,7 @@ def read_jsonl(path: Path, reader: RowReader) -> Iterator[Content | Unusable]:
 
 
 def read_json(path: Path, reader: RowReader) -> Iterator[Content | Unusable]:
-    """Yield what the rows of a list hold, of a list in an object (see LISTS), or of one object.
-
-    JSON lines of that name are read as such.
-    """
+    """Yield what a list of rows holds, see rows_of; JSON lines of that name are read as such."""
     text = path.read_bytes()
     try:
         found = parsed(text)
@@ -94,13 +91,23 @@ def read_json(path: Path, reader: RowReader) -> Iterator[Content | Unusable]:
             raise CalibrationError(f"{path} is {problem}: write it again.") from problem
         yield from read_jsonl(path, reader)
         return
-    if isinstance(found, dict) and not any(holds(found.get(column)) for column in MAIN):
+    values = enumerate(found if isinstance(found, list) else rows_of(found, reader), start=1)
+    yield from rows(((f"{path} row {number}", row) for number, row in values), reader)
+
+
+def rows_of(found: Any, reader: RowReader) -> list[Any]:
+    """The rows of a list in an object (see LISTS), of pandas' columns, or one object as a row."""
+    if not isinstance(found, dict):
+        return [found]
+    if not any(holds(found.get(column)) for column in MAIN):
         name = next((name for name in LISTS if isinstance(found.get(name), list)), None)
         if name:
             reader.filled |= dict.fromkeys(key for key in found if key != name)
-            found = found[name]
-    values = enumerate(found if isinstance(found, list) else [found], start=1)
-    yield from rows(((f"{path} row {number}", row) for number, row in values), reader)
+            return list(found[name])
+    elif all(isinstance(column, dict) for column in found.values()):  # {"text": {"0": ...}}
+        index = dict.fromkeys(chain.from_iterable(found.values()))
+        return [{name: column.get(row) for name, column in found.items()} for row in index]
+    return [found]
 
 
 class NotJson(ValueError):

@@ -65,9 +65,10 @@ class RowReader:
         for shape in SHAPES:
             if found := best(shape.main, full):
                 found |= best(shape.beside, full.keys() - found.values())
-                self.taken.update(found.values())
                 given = {name: full[column] for name, column in found.items()}
-                return usable(partial(shape.read, **given))
+                if content := usable(partial(shape.read, **given)):
+                    self.taken.update(found.values())
+                    return content
         return ""
 
 
@@ -142,7 +143,9 @@ def conversation(
     turns: Messages, system: object = "", history: object = (), tools: object = ()
 ) -> Content:
     """Turns with what other columns say of them: a system message, earlier turns, tools."""
-    head = turns[:1] if turns and turns[0]["role"] == "system" else []
+    if not turns:
+        return []
+    head = turns[:1] if turns[0]["role"] == "system" else []
     if system:
         message = {"role": "system", "content": text_of(system)}
         if head not in ([], [message]):

@@ -174,6 +174,7 @@ def test_a_json_file_may_keep_its_rows_in_an_object(wrapper: str, write: Any) ->
         ({"text": SAID, "data": [1]}, [SAID]),
         ({"text": [SAID, "It was cold."]}, [f"{SAID}\n\nIt was cold."]),
         ({"messages": TURNS}, [TURNS]),
+        ({"text": {"0": SAID, "1": None}, "id": {"0": 1, "1": 2}}, [SAID, ""]),
         ([SAID, "It was cold."], [SAID, "It was cold."]),
     ],
 )

@@ -149,6 +149,7 @@ SHARED = [{"from": "Human", "value": SAID}, {"from": "GPT", "value": ANSWER}]
         ({"completion": SAID}, SAID),
         ({"chosen": TURNS, "rejected": TURNS}, TURNS),
         ({"messages": [], "text": SAID}, SAID),
+        ({"messages": "[]", "text": SAID, "system": "Be brief."}, SAID),
         ({"text": " \n", "messages": None, "prompt": SAID, "completion": ANSWER}, TURNS),
         ({"text": float("nan"), "prompt": SAID, "completion": ANSWER}, TURNS),
         ({"text": ["A river", "ran past."]}, "A river\n\nran past."),
