@@ -5,8 +5,8 @@
     windows.ids  # (128, 512) int32
     print(windows.summary())
 
-Reading order: document.py, files.py, sources.py, windows.py. The texts are in texts/, their
-licences and the mix of domains in MANIFEST.toml.
+Reading order: document.py, turns.py, records.py, files.py, sources.py, windows.py. The texts are in
+texts/, their licences and the mix of domains in MANIFEST.toml.
 """
 
 from collections import Counter
@@ -73,7 +73,8 @@ def load(
     ids = np.concatenate(pieces)[order]  # (rows, length)
     domains = np.repeat(list(counts), list(counts.values()))[order]
     reasons = tuple((count, reason) for reason, count in dropped.items() if count)
-    return Windows(ids, tuple(map(str, domains)), documents, reasons, part)
+    unread = tuple(column for pool in pools for column in pool.unread)
+    return Windows(ids, tuple(map(str, domains)), documents, reasons, part, unread)
 
 
 def share_rows(

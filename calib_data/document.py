@@ -10,13 +10,17 @@ from typing import Any, Literal, Protocol
 from runtime.errors import InputError
 
 Messages = list[dict[str, Any]]  # a conversation: [{"role": "user", "content": "Hi"}, ...]
-Content = str | Messages | tuple[int, ...]  # text, a conversation, or tokens a model sampled
+Tools = list[dict[str, Any]]  # what a model may call, as JSON schemas
 Part = Literal["calibration", "heldout", "all"]
 
 FLAGS: dict[Part, str] = {"calibration": "--calib", "heldout": "--eval", "all": "--eval"}
 """How the command line's flags for rows and length of each part begin."""
 
 UNRENDERED = "conversation not rendered: "  # how the reason begins
+UNREADABLE = "row not read: "
+WITHOUT_TOOLS = "conversation without its tools, which the chat template leaves out"
+
+INVALID = "text that is not valid Unicode"  # half a surrogate pair, or bytes that are no UTF-8
 
 SHORTEST = 8  # tokens; a shorter document is all beginning and no context
 
@@ -35,8 +39,20 @@ class CalibrationTokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Token ids of text: none are added, special tokens spelled in the text are recognised."""
 
-    def render(self, messages: Messages) -> str:
+    def render(self, messages: Messages, *, tools: Tools | None = None) -> str:
         """Conversation as text through the chat template; ValueError when it has none."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages with the tools that the model may call; without tools a list says it all."""
+
+    messages: Messages
+    tools: Tools
+
+
+# text, a conversation, or tokens a model sampled
+Content = str | Messages | Conversation | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,8 @@ def document(content: Content) -> Document:
     if isinstance(content, str):
         text = content
     else:
-        text = json.dumps(content, ensure_ascii=False, sort_keys=True, default=str)
+        value = (content.messages, content.tools) if isinstance(content, Conversation) else content
+        text = json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
     return Document(content, hashlib.sha256(text.encode()).digest())
 
 
@@ -78,7 +95,7 @@ def unique(
     """Yield each document once, counting what is dropped; `seen` spans several calls."""
     for content in contents:
         if isinstance(content, Unusable):
-            dropped[content.reason] += 1
+            dropped[f"{UNREADABLE}{content.reason}"] += 1
             continue
         candidate = document(content)
         if candidate.empty:
@@ -97,16 +114,35 @@ def encode(
     content = item.content
     if isinstance(content, tuple):
         return list(content)
-    if isinstance(content, list):
+    if not isinstance(content, str):
         try:
-            content = tokenizer.render(content)
+            content = rendered(content, tokenizer, dropped)
         except ValueError as problem:
             dropped[f"{UNRENDERED}{first_line(problem)}"] += 1
             return None
     return tokenizer.encode(content)
 
 
+def rendered(
+    content: Messages | Conversation, tokenizer: CalibrationTokenizer, dropped: Counter[str]
+) -> str:
+    """A conversation's text, counted when the template has no place for its tools."""
+    if not isinstance(content, Conversation):
+        return tokenizer.render(content)
+    text = tokenizer.render(content.messages, tools=content.tools)
+    if text == tokenizer.render(content.messages):
+        dropped[WITHOUT_TOOLS] += 1
+    return text
+
+
 def first_line(problem: Exception) -> str:
     """Opening line of an error's message without its full stop, to be quoted in a sentence."""
     lines = str(problem).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(problem).__name__
+
+
+def shown(names: Iterable[object], most: int = 20) -> str:
+    """Names in one printable line, the first `most` of them."""
+    texts = [str(name) for name in names]
+    line = ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if texts[most:] else "")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

@@ -1,51 +1,90 @@
 """One row of a data set: text, a conversation in one of the usual shapes, or why it is neither.
 
-{"text": ...}                                   plain text
 {"messages": [{"role": ..., "content": ...}]}   as OpenAI and the hub write them
 {"conversations": [{"from": ..., "value": ...}]}    ShareGPT
-{"prompt": ..., "completion": ...}              one question, one answer
-{"instruction": ..., "input": ..., "output": ...}   Alpaca
+{"text": ...}                                   plain text
+{"prompt": ..., "completion": ...}              one question, one answer; with `chosen`, preferences
+{"instruction": ..., "input": ..., "output": ...}   Alpaca; Dolly with `context` and `response`
+
+Beside a conversation `system`, `history` and `tools` are read.
 """
 
-import json
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from calib_data.document import CalibrationError, Content, Messages, Unusable, document
+from calib_data.document import (
+    INVALID,
+    CalibrationError,
+    Content,
+    Conversation,
+    Messages,
+    Unusable,
+    document,
+    shown,
+)
+from calib_data.turns import NotMessages, as_turns, history_of, text_of, tools_of, turns_of
 
 Row = Mapping[str, Any]
-
-ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "model": "assistant",
-    "function": "tool",
-    "observation": "tool",
-}
-"""ShareGPT's speakers -> roles; others keep their names."""
+Columns = Mapping[str, tuple[str, ...]]  # argument of a reader -> its columns, the best one first
 
 
-class NotMessages(ValueError):
-    """Why a value is no conversation, to be counted."""
+class Shape(NamedTuple):
+    """How rows are written: `read` is given the best column of each argument that is not empty."""
+
+    main: Columns  # a row is of this shape when one of these holds something
+    beside: Columns
+    read: Callable[..., Content]
 
 
-def content_of_row(row: Row, where: str) -> Content | Unusable:
-    """What a row holds, by the first shape of SHAPES whose columns have values.
+class RowReader:
+    """Reads the rows of one source, and remembers what no row was read from."""
 
-    Raises CalibrationError, with `where`, when none of its columns is one of them.
-    """
-    if not any(column in row for columns, _ in SHAPES for column in columns):
-        raise CalibrationError(
-            f"{where} has {', '.join(row) or 'nothing'}, but neither text nor messages: "
-            "rename the one that holds the documents."
-        )
-    for columns, read in SHAPES:
-        if row.get(columns[0]) is not None:
-            return usable(partial(read, row))
-    return ""
+    def __init__(self) -> None:
+        self.taken: set[str] = set()
+        self.filled: dict[str, None] = {}  # columns that hold something, in order
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Columns that hold something in some row, and were read in none."""
+        return tuple(column for column in self.filled if column not in self.taken)
+
+    def read(self, row: Row, where: str) -> Content | Unusable:
+        """What a row holds, by the first shape of SHAPES whose columns hold something.
+
+        Raises CalibrationError, with `where`, when it has none of the columns of any shape.
+        """
+        if not any(column in row for column in MAIN):
+            raise CalibrationError(
+                f"{where} has {shown(row) or 'nothing'}, but neither text nor messages: "
+                "rename the one that holds the documents."
+            )
+        full = {column: value for column, value in row.items() if holds(value)}
+        self.filled |= dict.fromkeys(full)
+        for shape in SHAPES:
+            if found := best(shape.main, full):
+                found |= best(shape.beside, full.keys() - found.values())
+                given = {name: full[column] for name, column in found.items()}
+                if content := usable(partial(shape.read, **given)):
+                    self.taken.update(found.values())
+                    return content
+        return ""
+
+
+def holds(value: object) -> bool:
+    """Whether a value is neither null nor empty."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, float):
+        return not math.isnan(value)  # pandas' null
+    return bool(value) if isinstance(value, list | dict) else value is not None
+
+
+def best(columns: Columns, there: Any) -> dict[str, str]:
+    """Argument -> the first of its columns that is `there`."""
+    firsts = {name: next((c for c in some if c in there), None) for name, some in columns.items()}
+    return {name: column for name, column in firsts.items() if column is not None}
 
 
 def content_of(value: object) -> Content | Unusable:
@@ -63,98 +102,79 @@ def usable(read: Callable[[], Content]) -> Content | Unusable:
     except NotMessages as problem:
         return Unusable(str(problem))
     except UnicodeEncodeError:
-        return Unusable("an unpaired surrogate, which no tokenizer reads")
+        return Unusable(INVALID)
+    except RecursionError:
+        return Unusable("a value nested too deep")
     return content
 
 
-def from_text(row: Row) -> Content:
-    """Plain text, or a conversation in the column of that name."""
-    text = row["text"]
-    return turns_of(text) if isinstance(text, list) else text_of(text)
+def from_text(text: object) -> Content:
+    """Plain text, its paragraphs as a list, or a conversation in the column of that name."""
+    if isinstance(text, list):
+        paragraphs = [part for part in text if isinstance(part, str)]
+        return "\n\n".join(paragraphs) if len(paragraphs) == len(text) else turns_of(text)
+    return text_of(text)
 
 
-def from_messages(row: Row) -> Content:
+def from_messages(messages: object, **beside: object) -> Content:
     """A conversation, as a list or as the JSON text of one."""
-    return turns_of(row["messages"])
+    return conversation(turns_of(messages), **beside)
 
 
-def from_sharegpt(row: Row) -> Content:
-    """Turns that say who speaks with `from` and what with `value`."""
-    return turns_of(row["conversations"])
+def from_pair(
+    asked: object = "", answer: object = "", context: object = "", **beside: object
+) -> Content:
+    """What is asked, with its context, if any, and the answer; an answer alone is plain text.
 
-
-def from_prompt(row: Row) -> Content:
-    """A prompt, as text or as turns, and what is answered to it."""
-    answer = next((row[key] for key in ("completion", "response") if row.get(key) is not None), "")
-    return [*as_turns(row["prompt"], "user"), *as_turns(answer, "assistant")]
-
-
-def from_alpaca(row: Row) -> Content:
-    """An instruction with its input, if any, and the output."""
-    asked = "\n\n".join(text_of(row.get(key) or "") for key in ("instruction", "input"))
-    return [*as_turns(asked.rstrip("\n"), "user"), *as_turns(row.get("output") or "", "assistant")]
-
-
-SHAPES: tuple[tuple[tuple[str, ...], Callable[[Row], Content]], ...] = (
-    (("messages",), from_messages),
-    (("conversations",), from_sharegpt),
-    (("text",), from_text),
-    (("prompt", "completion", "response"), from_prompt),
-    (("instruction", "input", "output"), from_alpaca),
-)
-"""Columns -> their reader, the first that has a value is taken."""
-
-
-def as_turns(value: object, role: str) -> Messages:
-    """Turns as they stand, or text as one turn of a role; none for empty text."""
-    if isinstance(value, list):
-        return turns_of(value)
-    text = text_of(value)
-    return [{"role": role, "content": text}] if text else []
-
-
-def turns_of(value: object) -> Messages:
-    """A conversation. Raises NotMessages for what is none."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise NotMessages("messages that are text, but not JSON") from None
-    if not isinstance(value, list):
-        raise NotMessages("messages that are no list")
-    return [turn_of(turn) for turn in value]
-
-
-def turn_of(turn: object) -> dict[str, Any]:
-    """One turn with a role and a text; other keys stay, for templates that know them.
-
-    Parquet fills the keys that other turns have with null, so null means absent.
+    The answer may be a conversation that opens with the question.
     """
-    if not isinstance(turn, dict):
-        raise NotMessages("a message that is no object")
-    kept = {key: value for key, value in turn.items() if value is not None}
-    if "role" not in kept and isinstance(kept.get("from"), str):
-        speaker = kept.pop("from")
-        kept["role"] = ROLES.get(speaker, speaker)
-        kept["content"] = kept.pop("value", None)
-    if not isinstance(kept.get("role"), str):
-        raise NotMessages("a message without a role")
-    if kept.get("content") is None and not kept.get("tool_calls"):
-        raise NotMessages("a message without content")
-    return kept | {"content": text_of(kept.get("content") or "")}
+    if not asked and isinstance(answer, str):
+        return answer
+    if isinstance(asked, str) and isinstance(context, str):
+        asked, context = "\n\n".join(filter(None, (asked, context))), ""
+    question = [*as_turns(asked, "user"), *as_turns(context, "user")]
+    turns = as_turns(answer, "assistant")
+    if turns[: len(question)] == question:
+        question = []
+    return conversation([*question, *turns], **beside)
 
 
-def text_of(content: object) -> str:
-    """Text, or the texts of a list of parts. Raises NotMessages for anything else."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise NotMessages(f"{type(content).__name__} where text belongs")
-    texts = []
-    for part in content:
-        found = part.get("text") if isinstance(part, dict) else part
-        if not isinstance(found, str):
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise NotMessages(f"content with a part that is no text ({kind})")
-        texts.append(found)
-    return "".join(texts)
+def conversation(
+    turns: Messages, system: object = "", history: object = (), tools: object = ()
+) -> Content:
+    """Turns with what other columns say of them: a system message, earlier turns, tools."""
+    if not turns:
+        return []
+    head = turns[:1] if turns[0]["role"] == "system" else []
+    if system:
+        message = {"role": "system", "content": text_of(system)}
+        if head not in ([], [message]):
+            raise NotMessages("a system message beside another in the column system")
+        turns, head = [message, *turns[len(head) :]], [message]
+    past = history_of(history) if history else []
+    messages = [*head, *past, *turns[len(head) :]]
+    offered = tools_of(tools) if tools else []
+    return Conversation(messages, offered) if offered else messages
+
+
+BESIDE: Columns = {
+    "system": ("system", "system_prompt"),
+    "history": ("history",),
+    "tools": ("tools",),
+}
+SHAPES = (
+    Shape({"messages": ("messages", "conversations", "conversation")}, BESIDE, from_messages),
+    Shape({"text": ("text",)}, {}, from_text),
+    Shape(
+        {
+            "asked": ("instruction", "prompt", "question", "query", "input"),
+            "answer": ("completion", "response", "output", "chosen", "answer"),
+        },
+        {"context": ("input", "context"), **BESIDE},
+        from_pair,
+    ),
+)
+"""The first that has something to read is taken."""
+
+MAIN = {column for shape in SHAPES for some in shape.main.values() for column in some}
+KNOWN = MAIN | {c for shape in SHAPES for some in shape.beside.values() for c in some}

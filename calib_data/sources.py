@@ -26,7 +26,7 @@ from calib_data.document import (
     unique,
 )
 from calib_data.files import check_file, optional, read_file
-from calib_data.records import content_of, content_of_row
+from calib_data.records import RowReader, content_of
 
 FOLDER = Path(__file__).parent
 
@@ -45,6 +45,7 @@ class Pool:
     domain: str
     weight: float
     documents: list[Document]
+    unread: tuple[str, ...] = ()  # columns of the source that hold something nobody reads
 
 
 @dataclass(frozen=True)
@@ -106,26 +107,29 @@ def named_domains(detail: str, mix: Mapping[str, float]) -> list[str]:
 
 def from_file(request: Request, dropped: Counter[str]) -> list[Pool]:
     """Take the user's own .txt, .json, .jsonl or .parquet file."""
-    documents = list(unique(read_file(Path(request.spec).expanduser()), set(), dropped))
+    reader = RowReader()
+    contents = read_file(Path(request.spec).expanduser(), reader)
+    documents = list(unique(contents, set(), dropped))
     heldout = heldout_digests(documents)
     if len(heldout) == len(documents) > 0:
         # a file of one document is there to calibrate with, whatever its digest
         heldout.remove(max(heldout))
-    return [Pool("user", 1.0, side(documents, heldout, request.part))]
+    return [Pool("user", 1.0, side(documents, heldout, request.part), reader.unread)]
 
 
 def from_hub(request: Request, dropped: Counter[str]) -> list[Pool]:
     """Stream a Hugging Face data set, hub:DATASET[:config[:split[:column]]], as far as needed."""
     need_rows(request, "is streamed and may have no end")
     budget = request.rows * request.length * HUB_CHARACTERS_A_TOKEN
+    reader = RowReader()
     documents: list[Document] = []
-    for item in unique(read_hub(request.spec, request.detail), set(), dropped):
+    for item in unique(read_hub(request.spec, request.detail, reader), set(), dropped):
         if request.part == "all" or item.falls_in_heldout == (request.part == "heldout"):
             documents.append(item)
             budget -= len(str(item.content))
         if budget <= 0:
             break
-    return [Pool("user", 1.0, documents)]
+    return [Pool("user", 1.0, documents, reader.unread)]
 
 
 def from_self(request: Request, dropped: Counter[str]) -> list[Pool]:
@@ -150,7 +154,8 @@ def from_self(request: Request, dropped: Counter[str]) -> list[Pool]:
         for item in unique((tuple(map(int, ids)) for ids in sampled), seen, dropped):
             if item.falls_in_heldout == heldout:
                 documents.append(item)
-                missing -= len(item.content) if len(item.content) >= SHORTEST else 0
+                tokens = len(item.content) if isinstance(item.content, tuple) else 0
+                missing -= tokens if tokens >= SHORTEST else 0
     return [Pool("self", 1.0, documents)]
 
 
@@ -166,7 +171,7 @@ def read_manifest() -> dict[str, Any]:
     return tomllib.loads((FOLDER / "MANIFEST.toml").read_text(encoding="utf-8"))
 
 
-def read_hub(spec: str, detail: str) -> Iterator[Content | Unusable]:
+def read_hub(spec: str, detail: str, reader: RowReader) -> Iterator[Content | Unusable]:
     """Yield a data set's documents one at a time over the network; needs datasets."""
     name, config, split, column, *more = [*detail.split(":"), "", "", ""]
     if not name or any(more):
@@ -180,7 +185,7 @@ def read_hub(spec: str, detail: str) -> Iterator[Content | Unusable]:
                 raise CalibrationError(
                     f"{spec} has no column {column!r}, only {', '.join(record)}: name one of them."
                 )
-            yield content_of(record[column]) if column else content_of_row(record, where)
+            yield content_of(record[column]) if column else reader.read(record, where)
     except CalibrationError:
         raise
     except (OSError, ValueError) as problem:

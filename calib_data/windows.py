@@ -9,7 +9,24 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from calib_data.document import SHORTEST, UNRENDERED, CalibrationTokenizer, Document, Part, encode
+from calib_data.document import (
+    SHORTEST,
+    UNREADABLE,
+    UNRENDERED,
+    WITHOUT_TOOLS,
+    CalibrationTokenizer,
+    Document,
+    Part,
+    encode,
+    shown,
+)
+
+LEFT_OUT = {
+    UNREADABLE: "{} rows left out, {}",
+    UNRENDERED: "{} conversations left out, {}",
+    WITHOUT_TOOLS: "the chat template has no place for the tools of {} conversations",
+}
+"""How a reason begins -> the line that tells of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +38,7 @@ class Windows:
     documents: int  # that have at least one token in ids
     dropped: tuple[tuple[int, str], ...]  # (count, reason), reasons in the order they came up
     part: Part
+    unread: tuple[str, ...] = ()  # columns of the source that hold something nobody reads
 
     @property
     def rows(self) -> int:
@@ -37,12 +55,20 @@ class Windows:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Why conversations could not be rendered, a line for each reason."""
-        return tuple(
-            f"{self.part} text: {count} conversations left out, {reason.removeprefix(UNRENDERED)}"
-            for count, reason in self.dropped
-            if reason.startswith(UNRENDERED)
-        )
+        """What of the source could not be read or rendered, a line for each reason."""
+        lines = []
+        for count, reason in self.dropped:
+            for beginning, line in LEFT_OUT.items():
+                if reason.startswith(beginning):
+                    lines.append(line.format(count, reason.removeprefix(beginning)))
+        if self.unread:
+            lines.append(self.not_read)
+        return tuple(f"{self.part} text: {line}" for line in lines)
+
+    @property
+    def not_read(self) -> str:
+        """The columns that hold something and are not part of the text."""
+        return f"columns not read: {shown(self.unread)}"
 
     def summary(self) -> str:
         """Say in one line what is in the windows and what is not."""
@@ -56,7 +82,7 @@ class Windows:
             line += "; dropped: " + ", ".join(
                 f"{reason} ({count})" for count, reason in self.dropped
             )
-        return line
+        return f"{line}; {self.not_read}" if self.unread else line
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ REFUSED = "the chat template refused the messages: "
 def render(template: str, variables: Mapping[str, Any]) -> str:
     """A chat template's text. Raises ValueError, in one line, for whatever goes wrong in it."""
     try:
-        return environment().from_string(template).render(tools=None, documents=None, **variables)
+        given = {"tools": None, "documents": None} | dict(variables)
+        return environment().from_string(template).render(given)
     except Exception as error:  # a template is a program of somebody else's
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"{REFUSED}{reason}") from error

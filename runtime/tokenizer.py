@@ -66,15 +66,22 @@ class Tokenizer:
         start = len(self.decode(before, skip_special=True))
         return self.decode(before + ids, skip_special=True)[start:]
 
-    def render(self, messages: list[dict[str, Any]], generate: bool = False) -> str:
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        generate: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> str:
         """Messages through the chat template; `generate` opens the assistant's turn.
+
+        tools: JSON schemas of what the model may call, for templates that have a place for them.
 
         Raises ValueError when the model has no template or the template refuses the messages.
         """
         if not self.chat_template:
             raise ValueError("this model has no chat template; use plain text.")
-        variables = {"messages": messages, "add_generation_prompt": generate} | self.special
-        return chat.render(self.chat_template, variables)
+        variables = {"messages": messages, "tools": tools, "add_generation_prompt": generate}
+        return chat.render(self.chat_template, variables | self.special)
 
     def notes(self) -> list[str]:
         """Whether the chat template refuses the plainest conversation there is."""

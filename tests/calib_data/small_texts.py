@@ -1,11 +1,12 @@
 """A tokenizer of bytes and small documents, for the tests of calibration text."""
 
+import json
 from typing import Any
 
 import pytest
 
 from calib_data import CalibrationError, Windows, load
-from calib_data.document import Messages, document
+from calib_data.document import Messages, Tools, document
 
 
 class ByteTokenizer:
@@ -13,8 +14,8 @@ class ByteTokenizer:
 
     separator: int | None = 257
 
-    def __init__(self, template: bool = True) -> None:
-        self.template = template
+    def __init__(self, template: bool = True, tools: bool = False) -> None:
+        self.template, self.tools = template, tools
 
     def encode(self, text: str) -> list[int]:
         first, *others = text.split("<|im_start|>")
@@ -23,10 +24,13 @@ class ByteTokenizer:
             ids += [256, *piece.encode()]
         return ids
 
-    def render(self, messages: Messages) -> str:
+    def render(self, messages: Messages, *, tools: Tools | None = None) -> str:
         if not self.template:
             raise ValueError("the tokenizer has no chat template.")
-        return "".join(f"<|im_start|>{turn['role']}\n{turn['content']}\n" for turn in messages)
+        offered = f"<|im_start|>{json.dumps(tools)}\n" if tools and self.tools else ""
+        return offered + "".join(
+            f"<|im_start|>{turn['role']}\n{turn['content']}\n" for turn in messages
+        )
 
 
 def sentences(windows: Windows) -> set[bytes]:

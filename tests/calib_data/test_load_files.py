@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from calib_data import load
-from calib_data.document import Unusable
 from calib_data.files import SPACED, read_file
-from calib_data.records import content_of_row
+from calib_data.records import RowReader
 from runtime.errors import UnsupportedError
 from tests.calib_data.small_texts import ByteTokenizer, refused, texts
+
+SAID = "A river ran past the old mill that night."
+TURNS = [{"role": "user", "content": SAID}, {"role": "assistant", "content": "It was cold."}]
 
 
 def test_text_is_parted_by_percent_lines(write: Any) -> None:
@@ -53,26 +55,6 @@ def test_jsonl_takes_text_and_renders_messages(write: Any) -> None:
         assert windows.domains == ("user",)
 
 
-@pytest.mark.parametrize("column", ["text", "messages"])
-def test_parquet_gives_the_windows_of_the_same_jsonl(
-    column: str, write: Any, tmp_path: Path
-) -> None:
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    values: list[Any] = [*texts(9), None]
-    if column == "messages":
-        # parquet gives every turn every key, so `name` comes back as null where it was absent
-        values = [[{"role": "user", "content": text}] for text in texts(9)] + [None]
-        values[0].append({"role": "tool", "content": "42", "name": "sum"})
-    parquet.write_table(arrow.table({"id": [*range(10)], column: values}), tmp_path / "a.parquet")
-    lines = "\n".join(json.dumps({column: value}) for value in values)
-    from_parquet = load(str(tmp_path / "a.parquet"), ByteTokenizer(), 0, 20)
-    from_jsonl = load(write("a.jsonl", lines), ByteTokenizer(), 0, 20)
-    assert from_parquet.sha256 == from_jsonl.sha256
-    assert from_parquet.dropped == from_jsonl.dropped
-    assert from_parquet.dropped[0] == (1, "empty document")
-
-
 def test_a_file_of_one_document_is_always_there_to_calibrate_with(write: Any) -> None:
     path = write("a.txt", texts(1, "heldout")[0])
     assert load(path, ByteTokenizer(), 1, 20).documents == 1
@@ -105,25 +87,47 @@ def test_unknown_ending_and_folder_are_refused(write: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "reason"),
     [
-        ("{", "is not JSON (Expecting property name enclosed in double quotes"),
-        ('{"text": "\xff"}', "is not JSON ('utf-8' codec can't decode byte 0xff"),
-        ("[" * 100_000, "is not JSON (maximum recursion depth exceeded"),
+        ('{"text": "cut', "not JSON (Unterminated string starting at)"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"text": "caf\xe9 au lait"}', "text that is not valid Unicode"),
     ],
 )
-def test_a_bad_line_is_refused_by_its_number(line: str, complaint: str, write: Any) -> None:
-    path = write("a.jsonl", b'{"text": "fine"}\n\n' + line.encode("latin-1") + b"\n")
-    assert refused(path, ByteTokenizer(), 1, 8).startswith(f"{path} line 3 {complaint}")
+def test_a_bad_line_is_dropped_and_counted_and_alone_it_is_refused(
+    line: str, reason: str, write: Any
+) -> None:
+    bad = line.encode("latin-1")
+    found = load(
+        write("a.jsonl", b'{"text": "fine and long enough"}\n' + bad), ByteTokenizer(), 1, 8
+    )
+    assert found.dropped[0] == (1, f"row not read: {reason}")
+    assert found.left_out == (f"calibration text: 1 rows left out, {reason}",)
+    assert reason in refused(write("b.jsonl", bad), ByteTokenizer(), 1, 8)
+
+
+def test_lines_that_are_no_json_are_refused_with_the_first(write: Any) -> None:
+    path = write("a.jsonl", '{\n "text": "printed over lines"\n}\n')
+    assert refused(path, ByteTokenizer(), 1, 8) == (
+        f"{path} line 1 is not JSON (Expecting property name enclosed in double quotes): "
+        "put one JSON object on each line, or a list of them into a .json file."
+    )
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_what_is_wrong_in_a_column_that_is_not_read_costs_no_row(name: str, write: Any) -> None:
+    row = b'{"text": "fine and long enough", "id": ' + b"9" * 5000 + b', "by": "Andr\xe9"}'
+    found = load(write(name, b"[%b]" % row if name == "a.json" else row), ByteTokenizer(), 1, 8)
+    assert found.left_out == ("calibration text: columns not read: id, by",)
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("[1]", "a row that is no object"),
-        ("3", "a row that is no object"),
-        ('{"body": "x", "id": 3}', "neither text nor messages"),
-        ("{}", "neither text nor messages"),
+        ("[1]", "row not read: not an object"),
+        ("3", "row not read: not an object"),
+        ('{"body": "x", "id": 3}', "row not read: neither text nor messages"),
+        ("{}", "row not read: neither text nor messages"),
     ],
 )
 def test_a_row_of_another_kind_is_dropped_and_counted(line: str, reason: str, write: Any) -> None:
@@ -154,6 +158,50 @@ def test_a_json_file_is_a_list_of_rows_or_lines(form: str, write: Any) -> None:
     assert found.documents > 1
 
 
+@pytest.mark.parametrize("wrapper", ["data", "rows", "train"])
+def test_a_json_file_may_keep_its_rows_in_an_object(wrapper: str, write: Any) -> None:
+    rows = [{"text": text} for text in texts(3)]
+    path = Path(write("a.json", json.dumps({"version": "1.0", wrapper: rows}, indent=1)))
+    reader = RowReader()
+    assert list(read_file(path, reader)) == texts(3)
+    assert reader.unread == ("version",)
+
+
+@pytest.mark.parametrize(
+    ("value", "contents"),
+    [
+        ({"text": SAID}, [SAID]),
+        ({"text": SAID, "data": [1]}, [SAID]),
+        ({"text": [SAID, "It was cold."]}, [f"{SAID}\n\nIt was cold."]),
+        ({"messages": TURNS}, [TURNS]),
+        ({"text": {"0": SAID, "1": None}, "id": {"0": 1, "1": 2}}, [SAID, ""]),
+        ([SAID, "It was cold."], [SAID, "It was cold."]),
+    ],
+)
+def test_a_json_file_is_one_row_or_a_list_of_texts(
+    value: Any, contents: list[Any], write: Any
+) -> None:
+    for indent in (None, 2):
+        path = write("a.json", json.dumps(value, indent=indent))
+        assert list(read_file(Path(path))) == contents
+
+
+def test_a_cut_json_list_is_refused(write: Any) -> None:
+    path = write("a.json", '[{"text": "fine"}, {"te')
+    assert refused(path, ByteTokenizer(), 1, 8) == (
+        f"{path} is not JSON (Unterminated string starting at): write it again."
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt"])
+def test_another_encoding_is_named(name: str, encoding: str, write: Any) -> None:
+    path = write(name, '{"text": "x"}\n'.encode(encoding))
+    assert refused(path, ByteTokenizer(), 1, 8) == (
+        f"{path} is {encoding[:6].upper()} text: save it as UTF-8."
+    )
+
+
 def test_text_that_is_not_utf8_is_refused_with_the_byte(write: Any) -> None:
     path = write("a.txt", b"abc\xff")
     assert refused(path, ByteTokenizer(), 1, 8) == (
@@ -174,82 +222,12 @@ def test_a_file_that_cannot_be_opened_is_refused(
     )
 
 
-def test_unreadable_parquet_and_one_without_text_are_refused(write: Any, tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    path = write("a.parquet", b"not parquet at all")
-    assert refused(path, ByteTokenizer(), 1, 8).startswith(f"{path} is not a readable parquet")
-    parquet.write_table(arrow.table({"body": ["x"]}), tmp_path / "b.parquet")
-    assert refused(str(tmp_path / "b.parquet"), ByteTokenizer(), 1, 8) == (
-        f"{tmp_path / 'b.parquet'} has body, but neither text nor messages: "
-        "rename the one that holds the documents."
-    )
-    parquet.write_table(arrow.table({"text": [1]}), tmp_path / "c.parquet")
-    assert "c.parquet has no text to use (1 int where text belongs)" in refused(
-        str(tmp_path / "c.parquet"), ByteTokenizer(), 1, 8
-    )
-
-
-SAID = "A river ran past the old mill that night."
-ANSWER = "Then the children counted stones."
-TURNS = [{"role": "user", "content": SAID}, {"role": "assistant", "content": ANSWER}]
-CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-
-
-@pytest.mark.parametrize(
-    ("row", "turns"),
-    [
-        ({"messages": TURNS}, TURNS),
-        ({"messages": json.dumps(TURNS)}, TURNS),
-        ({"text": None, "messages": TURNS}, TURNS),
-        ({"text": SAID, "messages": None}, SAID),
-        (
-            {"conversations": [{"from": "human", "value": SAID}, {"from": "gpt", "value": ANSWER}]},
-            TURNS,
-        ),
-        ({"prompt": SAID, "completion": ANSWER}, TURNS),
-        ({"prompt": TURNS[:1], "completion": TURNS[1:]}, TURNS),
-        ({"instruction": SAID, "input": "", "output": ANSWER}, TURNS),
-        (
-            {"instruction": SAID, "input": "Why?", "output": ANSWER},
-            [{"role": "user", "content": f"{SAID}\n\nWhy?"}, TURNS[1]],
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": SAID}]}, TURNS[1]]},
-            TURNS,
-        ),
-        ({"messages": [TURNS[0] | {"weight": 1}]}, [TURNS[0] | {"weight": 1}]),
-        (
-            {"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
-            [TURNS[0], {"role": "assistant", "content": "", "tool_calls": [CALL]}],
-        ),
-        ({"messages": [{"role": "user"}]}, "a message without content"),
-        ({"messages": [{"content": "x"}]}, "a message without a role"),
-        ({"messages": ["hi"]}, "a message that is no object"),
-        ({"messages": 3}, "messages that are no list"),
-        ({"messages": "hello"}, "messages that are text, but not JSON"),
-        ({"messages": [{"role": "user", "content": 3}]}, "int where text belongs"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},
-            "content with a part that is no text (image)",
-        ),
-        ({"text": "\ud800"}, "an unpaired surrogate, which no tokenizer reads"),
-    ],
-)
-def test_a_row_is_read_in_every_usual_shape_or_says_why_not(row: Any, turns: Any) -> None:
-    found = content_of_row(row, "here")
-    if isinstance(turns, str) and turns != SAID:
-        assert found == Unusable(turns)
-    else:
-        assert found == turns
-
-
 def test_a_row_that_cannot_be_read_is_dropped_and_counted(write: Any) -> None:
     rows = [{"messages": TURNS}, {"messages": [{"role": "user"}]}, {"messages": TURNS[:1]}]
     path = write("a.jsonl", "\n".join(map(json.dumps, rows)))
     found = load(path, ByteTokenizer(), 2, 16)
     assert found.rows == 2
-    assert (1, "a message without content") in found.dropped
+    assert (1, "row not read: a message without content") in found.dropped
 
 
 def test_a_missing_extra_is_named(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:

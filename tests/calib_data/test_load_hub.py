@@ -25,10 +25,13 @@ def test_hub_streams_the_dataset_the_spec_names(
 ) -> None:
     hub["rows"] = [{"id": 1, column: text} for text in texts(4)]
     if column == "messages":
-        hub["rows"] = [{column: [{"role": "user", "content": text}]} for text in texts(4)]
+        hub["rows"] = [{"id": 1, column: [{"role": "user", "content": text}]} for text in texts(4)]
     windows = load(spec, ByteTokenizer(), 2, 20)
     assert hub["call"] == ((name, config), {"split": split, "streaming": True})
     assert windows.domains == ("user", "user")
+    # a column that the spec names is all that is asked for
+    told = "calibration text: columns not read: id"
+    assert windows.left_out == (() if spec.endswith("body") else (told,))
 
 
 def test_hub_stops_reading_when_there_is_enough(hub: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def render(self, messages: list[dict[str, str]]) -> str:
+    def render(self, messages: list[dict[str, str]], *, tools: object = None) -> str:
         return "\n".join(turn["content"] for turn in messages)
 
 

@@ -1,5 +1,6 @@
 """Our forward is the model: logits against transformers on the same checkpoints."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,17 @@ def test_chat_template_renders_as_in_transformers(tiny) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>"}]
     expected = oracle.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert tiny.tokenizer.render(messages, generate=True) == expected
+
+
+def test_tools_reach_the_chat_template_as_in_transformers(tiny) -> None:
+    oracle = transformers.AutoTokenizer.from_pretrained(bundled())
+    template = "{% if tools is not none %}{{ tools | tojson }}{% endif %}{{ messages[0].content }}"
+    ours = replace(tiny.tokenizer, chat_template=template)
+    parameters = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    messages = [{"role": "user", "content": "Hi"}]
+    for tools in (None, [tool]):
+        expected = oracle.apply_chat_template(
+            messages, tools=tools, chat_template=template, tokenize=False
+        )
+        assert ours.render(messages, tools=tools) == expected
