@@ -1,7 +1,7 @@
 """Where transformers cuts texts otherwise than tokenizer.json says.
 
-transformers 5 takes only vocabulary, merges and post-processor from tokenizer.json for some
-classes, and has the rules of the class for the rest: see
+transformers 5 takes only vocabulary, merges and mostly the post-processor from tokenizer.json for
+some classes, and has the rules of the class for the rest: see
 findings/transformers-qwen2-tokenizer-rules.sh. The file's own rules are kept here, because a model
 was trained on them. That the two differ is told.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
 
-from runtime.added_tokens import tokenizer_settings
+from runtime.added_tokens import content, tokenizer_settings
 from runtime.gguf_vocab import SPACE
 from runtime.pre_tokenizers import QWEN2
 from runtime.tokenizer import Tokenizer
@@ -32,6 +32,8 @@ class Rules:
     nfc: bool = False
     fallback: bool = False
     """Whether letters that are no token are spelled in bytes, and unknown ones joined."""
+    begins: str | None = None
+    """What it puts before a text: the name of a special token, "" = nothing, None = as the file."""
 
 
 def _byte_level(settings: dict[str, Any]) -> Any:
@@ -69,9 +71,11 @@ CODE_LLAMA = {
 CLASSES = {
     "Qwen2Tokenizer": Rules(_qwen2, {"unk_token": END, "eos_token": END, "pad_token": END}, True),
     "GPT2Tokenizer": Rules(_byte_level, ENDS),
-    "GPTNeoXTokenizer": Rules(_byte_level, ENDS | {"pad_token": "<|padding|>"}, True),
+    "GPTNeoXTokenizer": Rules(_byte_level, ENDS | {"pad_token": "<|padding|>"}, True, begins=""),
     "LlamaTokenizer": Rules(_metaspace, SENTENCEPIECE, fallback=True),
-    "CodeLlamaTokenizer": Rules(_code_llama, SENTENCEPIECE | CODE_LLAMA, fallback=True),
+    "CodeLlamaTokenizer": Rules(
+        _code_llama, SENTENCEPIECE | CODE_LLAMA, fallback=True, begins="bos_token"
+    ),
 }
 """Class, without "Fast" -> its rules. Other names of supported models stand for no rules."""
 REGISTERED = dict.fromkeys(("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"), "Qwen2Tokenizer")
@@ -163,11 +167,18 @@ def _as_class(
         for key, value in flags.items():
             setattr(model, key, value)
     made = tokenizers.Tokenizer(model)
-    made.normalizer = normalizers.NFC() if rules.nfc else None  # type: ignore[assignment]
+    made.normalizer = normalizers.NFC() if rules.nfc else None
     made.pre_tokenizer = rules.cutter(settings)
+    made.post_processor = backend.post_processor
     made.add_tokens(_added(backend))
     named = [text for key, text in rules.special.items() if key not in settings]
     made.add_tokens([AddedToken(text, special=True, normalized=False) for text in named])
+    if rules.begins is not None:
+        text = content(settings.get(rules.begins, rules.special.get(rules.begins)))
+        tokens = [(text, made.token_to_id(text))] if text else []
+        made.post_processor = processors.TemplateProcessing(
+            single=[*(text for text, _ in tokens), "$A"], pair="$A $B:1", special_tokens=tokens
+        )
     return made
 
 
@@ -177,4 +188,4 @@ def _added(backend: tokenizers.Tokenizer) -> list[AddedToken]:
 
 
 def _ids(backend: tokenizers.Tokenizer, text: str) -> list[int]:
-    return list(backend.encode(text, add_special_tokens=False).ids)
+    return list(backend.encode(text).ids)

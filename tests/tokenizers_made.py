@@ -144,7 +144,7 @@ def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
 
 def with_specials(kind: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """A tokenizer of a kind, and its special tokens."""
-    if kind in ("llama", "metaspace", "first"):
+    if kind in ("llama", "first"):
         prefix = "prepend" if kind == "llama" else kind
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         return sentencepiece(prefix), special

@@ -187,7 +187,7 @@ TRAITS = [
     Trait("DeepSeek V3's tokenizer", LLAMA, nothing, tokenizer="deepseek-v3"),
     Trait("Qwen2's tokenizer without NFC", LLAMA, nothing, tokenizer="deepseek-r1-qwen"),
     Trait("Llama 2's tokenizer", LLAMA, nothing, tokenizer="llama"),
-    Trait("Llama 2's, saved anew", LLAMA, nothing, "other ids", tokenizer="metaspace"),
+    Trait("Llama 2's, saved anew", LLAMA, nothing, "other ids", tokenizer="first"),
     Trait(
         "Llama 2's tokenizer with its class named",
         LLAMA,

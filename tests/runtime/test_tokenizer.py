@@ -115,11 +115,10 @@ def test_the_post_processor_says_what_stands_around_a_text(
     assert found.encode("<|endoftext|>a") == [END, *found.encode("a")]
 
 
-@pytest.mark.parametrize("single", ["$A $A", "<|endoftext|>", "$A <|endoftext|> $A"])
-def test_a_post_processor_that_does_more_is_refused(single: str, folder: Path) -> None:
+def test_a_post_processor_that_does_more_is_refused(folder: Path) -> None:
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.post_processor = tokenizers.processors.TemplateProcessing(
-        single=single, pair="$A $B:1", special_tokens=[("<|endoftext|>", END)]
+        single="$A <|endoftext|> $A", pair="$A $B:1", special_tokens=[("<|endoftext|>", END)]
     )
     backend.save(str(folder / "tokenizer.json"))
     with pytest.raises(EdgequantError, match=r"no text between other tokens; set it to null"):
