@@ -229,14 +229,16 @@ def _not_sentencepiece(what: str) -> UnsupportedError:
 
 
 def _special(tokenizer: Tokenizer, source: Path, vocab: int) -> dict[str, Any]:
-    """Special ids, whether a text starts with bos, and the chat template.
+    """Special ids, whether a text is put between bos and eos, and the chat template.
 
     GGUF has room for three ends of a text, and our own key for all of them.
     """
     config = read_json(source / "config.json") | read_json(source / "generation_config.json")
+    ends = sorted(tokenizer.eos, key=lambda end: end not in tokenizer.suffix)
+    _refuse_surroundings(tokenizer, ends)
     ids = {
         "bos": tokenizer.bos if tokenizer.bos is not None else config.get("bos_token_id"),
-        **dict(zip(("eos", "eot", "eom"), tokenizer.eos, strict=False)),
+        **dict(zip(("eos", "eot", "eom"), ends, strict=False)),
         "padding": _id(tokenizer, "pad_token", config.get("pad_token_id")),
         "unknown": _id(tokenizer, "unk_token", None),
     }
@@ -250,7 +252,9 @@ def _special(tokenizer: Tokenizer, source: Path, vocab: int) -> dict[str, Any]:
         f"{PREFIX}{name}_token_id": found for name, found in ids.items() if found is not None
     }
     out |= _code_tokens(tokenizer)
-    out[f"{PREFIX}add_bos_token"] = tokenizer.add_bos
+    out[f"{PREFIX}add_bos_token"] = bool(tokenizer.prefix)
+    if tokenizer.suffix:
+        out[f"{PREFIX}add_eos_token"] = True
     if tokenizer.eos:
         out["edgequant.eos_token_ids"] = list(tokenizer.eos)
     if tokenizer.chat_template:
@@ -271,6 +275,20 @@ def _code_tokens(tokenizer: Tokenizer) -> dict[str, int]:
         if index is not None:
             found[f"{PREFIX}{name}_token_id"] = index
     return found
+
+
+def _refuse_surroundings(tokenizer: Tokenizer, ends: list[int]) -> None:
+    """Raise UnsupportedError unless bos alone is put before a text, and an end alone after it."""
+    for where, found, key, usual in (
+        ("before", tokenizer.prefix, "bos_token_id", tokenizer.bos),
+        ("after", tokenizer.suffix, "eos_token_id", next(iter(ends), None)),
+    ):
+        if found and found != (usual,):
+            texts = [tokenizer.backend.id_to_token(index) for index in found]
+            raise UnsupportedError(
+                f"tokenizer.json puts {texts} {where} each text, GGUF nothing but its {key} "
+                f"({usual}); write an ONNX folder, which keeps tokenizer.json itself."
+            )
 
 
 def _id(tokenizer: Tokenizer, name: str, default: int | None) -> int | None:

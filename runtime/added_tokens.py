@@ -32,7 +32,7 @@ def tokenizer_settings(folder: Path) -> dict[str, Any]:
     Raises CorruptFileError for a file that is not what it must be.
     """
     settings = read_json(folder / "tokenizer_config.json")
-    if "added_tokens_decoder" not in settings:
+    if settings.get("added_tokens_decoder") is None:
         settings = settings | read_json(folder / "special_tokens_map.json")
     return settings
 
@@ -71,8 +71,9 @@ def _declared(
 ) -> list[tuple[int, tokenizers.AddedToken]]:
     """Tokens that come with an id, in the order of their ids."""
     table: dict[int, tokenizers.AddedToken] = {}
-    if "added_tokens_decoder" in settings:
-        for index, token in settings["added_tokens_decoder"].items():
+    decoder = settings.get("added_tokens_decoder")
+    if decoder is not None:
+        for index, token in decoder.items():
             table[int(index)] = _token(token, token.get("special") or token["content"] in named)
     else:
         for text, index in read_json(folder / "added_tokens.json").items():

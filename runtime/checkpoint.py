@@ -160,7 +160,7 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     found = Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder), notes)
     if adapters:
         found = _with_adapters(found, [read_adapter(path, model_name(path)) for path in adapters])
-    rules = replaced_rules(found.files, config, found.tokenizer.backend)
+    rules = replaced_rules(found.files, config, found.tokenizer)
     return replace(found, notes=(*found.notes, *found.tokenizer.notes(), *rules))
 
 

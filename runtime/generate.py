@@ -49,7 +49,10 @@ def generate_text(
     sampler: Sampler | None = None,
     stop_texts: tuple[str, ...] = (),
 ) -> Iterator[str]:
-    """Text pieces after a prompt, ended by the model's EOS ids or by any of `stop_texts`."""
+    """Text pieces after a prompt, ended by the model's EOS ids or by any of `stop_texts`.
+
+    The prompt gets what the tokenizer puts before a text, and not what it puts after one.
+    """
     tokenizer = engine.tokenizer
     if tokenizer is None:
         raise InputError(
@@ -61,8 +64,8 @@ def generate_text(
         ids = tokenizer.encode(prompt)
     except (TypeError, UnicodeEncodeError):
         raise InputError("the prompt is no text that can be written as UTF-8.") from None
-    if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
-        ids = [tokenizer.bos, *ids]
+    if ids[:1] != list(tokenizer.prefix[:1]):  # a chat template may have written it already
+        ids = [*tokenizer.prefix, *ids]
     pieces = tokenizer.stream(generate(engine, ids, count, sampler, tokenizer.eos))
     return until(pieces, stop_texts) if stop_texts else pieces
 

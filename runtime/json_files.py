@@ -65,6 +65,7 @@ class Config(SpecialIds):
     max_position_embeddings: Size = 1
     tie_word_embeddings: bool | None = None
     hidden_act: str | None = None
+    tokenizer_class: str | None = None
     use_sliding_window: bool | None = None
     layer_types: list[str] | None = None
     original_max_position_embeddings: Size | None = None
@@ -139,6 +140,11 @@ class TokenizerConfig(SpecialTokens):
     """tokenizer_config.json."""
 
     add_bos_token: bool | None = None
+    add_eos_token: bool | None = None
+    add_prefix_space: bool | None = None
+    legacy: bool | None = None
+    split_special_tokens: bool | None = None
+    tokenizer_class: str | None = None
     added_tokens_decoder: dict[Id, Token] | None = None
     chat_template: str | list[NamedTemplate] | dict[str, str] | None = None
 

@@ -1,6 +1,6 @@
 """Text to token ids and back, on the `tokenizers` library."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ class Tokenizer:
     eos: tuple[int, ...] = ()
     """Ids that end a generation (generation_config first, then config)."""
     bos: int | None = None
-    add_bos: bool = False
-    """Whether a text starts with `bos` when it is evaluated."""
+    prefix: tuple[int, ...] = ()
+    """Ids put before a text, `bos` alone in most models; `encode` leaves them to its caller."""
+    suffix: tuple[int, ...] = ()
+    """Ids put after a text, as models that embed texts have it; a prompt goes on without."""
     chat_template: str | None = None
     special: dict[str, str] = field(default_factory=dict)
     """Names such as "bos_token" that a chat template may use."""
@@ -35,10 +37,8 @@ class Tokenizer:
 
     @property
     def separator(self) -> int | None:
-        """Id put between documents: bos where the model expects one, else the last eos."""
-        if self.add_bos and self.bos is not None:
-            return self.bos
-        return self.eos[-1] if self.eos else None
+        """Id put between documents: what begins a text if anything does, else the last eos."""
+        return next(iter(self.prefix or self.eos[-1:]), None)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special tokens spelled in it are recognised, none are added."""
@@ -84,16 +84,20 @@ class Tokenizer:
         return chat.render(self.chat_template, variables | self.special)
 
     def notes(self) -> list[str]:
-        """Whether the chat template refuses the plainest conversation there is."""
+        """What stands after a text, and whether the chat template refuses the plainest messages."""
+        told = []
+        if self.suffix:
+            text = self.decode(self.suffix)
+            told.append(f"tokenizer.json puts {text!r} after each text; prompts go without")
         if not self.chat_template:
-            return []
+            return told
         texts = {"user": "Hi", "assistant": "Hello"}
         try:
             self.render([{"role": role, "content": text} for role, text in texts.items()])
         except ValueError as error:
             reason = str(error).removeprefix(chat.REFUSED)
-            return [f"the chat template refuses even a question and its answer: {reason}"]
-        return []
+            told.append(f"the chat template refuses even a question and its answer: {reason}")
+        return told
 
     @staticmethod
     def from_folder(folder: Path) -> "Tokenizer":
@@ -120,16 +124,25 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         settings = tokenizer_settings(folder)
+        if settings.get("split_special_tokens"):
+            raise UnsupportedError(
+                f"{folder / 'tokenizer_config.json'} sets split_special_tokens, so that special "
+                "tokens in a text are cut like words, chat messages among them; set it to false."
+            )
         added = add_tokens(folder, settings, backend)
         configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
         special = {k: text for k in SPECIAL if (text := content(settings.get(k)))}
         templates = chat_templates(folder, settings)
         bos = backend.token_to_id(special["bos_token"]) if "bos_token" in special else None
+        prefix, suffix = surroundings(
+            lambda text, special: backend.encode(text, add_special_tokens=special).ids, path
+        )
         return Tokenizer(
             backend,
             eos=_eos(configs, backend, special),
-            bos=bos,
-            add_bos=bool(settings.get("add_bos_token", _adds_bos(backend, bos))),
+            bos=prefix[0] if bos is None and len(prefix) == 1 else bos,
+            prefix=prefix,
+            suffix=suffix,
             chat_template=templates.pop("default", None),
             special=special,
             more_templates=templates,
@@ -158,14 +171,15 @@ class Tokenizer:
         eos = [found for name in ("eos", "eot", "eom") if (found := ids[name]) is not None]
         named = {f"{name}_token": ids[key] for key, name in GGUF_IDS.items() if name}
         usual = kind == "llama" or pre_tokenizer(metadata).add_bos
-        add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", usual))
+        if add_bos := bool(metadata.get("tokenizer.ggml.add_bos_token", usual)):
+            ids["bos"] = default_id(kind, "bos", len(tokens)) if ids["bos"] is None else ids["bos"]
+        add_eos = bool(metadata.get("tokenizer.ggml.add_eos_token", False))
         return Tokenizer(
             backend,
             eos=tuple(end_tokens(metadata, tokens, [*eos, *more])),
-            bos=default_id(kind, "bos", len(tokens))
-            if add_bos and ids["bos"] is None
-            else ids["bos"],
-            add_bos=add_bos,
+            bos=ids["bos"],
+            prefix=(ids["bos"],) if add_bos and ids["bos"] is not None else (),
+            suffix=(ids["eos"],) if add_eos and ids["eos"] is not None else (),
             chat_template=metadata.get("tokenizer.chat_template"),
             special={name: tokens[found] for name, found in named.items() if found is not None},
         )
@@ -191,8 +205,27 @@ def _gguf_id(metadata: Mapping[str, Any], name: str, tokens: list[str]) -> int |
     return found
 
 
-def _adds_bos(backend: tokenizers.Tokenizer, bos: int | None) -> bool:
-    return bos is not None and bos in backend.encode("a").ids
+ANY_TEXT = "a 1 . я 日"
+"""Some of it is in every vocabulary."""
+
+
+def surroundings(
+    encode: Callable[[str, bool], list[int]], file: Path
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids that are put before and after a text, by `encode(text, special)` with and without them.
+
+    Raises UnsupportedError where more is done than that.
+    """
+    plain, full = encode(ANY_TEXT, False), encode(ANY_TEXT, True)
+    starts = range(len(full) - len(plain) + 1)
+    start = next((at for at in starts if full[at : at + len(plain)] == plain), 0)
+    prefix, suffix = full[:start], full[start + len(plain) :]
+    if encode("a", True) != [*prefix, *encode("a", False), *suffix]:
+        raise UnsupportedError(
+            f"the post-processor of {file} makes {full} of {plain}, which is no text between other "
+            "tokens; set it to null, or to a template with $A once."
+        )
+    return tuple(prefix), tuple(suffix)
 
 
 def _eos(

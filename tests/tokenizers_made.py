@@ -1,12 +1,21 @@
 """Small tokenizers of every kind that GGUF can hold, trained in a moment on the built-in texts."""
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 import calib_data
 from runtime.pre_tokenizers import PRE_TOKENIZERS
@@ -135,8 +144,8 @@ def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
 
 def with_specials(kind: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """A tokenizer of a kind, and its special tokens."""
-    if kind in ("llama", "metaspace"):
-        prefix = "prepend" if kind == "llama" else "first"
+    if kind in ("llama", "first"):
+        prefix = "prepend" if kind == "llama" else kind
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         return sentencepiece(prefix), special
     odd = {"word pieces": word_pieces, "lower case": lower_case}
@@ -160,6 +169,17 @@ def lower_case() -> tokenizers.Tokenizer:
     backend = byte_level(gpt2=True)
     backend.normalizer = normalizers.Lowercase()
     return backend
+
+
+def put_around(
+    backend: tokenizers.Tokenizer, before: Iterable[str] = (), after: Iterable[str] = ()
+) -> None:
+    """Make the post-processor put these tokens before and after each text."""
+    single = [*before, "$A", *after]
+    named = [(text, backend.token_to_id(text)) for text in single if text != "$A"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=single, pair="$A $B:1", special_tokens=list(dict.fromkeys(named))
+    )
 
 
 def save(backend: tokenizers.Tokenizer, folder: Path, **settings: Any) -> Path:

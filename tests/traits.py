@@ -1,7 +1,5 @@
 """What real checkpoints have, each made small: docs/traits.md says what becomes of it."""
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +9,29 @@ import torch
 from tests import tokenizers_made
 from tests.one_file_models import (
     YARN,
-    bare,
     copied_head,
-    dtype,
-    edit,
     index_of_nothing,
+    make,
+    own_head,
+    stale_index,
+    with_config,
+)
+from tests.trait_changes import (
+    Change,
+    added,
+    around,
+    bare,
+    both,
+    dtype,
+    hole,
     integers,
     large_key_biases,
-    make,
     nan_rows,
-    own_head,
+    nothing,
+    settings,
     shards,
-    stale_index,
+    templates,
     wide_head,
-    with_config,
 )
 
 WIDE = {"hidden_size": 64}
@@ -33,7 +40,7 @@ WIDE = {"hidden_size": 64}
 EQUAL = ""
 """Logits and token ids are those of transformers."""
 
-Change = Callable[[Path], Any]
+END, START = "<|endoftext|>", "<|im_start|>"
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Trait:
     change: Change
     gguf: str = EQUAL
     onnx: str = EQUAL
+    told: str = ""
+    """What a note says where transformers gives other token ids than the file that is kept."""
     tokenizer: str = ""
     """One that `tokenizers_made.with_specials` knows; "" = the bundled one."""
 
@@ -66,72 +75,6 @@ class Trait:
         return folder
 
 
-def nothing(folder: Path) -> None:
-    """The model as it is made."""
-
-
-def added(file: str = "tokenizer_config.json", **flags: Any) -> Change:
-    """A token of id 4096 that only one file names."""
-
-    def change(folder: Path) -> None:
-        text = "<|tool|>"
-        if file == "added_tokens.json":
-            edit(folder, file, **{text: 4096})
-            edit(folder, "tokenizer_config.json", added_tokens_decoder=...)
-            return
-        path = folder / "tokenizer_config.json"
-        decoder = json.loads(path.read_text()).get("added_tokens_decoder", {})
-        decoder["4096"] = {"content": text, "special": True} | flags
-        edit(folder, path.name, added_tokens_decoder=decoder)
-
-    return change
-
-
-def hole(folder: Path) -> None:
-    """A token whose id leaves others out."""
-    path = folder / "tokenizer_config.json"
-    decoder = json.loads(path.read_text()).get("added_tokens_decoder", {})
-    edit(folder, path.name, added_tokens_decoder=decoder | {"4100": {"content": "<|far|>"}})
-
-
-def tokenizer_json(change: Callable[[dict[str, Any]], Any]) -> Change:
-    """Another tokenizer.json."""
-
-    def apply(folder: Path) -> None:
-        path = folder / "tokenizer.json"
-        facts = json.loads(path.read_text())
-        change(facts)
-        path.write_text(json.dumps(facts))
-
-    return apply
-
-
-def begins(folder: Path) -> None:
-    """A post-processor that puts a token before each text."""
-    text, index = "<|endoftext|>", 4093
-    step = {
-        "type": "TemplateProcessing",
-        "single": [
-            {"SpecialToken": {"id": text, "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
-        ],
-        "pair": [
-            {"Sequence": {"id": "A", "type_id": 0}},
-            {"Sequence": {"id": "B", "type_id": 1}},
-        ],
-        "special_tokens": {text: {"id": text, "ids": [index], "tokens": [text]}},
-    }
-    tokenizer_json(lambda found: found.update(post_processor=step))(folder)
-    edit(folder, "tokenizer_config.json", bos_token=text)
-
-
-def templates(folder: Path) -> None:
-    """Chat templates of several names."""
-    text = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    listed = [{"name": name, "template": text} for name in ("default", "tool_use")]
-    edit(folder, "tokenizer_config.json", chat_template=listed)
-
-
 OUTSIDE = {"original_max_position_embeddings": 48}
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 QWEN3 = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 32}
@@ -151,6 +94,11 @@ LLAMA3_ROPE = {
 MSCALE = {"mscale": 0.7, "mscale_all_dim": 1.0}
 EXACT = {"truncate": False}
 CARD = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+ADDED = {"add_bos_token": True, "add_eos_token": True}
+FALSE_BOS = around((END,), bos_token=END, add_bos_token=False)
+SPLIT = {"split_special_tokens": True}
+AS_LLAMA = settings(tokenizer_class="LlamaTokenizer")
 
 
 def refused(name: str, sentence: str, **facts: Any) -> Trait:
@@ -232,7 +180,16 @@ TRAITS = [
     Trait("an added token of single words", {}, added(single_word=True), "sets single_word"),
     Trait("a normalized added token", {}, added(normalized=True)),
     Trait("ids of added tokens with holes", {}, hole, "ids before it", "ids before it"),
-    Trait("a token before each text", {}, begins),
+    Trait("a token before each text", {}, around((END,), bos_token=END)),
+    Trait("a token before each text, no `bos_token`", LLAMA, around((END,), bos_token=...)),
+    Trait("`add_bos_token` false, a token before each text", {}, FALSE_BOS),
+    Trait("`add_bos_token` without a post-processor", {}, settings(bos_token=END, **ADDED)),
+    Trait("another token before each text", {}, around((START,), bos_token=END), "each text"),
+    Trait("two tokens before each text", {}, around((END, START), bos_token=END), "each text"),
+    Trait("a token after each text", QWEN3, both(bare, around((), (END,)))),
+    Trait("a token before and after", {}, around((START,), (END,), bos_token=START)),
+    Trait("a token after that ends nothing", {}, around((), (START,)), "after each text"),
+    Trait("`split_special_tokens`", {}, settings(**SPLIT), *["sets split_special_tokens"] * 2),
     Trait("chat templates of several names", {}, templates),
     Trait("Llama 3's tokenizer", LLAMA, nothing, tokenizer="llama-bpe"),
     Trait("Qwen2's tokenizer", LLAMA, nothing, tokenizer="qwen2"),
@@ -241,7 +198,15 @@ TRAITS = [
     Trait("DeepSeek V3's tokenizer", LLAMA, nothing, tokenizer="deepseek-v3"),
     Trait("Qwen2's tokenizer without NFC", LLAMA, nothing, tokenizer="deepseek-r1-qwen"),
     Trait("Llama 2's tokenizer", LLAMA, nothing, tokenizer="llama"),
-    Trait("Llama 2's, saved anew", LLAMA, nothing, "other ids", tokenizer="metaspace"),
+    Trait("Llama 2's, saved anew", LLAMA, nothing, "other ids", tokenizer="first"),
+    Trait(
+        "Llama 2's tokenizer with its class named",
+        LLAMA,
+        AS_LLAMA,
+        told="other rules than LlamaTokenizer's",
+        tokenizer="llama",
+    ),
+    Trait("Llama 2's with its class, saved anew", LLAMA, AS_LLAMA, "other ids", tokenizer="first"),
     Trait("a lower-casing tokenizer", LLAMA, nothing, "Lowercase", tokenizer="lower case"),
     Trait("BERT's kind of tokenizer", LLAMA, nothing, "WordPiece", tokenizer="word pieces"),
 ]

@@ -20,6 +20,8 @@ class TokenizerCheck:
     """Texts that already the original does not give back, such as ones its normalizer changes."""
     notes: tuple[str, ...]
     """Other differences, in sentences."""
+    around: str = ""
+    """What is put before and after a text, where the two differ in it."""
 
 
 def check_tokenizer(
@@ -39,7 +41,22 @@ def check_tokenizer(
         elif artifact.decode(ids) != text:
             broken.append(text)
     return TokenizerCheck(
-        count, tuple(different), tuple(broken), tuple(lossy), settings_notes(original, artifact)
+        count,
+        tuple(different),
+        tuple(broken),
+        tuple(lossy),
+        settings_notes(original, artifact),
+        around(original, artifact),
+    )
+
+
+def around(original: Tokenizer, artifact: Tokenizer) -> str:
+    """Whether both put a text between the same ids: a sentence where they do not, else ""."""
+    if (original.prefix, original.suffix) == (artifact.prefix, artifact.suffix):
+        return ""
+    return (
+        f"its tokenizer puts {list(artifact.prefix)} before a text and {list(artifact.suffix)} "
+        f"after it, the original's {list(original.prefix)} and {list(original.suffix)}"
     )
 
 
@@ -62,8 +79,6 @@ def settings_notes(original: Tokenizer, artifact: Tokenizer) -> tuple[str, ...]:
         notes.append("the artifact has no chat template, the original has one")
     elif original.chat_template != artifact.chat_template:
         notes.append("the artifact's chat template is not the original's")
-    if original.add_bos != artifact.add_bos:
-        notes.append("the artifact and the original differ in whether a text starts with BOS")
     return tuple(notes)
 
 
@@ -82,4 +97,6 @@ def failures(check: TokenizerCheck | None) -> list[str]:
             f"its tokenizer does not give back {len(check.broken)} of {check.texts} texts, "
             f"such as {check.broken[0]!r}"
         )
+    if check.around:
+        found.append(check.around)
     return found

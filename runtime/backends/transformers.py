@@ -11,7 +11,7 @@ import numpy as np
 from runtime.archs import Arch
 from runtime.checkpoint import read_checkpoint
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
-from runtime.tokenizer import Tokenizer
+from runtime.tokenizer import Tokenizer, surroundings
 
 READS_FILES = True
 
@@ -110,10 +110,12 @@ def open(
             f"transformers finds no tensor for {missing[0]} in {folder} and would fill it with "
             "random values; rename the tensors of the checkpoint, or judge without it as reference."
         )
-    return TransformersEngine(checkpoint.arch, model.eval().to(device), _tokenizer(found, model))
+    return TransformersEngine(
+        checkpoint.arch, model.eval().to(device), _tokenizer(found, model, checkpoint.files)
+    )
 
 
-def _tokenizer(found: Any, model: Any) -> Tokenizer:
+def _tokenizer(found: Any, model: Any, folder: Path) -> Tokenizer:
     """What transformers made of the tokenizer's files. Raises UnsupportedError for a slow one."""
     backend = getattr(found, "backend_tokenizer", None)
     if backend is None:
@@ -126,10 +128,14 @@ def _tokenizer(found: Any, model: Any) -> Tokenizer:
     templates = found.chat_template
     if isinstance(templates, dict):
         templates = templates.get("default")
+    prefix, suffix = surroundings(
+        lambda text, special: list(found(text, add_special_tokens=special).input_ids), folder
+    )
     return Tokenizer(
         backend,
         eos=tuple(ends),
         bos=found.bos_token_id,
-        add_bos=found.bos_token_id is not None and found.bos_token_id in found("a").input_ids,
+        prefix=prefix,
+        suffix=suffix,
         chat_template=templates,
     )

@@ -126,8 +126,21 @@ def test_whether_bos_is_added(keys: dict[str, Any], added: bool, tmp_path: Path)
     named = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
     engine = opened(tmp_path, [], EOS | named | {"tokenizer.ggml.bos_token_id": 7})
     assert engine.tokenizer is not None
-    assert (theirs.adds_bos(engine), engine.tokenizer.add_bos) == (added, added)
+    assert (theirs.adds_bos(engine), bool(engine.tokenizer.prefix)) == (added, added)
     assert (theirs.tokenize(engine, "a", add_special=True)[0] == 7) is added
+
+
+@pytest.mark.parametrize("model", ["gpt2", "llama"])
+@pytest.mark.parametrize("said", [True, False, None])
+def test_whether_eos_is_added(model: str, said: bool | None, tmp_path: Path) -> None:
+    keys = EOS | {"tokenizer.ggml.model": model, "tokenizer.ggml.add_bos_token": False}
+    named = {} if said is None else {"tokenizer.ggml.add_eos_token": said}
+    engine = opened(tmp_path, [], keys | named)
+    assert engine.tokenizer is not None
+    assert engine.tokenizer.suffix == ((5,) if said else ())
+    for text in ("a", "", "a a"):
+        ids = [*engine.tokenizer.encode(text), *engine.tokenizer.suffix]
+        assert theirs.tokenize(engine, text, add_special=True) == ids
 
 
 WIDE = np.random.default_rng(0)

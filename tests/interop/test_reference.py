@@ -9,11 +9,9 @@ import torch
 
 import edgequant
 from quantize.checkpoint import bundled, open_checkpoint
-from quantize.report.torture import TORTURE
 from runtime.engine import open_engine
 from runtime.errors import CorruptFileError, EdgequantError, GateError
-from tests import tokenizers_made
-from tests.one_file_models import edit, make, weights
+from tests.one_file_models import make, weights
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install 'edgequant[interop]'"
@@ -113,22 +111,3 @@ def test_tensors_that_transformers_would_make_up_are_told(tmp_path: Path) -> Non
 def test_only_backends_that_run_checkpoints_are_references(f32: Path, norm_900: Path) -> None:
     with pytest.raises(EdgequantError, match="'llamacpp' does not run the original; known: native"):
         edgequant.check(f32, norm_900, reference="llamacpp", **SHORT)
-
-
-@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "llama"])
-@pytest.mark.parametrize("kind", ["qwen2", "gpt-2", "deepseek-r1-qwen"])
-@pytest.mark.parametrize("named", [None, "TokenizersBackend", "Qwen2TokenizerFast"])
-def test_rules_that_transformers_replaces_are_told(
-    model_type: str, kind: str, named: str | None, tmp_path: Path
-) -> None:
-    backend, special = tokenizers_made.with_specials(kind)
-    sizes = {"vocab_size": backend.get_vocab_size(), "head_dim": 8, "eos_token_id": 0}
-    folder = make(tmp_path / "model", **sizes | {"model_type": model_type})
-    tokenizers_made.save(backend, folder, **special)
-    edit(folder, "tokenizer_config.json", tokenizer_class=... if named is None else named)
-    found = open_checkpoint(folder)
-    theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    same = all(theirs.encode(t, add_special_tokens=False) == backend.encode(t).ids for t in TORTURE)
-    told = [note for note in found.notes if "other rules than Qwen2's" in note]
-    assert bool(told) != same
-    assert all(found.tokenizer.encode(text) == backend.encode(text).ids for text in TORTURE)

@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 
 import edgequant
+from quantize.checkpoint import open_checkpoint
+from runtime.engine import open_engine
 from runtime.errors import EdgequantError
+from runtime.tokenizer import Tokenizer
+from tests.interop.vocabulary import tokenize
 from tests.traits import TRAITS, Trait
 
-pytest.importorskip(
+transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install 'edgequant[interop]'"
 )
 
@@ -18,6 +23,30 @@ KL = {"gguf": 1e-4, "onnx": 1e-7}
 """llama.cpp keeps keys and values as float16."""
 
 TARGETS = {"gguf": "gguf:F32", "onnx": "onnx:fp32"}
+
+
+TEXTS = ("Hello", " two words", "", "a <|im_end|>b </s> c")
+
+
+def transformers_ids(folder: Path) -> list[list[int]]:
+    """Ids of TEXTS with what is put around them, by transformers."""
+    found = transformers.AutoTokenizer.from_pretrained(folder)
+    return [found(text).input_ids for text in TEXTS]
+
+
+def own_ids(folder: Path) -> list[list[int]]:
+    """The same by the tokenizer.json of a folder."""
+    found = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return [found.encode(text).ids for text in TEXTS]
+
+
+def full_ids(artifact: Path) -> list[list[int]]:
+    """The same by llama.cpp of a GGUF file, and as we read an ONNX folder."""
+    if artifact.is_file():
+        engine = open_engine(artifact, "llamacpp")
+        return [tokenize(engine, text, add_special=True) for text in TEXTS]
+    found = Tokenizer.from_folder(artifact)
+    return [[*found.prefix, *found.encode(text), *found.suffix] for text in TEXTS]
 
 
 @pytest.mark.parametrize("container", TARGETS)
@@ -33,6 +62,12 @@ def test_a_trait_is_kept_or_refused(trait: Trait, container: str, tmp_path: Path
         assert not list(tmp_path.glob("out/*"))
         return
     made = edgequant.quantize(folder, TARGETS[container], **settings).artifacts[0]
+    notes = " ".join(open_checkpoint(folder).notes)
+    assert trait.told in notes
+    assert full_ids(made.path) == (own_ids if trait.told else transformers_ids)(folder)
+    if trait.told:
+        assert own_ids(folder) != transformers_ids(folder)
+        return
     found = edgequant.check(
         made.path, folder, backend="llamacpp", reference="transformers", eval_rows=3, eval_length=96
     )

@@ -145,11 +145,13 @@ def test_whatever_fails_in_a_template_is_one_sentence(template: str) -> None:
 
 
 def test_bos_is_there_once(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizers_made.put_around(backend, ["<|endoftext|>"])
+    backend.save(str(folder / "tokenizer.json"))
     edit(
         folder,
         "tokenizer_config.json",
         bos_token="<|endoftext|>",
-        add_bos_token=True,
         chat_template="{{ bos_token }}" + TEMPLATE,
     )
     engine = edgequant.load(folder)._engine

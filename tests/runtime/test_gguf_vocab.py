@@ -95,11 +95,11 @@ def test_whether_bos_is_added_follows_the_kind_unless_it_is_said(
     for said in (True, False):
         told = Tokenizer.from_gguf(found | {"tokenizer.ggml.add_bos_token": said}, VOCAB)
         assert told is not None
-        assert told.add_bos is said
+        assert (told.prefix == (told.bos,)) is said
     del found["tokenizer.ggml.add_bos_token"]
     untold = Tokenizer.from_gguf(found, VOCAB)
     assert untold is not None
-    assert untold.add_bos is expected
+    assert bool(untold.prefix) is expected
 
 
 def test_an_id_of_minus_one_means_none(metadata: dict[str, Any]) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 
 from quantize.checkpoint import Checkpoint, bundled
 from quantize.report.torture import TORTURE
 from runtime.errors import EdgequantError
 from runtime.json_files import read_json
 from runtime.tokenizer import Tokenizer
+from runtime.tokenizer_class import replaced_rules
+from tests.tokenizers_made import put_around
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
@@ -73,33 +76,59 @@ def test_a_model_without_any_end_has_no_separator(folder: Path) -> None:
 def test_a_bos_token_may_be_text_or_an_object(folder: Path) -> None:
     text = edit(folder, "tokenizer_config.json", bos_token="<|endoftext|>")
     assert text.bos == text.backend.token_to_id("<|endoftext|>")
-    assert not text.add_bos
     item = {"content": "<|endoftext|>", "lstrip": False}
-    found = edit(folder, "tokenizer_config.json", bos_token=item, add_bos_token=True)
-    assert found.bos == text.bos
-    assert found.add_bos
-    assert found.separator == found.bos
+    assert edit(folder, "tokenizer_config.json", bos_token=item).bos == text.bos
 
 
-def test_adding_bos_is_read_off_the_tokenizer_where_no_file_says_so(folder: Path) -> None:
-    edit(folder, "tokenizer_config.json", bos_token="<|endoftext|>", add_bos_token=...)
-    values = read_json(folder / "tokenizer.json")
-    bos = Tokenizer.from_folder(folder).bos
-    values["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [
-            {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
-        ],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {
-            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [bos], "tokens": ["<|endoftext|>"]}
-        },
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(values))
-    found = Tokenizer.from_folder(folder)
-    assert found.add_bos
-    assert bos not in found.encode("a")
+START, END = 4094, 4093
+AROUND: list[tuple[list[str], list[str]]] = [
+    ([], []),
+    (["<|endoftext|>"], []),
+    (["<|im_start|>"], ["<|endoftext|>"]),
+    (["<|endoftext|>", "<|im_start|>"], []),
+    ([], ["<|im_start|>", "<|endoftext|>"]),
+]
+
+
+@pytest.mark.parametrize("named", [..., "<|endoftext|>"])
+@pytest.mark.parametrize("said", [..., None, True, False])
+@pytest.mark.parametrize(("before", "after"), AROUND)
+def test_the_post_processor_says_what_stands_around_a_text(
+    before: list[str], after: list[str], said: Any, named: Any, folder: Path
+) -> None:
+    """As in transformers 5, `add_bos_token` beside it says nothing."""
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    put_around(backend, before, after)
+    backend.save(str(folder / "tokenizer.json"))
+    keys = {"add_bos_token": said, "add_eos_token": said, "bos_token": named}
+    found = edit(folder, "tokenizer_config.json", **keys)
+    ids = {"<|endoftext|>": END, "<|im_start|>": START}
+    assert found.prefix == tuple(ids[text] for text in before)
+    assert found.suffix == tuple(ids[text] for text in after)
+    assert found.bos == (END if named is not ... else found.prefix[0] if len(before) == 1 else None)
+    assert found.separator == (found.prefix[0] if before else found.eos[-1])
+    notes = replaced_rules(folder, {}, found)
+    for key, there in (("add_bos_token", before), ("add_eos_token", after)):
+        expected = isinstance(said, bool) and said != bool(there)
+        assert any(f"{key} ({str(said).lower()})" in note for note in notes) == expected
+    assert any("prompts go without" in note for note in found.notes()) == bool(after)
+    assert found.encode("<|endoftext|>a") == [END, *found.encode("a")]
+
+
+def test_a_post_processor_that_does_more_is_refused(folder: Path) -> None:
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A <|endoftext|> $A", pair="$A $B:1", special_tokens=[("<|endoftext|>", END)]
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    with pytest.raises(EdgequantError, match=r"no text between other tokens; set it to null"):
+        Tokenizer.from_folder(folder)
+
+
+def test_special_tokens_that_are_cut_are_refused(folder: Path) -> None:
+    with pytest.raises(EdgequantError, match="sets split_special_tokens, .*; set it to false"):
+        edit(folder, "tokenizer_config.json", split_special_tokens=True)
+    assert edit(folder, "tokenizer_config.json", split_special_tokens=False).encode("a")
 
 
 def test_a_chat_template_may_stand_in_three_places(folder: Path) -> None:

@@ -120,17 +120,26 @@ def test_a_tokenizer_that_changes_text_is_a_fault(tiny: Checkpoint) -> None:
     assert len(failures(found)) == 2
 
 
-def test_other_end_tokens_template_and_bos_are_told(tiny: Checkpoint) -> None:
-    other = replace(tiny.tokenizer, eos=(), chat_template=None, add_bos=True)
+def test_other_end_tokens_and_template_are_told(tiny: Checkpoint) -> None:
+    other = replace(tiny.tokenizer, eos=(), chat_template=None)
     notes = check_tokenizer(tiny.tokenizer, other, []).notes
     assert any("does not stop at the original's end tokens" in note for note in notes)
     assert any("has no chat template" in note for note in notes)
-    assert any("starts with BOS" in note for note in notes)
     changed = replace(tiny.tokenizer, chat_template="x")
     assert (
         "chat template is not the original's"
         in check_tokenizer(tiny.tokenizer, changed, []).notes[0]
     )
+
+
+@pytest.mark.parametrize("where", ["prefix", "suffix"])
+def test_other_tokens_around_a_text_are_a_fault(tiny: Checkpoint, where: str) -> None:
+    other = replace(tiny.tokenizer, **{where: (4093,)})
+    assert failures(check_tokenizer(other, other, [])) == []
+    for original, artifact in ((tiny.tokenizer, other), (other, tiny.tokenizer)):
+        fault = failures(check_tokenizer(original, artifact, []))
+        assert len(fault) == 1 and "[4093]" in fault[0]
+        assert "before a text" in fault[0] and "after it, the original's" in fault[0]
 
 
 def test_a_gguf_of_another_tool_stops_at_ends_known_by_their_texts(tiny: Checkpoint) -> None:
