@@ -83,9 +83,7 @@ def test_outputs_that_cannot_be_written_are_told_before_the_work(
 ) -> None:
     if not place.is_absolute() or sys.platform == "linux":
         (tmp_path / "file").write_text("")
-        with pytest.raises(
-            InputError, match=r"cannot write in .*; .* folder with output"
-        ):
+        with pytest.raises(InputError, match=r"cannot write in .*; .* folder with output"):
             edgequant.quantize(model, "gguf:Q4_0", tmp_path / place, method="rtn", **BRIEF)
 
 

@@ -248,9 +248,7 @@ def test_arrays_of_another_kind_are_refused_rather_than_converted() -> None:
 
 
 def test_fewer_than_one_thread_is_refused(tiny: Checkpoint) -> None:
-    with pytest.raises(
-        EdgequantError, match="threads must be a whole number from 1 .* not 0"
-    ):
+    with pytest.raises(EdgequantError, match="threads must be a whole number from 1 .* not 0"):
         open_engine(tiny.model(), "native", threads=0)
 
 
