@@ -24,8 +24,8 @@ class TextSettings(TypedDict, total=False):
     """A file as for `calibration`, or a spec. Default: the held-out part of "builtin"."""
     eval_rows: int
     """Windows; 0 = all there are, at most 64. Default: 0."""
-    eval_length: int
-    """Tokens a window. Default: 512."""
+    eval_length: int | None
+    """Tokens a window. Default: 512, or the model's whole context where that is shorter."""
     adapter: StrPath | Sequence[StrPath]
     """LoRA folders or hub ids that are merged into the original, in this order. Default: none."""
     device: str
@@ -83,8 +83,8 @@ class PlanSettings(GateSettings, total=False):
     """An importance matrix of llama.cpp, instead of calibration text."""
     rows: int
     """Calibration windows. Default: 64."""
-    length: int
-    """Tokens a calibration window. Default: 512."""
+    length: int | None
+    """Tokens a calibration window. Default: as `eval_length`."""
     seed: int
     """Of the choice of text. Default: 0."""
     damp: float

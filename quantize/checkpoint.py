@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from array_api_compat import array_namespace
 
-from quantize.hub import download
+from quantize.hub import ADAPTER, CHECKPOINT, download
 from runtime.checkpoint import Checkpoint, read_checkpoint
 from runtime.errors import CorruptFileError, InputError
 from runtime.quant_types.base import Array
@@ -31,13 +31,13 @@ def open_checkpoint(source: str | Path | None, adapters: Sequence[str | Path] = 
             "the bundled model comes with the repository, not with an installed package; give a "
             "checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B."
         )
-    merged = [_local(adapter) for adapter in adapters]
+    merged = [_local(adapter, ADAPTER) for adapter in adapters]
     return read_checkpoint(_local(source or bundled()), merged)
 
 
-def _local(source: str | Path) -> Path:
+def _local(source: str | Path, way_out: str = CHECKPOINT) -> Path:
     """A folder as it is, a hub id as the folder that it was downloaded to."""
-    return Path(source) if Path(source).exists() else download(str(source))
+    return Path(source) if Path(source).exists() else download(str(source), way_out)
 
 
 def check_finite(tensor: Tensor, values: Array) -> None:

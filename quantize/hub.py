@@ -14,15 +14,18 @@ PATTERNS = [
 ]
 
 
-def download(source: str) -> Path:
+CHECKPOINT = "give a checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B"
+ADAPTER = "give --adapter a folder that peft's save_pretrained wrote, or the hub id of one"
+
+
+def download(source: str, way_out: str = CHECKPOINT) -> Path:
     """The folder of a repository such as "Qwen/Qwen2.5-0.5B"; offline, the one in the cache.
 
-    Raises EdgequantError for a name that is none, without the extra `hub`, and when it fails.
+    Raises EdgequantError for a name that is none, with `way_out`, without the extra `hub`, and when
+    it fails.
     """
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise InputError(
-            f"{source} does not exist; give a checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B."
-        )
+        raise InputError(f"{source} does not exist; {way_out}.")
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (

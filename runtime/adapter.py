@@ -13,6 +13,7 @@ from typing import Any
 from runtime.checkpoint_names import FLOATS
 from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
 from runtime.json_files import AdapterConfig, read_json
+from runtime.links import check_links
 from runtime.safetensors_file import read
 from runtime.stored import StoredArray
 
@@ -114,6 +115,7 @@ class Adapter:
 
 def read_adapter(folder: Path, name: str) -> Adapter:
     """Open an adapter's folder. Raises EdgequantError for one that cannot be merged."""
+    check_links(folder)
     if not (folder / CONFIG).is_file():
         raise InputError(
             f"{folder} has no {CONFIG}; give --adapter a folder that peft's save_pretrained wrote."

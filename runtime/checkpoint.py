@@ -19,7 +19,7 @@ from runtime.checkpoint_names import unwrapped, with_own_head
 from runtime.checkpoint_tensors import already_quantized, checked_tensors
 from runtime.errors import CorruptFileError
 from runtime.json_files import read_json
-from runtime.links import check_links
+from runtime.links import check_links, check_name
 from runtime.merged import MergedArray
 from runtime.merging import merge_all
 from runtime.model import Model
@@ -140,6 +140,8 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     `adapters`: folders of LoRA adapters, merged in this order. Raises EdgequantError in one
     sentence for what is not there or cannot be.
     """
+    for path in (folder, *adapters):
+        check_name(path)
     if folder not in adapters:
         refuse_adapter(folder)
     check_links(folder)

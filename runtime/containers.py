@@ -4,7 +4,7 @@ from pathlib import Path
 
 from runtime import checkpoint, gguf_file, onnx_file
 from runtime.errors import InputError
-from runtime.links import check_links
+from runtime.links import check_kind, check_links, check_name
 from runtime.reader import Reader
 
 READERS: dict[str, Reader] = {
@@ -19,6 +19,8 @@ def recognise(path: Path) -> Reader:
     ways = f"{', '.join(others)} or {last}"
     if not path.exists():
         raise InputError(f"{path} does not exist; give {ways}.")
+    check_kind(path)
+    check_name(path)
     for reader in READERS.values():
         if reader.recognises(path):
             return reader

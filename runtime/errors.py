@@ -10,12 +10,27 @@
 Each raise names a kind, so that a program can tell them apart; nobody raises EdgequantError itself.
 """
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
 
+def one_line(text: str) -> str:
+    """Text with control characters as Python writes them: names out of files may hold any."""
+    return "".join(
+        repr(char)[1:-1] if unicodedata.category(char) in UNPRINTED else char for char in text
+    )
+
+
+UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's control characters, halves of surrogate pairs, and separators of lines."""
+
+
 class EdgequantError(Exception):
     """Whatever stops an operation; the command exits 2, and 1 for a failed gate."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class InputError(EdgequantError, ValueError):
@@ -46,4 +61,4 @@ class GateError(EdgequantError):
         super().__init__(self.failures, result)  # what pickle makes it from again
 
     def __str__(self) -> str:
-        return f"gate failed: {'; '.join(self.failures)}."
+        return one_line(f"gate failed: {'; '.join(self.failures)}.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime import rope_config
 from runtime.errors import CorruptFileError, UnsupportedError
 
 ORIGINAL = "original_max_position_embeddings"
@@ -116,13 +117,15 @@ class Rope:
         for a scaling this runtime does not compute.
         """
         scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        rope_config.refuse_by_layer(scaling)
         rope_type = scaling.get("rope_type") or scaling.get("type") or "default"
         if rope_type not in ("default", "linear", "llama3", "yarn"):
             raise UnsupportedError(
                 f"config.json asks for rope scaling {rope_type!r}; "
                 "supported: default, linear, llama3, yarn."
             )
-        _refuse_partial(scaling, config)
+        rope_config.refuse_partial(scaling, config)
+        rope_config.refuse_incomplete(scaling, rope_type)
         context = scaling.get(ORIGINAL)
         if rope_type in ("llama3", "yarn"):  # as transformers, which looks beside it first
             context = config.get(ORIGINAL) or context
@@ -134,9 +137,9 @@ class Rope:
         }
         if rope_type == "yarn":
             found |= {"truncate": bool(scaling.get("truncate", True))}
-            found.setdefault("attention_factor", _attention_factor(scaling))
+            found.setdefault("attention_factor", rope_config.attention_factor(scaling))
         return Rope(
-            theta=_theta(scaling, config) or theta,
+            theta=rope_config.theta(scaling, config) or theta,
             rope_type=rope_type,
             factor=float(scaling.get("factor") or 1.0),
             original_context=int(context or config.get("max_position_embeddings") or 0),
@@ -159,7 +162,7 @@ class Rope:
                 f"config.json has {ORIGINAL} {beside} beside its rope settings and {inside} in "
                 "them: the former is used, as transformers does"
             )
-        unknown = sorted((scaling or stored or {}).keys() - CONFIG_KEYS)
+        unknown = sorted((scaling or stored or {}).keys() - rope_config.KEYS)
         if unknown:
             notes.append(
                 f"config.json's rope settings have {', '.join(unknown)}, which transformers does "
@@ -228,58 +231,6 @@ class Rope:
             return rope
         return replace(rope, attention_factor=rope.yarn_magnitude * magnitude)
 
-
-def _theta(scaling: dict[str, Any], config: dict[str, Any]) -> float | None:
-    """The base of the frequencies, if given.
-
-    Raises UnsupportedError where transformers would lose it.
-    """
-    theta = scaling.get("rope_theta") or config.get("rope_theta")
-    lost = (config.get("rope_parameters") or {}).get("rope_theta")
-    if theta is None and lost is not None:
-        raise UnsupportedError(
-            "config.json has rope_scaling beside rope_parameters, and only the latter has a "
-            f"rope_theta ({lost:g}), which transformers then loses; write it into rope_scaling."
-        )
-    return float(theta) if theta else None
-
-
-def _attention_factor(scaling: dict[str, Any]) -> float | None:
-    """yarn's attention factor where two mscale are given, as DeepSeek's; None = yarn's own."""
-    one, all_dim = scaling.get("mscale"), scaling.get("mscale_all_dim")
-    factor = float(scaling.get("factor") or 1.0)
-    if not one or not all_dim or factor <= 1:
-        return None
-    above, below = (0.1 * float(scale) * math.log(factor) + 1 for scale in (one, all_dim))
-    return above / below
-
-
-def _refuse_partial(scaling: dict[str, Any], config: dict[str, Any]) -> None:
-    part = scaling.get("partial_rotary_factor") or config.get("partial_rotary_factor")
-    if part not in (None, 1):
-        raise UnsupportedError(
-            f"config.json has partial_rotary_factor {part}, and rope on a part of each head is not "
-            "supported for this architecture."
-        )
-
-
-CONFIG_KEYS = {
-    "attention_factor",
-    "beta_fast",
-    "beta_slow",
-    "factor",
-    "high_freq_factor",
-    "low_freq_factor",
-    "mscale",
-    "mscale_all_dim",
-    "original_max_position_embeddings",
-    "partial_rotary_factor",
-    "rope_theta",
-    "rope_type",
-    "truncate",
-    "type",
-}
-"""What transformers reads of rope_scaling or rope_parameters."""
 
 GGUF_KINDS = {"none": "default", "linear": "linear", "yarn": "yarn"}
 """GGUF's name of a scaling -> ours."""

@@ -135,6 +135,5 @@ def templates(folder: Path) -> None:
 
 def wide_head(folder: Path) -> None:
     """A trained head in float64 under a tied flag."""
-    weights(
-        folder, lambda w: w | {"lm_head.weight": w["model.embed_tokens.weight"].flip(0).double()}
-    )
+    own_head(folder)
+    weights(folder, lambda w: w | {"lm_head.weight": w["lm_head.weight"].double()})

@@ -25,7 +25,7 @@ from quantize.calibration.stream import (
     forward,
 )
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.plan import Plan, check_limits
+from quantize.plan import Plan, check_limits, window_length
 from quantize.progress import Progress, silent
 from quantize.run.resume import Work
 from runtime.backends.torch import TorchOps, check_device
@@ -42,7 +42,7 @@ class ImatrixRequest:
     adapter: Sequence[str] = Plan.adapter
     calibration: str = Plan.calibration
     rows: int = Plan.rows
-    length: int = Plan.length
+    length: int | None = Plan.length
     seed: int = Plan.seed
     max_ram: float = Plan.max_ram
     device: str = Plan.device
@@ -76,12 +76,14 @@ def make(
     `say` is told what the checkpoint and the text were read without.
     """
     check_target(request.output, request.overwrite)
+    calib_data.check_spec(request.calibration)
     check_device(request.device)
     checkpoint = open_checkpoint(request.model, request.adapter)
     refuse_experts(checkpoint.arch)
-    check_length(request.length, checkpoint.arch.context)
+    length = window_length(request.length, checkpoint.arch.context)
+    check_length(length, checkpoint.arch.context)
     windows = load_text(
-        checkpoint, request.calibration, request.rows, request.length, request.seed, progress
+        checkpoint, request.calibration, request.rows, length, request.seed, progress
     )
     progress("calibration text", 1, 1, windows.summary())
     for line in (*checkpoint.notes, *windows.left_out):

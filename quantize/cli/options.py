@@ -55,7 +55,9 @@ ImatrixFile = Annotated[
     typer.Option("--imatrix", help="llama.cpp's importance matrix, instead of calibration text."),
 ]
 CalibRows = Annotated[int | None, typer.Option(help="Calibration windows. Default: 64.")]
-CalibLength = Annotated[int | None, typer.Option(help="Tokens a window. Default: 512.")]
+CalibLength = Annotated[
+    int | None, typer.Option(help="Tokens a window. Default: 512, or the model's whole context.")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of the choice of text. Default: 0.")]
 Damp = Annotated[
     float | None, typer.Option(help="GPTQ damping, share of the mean diagonal. Default: 0.01.")
@@ -91,7 +93,9 @@ EvalData = Annotated[
     ),
 ]
 EvalRows = Annotated[int | None, typer.Option(help="Evaluation windows; 0 = all, at most 64.")]
-EvalLength = Annotated[int | None, typer.Option(help="Tokens a window.")]
+EvalLength = Annotated[
+    int | None, typer.Option(help="Tokens a window. Default: 512, or the model's whole context.")
+]
 Backend = Annotated[str, typer.Option(help="Engine for GGUF files.")]
 Reference = Annotated[
     str | None,

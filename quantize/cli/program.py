@@ -12,7 +12,7 @@ from rich.text import Text
 import quantize
 from quantize.cli import interrupt, judge, look, make, system, use
 from quantize.cli.screen import errors
-from runtime.errors import EdgequantError
+from runtime.errors import EdgequantError, one_line
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": make.run,
@@ -69,7 +69,7 @@ def run() -> int:
         if "--debug" in sys.argv:
             raise
         code, told = sentence(error)
-        errors.print(Text.assemble(("error", "red"), " ", told), soft_wrap=True)
+        errors.print(Text.assemble(("error", "red"), " ", one_line(told)), soft_wrap=True)
         return code
     return 0
 

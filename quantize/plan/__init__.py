@@ -21,7 +21,7 @@ from quantize.plan.assignment import (
     ruled,
 )
 from quantize.plan.effort import EFFORTS, LEAST_WINDOWS, Effort
-from quantize.plan.plan import Plan, check_limits
+from quantize.plan.plan import Plan, check_limits, window_length
 from quantize.plan.rule import Rule
 from quantize.plan.target import Target
 
@@ -41,4 +41,5 @@ __all__ = [
     "matrix_widths",
     "narrow",
     "ruled",
+    "window_length",
 ]

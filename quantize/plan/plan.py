@@ -16,6 +16,7 @@ from quantize.plan.target import AUTO, Target
 from quantize.plan.values import as_list, parse_bytes, paths_of, read_toml, settled
 from quantize.rewrites import REWRITES
 from runtime.errors import InputError
+from runtime.links import check_name
 
 LIMITS = (
     ("rows", 1, inf),
@@ -32,6 +33,16 @@ LIMITS = (
     ("max_ppl_ratio", 0, inf),
 )
 """Least and greatest value of a Plan's numbers."""
+
+GATES = ("max_kl", "min_top1", "max_ppl_ratio", "baseline")
+"""What an artifact is held against; `max_kl` may be what automatic targets aim at instead."""
+LENGTH = 512
+"""Tokens a window where the model's context has room."""
+
+
+def window_length(asked: int | None, context: int) -> int:
+    """Tokens a window: as many as were asked for, else LENGTH, or a shorter context."""
+    return min(LENGTH, context) if asked is None else asked
 
 
 def check_limits(settings: object) -> None:
@@ -64,7 +75,8 @@ class Plan:
     imatrix: Path | None = None
     """File with the mean squared inputs, taken instead of calibration text."""
     rows: int = 64
-    length: int = 512
+    length: int | None = None
+    """Tokens a calibration window; None = see `window_length`."""
     seed: int = 0
     damp: float = 0.01
     allow_fallback: bool = False
@@ -75,7 +87,8 @@ class Plan:
     eval_data: str = "builtin"
     eval_rows: int = 0
     """Windows of the held-out part; 0 = all there are, at most 64."""
-    eval_length: int = 512
+    eval_length: int | None = None
+    """Tokens a window; None = as for `length`."""
     max_kl: float | None = None
     min_top1: float | None = None
     max_ppl_ratio: float | None = None
@@ -109,6 +122,7 @@ class Plan:
             )
         check_limits(self)
         self._check_automatic()
+        self._check_gates()
 
     @property
     def chosen_rewrites(self) -> tuple[str, ...]:
@@ -136,6 +150,18 @@ class Plan:
             raise InputError(
                 f"--to {automatic[0]} predicts the loss of methods that calibrate, and "
                 f"{self.method} does not; use --method gptq, or a preset."
+            )
+
+    def _check_gates(self) -> None:
+        """A gate without a measurement would always hold."""
+        gates = [name for name in GATES if getattr(self, name) is not None]
+        if any(target.automatic for target in self.targets) and "max_kl" in self.aim():
+            gates = [name for name in gates if name != "max_kl"]
+        if gates and not self.check:
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in gates)
+            raise InputError(
+                f"--no-check measures nothing, so nothing could be held against {named}; leave out "
+                "one or the other."
             )
 
     def recipe(self) -> dict[str, Any]:
@@ -204,6 +230,7 @@ class Plan:
             text = str(values.get(name))
             if not text or "\0" in text:
                 raise InputError(f"{name} is {text!r}, a name that nothing has; leave it out.")
+            check_name(Path(text))
         for name in ("output", "baseline", "imatrix"):
             if (found := values.get(name)) is not None:
                 if not isinstance(found, str | os.PathLike):

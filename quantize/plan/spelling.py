@@ -9,6 +9,7 @@ import re
 FIELDS = {
     "--calib-length": "length",
     "--calib-rows": "rows",
+    "--no-check": "check=False",
     "--rewrite": "rewrites",
     "--rule": "rules",
     "-o": "output",

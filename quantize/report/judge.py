@@ -7,9 +7,8 @@ from typing import Any, get_type_hints
 import calib_data
 import quantize
 from calib_data import Part, Windows
-from export.files import check_folder, new_file
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.plan import Assignment, Plan, check_limits
+from quantize.plan import Assignment, Plan, check_limits, window_length
 from quantize.plan.values import paths_of, settled
 from quantize.progress import Progress
 from quantize.report import render
@@ -23,17 +22,17 @@ from quantize.report.original import (
     original_backend,
 )
 from quantize.report.reject import reject_failed
-from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report
+from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report, read_report
 from quantize.report.scan import weights
+from quantize.report.written import refuse_reports, write
 from quantize.run.job import Job
 from runtime.checkpoint import hub_id, model_name
+from runtime.containers import recognise
 from runtime.errors import InputError
 from runtime.memory import require_memory
 
 MOST_WINDOWS = 64
 """Of a text that has more, when no number was asked for."""
-REPORTS = ("report.json", "report.html", "README.md")
-"""Written beside the artifacts; `check` writes the first two."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Settings:
 
     eval_data: str = Plan.eval_data
     eval_rows: int = Plan.eval_rows
-    eval_length: int = Plan.eval_length
+    eval_length: int | None = Plan.eval_length
     max_kl: float | None = Plan.max_kl
     min_top1: float | None = Plan.min_top1
     max_ppl_ratio: float | None = Plan.max_ppl_ratio
@@ -151,6 +150,10 @@ def check_files(
         refuse_reports(report_folder)
     flags = flags | {"adapter": paths_of(flags.get("adapter") or (), "adapter")}
     settings = Settings(**settled(flags, get_type_hints(Settings)))
+    for file in files:
+        recognise(file)
+    if settings.baseline is not None:
+        read_report(settings.baseline)
     checkpoint = open_checkpoint(against, settings.adapter)
     setup = prepare(settings, checkpoint, checkpoint.fingerprint(), [{label} for label in labels])
     subjects = [
@@ -197,7 +200,7 @@ def prepare(
     evaluation = Evaluation(
         data=settings.eval_data,
         windows=windows.rows,
-        length=settings.eval_length,
+        length=windows.ids.shape[1],
         sha256=windows.sha256,
         summary=windows.summary(),
     )
@@ -222,7 +225,8 @@ def prepare(
 
 def held_out(settings: Settings, checkpoint: Checkpoint) -> Windows:
     """Windows of text that calibration with the same source never sees."""
-    length, context = settings.eval_length, checkpoint.arch.context
+    context = checkpoint.arch.context
+    length = window_length(settings.eval_length, context)
     if not 16 <= length <= context:
         raise InputError(
             f"--eval-length must be between 16 and the model's context of {context}, not {length}."
@@ -275,23 +279,3 @@ def apply_gates(result: ArtifactResult, problems: tuple[str, ...], gates: Gates)
         notes += (f"not in the baseline {gates.baseline_file}, so not compared with it",)
     failures = (*integrity_failures(result, problems), *gates.failures(result))
     return replace(result, failures=failures, notes=notes)
-
-
-def refuse_reports(folder: Path) -> None:
-    """Raise InputError when no report can go there, before the time is spent."""
-    check_folder(folder, "--report")
-    for name in REPORTS[:2]:
-        if (folder / name).exists():
-            raise InputError(
-                f"{folder / name} exists; choose another folder with --report, or move it away."
-            )
-
-
-def write(report: Report, folder: Path, card: str | None, overwrite: bool) -> None:
-    """report.json, report.html and, when given, the model card."""
-    texts = {"report.json": report.text(), "report.html": render.html(report)}
-    if card is not None:
-        texts["README.md"] = card
-    for name, text in texts.items():
-        with new_file(folder / name, overwrite) as temp:
-            temp.write_text(text, encoding="utf-8")

@@ -40,10 +40,12 @@ def reject(path: Path) -> Path:
     if hub_id(Path(os.path.abspath(path))):
         raise InputError("it lies in a hub's cache, whose names are the hub's")
     target = path.with_name(path.name + REJECTED)
-    if target.is_dir():
+    if os.path.lexists(target):
         known = any(container.reader.recognises(target) for container in CONTAINERS.values())
-        if not known and any(target.iterdir()):
+        empty = target.is_dir() and not any(target.iterdir())
+        if not known and not empty:
             raise InputError(f"{target} is something else")
+    if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     os.replace(path, target)
     return target

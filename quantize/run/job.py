@@ -27,6 +27,7 @@ from quantize.plan import (
     Rule,
     Target,
     check_rules,
+    window_length,
 )
 from quantize.progress import Progress, silent
 from quantize.report.report import read_report
@@ -127,10 +128,12 @@ class Job:
         check_files(plan)
         checkpoint = open_checkpoint(plan.model, plan.adapter)
         check_rules(plan, checkpoint.arch)
+        length = window_length(plan.length, checkpoint.arch.context)
+        plan = replace(plan, length=length)  # as artifacts say it
         imatrix = for_model(plan.imatrix, checkpoint.arch)
         check_device(plan.device)
         if METHODS[plan.method].calibrated or any(target.automatic for target in plan.targets):
-            check_length(plan.length, checkpoint.arch.context)
+            check_length(length, checkpoint.arch.context)
         for container in dict.fromkeys(target.container for target in plan.targets):
             refuse_other_tokens(container, checkpoint)
         fingerprint, effort, keys = checkpoint.fingerprint(), EFFORTS[plan.effort], {}
@@ -146,7 +149,7 @@ class Job:
             goal=Goal(plan.target_size, plan.target_bpw, plan.max_kl),
             recipe=recipe_of(plan, effort),
             effort=effort,
-            calibration=calibration_of(plan, effort),
+            calibration=calibration_of(plan, effort, length),
             imatrix=imatrix,
             imatrix_keys=keys,
             described=plan.recipe() | checkpoint.facts,
@@ -207,7 +210,7 @@ def recipe_of(plan: Plan, effort: Effort) -> Recipe:
     )
 
 
-def calibration_of(plan: Plan, effort: Effort) -> Calibration:
+def calibration_of(plan: Plan, effort: Effort, length: int) -> Calibration:
     """The text, and of how many of its windows gradients are taken."""
     automatic = any(target.automatic for target in plan.targets)
     windows = max(effort.windows, LEAST_WINDOWS if automatic else 0)
@@ -216,7 +219,7 @@ def calibration_of(plan: Plan, effort: Effort) -> Calibration:
     return Calibration(
         spec=plan.calibration,
         rows=plan.rows,
-        length=plan.length,
+        length=length,
         seed=plan.seed,
         windows=windows if calibrated else 0,
         weigh=effort.weigh and calibrated,

@@ -11,8 +11,9 @@ from quantize.calibration.sensitivity import FisherStatistics, collect
 from quantize.checkpoint import check_tables, open_checkpoint
 from quantize.plan import Assignment, Plan, assign
 from quantize.progress import Progress, silent
-from quantize.report.judge import REPORTS, judge, prepare_run
+from quantize.report.judge import judge, prepare_run
 from quantize.report.report import Report
+from quantize.report.written import REPORTS, refuse_other_report
 from quantize.run.disk_usage import check_space, run_cost
 from quantize.run.job import Job
 from quantize.run.sequential import calibration, quantize_model
@@ -108,8 +109,7 @@ def refuse_existing(plan: Plan, job: Job) -> None:
     for target in plan.targets if plan.overwrite else ():
         refuse_foreign(job.path(target), export.CONTAINERS[target.container])
     for name in REPORTS if plan.overwrite and plan.check else ():
-        if (plan.output / name).is_dir():
-            raise InputError(f"{plan.output / name} is a folder; choose another folder with -o.")
+        refuse_other_report(plan.output / name)
     if plan.overwrite:
         return
     ours = {job.path(target): job.store.writing(target) for target in plan.targets}

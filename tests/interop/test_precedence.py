@@ -98,6 +98,27 @@ def test_logits_are_those_of_transformers(trait: str, tmp_path: Path) -> None:
         assert not notes
 
 
+NO_ROPE: dict[str, dict[str, Any]] = {
+    "linear without a factor": {"rope_type": "linear"},
+    "yarn without a factor": {"rope_type": "yarn"},
+    "llama3 without its ends": {"rope_type": "llama3", "factor": 2.0},
+    "by type of layer": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
+}
+
+
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("case", NO_ROPE)
+def test_ropes_that_transformers_does_not_open_are_refused(
+    case: str, place: str, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "model")
+    edit(folder, "config.json", rope_theta=..., **{place: NO_ROPE[case] | {"rope_theta": 1e4}})
+    with pytest.raises(KeyError):
+        theirs(folder)
+    with pytest.raises(EdgequantError, match="asks for rope scaling|has rope settings"):
+        open_checkpoint(folder)
+
+
 PREFIXES = {"base_model.model.": "base_model.model.", "_orig_mod.": "_orig_mod", "": "model."}
 
 

@@ -147,3 +147,58 @@ OWN = {
     "repetition_penalty": "penalty_repeat",
 }
 """A setting's name here and in llama.cpp's own settings."""
+
+
+HEEDED: dict[str, Any] = {
+    "bad_words_ids": [[5]],
+    "begin_suppress_tokens": [5],
+    "encoder_no_repeat_ngram_size": 2,
+    "encoder_repetition_penalty": 1.5,
+    "epsilon_cutoff": 0.1,
+    "eta_cutoff": 0.1,
+    "exponential_decay_length_penalty": [2, 1.5],
+    "forced_bos_token_id": 5,
+    "forced_eos_token_id": 5,
+    "guidance_scale": 2.0,
+    "min_new_tokens": 2,
+    "no_repeat_ngram_size": 2,
+    "repetition_penalty": 1.5,
+    "sequence_bias": [[[5], -10.0]],
+    "suppress_tokens": [5],
+    "top_h": 0.5,
+    "typical_p": 0.5,
+    "watermarking_config": {"bias": 2.0},
+}
+"""A value of each setting that changes what transformers generates."""
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("key", HEEDED)
+def test_what_transformers_heeds_and_an_artifact_leaves_out_is_told(
+    key: str, drawn: bool, one_model: Any, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    plain = {"do_sample": drawn, "top_k": 0}
+    counts = []
+    for said in (plain, plain | {key: HEEDED[key]}):
+        asked, _ = one_model._prepare_generation_config(transformers.GenerationConfig(**said))
+        one_model._prepare_special_tokens(asked)
+        ids = torch.arange(5)[None]
+        asked.max_length = 20
+        counts.append(len(one_model._get_logits_processor(asked, 5, encoder_input_ids=ids)))
+    (tmp_path / generation_config.FILE).write_text(json.dumps(said))
+    told = " ".join(generation_config.notes(tmp_path))
+    carried = drawn and key == "repetition_penalty"
+    assert (key in told) == (counts[1] > counts[0] and not carried)
+
+
+@pytest.fixture(scope="module")
+def one_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    transformers = pytest.importorskip("transformers")
+    folder = folder_of(tmp_path_factory.mktemp("heeded"), {"eos_token_id": 4095}, {})
+    return transformers.AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_every_setting_that_no_artifact_says_is_compared() -> None:
+    named = {*generation_config.UNWRITTEN, *generation_config.UNWRITTEN_DRAWN}
+    assert named - set(HEEDED) == {"stop_strings"}  # it is no processor of logits

@@ -224,3 +224,8 @@ def test_a_missing_hub_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.ModuleType("empty"))
     with pytest.raises(EdgequantError, match=r"pip install 'edgequant\[hub\]'"):
         open_checkpoint("someone/model")
+
+
+def test_an_adapter_that_is_not_there_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(EdgequantError, match="nofolder does not exist; give --adapter a folder"):
+        open_checkpoint(bundled(), ["nofolder"])

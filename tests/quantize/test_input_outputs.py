@@ -73,3 +73,31 @@ def test_a_report_folder_that_is_a_file_is_refused_before_work(folder: Path) -> 
     (folder.parent / "report").write_text("")
     with pytest.raises(InputError, match="report is a file; choose another folder"):
         edgequant.check(folder / "none.gguf", against=folder, report=folder.parent / "report")
+
+
+def test_a_file_of_the_users_is_no_artifact_that_was_rejected(folder: Path) -> None:
+    path = made(folder, "gguf:Q8_0")
+    notes = path.with_name(path.name + ".rejected")
+    notes.write_text("mine")
+    gates: dict[str, Any] = {"max_kl": 0, "min_top1": 1, "max_ppl_ratio": 0}
+    with pytest.raises(edgequant.GateError) as caught:
+        edgequant.check(path, against=folder, eval_rows=1, eval_length=64, reject=True, **gates)
+    assert "is something else" in caught.value.result.results[0].notes[-1]
+    assert path.exists() and notes.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["README.md", "report.json", "report.html"])
+def test_overwrite_replaces_reports_of_ours_alone(name: str, folder: Path) -> None:
+    flags: dict[str, Any] = {"check": True, "eval_rows": 1, "eval_length": 64}
+    made(folder, "gguf:Q8_0", **flags)
+    made(folder, "gguf:Q8_0", **flags)  # over its own
+    written = folder.parent / "out" / name
+    written.write_text("# Mine")
+    with pytest.raises(InputError, match=f"{name} was not written by edgequant, so it is not"):
+        made(folder, "gguf:Q8_0", **flags)
+    assert written.read_text() == "# Mine"
+
+
+def test_an_output_whose_name_is_not_utf8_is_told_before_work(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"the name 'o\\udcff' is not UTF-8; rename it"):
+        edgequant.plan(folder, to="gguf:Q8_0", output="o\udcff")

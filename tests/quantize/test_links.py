@@ -2,7 +2,9 @@
 
 import hashlib
 import itertools
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import edgequant
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.loading import open_any
 from runtime.engine import open_engine
-from runtime.errors import CorruptFileError
+from runtime.errors import CorruptFileError, InputError
 from runtime.onnx_file import open_onnx
 from tests.conftest import CONFIGS, SIZES
 from tests.random_checkpoint import random_checkpoint
@@ -153,3 +155,26 @@ def test_links_to_the_tokenizer_the_text_and_the_output(model: Path, tmp_path: P
     assert (tmp_path / "real" / "report.json").is_file()
     copied = tmp_path / "real" / "Tiny-int4-onnx" / "tokenizer.json"
     assert not copied.is_symlink() and copied.read_bytes() == (model / copied.name).read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names")
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "README.md"])
+def test_a_pipe_in_a_folder_is_refused_and_not_read(name: str, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(InputError, match=f"{name} is a pipe or a device; write what it gives"):
+        open_checkpoint(folder)
+    os.mkfifo(tmp_path / "a.gguf")
+    with pytest.raises(InputError, match="a.gguf is a pipe or a device"):
+        open_any(tmp_path / "a.gguf")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such name")
+def test_a_folder_whose_name_is_not_utf8_is_refused(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m\udcff"
+    shutil.copytree(model, folder)
+    for opened in (open_checkpoint, open_any):
+        with pytest.raises(InputError, match=r"m\\udcff' is not UTF-8; rename it"):
+            opened(folder)

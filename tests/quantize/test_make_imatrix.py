@@ -109,7 +109,10 @@ WRONG: dict[str, tuple[list[str], str]] = {
         ["--overwrite", "--calibration", "none.txt", "--calib-length", "64"],
         "There is no calibration text none.txt",
     ),
-    "length": (["--overwrite"], "--calib-length must be at most the model's context of 256"),
+    "length": (
+        ["--overwrite", "--calib-length", "257"],
+        "--calib-length must be at most the model's context of 256, not 257",
+    ),
     "folder": (["-o", "nowhere/a.gguf"], "the folder nowhere does not exist; create it first."),
 }
 

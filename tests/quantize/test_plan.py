@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from quantize.plan import Plan, Rule, Target, assign, check_rules
+from quantize.plan import Plan, Rule, Target, assign, check_rules, window_length
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import EdgequantError
 from tests.conftest import config
@@ -31,7 +31,7 @@ def test_flags_become_a_plan_with_the_defaults_of_the_rest() -> None:
     plan = Plan.from_flags(None, flags(rows=8, rules=["attn_v=INT8_32"], output="out"))
     assert plan.targets == (Target("onnx", "int4"),)
     assert plan.rules == (Rule("attn_v", "INT8_32"),)
-    assert (plan.rows, plan.length, plan.output) == (8, 512, Path("out"))
+    assert (plan.rows, plan.length, plan.output) == (8, None, Path("out"))
 
 
 def test_presets_and_types_may_be_spelled_in_any_case() -> None:
@@ -224,3 +224,29 @@ def test_the_key_follows_the_content_of_the_imatrix(tmp_path: Path) -> None:
     assert made.key("model", "code", "sha256 of two") != key
     assert made.recipe()["imatrix"] == "a.gguf"
     assert not made.recipe().keys() & {"calibration", "rows", "length", "seed"}  # no text is read
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"max_kl": 0.1}, "--max-kl"),
+        ({"min_top1": 0.9}, "--min-top1"),
+        ({"max_ppl_ratio": 1.1, "baseline": "report.json"}, "--max-ppl-ratio, --baseline"),
+        ({"to": "gguf:auto", "target_bpw": 5.0, "max_kl": 0.1}, "--max-kl"),
+        ({"to": "gguf:auto", "max_kl": 0.1, "min_top1": 0.9}, "--min-top1"),
+    ],
+)
+def test_a_gate_that_nobody_would_check_is_refused(flags: dict[str, Any], named: str) -> None:
+    flags = {"to": "gguf:Q4_0"} | flags
+    with pytest.raises(EdgequantError, match=f"^--no-check measures nothing, .* {named}; leave"):
+        Plan.from_flags(None, flags | {"check": False})
+    Plan.from_flags(None, flags)
+
+
+def test_max_kl_as_an_aim_needs_no_check() -> None:
+    Plan.from_flags(None, {"to": "gguf:auto", "max_kl": 0.1, "check": False})
+
+
+def test_windows_are_as_long_as_the_context_allows_unless_a_length_is_asked_for() -> None:
+    assert [window_length(None, context) for context in (128, 512, 4096)] == [128, 512, 512]
+    assert window_length(1024, 128) == 1024  # which is refused, not shortened

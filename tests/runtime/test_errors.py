@@ -63,3 +63,13 @@ def test_a_failed_gate_carries_its_sentences_and_the_result_through_a_pickle() -
     error = pickle.loads(pickle.dumps(GateError(["a: KL is high", "b: NaN"], {"kl": 0.5})))
     assert (error.failures, error.result) == (("a: KL is high", "b: NaN"), {"kl": 0.5})
     assert str(error) == "gate failed: a: KL is high; b: NaN."
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_a_sentence_is_one_line_whatever_a_file_calls_itself(kind: type[EdgequantError]) -> None:
+    error = kind("the kind LO\nRA\r\x1b[31m\u2028\udcff of caf\u00e9 \U0001f600")
+    assert str(error) == "the kind LO\\nRA\\r\\x1b[31m\\u2028\\udcff of caf\u00e9 \U0001f600"
+
+
+def test_a_failed_gate_is_one_line() -> None:
+    assert str(GateError(["a\nb: KL", "c"])) == "gate failed: a\\nb: KL; c."

@@ -80,5 +80,24 @@ def test_what_genai_does_not_have_is_left_out_and_said(tiny: Checkpoint, tmp_pat
     search = json.loads(small_files(tiny.arch, tmp_path)["genai_config.json"])["search"]
     assert "min_p" not in search and search["num_beams"] == 1
     assert {key: search[key] for key in DRAWN} == DRAWN
-    (note,) = generation_config.notes(tmp_path)
+    beams, note = generation_config.notes(tmp_path)
+    assert beams == "a GGUF file leaves out num_beams, which transformers heeds"
     assert "leaves out min_p, num_beams beside do_sample" in note
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_what_no_artifact_says_is_told(file: str, tmp_path: Path) -> None:
+    write(tmp_path, file, no_repeat_ngram_size=3, suppress_tokens=[5], typical_p=0.5)
+    (note,) = generation_config.notes(tmp_path)
+    assert note.startswith("no artifact says no_repeat_ngram_size, suppress_tokens, which")
+    write(tmp_path, file, do_sample=True, no_repeat_ngram_size=0, typical_p=0.5)
+    (note,) = generation_config.notes(tmp_path)
+    assert note.startswith("no artifact says typical_p, which")
+
+
+def test_what_gguf_leaves_out_of_a_greedy_model_is_told(tmp_path: Path) -> None:
+    write(tmp_path, "generation_config.json", repetition_penalty=1.2, min_length=5)
+    (note,) = generation_config.notes(tmp_path)
+    assert note.startswith("a GGUF file leaves out min_length, repetition_penalty, which")
+    write(tmp_path, "generation_config.json", do_sample=True, repetition_penalty=1.2)
+    assert generation_config.notes(tmp_path) == []

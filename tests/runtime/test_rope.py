@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
 from runtime.rope import Rope
 from tests.conftest import LLAMA3, YARN
 
@@ -87,3 +87,22 @@ def test_an_unknown_scaling_is_refused_with_the_known_ones() -> None:
     config = {"rope_scaling": {"rope_type": "longrope", "factor": 2}}
     with pytest.raises(EdgequantError, match="'longrope'; supported: default, linear, llama3"):
         Rope.from_config(config)
+
+
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("number", [{}, {"factor": None}])
+@pytest.mark.parametrize("kind", ["linear", "yarn", "llama3"])
+def test_a_scaling_without_its_factor_is_refused(
+    kind: str, number: dict[str, Any], place: str
+) -> None:
+    others = {"rope_theta": 1e4, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = {place: {"rope_type": kind} | others | number}
+    with pytest.raises(CorruptFileError, match=f"rope scaling '{kind}' without factor; write"):
+        Rope.from_config(config)
+
+
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
+def test_ropes_by_type_of_layer_are_refused(place: str) -> None:
+    one = {"rope_type": "default", "rope_theta": 1e4}
+    with pytest.raises(UnsupportedError, match=r"types of layers \(full_attention, sliding"):
+        Rope.from_config({place: {"full_attention": one, "sliding_attention": one}})

@@ -303,3 +303,19 @@ def test_speed_is_that_of_steps_after_the_first(small: Checkpoint) -> None:
     found = examine.speed(open_engine(small.model(), "numpy"), [1, 2, 3])
     assert found.tokens == examine.TIMED
     assert 0 < found.tokens_per_second < 1e6
+
+
+def test_without_a_length_windows_are_the_whole_of_a_short_context(
+    int4: Path, small: Checkpoint
+) -> None:
+    found = check([int4], small, eval_length=None, eval_rows=1)
+    assert found.evaluation.length == small.arch.context == 256
+
+
+def test_files_that_are_not_there_are_told_first(
+    int4: Path, small: Checkpoint, tmp_path: Path
+) -> None:
+    with pytest.raises(EdgequantError, match="none.gguf does not exist"):
+        check([tmp_path / "none.gguf"], small, eval_length=10**6)
+    with pytest.raises(EdgequantError, match="none.json does not exist"):
+        check([int4], small, eval_length=10**6, baseline=tmp_path / "none.json")
