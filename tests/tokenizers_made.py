@@ -136,7 +136,7 @@ def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
 def with_specials(kind: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """A tokenizer of a kind, and its special tokens."""
     if kind in ("llama", "metaspace"):
-        prefix = "prepend" if kind == "llama" else "metaspace"
+        prefix = "prepend" if kind == "llama" else "first"
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         return sentencepiece(prefix), special
     odd = {"word pieces": word_pieces, "lower case": lower_case}
