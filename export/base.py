@@ -74,6 +74,11 @@ class Container:
     """The tokenizer that readers of an artifact will have, from the sizes and the checkpoint's
     folder; None where they get the checkpoint's own. Raises EdgequantError for one that it cannot
     say."""
+    reader_notes: Callable[[Tokenizer, Path, Iterable[str]], tuple[str, ...]] = (
+        lambda tokenizer, source, texts: ()
+    )
+    """What a usual reader makes otherwise of the checkpoint's tokenizer, which the artifact has: a
+    sentence each, from its folder and from texts to try."""
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import tokenizers
 
-from export.gguf_words import pre_tokenizer_name, steps
+from export.gguf_words import INSTEAD, pre_tokenizer_name, steps
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_special import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from runtime.gguf_vocab import SPACE
@@ -43,15 +43,14 @@ def vocabulary(source: Path, vocab: int) -> dict[str, Any]:
     if model.get("type") != "BPE":
         raise UnsupportedError(
             f"{source / 'tokenizer.json'} is a {model.get('type')} model; GGUF writes BPE only, "
-            "byte-level or with byte fallback: write an ONNX folder instead."
+            f"byte-level or with byte fallback: {INSTEAD}"
         )
     _refuse_normalized(tokenizer.backend, settings)
     tokens, types = _table(settings, vocab)
     table: dict[str, Any] = {"tokens": tokens, "token_type": types}
     if not model["merges"]:
         raise UnsupportedError(
-            "tokenizer.json has no merges, and llama.cpp opens no GGUF without; write an ONNX "
-            "folder, which keeps tokenizer.json itself."
+            f"tokenizer.json has no merges, and llama.cpp opens no GGUF without; {INSTEAD}"
         )
     merges = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
     if model.get("byte_fallback"):
@@ -100,7 +99,7 @@ def _unique(names: dict[int, str], vocab: int) -> list[str]:
         if taken.setdefault(text, index) != index:
             raise UnsupportedError(
                 f"tokenizer.json gives both {taken[text]} and {index} the text {text!r}, and GGUF "
-                "tells tokens apart by their texts; write an ONNX folder."
+                f"tells tokens apart by their texts; {INSTEAD}"
             )
     table = []
     for index in range(vocab):
@@ -131,7 +130,7 @@ def _refuse_normalized(backend: tokenizers.Tokenizer, settings: dict[str, Any]) 
                 raise UnsupportedError(
                     f"the token {text!r} is searched for in normalized text (normalized is true), "
                     "which GGUF cannot say and which gives other ids; set it to false in "
-                    "tokenizer.json if the model was not trained so, or write an ONNX folder."
+                    f"tokenizer.json if the model was not trained so, or {INSTEAD}"
                 )
 
 
@@ -183,11 +182,10 @@ def _space_prefix(settings: dict[str, Any]) -> bool:
                 f"this tokenizer's Metaspace (prepend_scheme {scheme!r}) puts no space before a "
                 "text that begins with one, GGUF's readers before every text or none, which gives "
                 "other ids; take the tokenizer.json that the model was published with if its "
-                "normalizer is Prepend, as Llama 2's is, or write an ONNX folder."
+                f"normalizer is Prepend, as Llama 2's is, or {INSTEAD}"
             )
     raise UnsupportedError(
-        f"GGUF has no name for this tokenizer's handling of spaces, {found}; "
-        "write an ONNX folder, which keeps tokenizer.json itself."
+        f"GGUF has no name for this tokenizer's handling of spaces, {found}; {INSTEAD}"
     )
 
 
@@ -224,7 +222,7 @@ def scores(tokens: list[str], types: list[int], merges: list[list[str]]) -> list
 def _not_sentencepiece(what: str) -> UnsupportedError:
     return UnsupportedError(
         f"tokenizer.json has byte fallback but its merge list {what}, unlike sentencepiece; "
-        "GGUF cannot say that: write an ONNX folder, which keeps tokenizer.json itself."
+        f"GGUF cannot say that: {INSTEAD}"
     )
 
 

@@ -27,6 +27,9 @@ SPELLINGS = {
 }
 """Other spellings of the same in a regular expression -> the one of PRE_TOKENIZERS."""
 
+INSTEAD = "write an ONNX folder, and encode with the tokenizers library."
+"""The way out for a tokenizer that GGUF cannot say: onnxruntime-genai does not read all of them."""
+
 WHOLE = {GPT2, LLAMA3, QWEN2, *(pattern for (pattern,) in UNLIKE)}
 """Rules of which every character is a part of a match."""
 
@@ -44,13 +47,11 @@ def pre_tokenizer_name(settings: dict[str, Any]) -> str:
     if cuts in UNLIKE:
         raise UnsupportedError(
             f"llama.cpp runs this tokenizer's rule as {UNLIKE[cuts]!r}, but cuts words with "
-            "combining marks or capitals beyond A-Z otherwise, which gives other ids; write an "
-            "ONNX folder, which keeps tokenizer.json itself."
+            f"combining marks or capitals beyond A-Z otherwise, which gives other ids; {INSTEAD}"
         )
     raise UnsupportedError(
         f"GGUF has no name for this tokenizer's rule: patterns {list(cuts)}, ignore_merges "
-        f"{ignore_merges}, normalizers {normalizers}; write an ONNX folder, which keeps "
-        "tokenizer.json itself."
+        f"{ignore_merges}, normalizers {normalizers}; {INSTEAD}"
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import onnx
 from onnx import TensorProto, helper
 
-from export import genai, onnx_graph, onnx_nodes
+from export import genai, genai_tokenizer, onnx_graph, onnx_nodes
 from export.base import Container, check_complete, check_tensor
 from export.files import new_folder
 from export.onnx_data import (
@@ -209,4 +209,5 @@ Container(
     provenance=metadata,
     maker=maker,
     usage=USAGE,
+    reader_notes=genai_tokenizer.notes,
 )

@@ -41,11 +41,16 @@ EQUAL = ""
 """Logits and token ids are those of transformers."""
 
 END, START = "<|endoftext|>", "<|im_start|>"
+NFC = "NFC"
+"""A word of the note on the bundled tokenizer, which is Qwen2's."""
 
 
 @dataclass(frozen=True)
 class Trait:
-    """A model with one trait, and the sentence with which a container refuses it, EQUAL if none."""
+    """A model with one trait, and the sentence with which a container refuses it, EQUAL if none.
+
+    `genai` is a part of the note on what onnxruntime-genai's own tokenizer reads otherwise.
+    """
 
     name: str
     config: dict[str, Any]
@@ -56,6 +61,7 @@ class Trait:
     """What a note says where transformers gives other token ids than the file that is kept."""
     tokenizer: str = ""
     """One that `tokenizers_made.with_specials` knows; "" = the bundled one."""
+    genai: str = NFC
 
     def make(self, folder: Path) -> Path:
         """The checkpoint."""
@@ -176,8 +182,20 @@ TRAITS = [
     Trait("a token of tokenizer_config.json alone", {}, added()),
     Trait("a token of added_tokens.json alone", {}, added("added_tokens.json")),
     Trait("an added token that is no special one", {}, added(special=False)),
-    Trait("an added token that takes spaces", {}, added(lstrip=True, rstrip=True), "sets lstrip"),
-    Trait("an added token of single words", {}, added(single_word=True), "sets single_word"),
+    Trait(
+        "an added token that takes spaces",
+        {},
+        added(lstrip=True, rstrip=True),
+        "sets lstrip",
+        genai="lstrip",
+    ),
+    Trait(
+        "an added token of single words",
+        {},
+        added(single_word=True),
+        "sets single_word",
+        genai="single_word",
+    ),
     Trait("a normalized added token", {}, added(normalized=True)),
     Trait("ids of added tokens with holes", {}, hole, "ids before it", "ids before it"),
     Trait("a token before each text", {}, around((END,), bos_token=END)),
@@ -191,22 +209,59 @@ TRAITS = [
     Trait("a token after that ends nothing", {}, around((), (START,)), "after each text"),
     Trait("`split_special_tokens`", {}, settings(**SPLIT), *["sets split_special_tokens"] * 2),
     Trait("chat templates of several names", {}, templates),
-    Trait("Llama 3's tokenizer", LLAMA, nothing, tokenizer="llama-bpe"),
+    Trait("Llama 3's tokenizer", LLAMA, nothing, tokenizer="llama-bpe", genai=EQUAL),
     Trait("Qwen2's tokenizer", LLAMA, nothing, tokenizer="qwen2"),
-    Trait("GPT-2's tokenizer", LLAMA, nothing, tokenizer="gpt-2"),
-    Trait("SmolLM's tokenizer", LLAMA, nothing, tokenizer="smollm"),
-    Trait("DeepSeek V3's tokenizer", LLAMA, nothing, tokenizer="deepseek-v3"),
-    Trait("Qwen2's tokenizer without NFC", LLAMA, nothing, tokenizer="deepseek-r1-qwen"),
-    Trait("Llama 2's tokenizer", LLAMA, nothing, tokenizer="llama"),
-    Trait("Llama 2's, saved anew", LLAMA, nothing, "other ids", tokenizer="first"),
+    Trait("GPT-2's tokenizer", LLAMA, nothing, tokenizer="gpt-2", genai=EQUAL),
+    Trait("SmolLM's tokenizer", LLAMA, nothing, tokenizer="smollm", genai=EQUAL),
+    Trait(
+        "DeepSeek V3's tokenizer",
+        LLAMA,
+        nothing,
+        tokenizer="deepseek-v3",
+        genai="does not know the pattern",
+    ),
+    Trait(
+        "Qwen2's tokenizer without NFC", LLAMA, nothing, tokenizer="deepseek-r1-qwen", genai=EQUAL
+    ),
+    Trait("Llama 2's tokenizer", LLAMA, nothing, tokenizer="llama", genai="the handling of spaces"),
+    Trait(
+        "Llama 2's, saved anew",
+        LLAMA,
+        nothing,
+        "other ids",
+        tokenizer="first",
+        genai="the handling of spaces",
+    ),
     Trait(
         "Llama 2's tokenizer with its class named",
         LLAMA,
         AS_LLAMA,
         told="other rules than LlamaTokenizer's",
         tokenizer="llama",
+        genai="the handling of spaces",
     ),
-    Trait("Llama 2's with its class, saved anew", LLAMA, AS_LLAMA, "other ids", tokenizer="first"),
-    Trait("a lower-casing tokenizer", LLAMA, nothing, "Lowercase", tokenizer="lower case"),
-    Trait("BERT's kind of tokenizer", LLAMA, nothing, "WordPiece", tokenizer="word pieces"),
+    Trait(
+        "Llama 2's with its class, saved anew",
+        LLAMA,
+        AS_LLAMA,
+        "other ids",
+        tokenizer="first",
+        genai="the handling of spaces",
+    ),
+    Trait(
+        "a lower-casing tokenizer",
+        LLAMA,
+        nothing,
+        "Lowercase",
+        tokenizer="lower case",
+        genai="Lowercase",
+    ),
+    Trait(
+        "BERT's kind of tokenizer",
+        LLAMA,
+        nothing,
+        "WordPiece",
+        tokenizer="word pieces",
+        genai="does not know a WordPiece tokenizer",
+    ),
 ]

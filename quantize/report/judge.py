@@ -8,7 +8,7 @@ import calib_data
 import quantize
 from calib_data import Part, Windows
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.plan import Assignment, Plan, check_limits, window_length
+from quantize.plan import Plan, check_limits, window_length
 from quantize.plan.values import paths_of, settled
 from quantize.progress import Progress
 from quantize.report import render
@@ -94,7 +94,7 @@ def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
     report = measure(
         setup,
         job.checkpoint,
-        open_written(job.assignments, paths, notes),
+        open_written(job, paths, notes),
         job.device,
         job.progress,
     )
@@ -112,16 +112,15 @@ def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
     return report
 
 
-def open_written(
-    assignments: tuple[Assignment, ...], paths: list[Path], notes: list[str]
-) -> list[Subject]:
-    """The artifacts of a run, each with the fallbacks that concern it."""
+def open_written(job: Job, paths: list[Path], notes: list[str]) -> list[Subject]:
+    """The artifacts of a run, each with the fallbacks and the notes on readers that concern it."""
     subjects = []
-    for assignment, path in zip(assignments, paths, strict=True):
+    for assignment, path in zip(job.assignments, paths, strict=True):
         label = assignment.target.label
         subject = open_subject(label, path)
         own = [note.removeprefix(label).strip() for note in notes if note.startswith(f"{label} ")]
-        told = (*assignment.fallbacks, *own, *subject.notes)
+        of_readers = job.reader_notes[assignment.target.container]
+        told = (*of_readers, *assignment.fallbacks, *own, *subject.notes)
         subjects.append(replace(subject, notes=told))
     return subjects
 

@@ -91,7 +91,8 @@ class Forecast:
     """Calibration and rounding on this machine, from a short measurement; judging comes on top."""
     targets: tuple[TargetForecast, ...]
     notes: tuple[str, ...]
-    """What was read otherwise than the checkpoint's files say at first sight."""
+    """What was read otherwise than the checkpoint's files say at first sight, here or by readers of
+    the artifacts."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -123,7 +124,7 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
             target_forecast(checkpoint, assignment, size)
             for assignment, size in zip(job.assignments, sizes, strict=True)
         ),
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *job.reader_lines),
     )
 
 

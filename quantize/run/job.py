@@ -32,6 +32,7 @@ from quantize.plan import (
 from quantize.progress import Progress, silent
 from quantize.report.report import read_report
 from quantize.report.tokens import check_tokenizer, failures
+from quantize.report.torture import TORTURE
 from quantize.run.rounding import Recipe
 from quantize.run.store import Store, folder_name, work_path
 from runtime.backends.torch import check_device
@@ -114,6 +115,8 @@ class Job:
     output: Path
     store: Store
     progress: Progress
+    reader_notes: dict[str, tuple[str, ...]]
+    """Container -> what its usual reader makes otherwise of the checkpoint's tokenizer."""
     assignments: tuple[Assignment, ...] = ()
     """The types of every target, once they are known: see `assigned`."""
     groups: tuple[Group, ...] = ()
@@ -158,6 +161,7 @@ class Job:
             output=plan.output,
             store=Store(folder or work_path(plan.output), key),
             progress=progress,
+            reader_notes={t.container: notes_of(t.container, checkpoint) for t in plan.targets},
         )
 
     def assigned(self, assignments: list[Assignment]) -> "Job":
@@ -185,6 +189,12 @@ class Job:
     def compensates(self, members: Group) -> bool:
         """Whether a walk keeps the original's states beside the target's (compensation.py)."""
         return members.own_prefix and self.effort.compensates
+
+    @property
+    def reader_lines(self) -> list[str]:
+        """What is said aloud about readers of the artifacts."""
+        told = self.reader_notes.items()
+        return [f"{container}: {note}" for container, notes in told for note in notes]
 
     def path(self, target: Target) -> Path:
         """Final name of an artifact."""
@@ -233,8 +243,15 @@ def refuse_other_tokens(container: str, checkpoint: Checkpoint) -> None:
     if found:
         raise UnsupportedError(
             f"{container} cannot say this model's tokenizer: in the artifact {found[0]}; take a "
-            "container that keeps tokenizer.json, such as onnx."
+            "container that keeps tokenizer.json, such as onnx, and encode with the tokenizers "
+            "library."
         )
+
+
+def notes_of(container: str, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What the usual reader of a container makes otherwise of the checkpoint's tokenizer."""
+    found = export.CONTAINERS[container].reader_notes
+    return found(checkpoint.tokenizer, checkpoint.files, TORTURE)
 
 
 def code_version() -> str:

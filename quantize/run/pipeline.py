@@ -36,7 +36,8 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     with job.store.locked():
         refuse_existing(plan, job)
         told = setup.windows.left_out if setup else ()
-        for line in filter(None, [*job.checkpoint.notes, *told, job.store.begin()]):
+        begun = [*job.checkpoint.notes, *job.reader_lines, *told, job.store.begin()]
+        for line in filter(None, begun):
             say(line)
         job = assign_all(job)
         check_space(run_cost(job, artifact_bytes(job)).disk, job.store)

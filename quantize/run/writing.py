@@ -67,16 +67,22 @@ def write(job: Job, assignment: Assignment, digest: str) -> None:
 
 def provenance(job: Job, assignment: Assignment, digest: str) -> dict[str, Any]:
     """What the file says about its making. Nothing in it depends on when or where it was made."""
-    return job.imatrix_keys | {
-        "version": quantize.__version__,
-        "model": job.checkpoint.name,
-        "fingerprint": job.fingerprint,
-        "preset": assignment.target.preset,
-        "method": job.recipe.method.name,
-        "plan": job.described,
-        "calibration_sha256": digest,
-        "fallbacks": list(assignment.fallbacks),
-    }
+    told = job.reader_notes[assignment.target.container]
+    noted = {"reader_notes": list(told)} if told else {}
+    return (
+        job.imatrix_keys
+        | noted
+        | {
+            "version": quantize.__version__,
+            "model": job.checkpoint.name,
+            "fingerprint": job.fingerprint,
+            "preset": assignment.target.preset,
+            "method": job.recipe.method.name,
+            "plan": job.described,
+            "calibration_sha256": digest,
+            "fallbacks": list(assignment.fallbacks),
+        }
+    )
 
 
 def remove_parts(path: Path) -> None:

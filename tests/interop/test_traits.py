@@ -1,5 +1,6 @@
 """What real checkpoints have: the artifact is what transformers computes, or is refused."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 import tokenizers
 
 import edgequant
+from export import CONTAINERS
 from quantize.checkpoint import open_checkpoint
+from quantize.report.torture import TORTURE
 from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from runtime.tokenizer import Tokenizer
@@ -74,3 +77,23 @@ def test_a_trait_is_kept_or_refused(trait: Trait, container: str, tmp_path: Path
     result = found.results[0]
     assert result.metrics.kl < KL[container], result.metrics
     assert not [note for note in result.notes if "end tokens" in note or "template" in note]
+    if container == "onnx":
+        check_genai(made.path, folder, trait)
+
+
+def check_genai(path: Path, folder: Path, trait: Trait) -> None:
+    """onnxruntime-genai gives transformers' ids, or the artifact has the note that it does not."""
+    genai, transformers = map(pytest.importorskip, ("onnxruntime_genai", "transformers"))
+    notes = json.loads(CONTAINERS["onnx"].provenance(path).get("reader_notes", "[]"))
+    assert bool(notes) == bool(trait.genai)
+    assert trait.genai in " ".join(notes)
+    if trait.tokenizer == "word pieces":
+        return  # opening it may end the process
+    theirs = genai.Tokenizer(genai.Model(str(path)))
+    original = transformers.AutoTokenizer.from_pretrained(folder)
+    added = [token.content for token in original.added_tokens_decoder.values()]
+    texts = [*TORTURE[1:], *(form.format(each) for each in added for form in ("a{}b", "a {} b"))]
+    for special in (False, True):
+        told = [note for note in notes if special or "before a text by itself" not in note]
+        wanted = [original(text, add_special_tokens=special)["input_ids"] for text in texts]
+        assert ([list(theirs.encode(text)) for text in texts] != wanted) == bool(told), notes
