@@ -213,7 +213,7 @@ def test_a_token_before_each_text(artifact: Path) -> None:
     assert not same(artifact, backend, bos_token="<s>")
     opened = og.Tokenizer(og.Model(str(artifact)))
     assert backend.encode("hi").ids == [1, *ids(opened, "hi")]
-    found = Tokenizer(backend, bos=1, add_bos=True)
+    found = Tokenizer(backend, bos=1, prefix=(1,))
     assert "puts no '<s>' before a text" in genai_tokenizer.notes(found, artifact, TORTURE)[-1]
 
 
