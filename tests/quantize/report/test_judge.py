@@ -248,7 +248,9 @@ def test_a_run_is_judged_into_report_page_and_card(small: Checkpoint, tmp_path: 
     found = judge.judge(setup, job, notes)
     first, second = found.results
     assert (first.label, first.rejected, second.rejected) == ("onnx:int4", True, False)
-    assert first.notes == ("blk.0.attn_q: rounded to nearest",)
+    (of_reader, own) = first.notes
+    assert own == "blk.0.attn_q: rounded to nearest"
+    assert of_reader.startswith("onnxruntime-genai 0.18 reads the normalizer NFC")
     assert found.notes == ("a note about the run",)
     assert (tmp_path / "small-int4-onnx.rejected").exists()
     assert (tmp_path / "small-int8-onnx").exists()
