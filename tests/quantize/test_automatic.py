@@ -254,8 +254,8 @@ def test_a_file_has_the_bytes_announced_and_hardly_fewer_than_were_asked_for(
 ) -> None:
     taken, said, _ = made(to, target_size=size)
     assert 0.99 * size <= taken <= size
-    assert len(said) == 1
-    assert said[0].startswith(f"{to}: {taken:,} bytes, predicted KL 0.")
+    (line,) = (line for line in said if not line.startswith("onnx: "))  # notes on readers
+    assert line.startswith(f"{to}: {taken:,} bytes, predicted KL 0.")
 
 
 @pytest.mark.slow
@@ -281,8 +281,9 @@ def test_told_fallbacks_count_in_the_bytes_announced(
     )
     pipeline.run(plan, say=said.append)
     taken = pipeline.artifacts(plan)[0]["bytes"]
-    assert "2 tensors with rows of 96 cannot be INT4_128" in said[0]
-    assert said[1].startswith(f"onnx:auto: {taken:,} bytes, ")
+    fallback, chosen = (line for line in said if not line.startswith("onnx: "))
+    assert "2 tensors with rows of 96 cannot be INT4_128" in fallback
+    assert chosen.startswith(f"onnx:auto: {taken:,} bytes, ")
     tensors = CONTAINERS["onnx"].reader.open(tmp_path / "llama-untied-auto-onnx").tensors
     assert tensors["blk.1.ffn_down.weight"].qtype.name == "INT8_32"
     assert tensors["blk.0.attn_v.weight"].qtype is tensors["blk.1.attn_v.weight"].qtype
