@@ -1,6 +1,6 @@
 """Sizes that do not go together, and what llama.cpp would not compute: refused before any work."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import CorruptFileError, UnsupportedError
 
@@ -23,6 +23,25 @@ def check_sizes(arch: "Arch") -> "Arch":
             f"config.json: {wrong}; take the config.json that came with the weights."
         )
     return arch
+
+
+def refuse_settings(config: dict[str, Any]) -> None:
+    """Raise UnsupportedError for a setting of config.json that no family here computes."""
+    if config.get("use_sliding_window"):
+        raise UnsupportedError(
+            "config.json sets use_sliding_window; only full attention is supported: "
+            "set it to false."
+        )
+    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
+    if kinds:
+        raise UnsupportedError(
+            f"config.json has {min(kinds)!r} among its layer_types; only full attention is "
+            "supported."
+        )
+    if (activation := config.get("hidden_act", "silu")) != "silu":
+        raise UnsupportedError(
+            f"config.json has hidden_act {activation!r}; only 'silu' is supported."
+        )
 
 
 def check_gguf(family: "Family", arch: "Arch") -> None:

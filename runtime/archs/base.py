@@ -14,7 +14,7 @@ import numpy as np
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_keys import GgufKeys
-from runtime.limits import check_gguf, check_sizes
+from runtime.limits import check_gguf, check_sizes, refuse_settings
 from runtime.rope import Rope
 
 FAMILIES: dict[str, "Family"] = {}
@@ -168,21 +168,7 @@ class Family:
 
         Raises EdgequantError naming a missing key or an unsupported setting.
         """
-        if config.get("use_sliding_window"):
-            raise UnsupportedError(
-                "config.json sets use_sliding_window; only full attention is supported: "
-                "set it to false."
-            )
-        kinds = set(config.get("layer_types") or ()) - {"full_attention"}
-        if kinds:
-            raise UnsupportedError(
-                f"config.json has {min(kinds)!r} among its layer_types; only full attention is "
-                "supported."
-            )
-        if (activation := config.get("hidden_act", "silu")) != "silu":
-            raise UnsupportedError(
-                f"config.json has hidden_act {activation!r}; only 'silu' is supported."
-            )
+        refuse_settings(config)
         try:
             return check_sizes(self.arch_type(**self.sizes(config)))
         except KeyError as missing:
