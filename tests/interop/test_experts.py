@@ -39,11 +39,11 @@ def ids_of(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 4096, (2, 40))
 
 
-def test_logits_equal_transformers(model: tuple[Path, str]) -> None:
+def test_logits_equal_transformers(model: tuple[Path, str], exact_products: None) -> None:
     folder, ids = model[0], ids_of(0)
     expected = open_engine(folder, "transformers").logits(ids)
-    for backend in ("numpy", "torch"):
-        engine = open_engine(open_checkpoint(folder).model(), backend)
+    for backend in ("numpy", "torch", "native"):
+        engine = open_engine(open_checkpoint(folder).model(), backend, purpose="judging")
         found = engine.logits(ids)
         assert np.abs(found - expected).max() < NEAR * np.abs(expected).max()
         cache = engine.new_cache(2, 40)
