@@ -5,25 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from runtime import generation_config
+from runtime.added_tokens import TOKENIZER_FILES
 from runtime.archs import Arch, family_of
 from runtime.errors import InputError
 from runtime.json_files import read_json
 from runtime.tokenizer import Tokenizer
 
-COPIED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "LICENSE",
-)
+COPIED = ("config.json", "generation_config.json", *TOKENIZER_FILES, "LICENSE")
 """Files of the checkpoint that go along, where they exist."""
 
 LONGEST_CONTEXT = 131_072

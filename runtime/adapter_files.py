@@ -9,19 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.adapter import Adapter
+from runtime.added_tokens import TOKENIZER_FILES
 
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""Files that say how texts become ids; of two folders all of one folder's count."""
 TEMPLATES = "additional_chat_templates"
 OTHERS = ("generation_config.json", "README.md", "LICENSE")
 """Further files of a base that its artifacts read."""
@@ -39,7 +28,7 @@ def tokenizer_folder(base: Path, adapters: Sequence[Adapter]) -> tuple[Path, lis
     """Where the tokenizer is, the last adapter that brings another one or the base; and notes."""
     chosen, notes = base, []
     for adapter in adapters:
-        brought = [name for name in TOKENIZER if (adapter.folder / name).is_file()]
+        brought = [name for name in TOKENIZER_FILES if (adapter.folder / name).is_file()]
         if not any(_differs(name, adapter.folder, base) for name in brought):
             continue
         if "tokenizer.json" not in brought:
@@ -61,7 +50,7 @@ def small_files(base: Path, tokenizer: Path, config: dict[str, Any]) -> SmallFil
     """A folder with this config.json and the tokenizer of another folder, the rest as in `base`."""
     made = SmallFiles()
     (made.path / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for folder, names in ((base, OTHERS), (tokenizer, TOKENIZER)):
+    for folder, names in ((base, OTHERS), (tokenizer, TOKENIZER_FILES)):
         for name in names:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, made.path / name)

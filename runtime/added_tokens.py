@@ -12,6 +12,18 @@ import tokenizers
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.json_files import read_json, tokens_of
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Files that say how texts become ids; of two folders all of one folder's count."""
 SPECIAL = (
     "bos_token",
     "eos_token",
