@@ -280,5 +280,7 @@ Container(
     provenance=provenance,
     maker=maker,
     tokenizer=read_back,
+    context=lambda arch: FAMILIES[arch.family].gguf_context(arch),
+    cut="llama.cpp has no sliding windows in such a model and sees what they hide from there on",
     usage=USAGE,
 )

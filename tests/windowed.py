@@ -46,8 +46,8 @@ WINDOWED: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         (1, 2),
     ),
     "smollm3": (
-        {"model_type": "smollm3", **QWEN, "no_rope_layer_interval": 2},
-        (1, 3),
+        {"model_type": "smollm3", **QWEN},
+        (3,),
     ),
     "smollm3, layer_types": (
         {"model_type": "smollm3", "sliding_window": 8, "layer_types": [SLIDING, FULL] * 2},
@@ -58,6 +58,7 @@ WINDOWED: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
             "model_type": "qwen2_moe",
             **QWEN,
             **EXPERTS,
+            "norm_topk_prob": False,
             "max_window_layers": 3,
             "shared_expert_intermediate_size": 64,
         },
