@@ -118,6 +118,8 @@ class Family:
     """Whether llama.cpp takes heads of a width of their own."""
     gguf_biased: ClassVar[tuple[str, ...] | None] = None
     """Linears whose biases llama.cpp reads; None = all."""
+    genai_type: ClassVar[str | None] = None
+    """What onnxruntime-genai must be told where it does not know the family's name."""
     arch_type: ClassVar[type[Arch]] = Arch
 
     def __init_subclass__(cls, **kwargs: object) -> None:
