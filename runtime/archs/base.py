@@ -51,6 +51,8 @@ class Arch:
     rope: Rope
     biased: tuple[str, ...] = ()
     """Linears of a decoder layer that have a bias, such as ("attn_q", "attn_k", "attn_v")."""
+    embedding_scale: float = 1.0
+    """What the embedding's rows are multiplied by before the first layer."""
 
     @property
     def head(self) -> str:
@@ -60,7 +62,17 @@ class Arch:
     @property
     def output_norm(self) -> Norm:
         """The norm before the head."""
-        return Norm("output_norm", "model.norm", self.hidden, self.eps)
+        offset = FAMILIES[self.family].norm_offset
+        return Norm("output_norm", "model.norm", self.hidden, self.eps, offset)
+
+    def norms(self) -> dict[str, Norm]:
+        """Every norm of the model by the name of its weight."""
+        found = {f"{self.output_norm.name}.weight": self.output_norm}
+        for index in range(self.layers):
+            for part in self.layer(index).parts:
+                if isinstance(part, Norm):
+                    found[f"blk.{index}.{part.name}.weight"] = part
+        return found
 
     def layer(self, index: int) -> LayerSpec:
         """What decoder layer `index` computes."""
@@ -109,7 +121,11 @@ class Family:
     """`model_type` in config.json."""
     hf_class: ClassVar[str]
     """The transformers class, for `architectures`."""
+    genai_type: ClassVar[str | None] = None
+    """onnxruntime-genai's name of such a decoder; None = `name`."""
     biased: ClassVar[tuple[str, ...]] = ()
+    norm_offset: ClassVar[float] = 0.0
+    """See `Norm.offset`."""
     theta: ClassVar[float] = 10000.0
     """Base of the rope's frequencies where config.json has none."""
     gguf_rope_factors: ClassVar[bool] = False
@@ -168,7 +184,7 @@ class Family:
 
         Raises EdgequantError naming a missing key or an unsupported setting.
         """
-        refuse_settings(config)
+        self.refuse(config)
         try:
             return check_sizes(self.arch_type(**self.sizes(config)))
         except KeyError as missing:
@@ -176,6 +192,10 @@ class Family:
                 f"config.json has no {missing.args[0]!r}; take the config.json that came with the "
                 "weights."
             ) from None
+
+    def refuse(self, config: dict[str, Any]) -> None:
+        """Raise EdgequantError for a setting that the family does not compute."""
+        refuse_settings(config)
 
     def notes(self, config: dict[str, Any]) -> tuple[str, ...]:
         """What of config.json is left out, one sentence each."""
