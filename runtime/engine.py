@@ -11,7 +11,8 @@ import numpy as np
 from runtime import backends
 from runtime.archs import Arch
 from runtime.errors import InputError
-from runtime.forward import Cache, Ops, forward, layers
+from runtime.forward import Ops, forward, layers
+from runtime.kv_cache import Cache
 from runtime.model import Model
 from runtime.tokenizer import Tokenizer
 

@@ -94,6 +94,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_scaling": {"rope_type": "linear", "factor": 8.0},
         "pad_token_id": 4093,  # transformers' own is a token of texts here
     },
+    "mistral": {
+        "model_type": "mistral",
+        "tie_word_embeddings": False,
+        "rope_theta": 1e6,
+        "head_dim": 32,
+        "sliding_window": None,  # with one: tests/windowed.py
+    },
 }
 """What tells the random checkpoints apart; sizes are SIZES."""
 

@@ -11,16 +11,17 @@ from typing import Any
 
 from msgspec import Struct
 
+from runtime import window_config
 from runtime.archs.base import Arch, Family
 from runtime.archs.layer import Attention, GatedMLP, Norm, Op, Residual
-from runtime.errors import CorruptFileError, UnsupportedError
+from runtime.errors import UnsupportedError
 from runtime.gguf_keys import GgufKeys
 from runtime.json_files import Number, RopeSettings, Size, checked
 from runtime.rope import ORIGINAL, Rope
+from runtime.window_config import FULL, SLIDING
 
 PATTERN = 6
 """One layer in so many, the last of them, sees all tokens where config.json does not say."""
-SLIDING, FULL = "sliding_attention", "full_attention"
 BASES = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
 """Kind of layer -> the key of its rope's base outside of rope_parameters, and what it else is."""
 WIDE_LAYERS = 62
@@ -70,10 +71,6 @@ class Gemma3Arch(Arch):
     """Sizes; `rope` is that of layers that see all tokens."""
 
     local_rope: Rope = Rope()
-    window: int | None = None
-    """Keys that a query of a sliding layer sees."""
-    sliding: tuple[int, ...] = ()
-    """Layers with a window."""
     query_scalar: float = 256.0
     """Scores are divided by its root."""
 
@@ -85,6 +82,7 @@ class Gemma3(Family):
     genai_type = "gemma3_text"
     norm_offset = 1.0
     gguf_biased = ()
+    gguf_windows = True
     arch_type = Gemma3Arch
 
     def layer(self, arch: Arch, index: int) -> tuple[Op, ...]:
@@ -102,14 +100,13 @@ class Gemma3(Family):
 
     def attention(self, arch: Arch, index: int) -> Attention:
         assert isinstance(arch, Gemma3Arch)
-        local = index in arch.sliding
+        local = index in arch.windowed
         return replace(
             super().attention(arch, index),
             rope=arch.local_rope if local else arch.rope,
             q_norm=self.norm(arch, "attn_q_norm", "self_attn.q_norm", arch.head_dim),
             k_norm=self.norm(arch, "attn_k_norm", "self_attn.k_norm", arch.head_dim),
             scale=arch.query_scalar**-0.5,
-            window=arch.window if local else None,
         )
 
     def mlp(self, arch: Arch, index: int) -> Op:
@@ -138,19 +135,19 @@ class Gemma3(Family):
         facts = checked(config, Gemma3Config, "config.json")
         full, local = ropes_of(config)
         sizes = super().sizes(config | {"rope_scaling": full})
-        sliding = sliding_layers(facts, sizes["layers"])
-        if sliding and facts.sliding_window is None:
-            raise CorruptFileError(
-                "config.json has layers with a window and no sliding_window; take the config.json "
-                "that came with the weights."
-            )
         return sizes | {
             "local_rope": Rope.from_config(config | {"rope_scaling": local}),
-            "window": facts.sliding_window if sliding else None,
-            "sliding": sliding,
             "query_scalar": float(facts.query_pre_attn_scalar),
             "embedding_scale": math.sqrt(sizes["hidden"]),
         }
+
+    def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
+        every = config.get("sliding_window_pattern") or PATTERN
+        local = with_window(every, layers)
+        usual = [SLIDING if index in local else FULL for index in range(layers)]
+        kinds = config.get("layer_types") or usual
+        window = config["sliding_window"]
+        return window_config.windows(config | {"layer_types": kinds}, layers, window, bool)
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         attention = ("attn_q", "attn_k", "attn_v", "attn_output")
@@ -167,7 +164,7 @@ class Gemma3(Family):
         keys: dict[str, Any] = {"rope.freq_base_swa": arch.local_rope.theta}
         if arch.window is not None:
             keys["attention.sliding_window"] = arch.window
-            keys["attention.sliding_window_pattern"] = period(arch.sliding, arch.layers)
+            keys["attention.sliding_window_pattern"] = period(arch.windowed, arch.layers)
         return super().gguf_keys(arch) | {f"{self.name}.{key}": v for key, v in keys.items()}
 
     def check_llamacpp(self, arch: Gemma3Arch) -> None:
@@ -176,7 +173,7 @@ class Gemma3(Family):
         wrong = None
         if arch.query_scalar != scalar:
             wrong = f"query_pre_attn_scalar {arch.query_scalar:g}, and llama.cpp takes {scalar:g}"
-        elif arch.window is not None and period(arch.sliding, arch.layers) is None:
+        elif arch.window is not None and period(arch.windowed, arch.layers) is None:
             wrong = "layers with a window in no order of one in so many, which llama.cpp needs"
         elif arch.local_rope.rope_type != "default" or arch.rope.rope_type == "yarn":
             kinds = f"{arch.rope.rope_type} and {arch.local_rope.rope_type}"
@@ -205,7 +202,7 @@ class Gemma3(Family):
                 {"rope.freq_base": base["rope.freq_base_swa"]}, sizes["context"]
             ),
             "window": window and keys.count("attention.sliding_window"),
-            "sliding": with_window(every, layers) if window else (),
+            "windowed": with_window(every, layers) if window else (),
             "query_scalar": scalar,
             "embedding_scale": math.sqrt(sizes["hidden"]),
         }
@@ -231,31 +228,14 @@ def ropes_of(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return found[0], found[1]
 
 
-def sliding_layers(facts: Gemma3Config, layers: int) -> tuple[int, ...]:
-    """The layers with a window. Raises EdgequantError where layer_types cannot be."""
-    if facts.layer_types is None:
-        return with_window(facts.sliding_window_pattern, layers)
-    if len(facts.layer_types) != layers:
-        raise CorruptFileError(
-            f"config.json has layer_types for {len(facts.layer_types)} layers and "
-            f"num_hidden_layers {layers}; take the config.json that came with the weights."
-        )
-    if other := sorted(set(facts.layer_types) - BASES.keys()):
-        raise UnsupportedError(
-            f"config.json has {other[0]!r} among its layer_types; a gemma3 has "
-            f"{' and '.join(BASES)}."
-        )
-    return tuple(i for i, kind in enumerate(facts.layer_types) if kind == SLIDING)
-
-
 def with_window(every: int, layers: int) -> tuple[int, ...]:
     """The layers with a window where one in `every`, the last of them, has none."""
     return tuple(i for i in range(layers) if (i + 1) % every)
 
 
-def period(sliding: tuple[int, ...], layers: int) -> int | None:
+def period(windowed: tuple[int, ...], layers: int) -> int | None:
     """The `every` of `with_window` that gives these layers; None where there is none."""
-    return next((n for n in range(1, layers + 2) if with_window(n, layers) == sliding), None)
+    return next((n for n in range(1, layers + 2) if with_window(n, layers) == windowed), None)
 
 
 def llamacpp_scalar(layers: int, hidden: int, heads: int, head_dim: int) -> float:

@@ -10,7 +10,8 @@ from quantize.checkpoint import open_checkpoint
 from runtime.archs.gemma3 import Gemma3Arch
 from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine, open_engine
-from runtime.forward import Cache, layers
+from runtime.forward import layers
+from runtime.kv_cache import Cache
 from runtime.model import Model
 from runtime.rope import Rope
 from tests.conftest import CONFIGS
@@ -55,7 +56,7 @@ def slow_logits(model: Model, ids: np.ndarray) -> np.ndarray:
         at = f"blk.{layer}."
         table = still if layer in getattr(arch, "without_rope", ()) else (cos, sin)
         sight = len(ids)
-        if isinstance(arch, Gemma3Arch) and layer in arch.sliding:
+        if isinstance(arch, Gemma3Arch) and layer in arch.windowed:
             table, sight = turns(arch.local_rope, len(ids), arch.head_dim), arch.window or 0
         normed = norm(x, f"{at}attn_norm.weight")
         q, k, v = (linear(normed, f"{at}attn_{part}") for part in "qkv")

@@ -53,13 +53,15 @@ def test_what_a_released_config_leaves_out_is_what_transformers_takes() -> None:
     bases = {kind: rope["rope_theta"] for kind, rope in theirs.rope_parameters.items()}
     assert bases == {"full_attention": arch.rope.theta, "sliding_attention": arch.local_rope.theta}
     sliding = [i for i, kind in enumerate(theirs.layer_types) if kind == "sliding_attention"]
-    assert list(arch.sliding) == sliding
+    assert list(arch.windowed) == sliding
 
 
 def test_the_newer_spelling_says_the_same() -> None:
-    newer = arch_of(rope_parameters=BY_KIND, layer_types=KINDS, sliding_window_pattern=None, **PLAIN)
+    newer = arch_of(
+        rope_parameters=BY_KIND, layer_types=KINDS, sliding_window_pattern=None, **PLAIN
+    )
     assert newer == arch_of()
-    assert newer.sliding == with_window(3, 4) == (0, 1, 3)
+    assert newer.windowed == with_window(3, 4) == (0, 1, 3)
 
 
 def test_layers_may_have_a_window_in_any_order() -> None:
@@ -95,7 +97,11 @@ def test_what_llamacpp_computes_otherwise_is_refused(changes: dict[str, Any], sa
         ({"layer_types": KINDS[:3]}, CorruptFileError, "for 3 layers and num_hidden_layers 4"),
         ({"layer_types": [*KINDS[:3], "linear"]}, UnsupportedError, "'linear' among its layer"),
         ({"rope_parameters": {"rope_theta": 1e5}}, UnsupportedError, "for each kind of layer"),
-        ({"sliding_window": 0}, CorruptFileError, "sliding_window is not what it must be"),
+        (
+            {"layer_types": KINDS[:2] * 2, "sliding_window": 0},
+            CorruptFileError,
+            "sliding_window is not what it must be",
+        ),
         ({"sliding_window_pattern": "3"}, CorruptFileError, "sliding_window_pattern is not"),
     ],
 )
@@ -108,5 +114,5 @@ def test_what_cannot_be_is_refused(
 
 def test_a_window_without_its_length_is_refused() -> None:
     facts = config("gemma3") | {"sliding_window": None}
-    with pytest.raises(CorruptFileError, match="a window and no sliding_window"):
+    with pytest.raises(CorruptFileError, match="a sliding window, and its size is None"):
         family_of(facts).arch(facts)
