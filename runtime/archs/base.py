@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from runtime import window_config
 from runtime.archs.gguf_sizes import GgufSizes
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
-from runtime.errors import CorruptFileError, UnsupportedError
+from runtime.errors import CorruptFileError
 from runtime.limits import check_sizes, refuse_settings
 from runtime.rope import Rope
 
@@ -120,6 +120,8 @@ class Family(GgufSizes):
     name: ClassVar[str]
     hf_types: ClassVar[tuple[str, ...]]
     """`model_type` in config.json."""
+    hf_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of config.json that not every family reads."""
     hf_class: ClassVar[str]
     """The transformers class, for `architectures`."""
     genai_type: ClassVar[str | None] = None
@@ -231,18 +233,3 @@ class Family(GgufSizes):
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         """Linears of a layer that have a bias."""
         return self.biased
-
-
-def family_of(config: dict[str, Any]) -> Family:
-    """The family of a HF config.json. Raises EdgequantError naming the known model types."""
-    kind = config.get("model_type")
-    for family in FAMILIES.values():
-        if kind in family.hf_types:
-            return family
-    known = ", ".join(t for family in FAMILIES.values() for t in family.hf_types)
-    if not kind:
-        named = config.get("architectures") or config.get("_class_name") or "no model at all"
-        raise UnsupportedError(
-            f"config.json has no model_type and names {named}; supported: {known}."
-        )
-    raise UnsupportedError(f"unknown architecture {kind!r} in config.json; supported: {known}.")

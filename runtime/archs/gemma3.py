@@ -78,6 +78,7 @@ class Gemma3Arch(Arch):
 class Gemma3(Family):
     name = "gemma3"
     hf_types = ("gemma3_text",)
+    hf_keys = Gemma3Config.__struct_fields__
     hf_class = "Gemma3ForCausalLM"
     genai_type = "gemma3_text"
     norm_offset = 1.0
