@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-from runtime import window_config
+from runtime import long_context, window_config
 from runtime.archs.gguf_sizes import GgufSizes
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
 from runtime.errors import CorruptFileError
@@ -199,7 +199,12 @@ class Family(GgufSizes):
 
     def notes(self, config: dict[str, Any]) -> tuple[str, ...]:
         """What of config.json is left out, one sentence each."""
-        return Rope.notes(config)
+        context = self.positions(config, Rope.from_config(config, self.theta))
+        return (*Rope.notes(config), *long_context.notes(config, context))
+
+    def positions(self, config: dict[str, Any], rope: Rope) -> int:
+        """Tokens that the positions of a config.json reach."""
+        return rope.context(int(config["max_position_embeddings"]))
 
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         """The fields of `arch_type` from a HF config.json. Raises KeyError for a missing key."""
@@ -215,7 +220,7 @@ class Family(GgufSizes):
             "kv_heads": int(config.get("num_key_value_heads") or heads),
             "head_dim": int(config.get("head_dim") or hidden // heads),
             "eps": float(config["rms_norm_eps"]),
-            "context": rope.context(int(config["max_position_embeddings"])),
+            "context": long_context.plain_context(config, self.positions(config, rope)),
             "tied": bool(config.get("tie_word_embeddings", False)),
             "rope": rope,
             "biased": self.biases(config),
