@@ -150,8 +150,7 @@ class _Step:
 
     def norm(self, op: Norm, x: Array) -> Array:
         """x (..., width) -> the same shape."""
-        weight = self.layer.weights[f"{op.name}.weight"]
-        return self.ops.rmsnorm(x, weight + op.offset if op.offset else weight, op.eps)
+        return self.ops.rmsnorm(x, self.layer.weights[f"{op.name}.weight"], op.eps)
 
     def linear(self, name: str, x: Array) -> Array:
         """x (B, T, in) through a linear, with its bias when it has one."""
@@ -231,6 +230,12 @@ def run_expert(ops: Ops, layer: Layer, index: int, x: Array, observer: Observer)
     return step.expert(layer.spec.mixture.experts, index, x)
 
 
+def embed(ops: Ops, arch: Arch, weights: Mapping[str, Weight], ids: np.ndarray) -> Array:
+    """ids (B, T) -> the states before the first layer (B, T, D)."""
+    x = ops.embed(weights["token_embd.weight"], ids)
+    return x if arch.embedding_scale == 1.0 else x * np.float32(arch.embedding_scale)
+
+
 def logits(ops: Ops, arch: Arch, weights: Mapping[str, Weight], x: Array) -> Array:
     """The last hidden states (B, T, D) -> (B, T, V)."""
     return ops.matmul(
@@ -260,7 +265,7 @@ def forward(
     """Logits (B, T, V) of ids (B, T); `last`: the last token's (B, 1, V). Advances the cache."""
     start = cache.length if cache else 0
     positions = Positions(start, start + ids.shape[1])
-    x = ops.embed(weights["token_embd.weight"], ids)
+    x = embed(ops, arch, weights, ids)
     for layer in decoder:
         x = decoder_layer(ops, layer, x, positions, cache)
     if cache:

@@ -106,7 +106,7 @@ def fisher(
     """
     arch, source = checkpoint.arch, OriginalLayers(checkpoint, ops.device)
     states = Kept(allocate("gradient-states", (arch.layers + 1, *ids.shape, arch.hidden)))
-    embed(checkpoint.tensors["token_embd.weight"], ids, states.values[0])
+    embed(arch, checkpoint.tensors["token_embd.weight"], ids, states.values[0])
     steps = 2 * arch.layers
     with torch.inference_mode():
         for layer, _ in forward(ops, source, states):
@@ -236,15 +236,15 @@ def tables(
     used: torch.Tensor,
 ) -> Tables:
     """The tables, from gradient (rows, T, D) at the embedding's output and `head_gradient`."""
-    flat = gradient.reshape(-1, gradient.shape[-1])
+    arch, flat = checkpoint.arch, gradient.reshape(-1, gradient.shape[-1])
     hessian = torch.zeros_like(head)
     for here in batches(len(flat), TOKENS_BACK):
         piece = fetch(flat, here, ops.device)
         add_gram(hessian, piece, piece)
-    mirror(hessian).div_(len(flat))
-    counts = np.bincount(ids.reshape(-1), minlength=checkpoint.arch.vocab) / ids.size
+    mirror(hessian).div_(len(flat) / arch.embedding_scale**2)  # by the rows, not by their multiples
+    counts = np.bincount(ids.reshape(-1), minlength=arch.vocab) / ids.size
     seen = torch.from_numpy(counts.astype(np.float32)).to(ops.device)
-    if checkpoint.arch.tied:
+    if arch.tied:
         # in text like the model's own both weights are the frequency of the token
         both = TableFisher(hessian + head, (seen + used) / 2)
         return Tables({"token_embd.weight": both})

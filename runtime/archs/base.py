@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-from runtime import window_config
+from runtime import long_context, window_config
 from runtime.archs.gguf_sizes import GgufSizes
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
-from runtime.errors import CorruptFileError, UnsupportedError
+from runtime.errors import CorruptFileError
 from runtime.limits import check_sizes, refuse_settings
 from runtime.rope import Rope
 
@@ -49,6 +49,8 @@ class Arch:
     rope: Rope
     biased: tuple[str, ...] = ()
     """Linears of a decoder layer that have a bias, such as ("attn_q", "attn_k", "attn_v")."""
+    embedding_scale: float = 1.0
+    """What the embedding's rows are multiplied by before the first layer."""
     window: int | None = None
     """Keys that a query of a windowed layer sees, its own the last."""
     windowed: tuple[int, ...] = ()
@@ -62,7 +64,17 @@ class Arch:
     @property
     def output_norm(self) -> Norm:
         """The norm before the head."""
-        return Norm("output_norm", "model.norm", self.hidden, self.eps)
+        offset = FAMILIES[self.family].norm_offset
+        return Norm("output_norm", "model.norm", self.hidden, self.eps, offset)
+
+    def norms(self) -> dict[str, Norm]:
+        """Every norm of the model by the name of its weight."""
+        found = {f"{self.output_norm.name}.weight": self.output_norm}
+        for index in range(self.layers):
+            for part in self.layer(index).parts:
+                if isinstance(part, Norm):
+                    found[f"blk.{index}.{part.name}.weight"] = part
+        return found
 
     def layer(self, index: int) -> LayerSpec:
         """What decoder layer `index` computes."""
@@ -108,9 +120,15 @@ class Family(GgufSizes):
     name: ClassVar[str]
     hf_types: ClassVar[tuple[str, ...]]
     """`model_type` in config.json."""
+    hf_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of config.json that not every family reads."""
     hf_class: ClassVar[str]
     """The transformers class, for `architectures`."""
+    genai_type: ClassVar[str | None] = None
+    """onnxruntime-genai's name of such a decoder; None = `name`."""
     biased: ClassVar[tuple[str, ...]] = ()
+    norm_offset: ClassVar[float] = 0.0
+    """See `Norm.offset`."""
     theta: ClassVar[float] = 10000.0
     """Base of the rope's frequencies where config.json has none."""
     genai_type: ClassVar[str | None] = None
@@ -168,7 +186,7 @@ class Family(GgufSizes):
 
         Raises EdgequantError naming a missing key or an unsupported setting.
         """
-        refuse_settings(config)
+        self.refuse(config)
         try:
             return check_sizes(self.arch_type(**self.sizes(config)))
         except KeyError as missing:
@@ -177,9 +195,18 @@ class Family(GgufSizes):
                 "weights."
             ) from None
 
+    def refuse(self, config: dict[str, Any]) -> None:
+        """Raise EdgequantError for a setting that the family does not compute."""
+        refuse_settings(config)
+
     def notes(self, config: dict[str, Any]) -> tuple[str, ...]:
         """What of config.json is left out, one sentence each."""
-        return Rope.notes(config)
+        context = self.positions(config, Rope.from_config(config, self.theta))
+        return (*Rope.notes(config), *long_context.notes(config, context))
+
+    def positions(self, config: dict[str, Any], rope: Rope) -> int:
+        """Tokens that the positions of a config.json reach."""
+        return rope.context(int(config["max_position_embeddings"]))
 
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         """The fields of `arch_type` from a HF config.json. Raises KeyError for a missing key."""
@@ -195,7 +222,7 @@ class Family(GgufSizes):
             "kv_heads": int(config.get("num_key_value_heads") or heads),
             "head_dim": int(config.get("head_dim") or hidden // heads),
             "eps": float(config["rms_norm_eps"]),
-            "context": rope.context(int(config["max_position_embeddings"])),
+            "context": long_context.plain_context(config, self.positions(config, rope)),
             "tied": bool(config.get("tie_word_embeddings", False)),
             "rope": rope,
             "biased": self.biases(config),
@@ -213,18 +240,3 @@ class Family(GgufSizes):
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         """Linears of a layer that have a bias."""
         return self.biased
-
-
-def family_of(config: dict[str, Any]) -> Family:
-    """The family of a HF config.json. Raises EdgequantError naming the known model types."""
-    kind = config.get("model_type")
-    for family in FAMILIES.values():
-        if kind in family.hf_types:
-            return family
-    known = ", ".join(t for family in FAMILIES.values() for t in family.hf_types)
-    if not kind:
-        named = config.get("architectures") or config.get("_class_name") or "no model at all"
-        raise UnsupportedError(
-            f"config.json has no model_type and names {named}; supported: {known}."
-        )
-    raise UnsupportedError(f"unknown architecture {kind!r} in config.json; supported: {known}.")

@@ -127,6 +127,7 @@ class NativeEngine(OpsEngine):
             hidden=arch.hidden,
             output_norm=arch.output_norm,
             layers=[arch.layer(index).ops for index in range(arch.layers)],
+            embedding_scale=arch.embedding_scale,
         )
 
     def move_to_huge_pages(self, mapped: dict[str, np.ndarray]) -> None:

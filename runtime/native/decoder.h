@@ -73,6 +73,7 @@ struct DecoderSizes {
 // Every weight; the owner keeps the memory.
 struct DecoderWeights {
     Linear embedding, head;
+    float embedding_scale = 1.0f;  // of the embedding's rows, before the first layer
     Norm output_norm;
     std::vector<LayerOps> layers;
     std::vector<Rope> ropes;  // of all layers, each once
