@@ -277,6 +277,7 @@ Container(
     size=size,
     provenance=provenance,
     maker=maker,
+    refuse=lambda arch: FAMILIES[arch.family].gguf_keys(arch),
     tokenizer=read_back,
     usage=USAGE,
 )

@@ -27,6 +27,7 @@ from quantize.plan import (
     Rule,
     Target,
     check_rules,
+    check_scores,
     window_length,
 )
 from quantize.progress import Progress, silent
@@ -131,6 +132,7 @@ class Job:
         check_files(plan)
         checkpoint = open_checkpoint(plan.model, plan.adapter)
         check_rules(plan, checkpoint.arch)
+        check_scores(plan, checkpoint.arch)
         length = window_length(plan.length, checkpoint.arch.context)
         plan = replace(plan, length=length)  # as artifacts say it
         imatrix = for_model(plan.imatrix, checkpoint.arch)
@@ -138,6 +140,7 @@ class Job:
         if METHODS[plan.method].calibrated or any(target.automatic for target in plan.targets):
             check_length(length, checkpoint.arch.context)
         for container in dict.fromkeys(target.container for target in plan.targets):
+            export.CONTAINERS[container].refuse(checkpoint.arch)
             refuse_other_tokens(container, checkpoint)
         fingerprint, effort, keys = checkpoint.fingerprint(), EFFORTS[plan.effort], {}
         if plan.imatrix and imatrix:
@@ -249,7 +252,12 @@ def refuse_other_tokens(container: str, checkpoint: Checkpoint) -> None:
 
 
 def notes_of(container: str, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What the usual reader of a container makes otherwise of the checkpoint's tokenizer."""
+    """What the usual reader of a container makes otherwise of the checkpoint's tokenizer.
+
+    What scores texts is run with the checkpoint's own.
+    """
+    if checkpoint.arch.score_head:
+        return ()
     found = export.CONTAINERS[container].reader_notes
     return found(checkpoint.tokenizer, checkpoint.files, TORTURE)
 

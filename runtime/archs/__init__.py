@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 
 from runtime.archs.base import FAMILIES, Arch, Family, family_of
+from runtime.archs.heads import ScoreHead
 from runtime.archs.layer import (
     Activation,
     Attention,
@@ -34,5 +35,6 @@ __all__ = [
     "Norm",
     "Op",
     "Residual",
+    "ScoreHead",
     "family_of",
 ]

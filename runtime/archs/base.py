@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT, OUTPUT_NORM, ScoreHead, score_head
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_keys import GgufKeys
@@ -19,16 +20,6 @@ from runtime.rope import Rope
 
 FAMILIES: dict[str, "Family"] = {}
 """Every family by its GGUF architecture name; filled by the class lines."""
-
-EMBEDDING = "token_embd.weight"
-OUTPUT_NORM = "output_norm.weight"
-OUTPUT = "output.weight"
-HF_GLOBALS = {
-    EMBEDDING: "model.embed_tokens.weight",
-    OUTPUT_NORM: "model.norm.weight",
-    OUTPUT: "lm_head.weight",
-}
-"""Tensors outside the layers -> their names in a Hugging Face checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +42,23 @@ class Arch:
     rope: Rope
     biased: tuple[str, ...] = ()
     """Linears of a decoder layer that have a bias, such as ("attn_q", "attn_k", "attn_v")."""
+    score_head: ScoreHead | None = None
+    """What it has in place of a head that makes logits; None for a language model."""
 
     @property
     def head(self) -> str:
-        """Name of the weight that makes the logits."""
-        return EMBEDDING if self.tied else OUTPUT
+        """Name of the weight that makes the logits, or the scores."""
+        return self.score_head.output if self.score_head else EMBEDDING if self.tied else OUTPUT
+
+    @property
+    def own_head(self) -> bool:
+        """Whether a weight of its own makes the logits."""
+        return not self.tied and self.score_head is None
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the head writes for a token."""
+        return self.score_head.labels if self.score_head else self.vocab
 
     @property
     def output_norm(self) -> Norm:
@@ -77,11 +80,11 @@ class Arch:
 
     def hf_names(self) -> dict[str, str]:
         """Runtime name of every tensor of the model -> its name in a Hugging Face checkpoint."""
-        names = {name: HF_GLOBALS[name] for name in HF_GLOBALS if name in _shapes(self)}
+        names = {name: HF_GLOBALS.get(name, name) for name in _shapes(self)}
         for index in range(self.layers):
             for name, hf in self.layer(index).hf_names.items():
                 names[f"blk.{index}.{name}"] = f"model.layers.{index}.{hf}"
-        return {name: names[name] for name in _shapes(self)}
+        return names
 
 
 @cache
@@ -95,7 +98,9 @@ def _shapes(arch: Arch) -> dict[str, Shape]:
     for index in range(arch.layers):
         out |= {f"blk.{index}.{name}": s for name, s in arch.layer(index).shapes.items()}
     out[OUTPUT_NORM] = (arch.hidden,)
-    if not arch.tied:
+    if arch.score_head:
+        out |= arch.score_head.shapes
+    elif arch.own_head:
         out[OUTPUT] = (arch.vocab, arch.hidden)
     return out
 
@@ -184,7 +189,7 @@ class Family:
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         """The fields of `arch_type` from a HF config.json. Raises KeyError for a missing key."""
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        rope = Rope.from_config(config, self.theta)
+        rope, scores = Rope.from_config(config, self.theta), score_head(config)
         return {
             "family": self.name,
             "vocab": int(config["vocab_size"]),
@@ -196,9 +201,10 @@ class Family:
             "head_dim": int(config.get("head_dim") or hidden // heads),
             "eps": float(config["rms_norm_eps"]),
             "context": rope.context(int(config["max_position_embeddings"])),
-            "tied": bool(config.get("tie_word_embeddings", False)),
+            "tied": bool(config.get("tie_word_embeddings", False)) and scores is None,
             "rope": rope,
             "biased": self.biases(config),
+            "score_head": scores,
         }
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
