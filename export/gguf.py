@@ -279,6 +279,7 @@ Container(
     size=size,
     provenance=provenance,
     maker=maker,
+    refuse=lambda arch: FAMILIES[arch.family].gguf_keys(arch),
     tokenizer=read_back,
     context=lambda arch: FAMILIES[arch.family].gguf_context(arch),
     cut="llama.cpp has no sliding windows in such a model and sees what they hide from there on",

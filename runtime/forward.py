@@ -15,6 +15,7 @@ import numpy as np
 from runtime.archs import Activation, Arch, Attention, GatedMLP, LayerSpec, MoE, Norm, Residual
 from runtime.archs.layer import EXPERTS, ROUTER
 from runtime.kv_cache import Cache
+from runtime.scores import scored
 from runtime.tensor import Tensor
 
 Array = Any
@@ -237,10 +238,11 @@ def embed(ops: Ops, arch: Arch, weights: Mapping[str, Weight], ids: np.ndarray) 
 
 
 def logits(ops: Ops, arch: Arch, weights: Mapping[str, Weight], x: Array) -> Array:
-    """The last hidden states (B, T, D) -> (B, T, V)."""
-    return ops.matmul(
-        ops.rmsnorm(x, weights["output_norm.weight"], arch.eps), weights[arch.head], None
-    )
+    """The last hidden states (B, T, D) -> (B, T, V); of a model that scores, (B, T, labels)."""
+    normed = ops.rmsnorm(x, weights["output_norm.weight"], arch.eps)
+    if arch.score_head:
+        return scored(ops, arch.score_head, weights, normed)
+    return ops.matmul(normed, weights[arch.head], None)
 
 
 def layers(arch: Arch, weights: Mapping[str, Weight]) -> list[Layer]:
@@ -262,7 +264,7 @@ def forward(
     cache: Cache | None = None,
     last: bool = False,
 ) -> Array:
-    """Logits (B, T, V) of ids (B, T); `last`: the last token's (B, 1, V). Advances the cache."""
+    """Logits or scores (B, T, V) of ids (B, T); `last`: the last token's. Advances the cache."""
     start = cache.length if cache else 0
     positions = Positions(start, start + ids.shape[1])
     x = embed(ops, arch, weights, ids)

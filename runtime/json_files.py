@@ -61,6 +61,9 @@ class Config(SpecialIds):
     """config.json, as far as every family reads it."""
 
     model_type: str | None = None
+    architectures: list[str] | None = None
+    num_labels: Size | None = None
+    id2label: dict[str, Any] | list[Any] | None = None
     vocab_size: Size = 1
     hidden_size: Size = 1
     intermediate_size: Size = 1
