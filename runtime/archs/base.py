@@ -109,6 +109,12 @@ class Family:
     """`model_type` in config.json."""
     hf_class: ClassVar[str]
     """The transformers class, for `architectures`."""
+    hf_auto: ClassVar[str] = "AutoModelForCausalLM"
+    """The class of transformers that opens any of its kind."""
+    hf_beside: ClassVar[tuple[str, ...]] = ()
+    """What the names of other parts of the model begin with, such as a vision tower's."""
+    genai_type: ClassVar[str | None] = None
+    """onnxruntime-genai's name of such a decoder; None = `name`."""
     biased: ClassVar[tuple[str, ...]] = ()
     theta: ClassVar[float] = 10000.0
     """Base of the rope's frequencies where config.json has none."""
@@ -210,7 +216,7 @@ class Family:
         return None
 
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
-        """GGUF metadata for these sizes: key -> int, float or str.
+        """GGUF metadata for these sizes: key -> int, float, str or a list of one of these.
 
         Raises UnsupportedError for what the family's GGUF readers would not compute.
         """
