@@ -19,7 +19,7 @@ HEADS: dict[str, Any] = {
     "tie_word_embeddings": False,
     "max_position_embeddings": 512,
     "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-    "image_token_id": 4094,
+    "image_token_id": 4000,
     "vision_start_token_id": 4091,
     "vision_end_token_id": 4092,
     "video_token_id": 4095,
@@ -30,7 +30,7 @@ TOWER: dict[str, Any] = {
     "intermediate_size": 44,
     "num_heads": 2,
     "out_hidden_size": 64,
-    "window_size": 56,
+    "window_size": 112,
     "fullatt_block_indexes": [1],
     "hidden_act": "silu",
 }

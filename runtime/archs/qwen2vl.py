@@ -47,7 +47,10 @@ class Qwen2VL(Qwen2):
         return sizes | {"sections": whole(tuple(found), sizes["head_dim"])}
 
     def notes(self, config: dict[str, Any]) -> tuple[str, ...]:
-        return super().notes(plain_rope(config))
+        found = super().notes(plain_rope(config))
+        if not config.get("vision_config"):
+            return found
+        return (*found, "the vision tower goes into a file of its own: `quantize mmproj` writes it")
 
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
         assert isinstance(arch, VisionArch)

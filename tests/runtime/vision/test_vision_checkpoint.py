@@ -110,7 +110,7 @@ def test_settings_beside_a_text_config_do_not_count_and_are_told(tmp_path: Path)
 @pytest.mark.parametrize("kind", ["mrope", "default"])
 def test_both_names_of_the_rope_are_read_and_nothing_is_told_of_it(kind: str) -> None:
     scaling = {"type": kind, "rope_type": kind, "mrope_section": [2, 3, 3]}
-    config = SIZES | QWEN25 | {"rope_scaling": scaling}
+    config = SIZES | HEADS | {"model_type": "qwen2_5_vl", "rope_scaling": scaling}
     family = family_of(config)
     arch = family.arch(config)
     assert isinstance(arch, VisionArch)
@@ -172,7 +172,7 @@ def test_sections_of_a_gguf_that_do_not_fit_are_refused(sections: list[int] | No
 
 def test_the_sizes_of_both_towers() -> None:
     newer, older = tower_of(QWEN25), tower_of(QWEN2)
-    assert newer == Tower(3, 32, 2, 44, 64, 14, 2, 2, 3, True, 56, (1,))
+    assert newer == Tower(3, 32, 2, 44, 64, 14, 2, 2, 3, True, 112, (1,))
     assert older == Tower(2, 32, 2, 64, 64, 14, 2, 2, 3, False)
     assert tower_of(HEADS) is None
     # a release says what differs from transformers' defaults
