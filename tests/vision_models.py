@@ -5,9 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from runtime.vision.tower import tower_of
 from tests.one_file_models import edit, make, weights
+
+TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+IMAGE = 4098
+"""The third of them: the bundled tokenizer has 4,096 tokens of its own."""
 
 HEADS: dict[str, Any] = {
     "hidden_size": 64,
@@ -19,10 +24,10 @@ HEADS: dict[str, Any] = {
     "tie_word_embeddings": False,
     "max_position_embeddings": 512,
     "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-    "image_token_id": 4000,
-    "vision_start_token_id": 4091,
-    "vision_end_token_id": 4092,
-    "video_token_id": 4095,
+    "vision_start_token_id": 4096,
+    "vision_end_token_id": 4097,
+    "image_token_id": 4098,
+    "video_token_id": 4099,
 }
 TOWER: dict[str, Any] = {
     "depth": 3,
@@ -72,6 +77,9 @@ def vision_model(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:
             values[f"visual.{name}"] = (noise + (is_norm and name.endswith("weight"))).bfloat16()
 
     weights(folder, add)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(list(TOKENS))
+    tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 

@@ -23,11 +23,10 @@ from runtime.vision.place import axes, with_room
 from runtime.vision.seeing import SeeingEngine, SeenImages
 from runtime.vision.tower import tower_of
 from tests.small_models import kl
-from tests.vision_models import MODELS, vision_model
+from tests.vision_models import IMAGE, MODELS, vision_model
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
-IMAGE = 4000
 SIZES = [(84, 140), (280, 308), (112, 336)]
 """Multiples of 28 pixels, of at least 8 tokens: other images are resized, otherwise in each."""
 NEW = 6

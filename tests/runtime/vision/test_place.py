@@ -15,9 +15,7 @@ from runtime.vision.place import axes, with_room
 from runtime.vision.seeing import SeeingEngine, SeenImages
 from runtime.vision.tower import tower_of
 from tests.small_models import assert_near
-from tests.vision_models import MODELS, QWEN25, vision_model
-
-IMAGE = 4000
+from tests.vision_models import IMAGE, MODELS, QWEN25, vision_model
 
 
 def patches(rows: int, cols: int, values: int = 1176) -> Patches:
@@ -29,7 +27,7 @@ def test_each_image_gets_room_for_its_tokens() -> None:
     images = [patches(4, 6), patches(2, 2)]
     found = with_room([1, IMAGE, 2, IMAGE, 3], images, 2, IMAGE)
     assert found == [1, *[IMAGE] * 6, 2, IMAGE, 3]
-    with pytest.raises(InputError, match=r"1 places for images \(token 4000\), and 2 images"):
+    with pytest.raises(InputError, match=r"1 places for images \(token 4098\), and 2 images"):
         with_room([1, IMAGE], images, 2, IMAGE)
 
 
