@@ -238,9 +238,14 @@ def worst_tokens(
 
 
 def speed(engine: Engine, prompt: list[int]) -> GenerationSpeed:
-    """Median time of a greedy step after `prompt`; the first run warms caches and threads up."""
+    """Median time of a greedy step after `prompt`; the first run warms caches and threads up.
+
+    In a short context the prompt is cut, and fewer steps are timed.
+    """
     times: list[float] = []
-    for count in (4, TIMED):
+    prompt = prompt[: max(1, engine.arch.context // 2)]
+    timed = min(TIMED, engine.arch.context - len(prompt) - 1)
+    for count in (min(4, timed), timed):
         times.clear()
         last = None
         for _ in generate(engine, prompt, count + 1):
@@ -248,7 +253,7 @@ def speed(engine: Engine, prompt: list[int]) -> GenerationSpeed:
             if last is not None:  # the first token pays for reading the prompt
                 times.append(now - last)
             last = now
-    return GenerationSpeed(TIMED, float(1 / np.median(times)), machine())
+    return GenerationSpeed(timed, float(1 / np.median(times)), machine())
 
 
 def machine() -> str:

@@ -160,7 +160,7 @@ class LlamaEngine:
                 f"llama.cpp has no room for {capacity} tokens: {_reason()}; ask for fewer."
             )
         told = " ".join(_told)
-        if self.kv == "f32" and not (told.count("(f32)") == 2 and "disabled" in told):
+        if self.kv == "f32" and ("(f32)" not in told or "(f16)" in told or "disabled" not in told):
             self.library.llama_free(found)
             raise _no_float32(f"it says {told!r}")
         self.library.llama_set_n_threads(found, self.threads, self.threads)
