@@ -10,6 +10,7 @@ import numpy as np
 
 from quantize.report.frontier import FrontierEntry, Standing, standings
 from quantize.report.metrics import Histogram, Metrics
+from quantize.report.positions import PositionScore
 from quantize.report.scan import TensorFact
 from quantize.report.sensitivity import PartEffect
 from quantize.report.tokens import TokenizerCheck
@@ -133,6 +134,8 @@ class ArtifactResult:
     notes: tuple[str, ...]
     maker: str | None = None
     """The tool that made it, from its metadata; None where they do not tell."""
+    positions: tuple[PositionScore, ...] = ()
+    """By position in a window; reports of earlier versions have none."""
 
     @property
     def rejected(self) -> bool:
