@@ -119,11 +119,11 @@ def kl_by_position(axes: Axes, result: ArtifactResult) -> None:
     )  # counted from 1
     kl = np.array([place.kl for place in found])
     error = np.array([place.kl_se or 0.0 for place in found])
-    axes.stairs(kl, edges, color=BLUE, linewidth=1.6)
+    axes.stairs(kl, edges, baseline=None, color=BLUE, linewidth=1.6)
     if error.any():
         low = np.maximum(kl - error, 0)
         axes.stairs(kl + error, edges, baseline=low, fill=True, color=BLUE, alpha=0.2)
-    axes.set_xscale("log", base=2)
+    axes.set_xscale("log")
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
