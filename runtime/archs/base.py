@@ -113,6 +113,8 @@ class Family(GgufSizes):
     biased: ClassVar[tuple[str, ...]] = ()
     theta: ClassVar[float] = 10000.0
     """Base of the rope's frequencies where config.json has none."""
+    genai_type: ClassVar[str | None] = None
+    """What onnxruntime-genai must be told where it does not know the family's name."""
     arch_type: ClassVar[type[Arch]] = Arch
 
     def __init_subclass__(cls, **kwargs: object) -> None:
