@@ -14,6 +14,7 @@ from quantize.checkpoint import Checkpoint
 from quantize.loading import open_any, open_model
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
+from quantize.report.positions import by_position
 from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore, WorstToken
 from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
@@ -159,6 +160,7 @@ def examine(
         domains={str(name): summarize(scores, names == name) for name in np.unique(names)},
         windows=window_scores(scores, windows.domains),
         histogram=histogram(scores.kl),
+        positions=by_position(scores),
         worst=worst_tokens(scores, windows, source.tokenizer),
         tensors=with_effects(found.tensors, effects),
         parts=effects.parts,
