@@ -126,7 +126,8 @@ def collect(
                 yield f"blk.{layer.index}.{linear}.weight", mean
         progress("layers", layer.index + 1, arch.layers, "")
         del layer, squares
-    yield arch.head, head(ops, checkpoint, hidden, tokens)
+    if arch.score_head is None:  # else it is not rounded
+        yield arch.head, head(ops, checkpoint, hidden, tokens)
 
 
 def head(

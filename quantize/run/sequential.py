@@ -77,7 +77,7 @@ class Pass:
                 self.keep(states, layer.index)
                 self.finish(layer.index, *found)
                 del layer, hessians
-        if not self.checkpoint.arch.tied:
+        if self.checkpoint.arch.own_head:
             self.head(ids, states)
         for states_of in map(self.states_of, WHICH):
             states_of.drop()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from runtime import long_context, window_config
 from runtime.archs.gguf_sizes import GgufSizes
+from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT, OUTPUT_NORM, ScoreHead, score_head
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
 from runtime.errors import CorruptFileError
 from runtime.limits import check_sizes, refuse_settings
@@ -17,16 +18,6 @@ from runtime.rope import Rope
 
 FAMILIES: dict[str, "Family"] = {}
 """Every family by its name; filled by the class lines."""
-
-EMBEDDING = "token_embd.weight"
-OUTPUT_NORM = "output_norm.weight"
-OUTPUT = "output.weight"
-HF_GLOBALS = {
-    EMBEDDING: "model.embed_tokens.weight",
-    OUTPUT_NORM: "model.norm.weight",
-    OUTPUT: "lm_head.weight",
-}
-"""Tensors outside the layers -> their names in a Hugging Face checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +46,23 @@ class Arch:
     """Keys that a query of a windowed layer sees, its own the last."""
     windowed: tuple[int, ...] = ()
     """Layers with the window; the others see all before them."""
+    score_head: ScoreHead | None = None
+    """What it has in place of a head that makes logits; None for a language model."""
 
     @property
     def head(self) -> str:
-        """Name of the weight that makes the logits."""
-        return EMBEDDING if self.tied else OUTPUT
+        """Name of the weight that makes the logits, or the scores."""
+        return self.score_head.output if self.score_head else EMBEDDING if self.tied else OUTPUT
+
+    @property
+    def own_head(self) -> bool:
+        """Whether a weight of its own makes the logits."""
+        return not self.tied and self.score_head is None
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the head writes for a token."""
+        return self.score_head.labels if self.score_head else self.vocab
 
     @property
     def output_norm(self) -> Norm:
@@ -91,11 +94,11 @@ class Arch:
 
     def hf_names(self) -> dict[str, str]:
         """Runtime name of every tensor of the model -> its name in a Hugging Face checkpoint."""
-        names = {name: HF_GLOBALS[name] for name in HF_GLOBALS if name in _shapes(self)}
+        names = {name: HF_GLOBALS.get(name, name) for name in _shapes(self)}
         for index in range(self.layers):
             for name, hf in self.layer(index).hf_names.items():
                 names[f"blk.{index}.{name}"] = f"model.layers.{index}.{hf}"
-        return {name: names[name] for name in _shapes(self)}
+        return names
 
 
 @cache
@@ -109,7 +112,9 @@ def _shapes(arch: Arch) -> dict[str, Shape]:
     for index in range(arch.layers):
         out |= {f"blk.{index}.{name}": s for name, s in arch.layer(index).shapes.items()}
     out[OUTPUT_NORM] = (arch.hidden,)
-    if not arch.tied:
+    if arch.score_head:
+        out |= arch.score_head.shapes
+    elif arch.own_head:
         out[OUTPUT] = (arch.vocab, arch.hidden)
     return out
 
@@ -124,6 +129,10 @@ class Family(GgufSizes):
     """Keys of config.json that not every family reads."""
     hf_class: ClassVar[str]
     """The transformers class, for `architectures`."""
+    hf_auto: ClassVar[str] = "AutoModelForCausalLM"
+    """The class of transformers that opens any of its kind."""
+    hf_beside: ClassVar[tuple[str, ...]] = ()
+    """What the names of other parts of the model begin with, such as a vision tower's."""
     genai_type: ClassVar[str | None] = None
     """onnxruntime-genai's name of such a decoder; None = `name`."""
     biased: ClassVar[tuple[str, ...]] = ()
@@ -209,7 +218,7 @@ class Family(GgufSizes):
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         """The fields of `arch_type` from a HF config.json. Raises KeyError for a missing key."""
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        rope = Rope.from_config(config, self.theta)
+        rope, scores = Rope.from_config(config, self.theta), score_head(config)
         return {
             "family": self.name,
             "vocab": int(config["vocab_size"]),
@@ -221,9 +230,10 @@ class Family(GgufSizes):
             "head_dim": int(config.get("head_dim") or hidden // heads),
             "eps": float(config["rms_norm_eps"]),
             "context": long_context.plain_context(config, self.positions(config, rope)),
-            "tied": bool(config.get("tie_word_embeddings", False)),
+            "tied": bool(config.get("tie_word_embeddings", False)) and scores is None,
             "rope": rope,
             "biased": self.biases(config),
+            "score_head": scores,
             **self.windows(config, int(config["num_hidden_layers"])),
         }
 

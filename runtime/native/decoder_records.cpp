@@ -225,7 +225,7 @@ DecoderWeights read_weights(const nb::dict& named, const std::string& head, nb::
     Weights weights = {named, held};
     DecoderWeights found;
     found.embedding = weights.linear("token_embd", sizes.vocab, sizes.hidden);
-    found.head = weights.linear(head, sizes.vocab, sizes.hidden);
+    if (!head.empty()) found.head = weights.linear(head, sizes.vocab, sizes.hidden);
     found.output_norm = Reader{weights, found, sizes, ""}.norm(output_norm, sizes.hidden);
     for (nb::handle layer : layers) {
         const std::string prefix = "blk." + std::to_string(found.layers.size()) + ".";
