@@ -5,13 +5,16 @@ from typing import Any
 
 import msgspec
 
-from runtime.json_files import Config, read_json
+from runtime.json_files import Config, SpecialIds, read_json
 
 TEXT = "text_config"
-OUTER = {"model_type", "tie_word_embeddings", "tokenizer_class", "quantization_config", TEXT}
+TIED = "tie_word_embeddings"
+OUTER = {"model_type", "architectures", TIED, "tokenizer_class", "quantization_config", TEXT}
 """Settings that count where they stand beside a `text_config`."""
 INNER = {part.name for part in msgspec.structs.fields(Config)} - OUTER
 """Settings of the language model, which do not count there."""
+IDS = {part.name for part in msgspec.structs.fields(SpecialIds)}
+"""Those that do where the language model's say nothing of them."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -30,16 +33,17 @@ def language_config(config: dict[str, Any]) -> dict[str, Any]:
     text = config.get(TEXT)
     if text is None:
         return config
-    outer = {key: value for key, value in config.items() if key not in INNER | {TEXT}}
+    hidden = INNER - (IDS - text.keys()) | {TEXT}
+    outer = {key: value for key, value in config.items() if key not in hidden}
     named = {key: outer[key] for key in ("model_type", "architectures") if key in outer}
-    tied = [part.get("tie_word_embeddings") for part in (config, text)]
-    return outer | text | named | {"tie_word_embeddings": any(tied)}
+    said = [part[TIED] for part in (config, text) if part.get(TIED) is not None]
+    return outer | text | named | ({TIED: any(said)} if said else {})
 
 
 def config_notes(config: dict[str, Any]) -> list[str]:
     """A sentence where settings beside `text_config` say otherwise than it does."""
     text = config.get(TEXT)
-    beside = INNER & config.keys() if text is not None else set()
+    beside = (INNER - (IDS - (text or {}).keys())) & config.keys() if text is not None else set()
     other = sorted(key for key in beside if config[key] != (text or {}).get(key))
     if not other:
         return []
