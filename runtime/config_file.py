@@ -9,12 +9,12 @@ from runtime.json_files import Config, SpecialIds, read_json
 
 TEXT = "text_config"
 TIED = "tie_word_embeddings"
-OUTER = {"model_type", "architectures", TIED, "tokenizer_class", "quantization_config", TEXT}
+FIRST = {"model_type", "architectures", *(part.name for part in msgspec.structs.fields(SpecialIds))}
+"""Settings that count where they stand beside a `text_config`, whatever that says of them."""
+OUTER = FIRST | {TIED, "tokenizer_class", "quantization_config", TEXT}
 """Settings that count where they stand beside a `text_config`."""
 INNER = {part.name for part in msgspec.structs.fields(Config)} - OUTER
 """Settings of the language model, which do not count there."""
-IDS = {part.name for part in msgspec.structs.fields(SpecialIds)}
-"""Those that do where the language model's say nothing of them."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -33,9 +33,8 @@ def language_config(config: dict[str, Any]) -> dict[str, Any]:
     text = config.get(TEXT)
     if text is None:
         return config
-    hidden = INNER - (IDS - text.keys()) | {TEXT}
-    outer = {key: value for key, value in config.items() if key not in hidden}
-    named = {key: outer[key] for key in ("model_type", "architectures") if key in outer}
+    outer = {key: value for key, value in config.items() if key not in INNER | {TEXT}}
+    named = {key: outer[key] for key in FIRST if outer.get(key) is not None}
     said = [part[TIED] for part in (config, text) if part.get(TIED) is not None]
     return outer | text | named | ({TIED: any(said)} if said else {})
 
@@ -43,7 +42,7 @@ def language_config(config: dict[str, Any]) -> dict[str, Any]:
 def config_notes(config: dict[str, Any]) -> list[str]:
     """A sentence where settings beside `text_config` say otherwise than it does."""
     text = config.get(TEXT)
-    beside = (INNER - (IDS - (text or {}).keys())) & config.keys() if text is not None else set()
+    beside = INNER & config.keys() if text is not None else set()
     other = sorted(key for key in beside if config[key] != (text or {}).get(key))
     if not other:
         return []
