@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime import generation_config
+from runtime import generation_config, pooling
 from runtime.adapter import Adapter, read_adapter, refuse_adapter
 from runtime.adapter_files import SmallFiles, small_files, tokenizer_folder
 from runtime.archs import Arch, Family, family_of
@@ -159,6 +159,7 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     if quantized:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
     told += [*unread(folder), *wrapped, *own_head, *unused_head(arch, arrays)]
+    told += pooling.notes(folder)
     notes = (*notes, *told, *generation_config.notes(folder))
     found = Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder), notes)
     if adapters:

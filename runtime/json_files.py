@@ -70,6 +70,7 @@ class Config(SpecialIds):
     hidden_act: str | None = None
     tokenizer_class: str | None = None
     use_sliding_window: bool | None = None
+    is_causal: bool | None = None
     layer_types: list[str] | None = None
     original_max_position_embeddings: Size | None = None
     attention_bias: bool | None = None

@@ -32,6 +32,11 @@ def refuse_settings(config: dict[str, Any]) -> None:
             "config.json sets use_sliding_window; only full attention is supported: "
             "set it to false."
         )
+    if config.get("is_causal") is False:
+        raise UnsupportedError(
+            "config.json sets is_causal to false, so that tokens see those after them; only causal "
+            "attention is supported: run it with the code that came with the model."
+        )
     kinds = set(config.get("layer_types") or ()) - {"full_attention"}
     if kinds:
         raise UnsupportedError(
