@@ -6,7 +6,7 @@ from typing import Any
 
 from runtime import generation_config
 from runtime.added_tokens import TOKENIZER_FILES
-from runtime.archs import Arch, family_of
+from runtime.archs import FAMILIES, Arch, family_of
 from runtime.errors import InputError
 from runtime.json_files import read_json
 from runtime.tokenizer import Tokenizer
@@ -82,7 +82,7 @@ def genai_config(arch: Arch, source: Path, tokenizer: Tokenizer) -> dict[str, An
     settings |= read_json(source / "generation_config.json")
     eos = list(tokenizer.eos)
     model = {
-        "type": arch.family,
+        "type": FAMILIES[arch.family].genai_type or arch.family,
         "vocab_size": arch.vocab,
         "context_length": context_length(arch),
         "eos_token_id": eos[0] if len(eos) == 1 else eos,

@@ -11,7 +11,7 @@ from gguf import GGML_QUANT_VERSION, LlamaFileType, PoolingType
 from gguf.utility import size_label
 
 from runtime import generation_config
-from runtime.archs import Arch
+from runtime.archs import FAMILIES, Arch
 from runtime.checkpoint import model_name
 from runtime.gguf_header import read_header
 from runtime.json_files import read_json
@@ -50,7 +50,9 @@ def _pooling(arch: Arch, source: Path) -> dict[str, int]:
     """How llama.cpp makes one vector of a text, where the source says it in a way that it knows."""
     kinds = {"mean": PoolingType.MEAN, "cls": PoolingType.CLS, "last": PoolingType.LAST}
     found = kinds.get(pooling(source) or "")
-    return {} if found is None else {f"{arch.family}.pooling_type": int(found)}
+    return (
+        {} if found is None else {f"{FAMILIES[arch.family].architecture}.pooling_type": int(found)}
+    )
 
 
 def _sampling(source: Path) -> dict[str, Any]:

@@ -229,4 +229,6 @@ Container(
     usage=USAGE,
     scoring=SCORING,
     reader_notes=genai_tokenizer.notes,
+    context=genai.context_length,
+    cut="cosines and sines of so many positions are stored",
 )

@@ -5,6 +5,7 @@
                 operators
     Attention   q, k, v -> GroupQueryAttention (rotates, appends to the cache) -> attn_output
     GatedMLP    activation(gate) * up -> ffn_down
+    MoE         see onnx_experts.py
     Residual    taken along by the norm that follows, else Add
 
 A model that scores texts has no cache: a text is read whole, and `logits` are each token's scores.
@@ -21,9 +22,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export import onnx_nodes
+from export import onnx_experts, onnx_nodes
 from export.onnx_nodes import MICROSOFT, Graph
-from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
+from runtime.archs import Arch, Attention, GatedMLP, MoE, Norm, Residual
 from runtime.errors import UnsupportedError
 from runtime.rope import Rope
 
@@ -35,7 +36,7 @@ def check_ops(arch: Arch) -> None:
     """Refuse what onnxruntime would refuse when it runs the finished file, and what it lacks."""
     for index in range(arch.layers):
         for op in arch.layer(index).ops:
-            if not isinstance(op, Norm | Attention | GatedMLP | Residual):
+            if not isinstance(op, Norm | Attention | GatedMLP | MoE | Residual):
                 raise UnsupportedError(
                     f"blk.{index} has {type(op).__name__}, which this ONNX writer has no operators "
                     "for; write a GGUF file instead."
@@ -109,8 +110,10 @@ class _Stream:
                     self.y = onnx_nodes.linear(self.graph, f"{blk}.{op.output.name}", context)
                 case GatedMLP():
                     self.settle(f"{blk}.{place}")
-                    inner = onnx_nodes.mlp(self.graph, blk, op, self.y)
-                    self.y = onnx_nodes.linear(self.graph, f"{blk}.{op.down.name}", inner)
+                    self.y = onnx_nodes.mlp(self.graph, blk, op, self.y)
+                case MoE():
+                    self.settle(f"{blk}.{place}")
+                    self.y = onnx_experts.mixture(self.graph, blk, op, self.y)
                 case Residual():
                     self.settle(f"{blk}.{place}")
                     self.added = onnx_nodes.scaled(self.graph, blk, op, self.y, f"{blk}.{place}")

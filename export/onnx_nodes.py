@@ -12,8 +12,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
+from runtime.onnx_file import matrices
 from runtime.quant_types import QuantType
 from runtime.quant_types.onnx_int import OnnxInt
+from runtime.tensor import Shape
 
 MICROSOFT = "com.microsoft"
 
@@ -37,6 +39,14 @@ class Graph:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.matrices: dict[str, tuple[QuantType, Shape]] = {
+            part: (self.layouts[name], shape)
+            for name, whole in self.arch.shapes().items()
+            for part, shape in matrices(name, whole).items()
+        }
+        """Type and shape of each weight, and of each expert's part of one."""
+
     @property
     def cached(self) -> bool:
         """Whether keys and values come in and go out: texts that are scored are read whole."""
@@ -49,6 +59,13 @@ class Graph:
         node = helper.make_node(op_type, inputs, [out], name=out, domain=domain, **attributes)
         self.nodes.append(node)
         return out
+
+    def several(
+        self, op_type: str, inputs: list[str], outs: list[str], **attributes: Any
+    ) -> list[str]:
+        """Add a standard node of several outputs, which are returned."""
+        self.nodes.append(helper.make_node(op_type, inputs, outs, name=outs[0], **attributes))
+        return outs
 
     def constant(self, name: str, values: Any, dtype: type) -> str:
         """A small constant kept inside the .onnx file."""
@@ -136,14 +153,14 @@ def scaled(graph: Graph, blk: str, op: Residual, y: str, name: str) -> str:
 def linear(graph: Graph, part: str, x: str, out: str = "") -> str:
     """x through a linear and its bias; the value is called `part` unless `out` is given."""
     name, out = f"{part}.weight", out or part
-    qtype = graph.layouts[name]
+    qtype, shape = graph.matrices[name]
     bias = [f"{part}.bias"] if f"{part}.bias" in graph.layouts else []
     if not isinstance(qtype, OnnxInt):
         turned = graph.op("Transpose", [name], f"{out}.turned", perm=[1, 0])
         if not bias:
             return graph.op("MatMul", [x, turned], out)
         return graph.op("Add", [graph.op("MatMul", [x, turned], f"{out}.product"), *bias], out)
-    rows, cols = _shape(graph.arch, part)
+    rows, cols = shape
     stored = stored_names(name, qtype)
     inputs = [x, TIED_BLOCKS if name == EMBEDDING else stored[0], *stored[1:]]
     if bias:
@@ -163,10 +180,6 @@ def head(graph: Graph, x: str, out: str) -> str:
     for part in before:
         x = graph.op("Relu", [linear(graph, part.name, x)], f"{part.name}.relu")
     return linear(graph, last.name, x, out)
-
-
-def _shape(arch: Arch, part: str) -> tuple[int, ...]:
-    return arch.shapes()[f"{part}.weight"]
 
 
 def _head_norm(graph: Graph, op: Norm, name: str, x: str, heads: int) -> str:
@@ -196,7 +209,7 @@ def attention(
     tables = [f"{table}.cos", f"{table}.sin"] if op.rope is not None else []
     facts: dict[str, Any] = {}
     if op.window is not None:
-        facts["local_window_size"] = op.window
+        facts["local_window_size"] = op.window  # onnxruntime before 1.24 counted one key less
     if op.soft_cap is not None:
         facts["softcap"] = op.soft_cap
     out = f"{blk}.attention"
@@ -218,12 +231,17 @@ def attention(
 
 
 def mlp(graph: Graph, blk: str, op: GatedMLP, normed: str) -> str:
-    """What ffn_down reads: (B, T, F)."""
+    """Of x (..., D) the same shape."""
     gate = linear(graph, f"{blk}.{op.gate.name}", normed)
     up = linear(graph, f"{blk}.{op.up.name}", normed)
+    return linear(graph, f"{blk}.{op.down.name}", gated(graph, op, gate, up))
+
+
+def gated(graph: Graph, op: GatedMLP, gate: str, up: str) -> str:
+    """activation(gate) * up."""
     if op.activation == "gelu":
         active = graph.op("Gelu", [gate], f"{gate}.gelu", approximate="tanh")
     else:
         sigmoid = graph.op("Sigmoid", [gate], f"{gate}.sigmoid")
         active = graph.op("Mul", [gate, sigmoid], f"{gate}.silu")
-    return graph.op("Mul", [active, up], f"{blk}.ffn")
+    return graph.op("Mul", [active, up], f"{gate}.gated")

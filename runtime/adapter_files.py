@@ -57,7 +57,7 @@ def small_files(base: Path, tokenizer: Path, config: dict[str, Any]) -> SmallFil
                 shutil.copyfile(folder / name, made.path / name)
     if pooling := pooling_file(base):
         (made.path / pooling).parent.mkdir(parents=True)
-        for name in (MODULES, pooling):
+        for name in (MODULES, str(pooling)):
             shutil.copyfile(base / name, made.path / name)
     if (tokenizer / TEMPLATES).is_dir():
         shutil.copytree(tokenizer / TEMPLATES, made.path / TEMPLATES)

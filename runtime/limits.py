@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import CorruptFileError, UnsupportedError
 
 if TYPE_CHECKING:
-    from runtime.archs.base import Arch, Family
+    from runtime.archs.base import Arch
+    from runtime.archs.gguf_sizes import GgufSizes
 
 YARN_RAMP = (32.0, 1.0)
 """beta_fast and beta_slow of every yarn model in llama.cpp."""
@@ -27,21 +28,10 @@ def check_sizes(arch: "Arch") -> "Arch":
 
 def refuse_settings(config: dict[str, Any]) -> None:
     """Raise UnsupportedError for a setting of config.json that no family here computes."""
-    if config.get("use_sliding_window"):
-        raise UnsupportedError(
-            "config.json sets use_sliding_window; only full attention is supported: "
-            "set it to false."
-        )
     if config.get("is_causal") is False:
         raise UnsupportedError(
             "config.json sets is_causal to false, so that tokens see those after them; only causal "
             "attention is supported: run it with the code that came with the model."
-        )
-    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
-    if kinds:
-        raise UnsupportedError(
-            f"config.json has {min(kinds)!r} among its layer_types; only full attention is "
-            "supported."
         )
     if (activation := config.get("hidden_act", "silu")) != "silu":
         raise UnsupportedError(
@@ -49,7 +39,7 @@ def refuse_settings(config: dict[str, Any]) -> None:
         )
 
 
-def check_gguf(family: "Family", arch: "Arch") -> None:
+def check_gguf(family: "GgufSizes", arch: "Arch") -> None:
     """Raise UnsupportedError for a head, biases or a rope that the family's readers leave out."""
     if arch.score_head:
         # tried: no cls.output of a qwen2 or llama is loaded, and one label of a qwen3 is always 1
