@@ -131,7 +131,7 @@ class _Stream:
             self.y, self.x = onnx_nodes.skip_norm(self.graph, op, name, [self.added, self.x], last)
             self.added = ""
         else:
-            out = "first_norm" if self.y == "token_embd" else name
+            out = "first_norm" if self.y.startswith("token_embd") else name
             self.y = onnx_nodes.norm(self.graph, op, name, self.y, out)
 
 

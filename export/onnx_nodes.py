@@ -81,6 +81,15 @@ def stored_names(name: str, qtype: QuantType) -> list[str]:
 
 
 def embed(graph: Graph) -> str:
+    """What the first layer reads: (B, T, D)."""
+    rows, factor = _rows(graph), graph.arch.embedding_scale
+    if factor == 1.0:
+        return rows
+    scale = graph.constant("token_embd.scale", factor, np.float32)
+    return graph.op("Mul", [rows, scale], "token_embd.scaled")
+
+
+def _rows(graph: Graph) -> str:
     """Rows of the embedding: (B, T, D)."""
     name, qtype = EMBEDDING, graph.layouts[EMBEDDING]
     stored = stored_names(name, qtype)
@@ -102,14 +111,6 @@ def cache_names(layer: int, side: str) -> tuple[str, str]:
     return f"past_key_values.{layer}.{side}", f"present.{layer}.{side}"
 
 
-def _norm_weight(graph: Graph, op: Norm, name: str) -> str:
-    """The factors of a norm, with its offset."""
-    if not op.offset:
-        return f"{name}.weight"
-    offset = graph.constant(f"{name}.offset", op.offset, np.float32)
-    return graph.op("Add", [f"{name}.weight", offset], f"{name}.factors")
-
-
 def norm(graph: Graph, op: Norm, name: str, x: str, out: str) -> str:
     """RMS norm in standard operators, which onnxruntime fuses; most come with a skip."""
     # SimplifiedLayerNormalization is no operator of the standard: onnx's checker refuses it
@@ -121,7 +122,7 @@ def norm(graph: Graph, op: Norm, name: str, x: str, out: str) -> str:
     safe = graph.op("Add", [mean, eps], f"{out}.safe")
     root = graph.op("Sqrt", [safe], f"{out}.root")
     unit = graph.op("Div", [x, root], f"{out}.unit")
-    return graph.op("Mul", [unit, _norm_weight(graph, op, name)], out)
+    return graph.op("Mul", [unit, f"{name}.weight"], out)
 
 
 def skip_norm(graph: Graph, op: Norm, name: str, parts: list[str], last: bool) -> tuple[str, str]:
@@ -129,7 +130,7 @@ def skip_norm(graph: Graph, op: Norm, name: str, parts: list[str], last: bool) -
     summed = f"{name}.residual"
     node = helper.make_node(
         "SkipSimplifiedLayerNormalization",
-        [*parts, _norm_weight(graph, op, name)],
+        [*parts, f"{name}.weight"],
         [name] if last else [name, "", "", summed],
         name=name,
         domain=MICROSOFT,

@@ -108,7 +108,7 @@ def fisher(
     """
     arch, source = checkpoint.arch, OriginalLayers(checkpoint, ops.device)
     states = Kept(allocate("gradient-states", (arch.layers + 1, *ids.shape, arch.hidden)))
-    embed(checkpoint.tensors["token_embd.weight"], ids, states.values[0])
+    embed(arch, checkpoint.tensors["token_embd.weight"], ids, states.values[0])
     steps = 2 * arch.layers
     with torch.inference_mode():
         for layer, _ in forward(ops, source, states):
@@ -245,18 +245,17 @@ def tables(
 
     No `head`: that of a model that scores texts is not rounded.
     """
-    flat = gradient.reshape(-1, gradient.shape[-1])
-    width = checkpoint.arch.hidden
-    hessian = torch.zeros(width, width, device=ops.device)
+    arch, flat = checkpoint.arch, gradient.reshape(-1, gradient.shape[-1])
+    hessian = torch.zeros(arch.hidden, arch.hidden, device=ops.device)
     for here in batches(len(flat), TOKENS_BACK):
         piece = fetch(flat, here, ops.device)
         add_gram(hessian, piece, piece)
-    mirror(hessian).div_(len(flat))
-    counts = np.bincount(ids.reshape(-1), minlength=checkpoint.arch.vocab) / ids.size
+    mirror(hessian).div_(len(flat) / arch.embedding_scale**2)  # by the rows, not by their multiples
+    counts = np.bincount(ids.reshape(-1), minlength=arch.vocab) / ids.size
     seen = torch.from_numpy(counts.astype(np.float32)).to(ops.device)
     if head is None or used is None:
         return Tables({"token_embd.weight": TableFisher(hessian, seen)})
-    if checkpoint.arch.tied:
+    if arch.tied:
         # in text like the model's own both weights are the frequency of the token
         both = TableFisher(hessian + head, (seen + used) / 2)
         return Tables({"token_embd.weight": both})

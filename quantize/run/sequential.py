@@ -131,7 +131,7 @@ class Pass:
         tensor = self.checkpoint.tensors["token_embd.weight"]
         if self.group.own_prefix and which == "hidden":
             tensor = stored(self.job, self.group.members[0], "token_embd.weight")
-        embed(tensor, ids, hidden)
+        embed(self.checkpoint.arch, tensor, ids, hidden)
         return hidden
 
     def observe(self, layer: Layer) -> Hessians:

@@ -128,6 +128,7 @@ class NativeEngine(OpsEngine):
             hidden=arch.hidden,
             output_norm=arch.output_norm,
             layers=[arch.layer(index).ops for index in range(arch.layers)],
+            embedding_scale=arch.embedding_scale,
         )
 
     def move_to_huge_pages(self, mapped: dict[str, np.ndarray]) -> None:
@@ -180,7 +181,8 @@ def open(
     them are generated faster.
     Raises EdgequantError for less than one thread, or another kind of cache.
     """
-    kv = kv or ("f32" if model.arch.score_head else "f16")
+    if kv is None:
+        kv = "f32" if model.arch.score_head else "f16"
     check_kv(kv)
     if threads is not None:
         _native.set_threads(threads)

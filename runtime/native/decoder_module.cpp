@@ -23,10 +23,11 @@ struct Model {
 };
 
 void make_model(Model* place, const nb::dict& named, const std::string& head, int vocab, int hidden,
-                nb::handle output_norm, const nb::list& layers) {
+                nb::handle output_norm, const nb::list& layers, float embedding_scale) {
     DecoderSizes sizes = {vocab, hidden, head.empty() ? hidden : vocab, 0, 0};
     Held held;
-    const DecoderWeights weights = read_weights(named, head, output_norm, layers, sizes, held);
+    DecoderWeights weights = read_weights(named, head, output_norm, layers, sizes, held);
+    weights.embedding_scale = embedding_scale;
     auto decoder = std::make_unique<Decoder>(sizes, weights);
     new (place) Model{std::move(held), std::move(decoder)};
 }
@@ -106,6 +107,7 @@ void bind_decoder(nb::module_& m) {
         .def(
             "__init__", &make_model, nb::arg("weights"), nb::arg("head"), nb::arg("vocab"),
             nb::arg("hidden"), nb::arg("output_norm"), nb::arg("layers"),
+            nb::arg("embedding_scale") = 1.0f,
             "`weights`: runtime name -> float32 (n,), or an object with `type_name`, `data` uint8\n"
             "(rows, row_bytes) and `cols`; `head` is the linear that makes the logits, or\n"
             "\"\" for the normed states in their place; `layers`\n"
