@@ -16,6 +16,7 @@ KINDS: dict[str, tuple[str, str, int]] = {
     "qwen3": ("qwen3", "Qwen3ForSequenceClassification", 1),
     "llama": ("llama-untied", "LlamaForSequenceClassification", 2),
     "mistral": ("mistral", "MistralForSequenceClassification", 1),
+    "gemma3": ("gemma3", "Gemma3TextForSequenceClassification", 1),
     "math-rm": ("qwen2-untied", "Qwen2ForRewardModel", 1),
     "math-prm": ("qwen2-untied", "Qwen2ForProcessRewardModel", 2),
 }
