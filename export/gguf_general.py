@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_VERSION, LlamaFileType
+from gguf import GGML_QUANT_VERSION, LlamaFileType, PoolingType
 from gguf.utility import size_label
 
 from runtime import generation_config
-from runtime.archs import Arch
+from runtime.archs import FAMILIES, Arch
 from runtime.checkpoint import model_name
 from runtime.gguf_header import read_header
 from runtime.json_files import read_json
+from runtime.pooling import pooling
 
 PROVENANCE = "edgequant."
 """What our own metadata keys start with."""
@@ -34,7 +35,7 @@ def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
     }
     if license_name := _license(source):
         keys["general.license"] = license_name
-    keys |= _sampling(source)
+    keys |= _sampling(source) | _pooling(arch, source)
     if (preset := str(extra.get("preset"))) in FILE_TYPES:
         keys["general.file_type"] = FILE_TYPES[preset]
     keys |= {
@@ -43,6 +44,15 @@ def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
         if not key.startswith(LLAMACPP)
     }
     return keys | {key: value for key, value in extra.items() if key.startswith(LLAMACPP)}
+
+
+def _pooling(arch: Arch, source: Path) -> dict[str, int]:
+    """How llama.cpp makes one vector of a text, where the source says it in a way that it knows."""
+    kinds = {"mean": PoolingType.MEAN, "cls": PoolingType.CLS, "last": PoolingType.LAST}
+    found = kinds.get(pooling(source) or "")
+    return (
+        {} if found is None else {f"{FAMILIES[arch.family].architecture}.pooling_type": int(found)}
+    )
 
 
 def _sampling(source: Path) -> dict[str, Any]:
