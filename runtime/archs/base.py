@@ -118,6 +118,8 @@ class Family:
     """Whether llama.cpp takes heads of a width of their own."""
     gguf_biased: ClassVar[tuple[str, ...] | None] = None
     """Linears whose biases llama.cpp reads; None = all."""
+    gguf_ffn_scales: ClassVar[bool] = False
+    """Whether llama.cpp multiplies the feed-forward, too, by the scales of NVFP4."""
     arch_type: ClassVar[type[Arch]] = Arch
 
     def __init_subclass__(cls, **kwargs: object) -> None:

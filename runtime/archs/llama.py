@@ -12,6 +12,7 @@ class Llama(Family):
     hf_types = ("llama",)
     hf_class = "LlamaForCausalLM"
     gguf_rope_factors = True
+    gguf_ffn_scales = True
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         attention = (

@@ -28,6 +28,7 @@ def every(interval: int, layers: int) -> tuple[int, ...]:
 class SmolLM3(Llama):
     name = "smollm3"
     hf_types = ("smollm3",)
+    gguf_ffn_scales = False
     hf_class = "SmolLM3ForCausalLM"
     theta = 2e6
     gguf_rope_factors = False
