@@ -6,7 +6,7 @@ from typing import Any
 
 from runtime import generation_config
 from runtime.added_tokens import TOKENIZER_FILES
-from runtime.archs import Arch, family_of
+from runtime.archs import FAMILIES, Arch, family_of
 from runtime.errors import InputError
 from runtime.json_files import read_json
 from runtime.tokenizer import Tokenizer
@@ -36,12 +36,15 @@ def context_length(arch: Arch) -> int:
 def small_files(arch: Arch, source: Path) -> dict[str, bytes]:
     """Every file of a folder beside the graph and its weights: name -> bytes.
 
+    onnxruntime-genai runs no model that scores texts: of it there is no genai_config.json.
     Raises EdgequantError when the source has no config.json or tokenizer.
     """
     tokenizer = Tokenizer.from_folder(source)
-    config = genai_config(arch, source, tokenizer)
+    config, files = genai_config(arch, source, tokenizer), copied_files(source, arch, tokenizer)
+    if arch.score_head:
+        return files
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    return copied_files(source, arch, tokenizer) | {"genai_config.json": text.encode("utf-8")}
+    return files | {"genai_config.json": text.encode("utf-8")}
 
 
 def copied_files(source: Path, arch: Arch, tokenizer: Tokenizer) -> dict[str, bytes]:
@@ -79,7 +82,7 @@ def genai_config(arch: Arch, source: Path, tokenizer: Tokenizer) -> dict[str, An
     settings |= read_json(source / "generation_config.json")
     eos = list(tokenizer.eos)
     model = {
-        "type": arch.family,
+        "type": FAMILIES[arch.family].genai_type or arch.family,
         "vocab_size": arch.vocab,
         "context_length": context_length(arch),
         "eos_token_id": eos[0] if len(eos) == 1 else eos,

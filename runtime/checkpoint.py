@@ -15,7 +15,7 @@ from runtime import generation_config
 from runtime.adapter import Adapter, read_adapter, refuse_adapter
 from runtime.adapter_files import SmallFiles, small_files, tokenizer_folder
 from runtime.archs import Arch, Family, family_of
-from runtime.checkpoint_names import unwrapped, with_own_head
+from runtime.checkpoint_names import unused_head, unwrapped, with_own_head
 from runtime.checkpoint_tensors import already_quantized, checked_tensors
 from runtime.errors import CorruptFileError
 from runtime.json_files import read_json
@@ -158,7 +158,8 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     tensors = checked_tensors(folder, arch, arrays, quantized)
     if quantized:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
-    notes = (*notes, *told, *unread(folder), *wrapped, *own_head, *generation_config.notes(folder))
+    told += [*unread(folder), *wrapped, *own_head, *unused_head(arch, arrays)]
+    notes = (*notes, *told, *generation_config.notes(folder))
     found = Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder), notes)
     if adapters:
         found = _with_adapters(found, [read_adapter(path, model_name(path)) for path in adapters])

@@ -14,6 +14,8 @@ import numpy as np
 
 from runtime.archs import Activation, Arch, Attention, GatedMLP, LayerSpec, MoE, Norm, Residual
 from runtime.archs.layer import EXPERTS, ROUTER
+from runtime.kv_cache import Cache
+from runtime.scores import scored
 from runtime.tensor import Tensor
 
 Array = Any
@@ -66,24 +68,6 @@ class Ops(Protocol):
 
     def numpy(self, x: Array) -> np.ndarray:
         """A result as a numpy array."""
-
-
-@dataclass
-class Cache:
-    """Keys and values of the tokens so far, per layer (B, capacity, K, C)."""
-
-    keys: list[Array]
-    values: list[Array]
-    capacity: int
-    length: int = 0
-
-    @staticmethod
-    def empty(ops: Ops, arch: Arch, batch: int, capacity: int) -> "Cache":
-        """Room for `capacity` tokens."""
-        specs = [arch.layer(index).attention for index in range(arch.layers)]
-        shapes = [(batch, capacity, spec.kv_heads, spec.head_dim) for spec in specs]
-        sides = [[ops.zeros(shape) for shape in shapes] for _ in range(2)]
-        return Cache(sides[0], sides[1], capacity)
 
 
 class Observer:
@@ -167,8 +151,7 @@ class _Step:
 
     def norm(self, op: Norm, x: Array) -> Array:
         """x (..., width) -> the same shape."""
-        weight = self.layer.weights[f"{op.name}.weight"]
-        return self.ops.rmsnorm(x, weight + op.offset if op.offset else weight, op.eps)
+        return self.ops.rmsnorm(x, self.layer.weights[f"{op.name}.weight"], op.eps)
 
     def linear(self, name: str, x: Array) -> Array:
         """x (B, T, in) through a linear, with its bias when it has one."""
@@ -190,19 +173,10 @@ class _Step:
             q, k = self.ops.rope(q, *tables), self.ops.rope(k, *tables)
         start = 0
         if self.cache is not None:
-            start, k, v = self.keep(k, v)
+            start, k, v = self.cache.keep(self.ops, op, self.layer.index, k, v)
         context = self.ops.attention(q, k, v, start, op)
         self.observer.read("attn_output", context)
         return self.linear(op.output.name, context)
-
-    def keep(self, k: Array, v: Array) -> tuple[int, Array, Array]:
-        """Store new keys and values; where they start, and all of them so far (B, S, K, C)."""
-        assert self.cache is not None
-        start, stop = self.cache.length, self.cache.length + k.shape[1]
-        keys, values = self.cache.keys[self.layer.index], self.cache.values[self.layer.index]
-        keys[:, start:stop] = k
-        values[:, start:stop] = v
-        return start, keys[:, :stop], values[:, :stop]
 
     def mlp(self, op: GatedMLP, x: Array, group: str = "ffn") -> Array:
         """x (B, T, D) -> (B, T, D); `group` starts the names of its input groups."""
@@ -257,11 +231,18 @@ def run_expert(ops: Ops, layer: Layer, index: int, x: Array, observer: Observer)
     return step.expert(layer.spec.mixture.experts, index, x)
 
 
+def embed(ops: Ops, arch: Arch, weights: Mapping[str, Weight], ids: np.ndarray) -> Array:
+    """ids (B, T) -> the states before the first layer (B, T, D)."""
+    x = ops.embed(weights["token_embd.weight"], ids)
+    return x if arch.embedding_scale == 1.0 else x * np.float32(arch.embedding_scale)
+
+
 def logits(ops: Ops, arch: Arch, weights: Mapping[str, Weight], x: Array) -> Array:
-    """The last hidden states (B, T, D) -> (B, T, V)."""
-    return ops.matmul(
-        ops.rmsnorm(x, weights["output_norm.weight"], arch.eps), weights[arch.head], None
-    )
+    """The last hidden states (B, T, D) -> (B, T, V); of a model that scores, (B, T, labels)."""
+    normed = ops.rmsnorm(x, weights["output_norm.weight"], arch.eps)
+    if arch.score_head:
+        return scored(ops, arch.score_head, weights, normed)
+    return ops.matmul(normed, weights[arch.head], None)
 
 
 def layers(arch: Arch, weights: Mapping[str, Weight]) -> list[Layer]:
@@ -283,10 +264,10 @@ def forward(
     cache: Cache | None = None,
     last: bool = False,
 ) -> Array:
-    """Logits (B, T, V) of ids (B, T); `last`: the last token's (B, 1, V). Advances the cache."""
+    """Logits or scores (B, T, V) of ids (B, T); `last`: the last token's. Advances the cache."""
     start = cache.length if cache else 0
     positions = Positions(start, start + ids.shape[1])
-    x = ops.embed(weights["token_embd.weight"], ids)
+    x = embed(ops, arch, weights, ids)
     for layer in decoder:
         x = decoder_layer(ops, layer, x, positions, cache)
     if cache:

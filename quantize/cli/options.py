@@ -83,6 +83,10 @@ MaxRatio = Annotated[
     float | None,
     typer.Option("--max-ppl-ratio", help="Gate: highest perplexity over the original's."),
 ]
+MinRank = Annotated[
+    float | None,
+    typer.Option(help="Gate of reward models: least rank correlation of the scores, -1 to 1."),
+]
 Baseline = Annotated[
     Path | None, typer.Option(help="Gate: an earlier report.json that must not get worse.")
 ]
@@ -103,7 +107,9 @@ Reference = Annotated[
 ]
 KeysValues = Annotated[
     str | None,
-    typer.Option("--kv", help="Keys and values of the native engine: f32 or f16. Default: f32."),
+    typer.Option(
+        "--kv", help="Keys and values of the native engine or llama.cpp: f32 or f16. Default: f32."
+    ),
 ]
 Report = Annotated[
     Path | None, typer.Option("--report", help="Folder for report.html and report.json.")

@@ -67,7 +67,7 @@ def bytes_on_disk(path: Path) -> int:
 def open_subject(label: str, path: Path, backend: str = "native", kv: str | None = None) -> Subject:
     """Open an artifact on `backend` (numpy for a native one not built) or in its foreign engine.
 
-    `kv` is how the native one keeps keys and values; None = float32.
+    `kv` is how the native one and llama.cpp keep keys and values; None = float32.
     Raises EdgequantError when the file cannot be read or run at all, and for a `kv` that the engine
     has no choice of.
     """
@@ -106,6 +106,14 @@ def refuse_another_model(subject: Subject, checkpoint: Checkpoint) -> None:
     """Raise InputError for a file with the sizes of another model: that is no fault of the file."""
     if subject.model is None:
         return
+    heads = [arch.score_head for arch in (subject.model.arch, checkpoint.arch)]
+    if heads[0] != heads[1]:
+        does = ["scores texts by a head" if head else "predicts tokens" for head in heads]
+        raise InputError(
+            f"{subject.label} {does[0]}, and {checkpoint.name} {does[1]}"
+            f"{' of another form' if all(heads) else ''}: it was made from another model; give "
+            "that one with --against."
+        )
     found, expected = (
         (arch.layers, arch.hidden, arch.vocab) for arch in (subject.model.arch, checkpoint.arch)
     )

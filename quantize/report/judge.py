@@ -8,7 +8,7 @@ import calib_data
 import quantize
 from calib_data import Part, Windows
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.plan import Plan, check_limits, window_length
+from quantize.plan import Plan, check_gates, check_limits, window_length
 from quantize.plan.values import paths_of, settled
 from quantize.progress import Progress
 from quantize.report import render
@@ -24,12 +24,15 @@ from quantize.report.original import (
 from quantize.report.reject import reject_failed
 from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report, read_report
 from quantize.report.scan import weights
+from quantize.report.score_judge import measure_scores
+from quantize.report.score_report import AnyReport, ScoreGates
 from quantize.report.written import refuse_reports, write
 from quantize.run.job import Job
 from runtime.checkpoint import hub_id, model_name
 from runtime.containers import recognise
 from runtime.errors import InputError
 from runtime.memory import require_memory
+from runtime.scores import marker_id
 
 MOST_WINDOWS = 64
 """Of a text that has more, when no number was asked for."""
@@ -45,6 +48,7 @@ class Settings:
     max_kl: float | None = Plan.max_kl
     min_top1: float | None = Plan.min_top1
     max_ppl_ratio: float | None = Plan.max_ppl_ratio
+    min_rank: float | None = Plan.min_rank
     baseline: Path | None = Plan.baseline
     adapter: tuple[str, ...] = Plan.adapter
     """What is merged into the original."""
@@ -80,10 +84,10 @@ class Setup:
     windows: Windows
     evaluation: Evaluation
     original: OriginalModel
-    gates: Gates
+    gates: Gates | ScoreGates
 
 
-def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
+def judge(setup: Setup, job: Job, notes: list[str]) -> AnyReport:
     """Measure every artifact of a finished run and write report.json, report.html and README.md.
 
     An artifact that fails a gate is renamed to NAME.rejected. `notes` are the run's fallbacks; one
@@ -134,7 +138,7 @@ def check_files(
     progress: Progress,
     reject: bool = False,
     effects: bool = True,
-) -> Report:
+) -> AnyReport:
     """Measure files against a checkpoint (None = the bundled one), named by their file names.
 
     `backend` runs GGUF files; `flags` are fields of Settings. With `report_folder`, report.json and
@@ -154,13 +158,15 @@ def check_files(
     if settings.baseline is not None:
         read_report(settings.baseline)
     checkpoint = open_checkpoint(against, settings.adapter)
-    setup = prepare(settings, checkpoint, checkpoint.fingerprint(), [{label} for label in labels])
     subjects = [
         open_subject(label, file, backend, settings.kv)
         for label, file in zip(labels, files, strict=True)
     ]
     for subject in subjects:
         refuse_another_model(subject, checkpoint)
+    context = min(arch.context for arch in (checkpoint.arch, *(s.engine.arch for s in subjects)))
+    names = [{label} for label in labels]
+    setup = prepare(settings, checkpoint, checkpoint.fingerprint(), names, context)
     report = measure(
         setup,
         checkpoint,
@@ -184,18 +190,24 @@ def prepare_run(plan: Plan, job: Job) -> Setup:
     Raises as `prepare` does.
     """
     names = [{target.label, job.path(target).name} for target in job.targets]
-    return prepare(Settings.of(plan), job.checkpoint, job.fingerprint, names)
+    return prepare(Settings.of(plan), job.checkpoint, job.fingerprint, names, job.context)
 
 
 def prepare(
-    settings: Settings, checkpoint: Checkpoint, fingerprint: str, artifacts: list[set[str]]
+    settings: Settings,
+    checkpoint: Checkpoint,
+    fingerprint: str,
+    artifacts: list[set[str]],
+    context: int,
 ) -> Setup:
     """Read the evaluation text and the baseline, and check that they can be used.
+
+    `context` is the shortest of the model and its artifacts, in tokens.
 
     Raises EdgequantError for a bad length or a baseline about something else, CalibrationError for
     text that cannot be had.
     """
-    windows = held_out(settings, checkpoint)
+    windows = held_out(settings, checkpoint, context)
     evaluation = Evaluation(
         data=settings.eval_data,
         windows=windows.rows,
@@ -204,6 +216,7 @@ def prepare(
         summary=windows.summary(),
     )
     arch = checkpoint.arch
+    check_gates(settings, arch)
     original = OriginalModel(
         name=checkpoint.name,
         fingerprint=fingerprint,
@@ -214,6 +227,9 @@ def prepare(
     )
     if original.backend == "native":
         require_memory(checkpoint.merged_bytes)
+    if arch.score_head:
+        marker_id(arch.score_head, checkpoint.tokenizer)  # what has none is told before any work
+        return Setup(windows, evaluation, original, ScoreGates(settings.min_rank))
     baseline, name = None, None
     if settings.baseline is not None:
         baseline = read_baseline(settings.baseline, original, evaluation, artifacts)
@@ -222,13 +238,13 @@ def prepare(
     return Setup(windows, evaluation, original, gates)
 
 
-def held_out(settings: Settings, checkpoint: Checkpoint) -> Windows:
-    """Windows of text that calibration with the same source never sees."""
-    context = checkpoint.arch.context
+def held_out(settings: Settings, checkpoint: Checkpoint, context: int) -> Windows:
+    """Windows of text that calibration with the same source never sees; see `prepare`."""
     length = window_length(settings.eval_length, context)
     if not 16 <= length <= context:
+        whose = "the model's" if context == checkpoint.arch.context else "an artifact's"
         raise InputError(
-            f"--eval-length must be between 16 and the model's context of {context}, not {length}."
+            f"--eval-length must be between 16 and {whose} context of {context}, not {length}."
         )
 
     def load(rows: int) -> Windows:
@@ -247,8 +263,11 @@ def measure(
     device: str,
     progress: Progress,
     effects: bool = True,
-) -> Report:
+) -> AnyReport:
     """Compare, examine and gate every artifact."""
+    if isinstance(setup.gates, ScoreGates):
+        known = (setup.windows, setup.evaluation, setup.original, setup.gates)
+        return measure_scores(*known, checkpoint, subjects, device, progress)
     source = checkpoint.model()
     original = open_original(checkpoint, setup.original.backend, device)
     source = replace(source, tokenizer=original.tokenizer)  # transformers makes its own

@@ -4,31 +4,20 @@ Runtime names are GGUF's ("blk.3.attn_q.weight") whatever the container: rules, 
 use them. What a decoder layer computes is data: see layer.py.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-import numpy as np
-
+from runtime import long_context, window_config
+from runtime.archs.gguf_sizes import GgufSizes
+from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT, OUTPUT_NORM, ScoreHead, score_head
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
-from runtime.errors import CorruptFileError, UnsupportedError
-from runtime.gguf_keys import GgufKeys
-from runtime.limits import check_gguf, check_sizes, refuse_settings
+from runtime.errors import CorruptFileError
+from runtime.limits import check_sizes, refuse_settings
 from runtime.rope import Rope
 
 FAMILIES: dict[str, "Family"] = {}
-"""Every family by its GGUF architecture name; filled by the class lines."""
-
-EMBEDDING = "token_embd.weight"
-OUTPUT_NORM = "output_norm.weight"
-OUTPUT = "output.weight"
-HF_GLOBALS = {
-    EMBEDDING: "model.embed_tokens.weight",
-    OUTPUT_NORM: "model.norm.weight",
-    OUTPUT: "lm_head.weight",
-}
-"""Tensors outside the layers -> their names in a Hugging Face checkpoint."""
+"""Every family by its name; filled by the class lines."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +40,44 @@ class Arch:
     rope: Rope
     biased: tuple[str, ...] = ()
     """Linears of a decoder layer that have a bias, such as ("attn_q", "attn_k", "attn_v")."""
+    embedding_scale: float = 1.0
+    """What the embedding's rows are multiplied by before the first layer."""
+    window: int | None = None
+    """Keys that a query of a windowed layer sees, its own the last."""
+    windowed: tuple[int, ...] = ()
+    """Layers with the window; the others see all before them."""
+    score_head: ScoreHead | None = None
+    """What it has in place of a head that makes logits; None for a language model."""
 
     @property
     def head(self) -> str:
-        """Name of the weight that makes the logits."""
-        return EMBEDDING if self.tied else OUTPUT
+        """Name of the weight that makes the logits, or the scores."""
+        return self.score_head.output if self.score_head else EMBEDDING if self.tied else OUTPUT
+
+    @property
+    def own_head(self) -> bool:
+        """Whether a weight of its own makes the logits."""
+        return not self.tied and self.score_head is None
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the head writes for a token."""
+        return self.score_head.labels if self.score_head else self.vocab
 
     @property
     def output_norm(self) -> Norm:
         """The norm before the head."""
-        return Norm("output_norm", "model.norm", self.hidden, self.eps)
+        offset = FAMILIES[self.family].norm_offset
+        return Norm("output_norm", "model.norm", self.hidden, self.eps, offset)
+
+    def norms(self) -> dict[str, Norm]:
+        """Every norm of the model by the name of its weight."""
+        found = {f"{self.output_norm.name}.weight": self.output_norm}
+        for index in range(self.layers):
+            for part in self.layer(index).parts:
+                if isinstance(part, Norm):
+                    found[f"blk.{index}.{part.name}.weight"] = part
+        return found
 
     def layer(self, index: int) -> LayerSpec:
         """What decoder layer `index` computes."""
@@ -77,11 +94,11 @@ class Arch:
 
     def hf_names(self) -> dict[str, str]:
         """Runtime name of every tensor of the model -> its name in a Hugging Face checkpoint."""
-        names = {name: HF_GLOBALS[name] for name in HF_GLOBALS if name in _shapes(self)}
+        names = {name: HF_GLOBALS.get(name, name) for name in _shapes(self)}
         for index in range(self.layers):
             for name, hf in self.layer(index).hf_names.items():
                 names[f"blk.{index}.{name}"] = f"model.layers.{index}.{hf}"
-        return {name: names[name] for name in _shapes(self)}
+        return names
 
 
 @cache
@@ -95,36 +112,37 @@ def _shapes(arch: Arch) -> dict[str, Shape]:
     for index in range(arch.layers):
         out |= {f"blk.{index}.{name}": s for name, s in arch.layer(index).shapes.items()}
     out[OUTPUT_NORM] = (arch.hidden,)
-    if not arch.tied:
+    if arch.score_head:
+        out |= arch.score_head.shapes
+    elif arch.own_head:
         out[OUTPUT] = (arch.vocab, arch.hidden)
     return out
 
 
-class Family:
+class Family(GgufSizes):
     """Facts of one family; the defaults are those of a Llama-like dense decoder."""
 
     name: ClassVar[str]
-    """GGUF's `general.architecture`."""
     hf_types: ClassVar[tuple[str, ...]]
     """`model_type` in config.json."""
+    hf_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of config.json that not every family reads."""
     hf_class: ClassVar[str]
     """The transformers class, for `architectures`."""
+    genai_type: ClassVar[str | None] = None
+    """onnxruntime-genai's name of such a decoder; None = `name`."""
     biased: ClassVar[tuple[str, ...]] = ()
+    norm_offset: ClassVar[float] = 0.0
+    """See `Norm.offset`."""
     theta: ClassVar[float] = 10000.0
     """Base of the rope's frequencies where config.json has none."""
-    gguf_rope_factors: ClassVar[bool] = False
-    """Whether GGUF readers of the family divide frequencies by a tensor (Llama 3.1's scaling)."""
-    gguf_head_dim: ClassVar[bool] = True
-    """Whether llama.cpp takes heads of a width of their own."""
-    gguf_biased: ClassVar[tuple[str, ...] | None] = None
-    """Linears whose biases llama.cpp reads; None = all."""
-    gguf_ffn_scales: ClassVar[bool] = False
-    """Whether llama.cpp multiplies the feed-forward, too, by the scales of NVFP4."""
     arch_type: ClassVar[type[Arch]] = Arch
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:  # what several families share has none
+            if "architecture" not in cls.__dict__:
+                cls.architecture = cls.name
             FAMILIES[cls.name] = cls()
 
     def layer(self, arch: Arch, index: int) -> tuple[Op, ...]:
@@ -151,6 +169,7 @@ class Family:
             head_dim=arch.head_dim,
             rope=arch.rope,
             rope_channels=arch.head_dim,
+            window=arch.window if index in arch.windowed else None,
         )
 
     def mlp(self, arch: Arch, index: int) -> Op:
@@ -170,7 +189,7 @@ class Family:
 
         Raises EdgequantError naming a missing key or an unsupported setting.
         """
-        refuse_settings(config)
+        self.refuse(config)
         try:
             return check_sizes(self.arch_type(**self.sizes(config)))
         except KeyError as missing:
@@ -179,14 +198,23 @@ class Family:
                 "weights."
             ) from None
 
+    def refuse(self, config: dict[str, Any]) -> None:
+        """Raise EdgequantError for a setting that the family does not compute."""
+        refuse_settings(config)
+
     def notes(self, config: dict[str, Any]) -> tuple[str, ...]:
         """What of config.json is left out, one sentence each."""
-        return Rope.notes(config)
+        context = self.positions(config, Rope.from_config(config, self.theta))
+        return (*Rope.notes(config), *long_context.notes(config, context))
+
+    def positions(self, config: dict[str, Any], rope: Rope) -> int:
+        """Tokens that the positions of a config.json reach."""
+        return rope.context(int(config["max_position_embeddings"]))
 
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         """The fields of `arch_type` from a HF config.json. Raises KeyError for a missing key."""
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        rope = Rope.from_config(config, self.theta)
+        rope, scores = Rope.from_config(config, self.theta), score_head(config)
         return {
             "family": self.name,
             "vocab": int(config["vocab_size"]),
@@ -197,102 +225,22 @@ class Family:
             "kv_heads": int(config.get("num_key_value_heads") or heads),
             "head_dim": int(config.get("head_dim") or hidden // heads),
             "eps": float(config["rms_norm_eps"]),
-            "context": rope.context(int(config["max_position_embeddings"])),
-            "tied": bool(config.get("tie_word_embeddings", False)),
+            "context": long_context.plain_context(config, self.positions(config, rope)),
+            "tied": bool(config.get("tie_word_embeddings", False)) and scores is None,
             "rope": rope,
             "biased": self.biases(config),
+            "score_head": scores,
+            **self.windows(config, int(config["num_hidden_layers"])),
         }
+
+    def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
+        """The fields `window` and `windowed` of Arch, where there are such layers.
+
+        Raises EdgequantError for what transformers does not compute.
+        """
+        window_config.refuse(config, layers)
+        return {}
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         """Linears of a layer that have a bias."""
         return self.biased
-
-    def gguf_rows(self, arch: Arch, name: str) -> np.ndarray | None:
-        """Order in which GGUF stores a tensor's rows, as indices into ours; None = the same."""
-        return None
-
-    def gguf_keys(self, arch: Arch) -> dict[str, Any]:
-        """GGUF metadata for these sizes: key -> int, float or str.
-
-        Raises UnsupportedError for what the family's GGUF readers would not compute.
-        """
-        check_gguf(self, arch)
-        keys: dict[str, Any] = {
-            "vocab_size": arch.vocab,
-            "context_length": arch.context,
-            "embedding_length": arch.hidden,
-            "block_count": arch.layers,
-            "feed_forward_length": arch.ffn,
-            "attention.head_count": arch.heads,
-            "attention.head_count_kv": arch.kv_heads,
-            "attention.key_length": arch.head_dim,
-            "attention.value_length": arch.head_dim,
-            "attention.layer_norm_rms_epsilon": arch.eps,
-            "rope.dimension_count": arch.head_dim,
-        }
-        return {f"{self.name}.{key}": v for key, v in (keys | arch.rope.gguf_keys()).items()}
-
-    def gguf_arch(
-        self,
-        metadata: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, ...]],
-        factors: tuple[float, ...] | None = None,
-    ) -> Arch:
-        """Sizes from GGUF metadata, tensor shapes and the rope factors, where the file has them.
-
-        Raises EdgequantError naming a key that is missing or impossible.
-        """
-        return self.arch_type(**self.gguf_sizes(metadata, shapes, factors))
-
-    def gguf_sizes(
-        self,
-        metadata: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, ...]],
-        factors: tuple[float, ...] | None = None,
-    ) -> dict[str, Any]:
-        """The fields of `arch_type`; arguments and errors as in `gguf_arch`."""
-        keys = GgufKeys(metadata, self.name)
-        heads, hidden = keys.count("attention.head_count"), keys.count("embedding_length")
-        head_dim = keys.count("attention.key_length", hidden // heads)
-        layers, context = keys.count("block_count"), keys.count("context_length")
-        turned = keys.count("rope.dimension_count", head_dim)
-        for key, found, needed in (
-            ("attention.value_length", keys.count("attention.value_length", head_dim), head_dim),
-            ("rope.dimension_count", turned, head_dim),
-            ("number of rope factors", 2 * len(factors or ()), head_dim if factors else 0),
-        ):
-            if found != needed:
-                raise keys.wrong(key, found, f"only {needed} is supported here")
-        if layers > len(shapes):  # before a name is made for every layer
-            raise keys.wrong("block_count", layers, f"the file has {len(shapes)} tensors")
-        fields: dict[str, Any] = {
-            "family": self.name,
-            "vocab": shapes.get(EMBEDDING, (0,))[0],
-            "hidden": hidden,
-            "ffn": keys.count("feed_forward_length"),
-            "layers": layers,
-            "heads": heads,
-            "kv_heads": keys.count("attention.head_count_kv", heads),
-            "head_dim": head_dim,
-            "eps": keys.number("attention.layer_norm_rms_epsilon"),
-            "context": context,
-            "tied": OUTPUT not in shapes,
-            "rope": Rope.from_gguf(keys.section("rope."), context, factors),
-        }
-        linears = self.arch_type(**fields).layer(0).linears
-        return fields | {"biased": tuple(n for n in linears if f"blk.0.{n}.bias" in shapes)}
-
-
-def family_of(config: dict[str, Any]) -> Family:
-    """The family of a HF config.json. Raises EdgequantError naming the known model types."""
-    kind = config.get("model_type")
-    for family in FAMILIES.values():
-        if kind in family.hf_types:
-            return family
-    known = ", ".join(t for family in FAMILIES.values() for t in family.hf_types)
-    if not kind:
-        named = config.get("architectures") or config.get("_class_name") or "no model at all"
-        raise UnsupportedError(
-            f"config.json has no model_type and names {named}; supported: {known}."
-        )
-    raise UnsupportedError(f"unknown architecture {kind!r} in config.json; supported: {known}.")

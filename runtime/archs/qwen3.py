@@ -1,15 +1,18 @@
 """Qwen3, dense: 0.6B to 32B. Llama with a norm of each query and key head, before rope."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
+from runtime import window_config
 from runtime.archs.base import Arch, Family
 from runtime.archs.layer import Attention, Norm
+from runtime.archs.qwen2 import later_layers
 
 
 class Qwen3(Family):
     name = "qwen3"
     hf_types = ("qwen3",)
+    hf_keys: ClassVar[tuple[str, ...]] = ("attention_bias", *window_config.KEYS)
     hf_class = "Qwen3ForCausalLM"
     gguf_biased = ("attn_q", "attn_k", "attn_v")
     gguf_ffn_scales = True
@@ -25,6 +28,9 @@ class Qwen3(Family):
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         # heads are 128 channels wide where config.json does not say, whatever the hidden size
         return super().sizes({"head_dim": 128} | config)
+
+    def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
+        return later_layers(config, layers)
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         attention = ("attn_q", "attn_k", "attn_v", "attn_output")

@@ -28,6 +28,7 @@ Decoder::Decoder(const DecoderSizes& sizes, const DecoderWeights& weights)
         for (const Op& op : layer) {
             if (const auto* attention = std::get_if<Attention>(&op)) {
                 widest_query = std::max(widest_query, attention->q.rows);
+                windows.push_back(attention->sight.window);
             } else if (const auto* mlp = std::get_if<GatedMLP>(&op)) {
                 widest_ffn = std::max(widest_ffn, mlp->gate.rows);
             } else if (const auto* moe = std::get_if<MoE>(&op)) {
@@ -46,7 +47,11 @@ int Decoder::rows_at_once() const {
 }
 
 CacheSizes Decoder::cache_sizes(int batch, int capacity, bool halves) const {
-    return {(int)weights.layers.size(), batch, sizes.kv_heads, sizes.head_dim, capacity, halves};
+    CacheSizes found = {batch, sizes.kv_heads, sizes.head_dim, capacity, halves, {}};
+    for (int window : windows) {
+        found.kept.push_back(tokens_kept(window, capacity, rows_at_once()));
+    }
+    return found;
 }
 
 void Decoder::run(const Kernels& kernels, const int64_t* ids, int stride, Cache& cache,
@@ -63,6 +68,11 @@ void Decoder::run(const Kernels& kernels, const int64_t* ids, int stride, Cache&
     }
     pass.begin_layer((int)weights.layers.size());
     pass(weights.output_norm);
+    if (weights.head.data == nullptr) {
+        const size_t count = (size_t)pass.step.rows() * sizes.hidden;
+        std::copy(pass.normed, pass.normed + count, out);
+        return;
+    }
     pass.product(weights.head, pass.normed, out);
 }
 
@@ -88,7 +98,7 @@ void Decoder::logits(const Kernels& kernels, const int64_t* ids, int batch, int 
                 !last  ? Wanted::ALL
                 : ends ? Wanted::LAST
                        : Wanted::NONE,
-                out + row * sizes.vocab);
+                out + row * sizes.outputs);
         }
     }
     if (cache != nullptr) cache->length += tokens;
