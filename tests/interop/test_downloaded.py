@@ -78,8 +78,9 @@ def llama(path: Path) -> LlamaEngine:
 
 
 def encoded(model: Model, text: str) -> list[int]:
+    """Ids as a text is read: behind those that stand before every one."""
     assert model.tokenizer is not None
-    return model.tokenizer.encode(text)
+    return [*model.tokenizer.prefix, *model.tokenizer.encode(text)]
 
 
 @pytest.mark.slow

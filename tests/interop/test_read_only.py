@@ -138,8 +138,12 @@ def small_model(folder: Path, name: str) -> Checkpoint:
     return open_checkpoint(folder)
 
 
+# in Gemma 3 norms behind attention take its scales away again
+SEEN = [name for name in (*CONFIGS, *EXPERTS) if name != "gemma3"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*CONFIGS, *EXPERTS])
+@pytest.mark.parametrize("name", SEEN)
 def test_the_scales_of_nvfp4_tensors_are_those_of_llama_cpp(tmp_path: Path, name: str) -> None:
     checkpoint = small_model(tmp_path / "model", name)
     plain = written(tmp_path / "plain.gguf", checkpoint, in_nvfp4(checkpoint))
