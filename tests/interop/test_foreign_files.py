@@ -10,7 +10,10 @@ import pytest
 from export import CONTAINERS
 from quantize.checkpoint import Checkpoint
 from quantize.report.comparison import compare_files
+from runtime.engine import open_engine
+from runtime.gguf_file import open_gguf
 from runtime.tensor import Tensor
+from tests.gguf_made import bytes_alphabet, tiny_gguf
 from tests.quantize.report.conftest import Steps, rounded
 
 xllamacpp = pytest.importorskip(
@@ -113,3 +116,15 @@ def test_a_file_in_a_type_that_is_only_read_is_compared(
         assert 3.4 < narrow.bits_per_weight < wide.bits_per_weight
         found[backend] = narrow.metrics.kl
     assert found["native"] == pytest.approx(found["llamacpp"], rel=0.05)
+
+
+def test_a_model_in_several_files_is_computed_as_llama_cpp_computes_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    weights = {f"blk.0.{name}.weight": rng.normal(size=(32, 32)) for name in ("attn_v", "ffn_down")}
+    embedding = {"token_embd.weight": rng.normal(size=(257, 32))}
+    tokens = [*bytes_alphabet(), "ab"]
+    tiny_gguf(tmp_path / "m.gguf", tokens, {}, weights | embedding, most=4)
+    second, ids = tmp_path / "m-00002-of-00003.gguf", np.array([[5, 70, 9, 200]])
+    expected = open_engine(second, "llamacpp", threads=1).logits(ids)
+    found = open_engine(open_gguf(second), "numpy").logits(ids)
+    assert np.abs(found - expected).max() < 2e-3 * np.abs(expected).max()
