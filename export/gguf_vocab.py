@@ -11,6 +11,7 @@ from typing import Any
 import tokenizers
 
 from export.gguf_words import INSTEAD, pre_tokenizer_name, steps
+from runtime.config_file import read_config
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_special import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from runtime.gguf_vocab import SPACE
@@ -239,7 +240,7 @@ def _special(tokenizer: Tokenizer, source: Path, vocab: int) -> dict[str, Any]:
 
     GGUF has room for three ends of a text, and our own key for all of them.
     """
-    config = read_json(source / "config.json") | read_json(source / "generation_config.json")
+    config = read_config(source) | read_json(source / "generation_config.json")
     ends = sorted(tokenizer.eos, key=lambda end: end not in tokenizer.suffix)
     _refuse_surroundings(tokenizer, ends)
     ids = {

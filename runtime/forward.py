@@ -15,14 +15,13 @@ import numpy as np
 from runtime.archs import Activation, Arch, Attention, GatedMLP, LayerSpec, MoE, Norm, Residual
 from runtime.archs.layer import EXPERTS, ROUTER
 from runtime.kv_cache import Cache
+from runtime.positions import Positions as Positions  # who calls a layer needs them as well
 from runtime.scores import scored
 from runtime.tensor import Tensor
 
 Array = Any
 Weight = Any
 """A weight as a backend holds it: what its `load` returned."""
-Tables = tuple[np.ndarray, np.ndarray]
-"""cos and sin of some positions, (T, rotated channels / 2) each."""
 
 
 class Ops(Protocol):
@@ -85,23 +84,6 @@ class Observer:
 
 
 NOBODY = Observer()
-
-
-class Positions:
-    """Positions start..stop, and the rope tables of them that layers ask for, each made once."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        self.start, self.stop = start, stop
-        self._tables: dict[Any, Tables] = {}
-
-    def tables(self, spec: Attention) -> Tables | None:
-        """cos and sin for an attention; None where positions are not told."""
-        if spec.rope is None:
-            return None
-        key = (spec.rope, spec.rope_channels)
-        if key not in self._tables:
-            self._tables[key] = spec.rope.tables(self.start, self.stop, spec.rope_channels)
-        return self._tables[key]
 
 
 @dataclass
@@ -263,11 +245,15 @@ def forward(
     ids: np.ndarray,
     cache: Cache | None = None,
     last: bool = False,
+    positions: Positions | None = None,
 ) -> Array:
-    """Logits or scores (B, T, V) of ids (B, T); `last`: the last token's. Advances the cache."""
+    """Logits or scores (B, T, V) of ids (B, T); `last`: the last token's. Advances the cache.
+
+    `positions`: where the tokens stand, if not one after the other behind those of the cache.
+    """
     start = cache.length if cache else 0
-    positions = Positions(start, start + ids.shape[1])
-    x = embed(ops, arch, weights, ids)
+    positions = positions or Positions(start, start + ids.shape[1])
+    x = positions.filled(ops, embed(ops, arch, weights, ids))
     for layer in decoder:
         x = decoder_layer(ops, layer, x, positions, cache)
     if cache:

@@ -90,6 +90,8 @@ class Config(SpecialIds):
     rope_parameters: RopeSettings | None = None
     partial_rotary_factor: Number | None = None
     quantization_config: dict[str, Any] | None = None
+    text_config: "Config | None" = None
+    """Of the language model, where it is a part of a larger one."""
 
 
 class GenerationConfig(SpecialIds):

@@ -2,7 +2,7 @@
 
     interrupt.py  Ctrl-C
     program.py    every command by its name, exit codes
-    make.py       run, plan, imatrix
+    make.py       run, plan, imatrix, mmproj
     judge.py      check, compare
     use.py        generate, score, bench
     look.py       show, list

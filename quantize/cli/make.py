@@ -1,4 +1,4 @@
-"""Commands that begin with a checkpoint: `run`, `plan` and `imatrix`."""
+"""Commands that begin with a checkpoint: `run`, `plan`, `imatrix` and `mmproj`."""
 
 import inspect
 from collections.abc import Callable
@@ -133,3 +133,26 @@ def imatrix(
         f"{result['chunks']} windows of {result['chunk_size']} tokens"
     )
     show_result(result, shown, as_json)
+
+
+def mmproj(
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, NAME.gguf.")],
+    model: options.Model = None,
+    kind: Annotated[str, typer.Option("--type", help="F32, F16 or Q8_0.")] = "F16",
+    overwrite: options.Overwrite = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write the vision tower of a Qwen2-VL or Qwen2.5-VL, which llama.cpp takes as --mmproj."""
+    from quantize.mmproj import make
+
+    told: list[str] = []
+    with Bar(errors) as bar:
+
+        def say(line: str) -> None:
+            told.append(line)
+            bar.say(line)
+
+        make(output, model, kind, overwrite=bool(overwrite), say=say)
+    size = output.stat().st_size
+    result = {"path": str(output), "bytes": size, "type": kind, "notes": told}
+    show_result(result, f"{output}: {size:,} bytes", as_json)

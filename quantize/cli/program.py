@@ -18,6 +18,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": make.run,
     "plan": make.plan,
     "imatrix": make.imatrix,
+    "mmproj": make.mmproj,
     "check": judge.check,
     "compare": judge.compare,
     "generate": use.generate,

@@ -15,6 +15,8 @@ from quantize.report import render
 from quantize.report.compare import compare
 from quantize.report.examine import Subject, examine, open_subject, refuse_another_model
 from quantize.report.gate import Gates, integrity_failures, match, read_baseline
+from quantize.report.images import ImageRow, after_images, image_rows
+from quantize.report.metrics import Metrics
 from quantize.report.original import (
     check_reference,
     for_effects,
@@ -85,6 +87,8 @@ class Setup:
     evaluation: Evaluation
     original: OriginalModel
     gates: Gates | ScoreGates
+    images: list[ImageRow]
+    """What a model that reads images is judged with as well."""
 
 
 def judge(setup: Setup, job: Job, notes: list[str]) -> AnyReport:
@@ -204,8 +208,8 @@ def prepare(
 
     `context` is the shortest of the model and its artifacts, in tokens.
 
-    Raises EdgequantError for a bad length or a baseline about something else, CalibrationError for
-    text that cannot be had.
+    Raises EdgequantError for a bad length, a baseline about something else or a vision tower that
+    is not whole, CalibrationError for text that cannot be had.
     """
     windows = held_out(settings, checkpoint, context)
     evaluation = Evaluation(
@@ -229,13 +233,13 @@ def prepare(
         require_memory(checkpoint.merged_bytes)
     if arch.score_head:
         marker_id(arch.score_head, checkpoint.tokenizer)  # what has none is told before any work
-        return Setup(windows, evaluation, original, ScoreGates(settings.min_rank))
+        return Setup(windows, evaluation, original, ScoreGates(settings.min_rank), [])
     baseline, name = None, None
     if settings.baseline is not None:
         baseline = read_baseline(settings.baseline, original, evaluation, artifacts)
         name = settings.baseline.name
     gates = Gates(settings.max_kl, settings.min_top1, settings.max_ppl_ratio, baseline, name)
-    return Setup(windows, evaluation, original, gates)
+    return Setup(windows, evaluation, original, gates, image_rows(checkpoint))
 
 
 def held_out(settings: Settings, checkpoint: Checkpoint, context: int) -> Windows:
@@ -274,11 +278,16 @@ def measure(
     engines = {subject.label: subject.engine for subject in subjects}
     scores = compare(original, engines, setup.windows.ids, progress)
     exchanged = for_effects(original, checkpoint, device) if effects else None
+    images: dict[str, Metrics] = {}
+    if setup.images:
+        seeing = exchanged or for_effects(original, checkpoint, device)
+        images = after_images(seeing, subjects, setup.images, progress)
     results = []
     for subject in subjects:
         result, problems = examine(
             exchanged, source, subject, scores[subject.label], setup.windows, progress
         )
+        result = replace(result, images=images.get(subject.label))
         results.append(apply_gates(result, problems, setup.gates))
     return Report(
         version=quantize.__version__,

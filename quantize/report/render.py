@@ -38,6 +38,8 @@ def table(report: AnyReport) -> RenderableType:
         shown.add_row(label, size, bits, *metric_cells(result.metrics), rate)
         for domain, metrics in result.domains.items():
             shown.add_row(f"  {domain}", "", "", *metric_cells(metrics), "", style="dim")
+        if images := result.images:
+            shown.add_row("  after images", "", "", *metric_cells(images), "", style="dim")
     lines = [caption(report)]
     lines += [f"{r.label}: {note}" for r in report.results for note in r.notes]
     return Group(shown, *(Text(line) for line in (*lines, *report.notes)))

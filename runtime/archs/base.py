@@ -129,6 +129,10 @@ class Family(GgufSizes):
     """Keys of config.json that not every family reads."""
     hf_class: ClassVar[str]
     """The transformers class, for `architectures`."""
+    hf_auto: ClassVar[str] = "AutoModelForCausalLM"
+    """The class of transformers that opens any of its kind."""
+    hf_beside: ClassVar[tuple[str, ...]] = ()
+    """What the names of other parts of the model begin with, such as a vision tower's."""
     genai_type: ClassVar[str | None] = None
     """onnxruntime-genai's name of such a decoder; None = `name`."""
     biased: ClassVar[tuple[str, ...]] = ()

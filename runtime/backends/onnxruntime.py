@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from runtime.archs import Arch, family_of
+from runtime.config_file import read_config
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.json_files import read_json
 from runtime.links import check_links
@@ -227,7 +228,7 @@ def _edited(path: Path, accuracy_level: int | None) -> tuple[bytes, str]:
 
 def _arch(folder: Path, settings: dict[str, Any]) -> Arch:
     """From config.json; else what genai_config.json says, which is enough to run it."""
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     if config:
         return family_of(config).arch(config)
     decoder = settings["decoder"]

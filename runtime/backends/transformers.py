@@ -26,7 +26,7 @@ class TransformersCache:
 
 
 class TransformersEngine:
-    """`AutoModelForCausalLM` in float32, with the tokenizer that `AutoTokenizer` makes."""
+    """An auto class's model in float32, with the tokenizer that `AutoTokenizer` makes."""
 
     def __init__(self, arch: Arch, model: Any, tokenizer: Tokenizer) -> None:
         self.arch, self.model, self.tokenizer = arch, model, tokenizer
@@ -113,11 +113,11 @@ def open(
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
     try:
-        made = library.AutoModelForSequenceClassification if head else library.AutoModelForCausalLM
-        model, info = made.from_pretrained(
+        auto = "AutoModelForSequenceClassification" if head else checkpoint.family.hf_auto
+        model, info = getattr(library, auto).from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
-        if checkpoint.arch.vocab != model.config.vocab_size:
+        if checkpoint.arch.vocab != model.config.get_text_config().vocab_size:
             model.resize_token_embeddings(checkpoint.arch.vocab, mean_resizing=False)
         for place, adapter in enumerate(adapters, 1):
             peft: Any = import_module("peft")
