@@ -13,7 +13,7 @@ from gguf.utility import size_label
 from runtime import generation_config
 from runtime.archs import FAMILIES, Arch
 from runtime.checkpoint import model_name
-from runtime.gguf_header import read_header
+from runtime.gguf_parts import read_parts
 from runtime.json_files import read_json
 from runtime.pooling import pooling
 
@@ -108,7 +108,7 @@ def _license(source: Path) -> str | None:
 def provenance(path: Path) -> dict[str, Any]:
     """What the tool that made a file wrote into it: its own keys and the general ones."""
     ours = (PROVENANCE, LLAMACPP, "general.")
-    metadata = read_header(path).metadata
+    metadata = read_parts(path)[0].metadata
     return {key: _plain(value) for key, value in metadata.items() if key.startswith(ours)}
 
 
@@ -119,7 +119,7 @@ def maker(path: Path) -> str | None:
     no name, keeps every key, ours too, and puts its own file type in. So a file is ours only while
     the file type is that of our preset.
     """
-    metadata = read_header(path).metadata
+    metadata = read_parts(path)[0].metadata
     ours = any(key.startswith(PROVENANCE) for key in metadata)
     preset = str(metadata.get(f"{PROVENANCE}preset"))
     if ours and metadata.get("general.file_type") == FILE_TYPES.get(preset):

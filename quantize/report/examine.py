@@ -11,7 +11,7 @@ import numpy as np
 from calib_data import Windows
 from export import CONTAINERS
 from quantize.checkpoint import Checkpoint
-from quantize.loading import open_any, open_model
+from quantize.loading import files_of, open_any, open_model
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.positions import by_position
@@ -61,9 +61,8 @@ class Subject:
 
 
 def bytes_on_disk(path: Path) -> int:
-    """Of a file, or of all files of a folder; 0 where there is nothing."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    """Of a file, all parts of it, or all files of a folder; 0 where there is nothing."""
+    return sum(file.stat().st_size for file in files_of(path))
 
 
 def open_subject(label: str, path: Path, backend: str = "native", kv: str | None = None) -> Subject:
