@@ -135,7 +135,8 @@ def open(
         raise InputError(f"accuracy_level must be from 0 to 4, not {accuracy_level!r}.")
     folder = Path(folder)
     check_links(folder)
-    settings = read_json(folder / "genai_config.json").get("model") or _scoring(folder)
+    genai = read_json(folder / "genai_config.json")
+    settings = genai["model"] if "model" in genai else _scoring(folder)
     if settings is None:
         raise InputError(f"{folder} has no genai_config.json; give a folder that has one.")
     tokenizer = _tokenizer(folder, settings.get("eos_token_id"))
