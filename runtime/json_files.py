@@ -61,6 +61,9 @@ class Config(SpecialIds):
     """config.json, as far as every family reads it."""
 
     model_type: str | None = None
+    architectures: list[str] | None = None
+    num_labels: Size | None = None
+    id2label: dict[str, Any] | list[Any] | None = None
     vocab_size: Size = 1
     hidden_size: Size = 1
     intermediate_size: Size = 1
@@ -87,6 +90,8 @@ class Config(SpecialIds):
     rope_parameters: RopeSettings | None = None
     partial_rotary_factor: Number | None = None
     quantization_config: dict[str, Any] | None = None
+    text_config: "Config | None" = None
+    """Of the language model, where it is a part of a larger one."""
 
 
 class GenerationConfig(SpecialIds):
