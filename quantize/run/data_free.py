@@ -1,7 +1,7 @@
 """From the bytes of one tensor to packed bytes, some rows at a time."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ def native_tensor(tensor: Tensor, qtype: QuantType, factor: HessianFactor | None
 
 
 def round_layer(
-    tensors: Mapping[str, Tensor],
+    tensors: Iterable[tuple[str, Tensor]],
     types: Mapping[str, QuantType],
     recipe: Recipe,
     factors: Mapping[str, HessianFactor | None],
@@ -75,12 +75,12 @@ def round_layer(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Every tensor of a layer, packed, and the loss of each linear.
 
-    `tensors`: name within the layer -> Tensor; `types` and `factors`: linear -> block and factor.
-    Norms and biases become F32. Raises EdgequantError for NaN or infinity.
+    `tensors`: name within the layer and Tensor, one after the other; `types` and `factors`: linear
+    -> block and factor. Norms and biases become F32. Raises EdgequantError for NaN or infinity.
     """
     packed: dict[str, np.ndarray] = {}
     losses: dict[str, float] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         linear = name.removesuffix(".weight")
         if linear in types:
             packed[name], losses[linear] = round_tensor(
