@@ -63,7 +63,8 @@ def write(
     metadata = all_metadata(arch, source, extra)
     shapes = tensor_shapes(arch)
     with new_file(path, overwrite, needed=least_bytes(arch)) as temp:
-        table_at = _write_metadata(temp, arch.family, metadata, shapes)
+        architecture = FAMILIES[arch.family].architecture
+        table_at = _write_metadata(temp, architecture, metadata, shapes)
         with temp.open("r+b") as file:
             data = _Data(file, table_at, shapes)
             if arch.rope.divided:
@@ -83,7 +84,8 @@ def all_metadata(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, A
 def size(arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[str, Any]) -> int:
     """Bytes of the file that `write` makes when its 2-D weights have these types."""
     shapes = tensor_shapes(arch)
-    metadata = {"general.architecture": arch.family} | all_metadata(arch, Path(source), extra)
+    architecture = FAMILIES[arch.family].architecture
+    metadata = {"general.architecture": architecture} | all_metadata(arch, Path(source), extra)
     table_at = COUNTS + sum(_bytes(key) + 4 + _bytes(value) for key, value in metadata.items())
     return _data_start(table_at, shapes) + expected_bytes(arch, types)
 
@@ -278,5 +280,7 @@ Container(
     provenance=provenance,
     maker=maker,
     tokenizer=read_back,
+    context=lambda arch: FAMILIES[arch.family].gguf_context(arch),
+    cut="llama.cpp has no sliding windows in such a model and sees what they hide from there on",
     usage=USAGE,
 )
