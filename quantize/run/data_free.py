@@ -27,9 +27,19 @@ def round_tensor(
 ) -> Rounded:
     """Round a matrix that never stands in memory as float32, and tell its loss.
 
+    Each expert is rounded by the importance of its own inputs, where `factor` has (experts, in).
     To nearest in C++ where that can be, the same bytes as methods/rtn.py. Raises EdgequantError for
     NaN or infinity.
     """
+    if factor is not None and factor.importance.ndim > 1:
+        factors = map(HessianFactor, factor.importance)
+        matrices = (tensor.matrix(expert) for expert in range(tensor.shape[0]))
+        each = [
+            round_tensor(matrix, qtype, recipe, own, device)
+            for matrix, own in zip(matrices, factors, strict=True)
+        ]
+        losses = [loss for _, loss in each]
+        return np.concatenate([rows for rows, _ in each]), float(np.mean(losses))
     if recipe.method.round is rtn and device.type == "cpu" and packs_natively(qtype):
         found = native_tensor(tensor, qtype, factor)
         if found is not None:

@@ -13,8 +13,6 @@ from quantize.calibration.compensation import Compared, ComparedPrefix, compared
 from quantize.calibration.experts import ExpertHessians, Share, tokens_needed
 from quantize.calibration.hessian import Hessians, hessian_bytes, hessian_flops, plain_hessian_bytes
 from quantize.calibration.layer_cost import forward_flops, layer_bytes, read_width, streamed_bytes
-from quantize.calibration.make_imatrix import ImatrixRequest
-from quantize.calibration.make_imatrix import make as make_imatrix
 from quantize.calibration.routed import Routed
 from quantize.calibration.stream import OriginalLayers, run
 from quantize.checkpoint import Checkpoint, open_checkpoint
@@ -329,13 +327,6 @@ def thirty_billion() -> Any:
         }
     )
     return family_of(config).arch(config).layer(0)
-
-
-def test_importance_matrices_of_experts_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    message = "importance matrices of models with experts are not supported; use --method gptq"
-    with pytest.raises(UnsupportedError, match=message):
-        make_imatrix(ImatrixRequest(tmp_path / "x.gguf", str(checkpoint.folder)))
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
