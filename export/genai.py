@@ -7,6 +7,7 @@ from typing import Any
 from runtime import generation_config
 from runtime.added_tokens import TOKENIZER_FILES
 from runtime.archs import FAMILIES, Arch, family_of
+from runtime.config_file import read_config
 from runtime.errors import InputError
 from runtime.json_files import read_json
 from runtime.tokenizer import Tokenizer
@@ -36,12 +37,15 @@ def context_length(arch: Arch) -> int:
 def small_files(arch: Arch, source: Path) -> dict[str, bytes]:
     """Every file of a folder beside the graph and its weights: name -> bytes.
 
+    onnxruntime-genai runs no model that scores texts: of it there is no genai_config.json.
     Raises EdgequantError when the source has no config.json or tokenizer.
     """
     tokenizer = Tokenizer.from_folder(source)
-    config = genai_config(arch, source, tokenizer)
+    config, files = genai_config(arch, source, tokenizer), copied_files(source, arch, tokenizer)
+    if arch.score_head:
+        return files
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    return copied_files(source, arch, tokenizer) | {"genai_config.json": text.encode("utf-8")}
+    return files | {"genai_config.json": text.encode("utf-8")}
 
 
 def copied_files(source: Path, arch: Arch, tokenizer: Tokenizer) -> dict[str, bytes]:
@@ -52,7 +56,7 @@ def copied_files(source: Path, arch: Arch, tokenizer: Tokenizer) -> dict[str, by
     templates tokenizer_config.json keeps the usual one, since genai opens no list of them.
     """
     files = {name: (source / name).read_bytes() for name in COPIED if (source / name).exists()}
-    config = read_json(source / "config.json")
+    config = read_config(source)
     if config and family_of(config).arch(config).tied != arch.tied:
         files["config.json"] = _json(config | {"tie_word_embeddings": arch.tied})
     if tokenizer.added:
@@ -71,7 +75,7 @@ def _json(value: dict[str, Any]) -> bytes:
 
 def genai_config(arch: Arch, source: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     """genai_config.json."""
-    settings = read_json(source / "config.json")
+    settings = read_config(source)
     if not settings:
         raise InputError(
             f"{source} has no config.json; give the folder of the original checkpoint."

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,18 +62,33 @@ def write(
     """
     path, source = Path(path), Path(source)
     metadata = all_metadata(arch, source, extra)
-    shapes = tensor_shapes(arch)
+    stored: Iterable[Tensor] = (_stored(arch, tensor) for tensor in tensors)
+    if arch.rope.divided:
+        factors = Tensor.dense(ROPE_FACTORS, arch.rope.divisors(arch.head_dim))
+        stored = chain([factors], stored)
     with new_file(path, overwrite, needed=least_bytes(arch)) as temp:
-        architecture = FAMILIES[arch.family].architecture
-        table_at = _write_metadata(temp, architecture, metadata, shapes)
-        with temp.open("r+b") as file:
-            data = _Data(file, table_at, shapes)
-            if arch.rope.divided:
-                data.add(Tensor.dense(ROPE_FACTORS, arch.rope.divisors(arch.head_dim)))
-            for tensor in tensors:
-                data.add(_stored(arch, tensor))
-            data.finish()
-        check(temp, metadata, data.sums)
+        write_file(temp, FAMILIES[arch.family].architecture, metadata, tensor_shapes(arch), stored)
+
+
+def write_file(
+    path: Path,
+    architecture: str,
+    metadata: dict[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Iterable[Tensor],
+) -> None:
+    """Fill the file `path` with these metadata and all tensors of `shapes`, as they come.
+
+    Raises EdgequantError when a tensor is missing, unknown or of a type that GGUF cannot hold, or
+    the file does not read back as it was meant.
+    """
+    table_at = _write_metadata(path, architecture, metadata, shapes)
+    with path.open("r+b") as file:
+        data = _Data(file, table_at, shapes)
+        for tensor in tensors:
+            data.add(tensor)
+        data.finish()
+    check(path, metadata, data.sums)
 
 
 def all_metadata(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
@@ -279,6 +295,7 @@ Container(
     size=size,
     provenance=provenance,
     maker=maker,
+    refuse=lambda arch: FAMILIES[arch.family].gguf_keys(arch),
     tokenizer=read_back,
     context=lambda arch: FAMILIES[arch.family].gguf_context(arch),
     cut="llama.cpp has no sliding windows in such a model and sees what they hide from there on",

@@ -8,6 +8,8 @@
     MoE         see onnx_experts.py
     Residual    taken along by the norm that follows, else Add
 
+A model that scores texts has no cache: a text is read whole, and `logits` are each token's scores.
+
 There is no input for positions: GroupQueryAttention counts from the attention mask, so a batch may
 be padded on the right only. Names of inputs and outputs are onnxruntime-genai's.
 """
@@ -75,7 +77,7 @@ def decoder(graph: Graph) -> None:
     for index in range(arch.layers):
         stream.layer(index)
     stream.norm(arch.output_norm, "output_norm", last=True)
-    onnx_nodes.linear(graph, arch.head.removesuffix(".weight"), stream.y, out="logits")
+    onnx_nodes.head(graph, stream.y, "logits")
 
 
 @dataclass
@@ -129,7 +131,7 @@ class _Stream:
             self.y, self.x = onnx_nodes.skip_norm(self.graph, op, name, [self.added, self.x], last)
             self.added = ""
         else:
-            out = "first_norm" if self.y == "token_embd" else name
+            out = "first_norm" if self.y.startswith("token_embd") else name
             self.y = onnx_nodes.norm(self.graph, op, name, self.y, out)
 
 
@@ -140,8 +142,8 @@ def model(graph: Graph, initializers: list[onnx.TensorProto]) -> onnx.ModelProto
         _value("input_ids", TensorProto.INT64, ["batch", "sequence"]),
         _value("attention_mask", TensorProto.INT64, ["batch", "total"]),
     ]
-    outputs = [_value("logits", TensorProto.FLOAT, ["batch", "sequence", arch.vocab])]
-    for layer in range(arch.layers):
+    outputs = [_value("logits", TensorProto.FLOAT, ["batch", "sequence", arch.outputs])]
+    for layer in range(arch.layers) if graph.cached else ():
         heads = arch.layer(layer).attention
         kv, width = ["batch", heads.kv_heads], heads.head_dim
         for side in ("key", "value"):

@@ -47,6 +47,11 @@ class Graph:
         }
         """Type and shape of each weight, and of each expert's part of one."""
 
+    @property
+    def cached(self) -> bool:
+        """Whether keys and values come in and go out: texts that are scored are read whole."""
+        return self.arch.score_head is None
+
     def op(
         self, op_type: str, inputs: list[str], out: str, domain: str = "", **attributes: Any
     ) -> str:
@@ -76,6 +81,15 @@ def stored_names(name: str, qtype: QuantType) -> list[str]:
 
 
 def embed(graph: Graph) -> str:
+    """What the first layer reads: (B, T, D)."""
+    rows, factor = _rows(graph), graph.arch.embedding_scale
+    if factor == 1.0:
+        return rows
+    scale = graph.constant("token_embd.scale", factor, np.float32)
+    return graph.op("Mul", [rows, scale], "token_embd.scaled")
+
+
+def _rows(graph: Graph) -> str:
     """Rows of the embedding: (B, T, D)."""
     name, qtype = EMBEDDING, graph.layouts[EMBEDDING]
     stored = stored_names(name, qtype)
@@ -97,14 +111,6 @@ def cache_names(layer: int, side: str) -> tuple[str, str]:
     return f"past_key_values.{layer}.{side}", f"present.{layer}.{side}"
 
 
-def _norm_weight(graph: Graph, op: Norm, name: str) -> str:
-    """The factors of a norm, with its offset."""
-    if not op.offset:
-        return f"{name}.weight"
-    offset = graph.constant(f"{name}.offset", op.offset, np.float32)
-    return graph.op("Add", [f"{name}.weight", offset], f"{name}.factors")
-
-
 def norm(graph: Graph, op: Norm, name: str, x: str, out: str) -> str:
     """RMS norm in standard operators, which onnxruntime fuses; most come with a skip."""
     # SimplifiedLayerNormalization is no operator of the standard: onnx's checker refuses it
@@ -116,7 +122,7 @@ def norm(graph: Graph, op: Norm, name: str, x: str, out: str) -> str:
     safe = graph.op("Add", [mean, eps], f"{out}.safe")
     root = graph.op("Sqrt", [safe], f"{out}.root")
     unit = graph.op("Div", [x, root], f"{out}.unit")
-    return graph.op("Mul", [unit, _norm_weight(graph, op, name)], out)
+    return graph.op("Mul", [unit, f"{name}.weight"], out)
 
 
 def skip_norm(graph: Graph, op: Norm, name: str, parts: list[str], last: bool) -> tuple[str, str]:
@@ -124,7 +130,7 @@ def skip_norm(graph: Graph, op: Norm, name: str, parts: list[str], last: bool) -
     summed = f"{name}.residual"
     node = helper.make_node(
         "SkipSimplifiedLayerNormalization",
-        [*parts, _norm_weight(graph, op, name)],
+        [*parts, f"{name}.weight"],
         [name] if last else [name, "", "", summed],
         name=name,
         domain=MICROSOFT,
@@ -166,6 +172,17 @@ def linear(graph: Graph, part: str, x: str, out: str = "") -> str:
     )
 
 
+def head(graph: Graph, x: str, out: str) -> str:
+    """Normed states (B, T, D) through the head: logits, or what a head that scores writes."""
+    scores = graph.arch.score_head
+    if scores is None:
+        return linear(graph, graph.arch.head.removesuffix(".weight"), x, out)
+    *before, last = scores.linears
+    for part in before:
+        x = graph.op("Relu", [linear(graph, part.name, x)], f"{part.name}.relu")
+    return linear(graph, last.name, x, out)
+
+
 def _head_norm(graph: Graph, op: Norm, name: str, x: str, heads: int) -> str:
     """Norm of each head: x (B, T, heads * C) -> the same shape."""
     split = graph.constant(f"heads.{heads}.{op.width}", [0, 0, heads, op.width], np.int64)
@@ -188,7 +205,8 @@ def attention(
         q = _head_norm(graph, op.q_norm, f"{blk}.{op.q_norm.name}", q, op.heads)
     if op.k_norm:
         k = _head_norm(graph, op.k_norm, f"{blk}.{op.k_norm.name}", k, op.kv_heads)
-    keys, values = cache_names(index, "key"), cache_names(index, "value")
+    names = [cache_names(index, side) for side in ("key", "value")] if graph.cached else []
+    past, present = zip(*names, strict=True) if names else (("", ""), ())
     tables = [f"{table}.cos", f"{table}.sin"] if op.rope is not None else []
     facts: dict[str, Any] = {}
     if op.window is not None:
@@ -198,8 +216,8 @@ def attention(
     out = f"{blk}.attention"
     node = helper.make_node(
         "GroupQueryAttention",
-        [q, k, v, keys[0], values[0], *lengths, *tables],
-        [out, keys[1], values[1]],
+        [q, k, v, *past, *lengths, *tables],
+        [out, *present],
         name=out,
         domain=MICROSOFT,
         num_heads=op.heads,

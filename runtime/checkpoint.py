@@ -6,8 +6,8 @@ Tensors are mapped when they are asked for, and a pickle is never opened.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from runtime import generation_config
 from runtime.adapter import Adapter, read_adapter, refuse_adapter
 from runtime.adapter_files import SmallFiles, small_files, tokenizer_folder
 from runtime.archs import Arch, Family, family_of
-from runtime.checkpoint_names import unwrapped, with_own_head
+from runtime.checkpoint_names import refuse_without, unused_head, unwrapped, with_own_head
 from runtime.checkpoint_tensors import already_quantized, checked_tensors
+from runtime.config_file import config_notes, language_config
 from runtime.errors import CorruptFileError
 from runtime.json_files import read_json
 from runtime.links import check_links, check_name
@@ -53,6 +54,8 @@ class Checkpoint:
     """What was read otherwise than the files say at first sight, one sentence each."""
     adapters: tuple[Adapter, ...] = ()
     """Those that were merged, in their order; `tensors` has their changes."""
+    beside: Mapping[str, StoredArray] = field(default_factory=dict)
+    """Arrays of other parts of the model, such as a vision tower, by their names within it."""
     merged_files: SmallFiles | None = None
     """Config and tokenizer of a merged model where they are not those of `folder`."""
 
@@ -146,20 +149,29 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
         refuse_adapter(folder)
     check_links(folder)
     refuse_other_kinds(folder)
-    config = read_json(folder / CONFIG)
+    stored = read_json(folder / CONFIG)
+    config = language_config(stored)
     family = family_of(config)
-    arch, notes = family.arch(config), family.notes(config)
+    arch = family.arch(config)
     quantized = quantized_as(config)
     if quantized and not any((folder / name).exists() for name in (WEIGHTS, INDEX)):
         raise already_quantized(folder, quantized)
     arrays, told = _arrays(folder)
-    arrays, wrapped = unwrapped(arrays)
-    arch, own_head = with_own_head(arch, arrays)
-    tensors = checked_tensors(folder, arch, arrays, quantized)
+    named = unwrapped(arrays, family.hf_beside)
+    refuse_without("vision", config, named)
+    arch, own_head = with_own_head(arch, named.language)
+    tensors = checked_tensors(folder, arch, named.language, quantized)
     if quantized:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
-    notes = (*notes, *told, *unread(folder), *wrapped, *own_head, *generation_config.notes(folder))
-    found = Checkpoint(folder, config, family, arch, tensors, Tokenizer.from_folder(folder), notes)
+    notes = (*config_notes(stored), *family.notes(config), *told, *unread(folder), *named.notes)
+    notes = (
+        *notes,
+        *own_head,
+        *unused_head(arch, named.language),
+        *generation_config.notes(folder),
+    )
+    tokenizer = Tokenizer.from_folder(folder)
+    found = Checkpoint(folder, config, family, arch, tensors, tokenizer, notes, beside=named.beside)
     if adapters:
         found = _with_adapters(found, [read_adapter(path, model_name(path)) for path in adapters])
     rules = replaced_rules(found.files, config, found.tokenizer)

@@ -1,13 +1,13 @@
 """Arrays of a checkpoint under other names than expected: prefixes, and a head of its own."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from runtime.archs import Arch
-from runtime.archs.base import EMBEDDING, HF_GLOBALS, OUTPUT
-from runtime.errors import EdgequantError, UnsupportedError
+from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT
+from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
 from runtime.stored import StoredArray, rows_of
 
 FLOATS = ("F32", "F16", "BF16")
@@ -25,11 +25,42 @@ def without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def unwrapped(arrays: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], list[str]]:
-    """The arrays without what wrapping put into their names, and a note of it."""
+@dataclass(frozen=True)
+class Named:
+    """The arrays of a checkpoint, by the names that its family gives them."""
+
+    language: dict[str, StoredArray]
+    beside: dict[str, StoredArray]
+    """Those of other parts of the model, by their names within such a part."""
+    notes: list[str]
+    """What was taken off the names."""
+
+
+def unwrapped(arrays: dict[str, StoredArray], beside: tuple[str, ...] = ()) -> Named:
+    """The arrays without what wrapping put into their names, and a note of it.
+
+    `beside`: what the names of other parts of the model begin with.
+    """
     found, told = _without_parts(arrays)
-    found, prefix = _without_prefix(found)
-    return found, told + prefix
+    others = {name: start for name in found for start in beside if name.startswith(start)}
+    apart = {name.removeprefix(start): found[name] for name, start in others.items()}
+    language = {name: array for name, array in found.items() if name not in others}
+    language, prefix = _without_prefix(language)
+    if apart:
+        told.append(
+            f"the language model alone is quantized: {len(apart)} tensors of the model's other "
+            f"part, {next(iter(others))} the first, are left aside"
+        )
+    return Named(language, apart, told + prefix)
+
+
+def refuse_without(part: str, config: Mapping[str, object], named: Named) -> None:
+    """Raise CorruptFileError where config.json has another part and no array is of it."""
+    if config.get(f"{part}_config") and not named.beside:
+        raise CorruptFileError(
+            f"config.json has a {part}_config, but the weights hold no tensor of a {part} tower; "
+            f"download all shards, or take {part}_config out to go without it."
+        )
 
 
 def _without_parts(arrays: dict[str, StoredArray]) -> tuple[dict[str, StoredArray], list[str]]:
@@ -90,6 +121,13 @@ def with_own_head(arch: Arch, arrays: Mapping[str, StoredArray]) -> tuple[Arch, 
         f"config.json has tie_word_embeddings true, but {HF_GLOBALS[OUTPUT]} is not the "
         "embedding: it is used, as transformers does"
     ]
+
+
+def unused_head(arch: Arch, arrays: Mapping[str, StoredArray]) -> list[str]:
+    """A note of a head for tokens in a model that scores."""
+    if arch.score_head is None or HF_GLOBALS[OUTPUT] not in arrays:
+        return []
+    return [f"{HF_GLOBALS[OUTPUT]} is left out: the model scores texts and predicts no tokens"]
 
 
 def misplaced(arrays: Mapping[str, StoredArray]) -> EdgequantError | None:

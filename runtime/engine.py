@@ -14,6 +14,7 @@ from runtime.errors import InputError
 from runtime.forward import Ops, forward, layers
 from runtime.kv_cache import Cache
 from runtime.model import Model
+from runtime.positions import Positions
 from runtime.tokenizer import Tokenizer
 
 Purpose = Literal["generation", "judging"]
@@ -34,7 +35,10 @@ class Engine(Protocol):
         """An empty KV cache for `capacity` tokens."""
 
     def logits(self, ids: np.ndarray, cache: Any = None, last: bool = False) -> np.ndarray:
-        """ids (B, T) -> float32 (B, T, V); with `last` (B, 1, V). A cache is advanced by T."""
+        """ids (B, T) -> float32 (B, T, V); with `last` (B, 1, V). A cache is advanced by T.
+
+        V are the model's tokens; of a model that scores texts (`arch.score_head`), its labels.
+        """
 
 
 class OpsEngine:
@@ -49,8 +53,14 @@ class OpsEngine:
         return Cache.empty(self.ops, self.arch, batch, capacity)
 
     def logits(self, ids: np.ndarray, cache: Any = None, last: bool = False) -> np.ndarray:
-        out = forward(self.ops, self.arch, self.weights, self.layers, ids, cache, last)
-        return self.ops.numpy(out)
+        return self.logits_at(None, ids, cache, last)
+
+    def logits_at(
+        self, positions: Positions | None, ids: np.ndarray, cache: Any = None, last: bool = False
+    ) -> np.ndarray:
+        """`logits` of tokens that stand elsewhere, or are not what their ids say."""
+        model = (self.ops, self.arch, self.weights, self.layers)
+        return self.ops.numpy(forward(*model, ids, cache, last, positions))
 
 
 def backend_names() -> list[str]:

@@ -15,13 +15,13 @@ import numpy as np
 from runtime.archs import Activation, Arch, Attention, GatedMLP, LayerSpec, MoE, Norm, Residual
 from runtime.archs.layer import EXPERTS, ROUTER
 from runtime.kv_cache import Cache
+from runtime.positions import Positions as Positions  # who calls a layer needs them as well
+from runtime.scores import scored
 from runtime.tensor import Tensor
 
 Array = Any
 Weight = Any
 """A weight as a backend holds it: what its `load` returned."""
-Tables = tuple[np.ndarray, np.ndarray]
-"""cos and sin of some positions, (T, rotated channels / 2) each."""
 
 
 class Ops(Protocol):
@@ -86,23 +86,6 @@ class Observer:
 NOBODY = Observer()
 
 
-class Positions:
-    """Positions start..stop, and the rope tables of them that layers ask for, each made once."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        self.start, self.stop = start, stop
-        self._tables: dict[Any, Tables] = {}
-
-    def tables(self, spec: Attention) -> Tables | None:
-        """cos and sin for an attention; None where positions are not told."""
-        if spec.rope is None:
-            return None
-        key = (spec.rope, spec.rope_channels)
-        if key not in self._tables:
-            self._tables[key] = spec.rope.tables(self.start, self.stop, spec.rope_channels)
-        return self._tables[key]
-
-
 @dataclass
 class Layer:
     """What a decoder layer computes, and its weights by their name within it ("attn_q.weight")."""
@@ -150,8 +133,7 @@ class _Step:
 
     def norm(self, op: Norm, x: Array) -> Array:
         """x (..., width) -> the same shape."""
-        weight = self.layer.weights[f"{op.name}.weight"]
-        return self.ops.rmsnorm(x, weight + op.offset if op.offset else weight, op.eps)
+        return self.ops.rmsnorm(x, self.layer.weights[f"{op.name}.weight"], op.eps)
 
     def linear(self, name: str, x: Array) -> Array:
         """x (B, T, in) through a linear, with its bias when it has one."""
@@ -231,11 +213,18 @@ def run_expert(ops: Ops, layer: Layer, index: int, x: Array, observer: Observer)
     return step.expert(layer.spec.mixture.experts, index, x)
 
 
+def embed(ops: Ops, arch: Arch, weights: Mapping[str, Weight], ids: np.ndarray) -> Array:
+    """ids (B, T) -> the states before the first layer (B, T, D)."""
+    x = ops.embed(weights["token_embd.weight"], ids)
+    return x if arch.embedding_scale == 1.0 else x * np.float32(arch.embedding_scale)
+
+
 def logits(ops: Ops, arch: Arch, weights: Mapping[str, Weight], x: Array) -> Array:
-    """The last hidden states (B, T, D) -> (B, T, V)."""
-    return ops.matmul(
-        ops.rmsnorm(x, weights["output_norm.weight"], arch.eps), weights[arch.head], None
-    )
+    """The last hidden states (B, T, D) -> (B, T, V); of a model that scores, (B, T, labels)."""
+    normed = ops.rmsnorm(x, weights["output_norm.weight"], arch.eps)
+    if arch.score_head:
+        return scored(ops, arch.score_head, weights, normed)
+    return ops.matmul(normed, weights[arch.head], None)
 
 
 def layers(arch: Arch, weights: Mapping[str, Weight]) -> list[Layer]:
@@ -256,11 +245,15 @@ def forward(
     ids: np.ndarray,
     cache: Cache | None = None,
     last: bool = False,
+    positions: Positions | None = None,
 ) -> Array:
-    """Logits (B, T, V) of ids (B, T); `last`: the last token's (B, 1, V). Advances the cache."""
+    """Logits or scores (B, T, V) of ids (B, T); `last`: the last token's. Advances the cache.
+
+    `positions`: where the tokens stand, if not one after the other behind those of the cache.
+    """
     start = cache.length if cache else 0
-    positions = Positions(start, start + ids.shape[1])
-    x = ops.embed(weights["token_embd.weight"], ids)
+    positions = positions or Positions(start, start + ids.shape[1])
+    x = positions.filled(ops, embed(ops, arch, weights, ids))
     for layer in decoder:
         x = decoder_layer(ops, layer, x, positions, cache)
     if cache:

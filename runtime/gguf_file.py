@@ -167,6 +167,11 @@ def _arch(header: Header) -> Arch:
         raise InputError(
             f"{path} is an importance matrix and not a model; give it to `quantize run --imatrix`."
         )
+    if header.metadata.get("general.type") == "mmproj":
+        raise InputError(
+            f"{path} is the vision tower of a model and not the model; give the .gguf file of its "
+            "language model."
+        )
     name = str(header.metadata.get("general.architecture"))
     known = {family.architecture for family in FAMILIES.values()}
     if name not in known:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from runtime.archs import family_of
+from runtime.config_file import read_config
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
-from runtime.json_files import read_json
 from runtime.links import check_links
 from runtime.model import Model
 from runtime.quant_types import QUANT_TYPES
@@ -37,7 +37,7 @@ def open_onnx(folder: Path) -> Model:
     """
     folder = Path(folder)
     check_links(folder)
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
     if not config:
         raise CorruptFileError(
             f"{folder} has no config.json; copy the one of the original checkpoint into it."

@@ -9,6 +9,7 @@ import tokenizers
 
 from runtime import chat
 from runtime.added_tokens import SPECIAL, add_tokens, chat_templates, content, tokenizer_settings
+from runtime.config_file import read_config
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_special import default_id, end_tokens
 from runtime.gguf_vocab import pre_tokenizer, tokenizer_backend
@@ -130,7 +131,7 @@ class Tokenizer:
                 "tokens in a text are cut like words, chat messages among them; set it to false."
             )
         added = add_tokens(folder, settings, backend)
-        configs = [read_json(folder / name) for name in ("generation_config.json", "config.json")]
+        configs = [read_json(folder / "generation_config.json"), read_config(folder)]
         special = {k: text for k in SPECIAL if (text := content(settings.get(k)))}
         templates = chat_templates(folder, settings)
         bos = backend.token_to_id(special["bos_token"]) if "bos_token" in special else None

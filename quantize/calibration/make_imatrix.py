@@ -133,14 +133,15 @@ def collect(
     for weights or inputs that are not finite.
     """
     arch, ops = checkpoint.arch, TorchOps(device)
-    embed(checkpoint.tensors["token_embd.weight"], ids, hidden)
+    embed(arch, checkpoint.tensors["token_embd.weight"], ids, hidden)
     source = OriginalLayers(checkpoint, ops.device, streamed=True)
     states = Carried(hidden, tokens=tokens)
     for layer, squares in forward(ops, source, states, lambda layer: Squares(layer, ops.device)):
         yield from measured(layer, squares)
         progress("layers", layer.index + 1, arch.layers, "")
         del layer, squares
-    yield arch.head, head(ops, checkpoint, hidden, tokens), ids.size
+    if arch.score_head is None:  # else it is not rounded
+        yield arch.head, head(ops, checkpoint, hidden, tokens), ids.size
 
 
 def measured(layer: Layer, squares: Squares) -> Iterator[Measured]:

@@ -1,4 +1,4 @@
-"""Commands that begin with a checkpoint: `run`, `plan` and `imatrix`."""
+"""Commands that begin with a checkpoint: `run`, `plan`, `imatrix` and `mmproj`."""
 
 import inspect
 from collections.abc import Callable
@@ -42,6 +42,7 @@ def planned(
     max_kl: options.MaxKl = None,
     min_top1: options.MinTop1 = None,
     max_ppl_ratio: options.MaxRatio = None,
+    min_rank: options.MinRank = None,
     baseline: options.Baseline = None,
     eval_data: options.EvalData = None,
     eval_rows: options.EvalRows = None,
@@ -57,8 +58,8 @@ def planned(
         length=calib_length, seed=seed, damp=damp, allow_fallback=allow_fallback,
         calibrate_all_experts=calibrate_all_experts,
         max_ram=max_ram, device=device, overwrite=overwrite, check=check_, max_kl=max_kl,
-        min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, baseline=baseline, eval_data=eval_data,
-        eval_rows=eval_rows, eval_length=eval_length,
+        min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, min_rank=min_rank, baseline=baseline,
+        eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
     )  # fmt: skip
     return Plan.from_flags(plan, flags)
 
@@ -134,3 +135,26 @@ def imatrix(
         f"{result['chunks']} windows of {result['chunk_size']} tokens"
     )
     show_result(result, shown, as_json)
+
+
+def mmproj(
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, NAME.gguf.")],
+    model: options.Model = None,
+    kind: Annotated[str, typer.Option("--type", help="F32, F16 or Q8_0.")] = "F16",
+    overwrite: options.Overwrite = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write the vision tower of a Qwen2-VL or Qwen2.5-VL, which llama.cpp takes as --mmproj."""
+    from quantize.mmproj import make
+
+    told: list[str] = []
+    with Bar(errors) as bar:
+
+        def say(line: str) -> None:
+            told.append(line)
+            bar.say(line)
+
+        make(output, model, kind, overwrite=bool(overwrite), say=say)
+    size = output.stat().st_size
+    result = {"path": str(output), "bytes": size, "type": kind, "notes": told}
+    show_result(result, f"{output}: {size:,} bytes", as_json)

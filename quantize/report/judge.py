@@ -8,13 +8,15 @@ import calib_data
 import quantize
 from calib_data import Part, Windows
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.plan import Plan, check_limits, window_length
+from quantize.plan import Plan, check_gates, check_limits, window_length
 from quantize.plan.values import paths_of, settled
 from quantize.progress import Progress
 from quantize.report import render
 from quantize.report.compare import compare
 from quantize.report.examine import Subject, examine, open_subject, refuse_another_model
 from quantize.report.gate import Gates, integrity_failures, match, read_baseline
+from quantize.report.images import ImageRow, after_images, image_rows
+from quantize.report.metrics import Metrics
 from quantize.report.original import (
     check_reference,
     for_effects,
@@ -24,12 +26,15 @@ from quantize.report.original import (
 from quantize.report.reject import reject_failed
 from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report, read_report
 from quantize.report.scan import weights
+from quantize.report.score_judge import measure_scores
+from quantize.report.score_report import AnyReport, ScoreGates
 from quantize.report.written import refuse_reports, write
 from quantize.run.job import Job
 from runtime.checkpoint import hub_id, model_name
 from runtime.containers import recognise
 from runtime.errors import InputError
 from runtime.memory import require_memory
+from runtime.scores import marker_id
 
 MOST_WINDOWS = 64
 """Of a text that has more, when no number was asked for."""
@@ -45,6 +50,7 @@ class Settings:
     max_kl: float | None = Plan.max_kl
     min_top1: float | None = Plan.min_top1
     max_ppl_ratio: float | None = Plan.max_ppl_ratio
+    min_rank: float | None = Plan.min_rank
     baseline: Path | None = Plan.baseline
     adapter: tuple[str, ...] = Plan.adapter
     """What is merged into the original."""
@@ -80,10 +86,12 @@ class Setup:
     windows: Windows
     evaluation: Evaluation
     original: OriginalModel
-    gates: Gates
+    gates: Gates | ScoreGates
+    images: list[ImageRow]
+    """What a model that reads images is judged with as well."""
 
 
-def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
+def judge(setup: Setup, job: Job, notes: list[str]) -> AnyReport:
     """Measure every artifact of a finished run and write report.json, report.html and README.md.
 
     An artifact that fails a gate is renamed to NAME.rejected. `notes` are the run's fallbacks; one
@@ -134,7 +142,7 @@ def check_files(
     progress: Progress,
     reject: bool = False,
     effects: bool = True,
-) -> Report:
+) -> AnyReport:
     """Measure files against a checkpoint (None = the bundled one), named by their file names.
 
     `backend` runs GGUF files; `flags` are fields of Settings. With `report_folder`, report.json and
@@ -200,8 +208,8 @@ def prepare(
 
     `context` is the shortest of the model and its artifacts, in tokens.
 
-    Raises EdgequantError for a bad length or a baseline about something else, CalibrationError for
-    text that cannot be had.
+    Raises EdgequantError for a bad length, a baseline about something else or a vision tower that
+    is not whole, CalibrationError for text that cannot be had.
     """
     windows = held_out(settings, checkpoint, context)
     evaluation = Evaluation(
@@ -212,6 +220,7 @@ def prepare(
         summary=windows.summary(),
     )
     arch = checkpoint.arch
+    check_gates(settings, arch)
     original = OriginalModel(
         name=checkpoint.name,
         fingerprint=fingerprint,
@@ -222,12 +231,15 @@ def prepare(
     )
     if original.backend == "native":
         require_memory(checkpoint.merged_bytes)
+    if arch.score_head:
+        marker_id(arch.score_head, checkpoint.tokenizer)  # what has none is told before any work
+        return Setup(windows, evaluation, original, ScoreGates(settings.min_rank), [])
     baseline, name = None, None
     if settings.baseline is not None:
         baseline = read_baseline(settings.baseline, original, evaluation, artifacts)
         name = settings.baseline.name
     gates = Gates(settings.max_kl, settings.min_top1, settings.max_ppl_ratio, baseline, name)
-    return Setup(windows, evaluation, original, gates)
+    return Setup(windows, evaluation, original, gates, image_rows(checkpoint))
 
 
 def held_out(settings: Settings, checkpoint: Checkpoint, context: int) -> Windows:
@@ -255,19 +267,27 @@ def measure(
     device: str,
     progress: Progress,
     effects: bool = True,
-) -> Report:
+) -> AnyReport:
     """Compare, examine and gate every artifact."""
+    if isinstance(setup.gates, ScoreGates):
+        known = (setup.windows, setup.evaluation, setup.original, setup.gates)
+        return measure_scores(*known, checkpoint, subjects, device, progress)
     source = checkpoint.model()
     original = open_original(checkpoint, setup.original.backend, device)
     source = replace(source, tokenizer=original.tokenizer)  # transformers makes its own
     engines = {subject.label: subject.engine for subject in subjects}
     scores = compare(original, engines, setup.windows.ids, progress)
     exchanged = for_effects(original, checkpoint, device) if effects else None
+    images: dict[str, Metrics] = {}
+    if setup.images:
+        seeing = exchanged or for_effects(original, checkpoint, device)
+        images = after_images(seeing, subjects, setup.images, progress)
     results = []
     for subject in subjects:
         result, problems = examine(
             exchanged, source, subject, scores[subject.label], setup.windows, progress
         )
+        result = replace(result, images=images.get(subject.label))
         results.append(apply_gates(result, problems, setup.gates))
     return Report(
         version=quantize.__version__,

@@ -131,6 +131,8 @@ class ArtifactResult:
     """Tokens at which the artifact's logits held NaN or infinity."""
     failures: tuple[str, ...]
     notes: tuple[str, ...]
+    images: Metrics | None = None
+    """Text after drawings, through the original's vision tower; None where the model has none."""
     maker: str | None = None
     """The tool that made it, from its metadata; None where they do not tell."""
 

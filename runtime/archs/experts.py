@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
+from runtime import window_config
 from runtime.archs.base import Arch, Family
 from runtime.archs.layer import GatedMLP, Linear, MoE, Op
 from runtime.errors import CorruptFileError, UnsupportedError
@@ -55,6 +56,7 @@ class MoEFamily(Family):
 
     arch_type = MoEArch
     genai_type = "decoder"
+    hf_keys: ClassVar[tuple[str, ...]] = (*MoEConfig.__struct_fields__, *window_config.KEYS)
     hf_experts: ClassVar[tuple[str, ...]] = ("num_experts",)
     """Keys of config.json that have the number of experts, the one that counts first."""
     gguf_normalized: ClassVar[bool]

@@ -1,6 +1,6 @@
 """Qwen2 and Qwen2.5, dense: 0.5B to 72B, Coder, Math, QwQ. Llama with biases on q, k and v."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from runtime import window_config
 from runtime.archs.base import Family
@@ -8,7 +8,8 @@ from runtime.archs.base import Family
 
 class Qwen2(Family):
     name = "qwen2"
-    hf_types = ("qwen2",)
+    hf_types: ClassVar[tuple[str, ...]] = ("qwen2",)
+    hf_keys = window_config.KEYS
     hf_class = "Qwen2ForCausalLM"
     gguf_head_dim = False
     biased = ("attn_q", "attn_k", "attn_v")

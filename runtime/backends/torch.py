@@ -119,8 +119,8 @@ class TorchEngine(OpsEngine):
     """OpsEngine without autograd."""
 
     @torch.inference_mode()
-    def logits(self, ids, cache=None, last=False):  # type: ignore[no-untyped-def]
-        return super().logits(ids, cache, last)
+    def logits_at(self, positions, ids, cache=None, last=False):  # type: ignore[no-untyped-def]
+        return super().logits_at(positions, ids, cache, last)
 
 
 def check_device(name: str) -> None:

@@ -1,0 +1,48 @@
+"""Make a checkpoint's vision tower into the file that llama.cpp takes beside the language model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import quantize
+from export import mmproj
+from export.files import check_target
+from quantize.checkpoint import open_checkpoint
+from runtime.errors import InputError
+from runtime.vision.encode import tower_tensors
+from runtime.vision.image import read_preparation
+from runtime.vision.tower import tower_of
+
+
+def make(
+    output: Path,
+    model: str | None = None,
+    kind: str = "F16",
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Write the tower of a checkpoint, its linears in `kind`; `say` is told what became otherwise.
+
+    Raises EdgequantError before any work for a model without a tower, or one that llama.cpp would
+    compute otherwise.
+    """
+    check_target(output, overwrite)
+    checkpoint = open_checkpoint(model)
+    tower = tower_of(checkpoint.config)
+    if tower is None or not checkpoint.beside:
+        raise InputError(
+            f"{checkpoint.folder} has no vision tower (no vision_config in its config.json); give "
+            "the checkpoint of a Qwen2-VL or Qwen2.5-VL."
+        )
+    extra: dict[str, Any] = {
+        "general.name": checkpoint.name,
+        "edgequant.version": quantize.__version__,
+        "edgequant.fingerprint": checkpoint.fingerprint(),
+    }
+    tensors, preparation = (
+        tower_tensors(tower, checkpoint.beside),
+        read_preparation(checkpoint.files),
+    )
+    for line in mmproj.write(output, tower, tensors, preparation, kind, extra, overwrite=overwrite):
+        say(line)

@@ -1,0 +1,103 @@
+"""How far an artifact strays in text after images: drawings with captions, one at a time.
+
+The tower of the original makes the embeddings for all, so that the language model is judged. What
+another engine would run is run by one of ours: none of the others takes embeddings.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from calib_data.drawings import drawings
+from quantize.checkpoint import Checkpoint
+from quantize.progress import Progress
+from quantize.report.examine import Subject
+from quantize.report.metrics import Metrics, TokenScores, score, stack, summarize
+from runtime.engine import Engine, OpsEngine, open_engine
+from runtime.errors import UnsupportedError
+from runtime.vision.encode import tower_tensors
+from runtime.vision.image import patches_of, read_preparation
+from runtime.vision.place import with_room
+from runtime.vision.seeing import SeeingEngine, SeenImages
+from runtime.vision.tower import tower_of
+
+DRAWINGS = 12
+LENGTH = 32
+"""Tokens of a caption that are judged."""
+TOKENS = ("vision_start_token_id", "image_token_id", "vision_end_token_id")
+"""Keys of config.json: what stands around an image, and for it."""
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """A drawing and its caption as tokens."""
+
+    seen: SeenImages
+    ids: np.ndarray
+    """(T,), with room for the image's embeddings."""
+    judged: slice
+    """Tokens after which the next one is predicted: LENGTH of them, from the image's end on."""
+
+
+def image_rows(checkpoint: Checkpoint, count: int = DRAWINGS) -> list[ImageRow]:
+    """Rows to judge a model that reads images with; [] for one that does not, or has no room.
+
+    Raises EdgequantError for a tower that is not whole.
+    """
+    tower, config = tower_of(checkpoint.config), checkpoint.config
+    if tower is None or any(key not in config for key in TOKENS):
+        return []
+    tensors = tower_tensors(tower, checkpoint.beside)
+    preparation = read_preparation(checkpoint.folder)
+    start, token, end = (int(config[key]) for key in TOKENS)
+    rows = []
+    for drawing in drawings(count):
+        seen = SeenImages(tower, tensors, [patches_of(drawing.pixels, tower, preparation)], token)
+        before = with_room([start, token, end], seen.images, tower.merge, token)
+        caption = checkpoint.tokenizer.encode(drawing.caption)[: LENGTH - 1]
+        ids, first = np.array([*before, *caption], np.int64), len(before) - 1
+        if len(caption) == LENGTH - 1 and len(ids) <= checkpoint.arch.context:
+            rows.append(ImageRow(seen, ids, slice(first, first + LENGTH)))
+    return rows
+
+
+def after_images(
+    original: OpsEngine,
+    subjects: Sequence[Subject],
+    rows: Sequence[ImageRow],
+    progress: Progress,
+) -> dict[str, Metrics]:
+    """Metrics of text after images, by the label of each artifact whose tensors are ours to run."""
+    engines = {s.label: engine for s in subjects if (engine := ours(s)) is not None}
+    kept: dict[str, list[TokenScores]] = {label: [] for label in engines}
+    for number, row in enumerate(rows if engines else (), 1):
+        for label, scores in _row_scores(original, engines, row).items():
+            kept[label].append(scores)
+        progress("judging text after images", number, len(rows), "")
+    everything = np.ones(len(rows), bool)
+    return {label: summarize(stack(done), everything) for label, done in kept.items() if done}
+
+
+def ours(subject: Subject) -> Engine | None:
+    """An engine of ours for an artifact; None where its tensors are not read."""
+    if isinstance(subject.engine, OpsEngine) or subject.model is None:
+        return subject.engine if isinstance(subject.engine, OpsEngine) else None
+    try:
+        return open_engine(subject.model, "native", purpose="judging")
+    except UnsupportedError:
+        return open_engine(subject.model, "numpy")
+
+
+def _row_scores(
+    original: OpsEngine, engines: Mapping[str, Engine], row: ImageRow
+) -> dict[str, TokenScores]:
+    """Scores (LENGTH,) of each engine."""
+    following = np.append(row.ids[row.judged.start + 1 :], -1)
+    expected = SeeingEngine(original, row.seen).logits(row.ids[None])[0, row.judged]
+    return {
+        label: score(
+            expected, SeeingEngine(engine, row.seen).logits(row.ids[None])[0, row.judged], following
+        )
+        for label, engine in engines.items()
+    }

@@ -1,0 +1,94 @@
+"""The language model of Qwen2-VL and Qwen2.5-VL: Qwen2 with positions of three axes.
+
+A token of text stands at the same place on all three, which is plain rope; the tokens of an image
+do not (runtime/vision).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.archs.base import Arch
+from runtime.archs.qwen2 import Qwen2
+from runtime.errors import CorruptFileError
+from runtime.gguf_keys import GgufKeys
+from runtime.json_files import Size, checked
+
+ROPES = ("rope_scaling", "rope_parameters")
+SECTIONS = [16, 24, 24]
+"""What transformers takes where config.json has no mrope_section."""
+GGUF_SECTIONS = "rope.dimension_sections"
+
+
+@dataclass(frozen=True)
+class VisionArch(Arch):
+    """Sizes of a language model that reads images."""
+
+    sections: tuple[int, ...] = ()
+    """Pairs of channels of a head that turn with time, height and width, in this order."""
+
+
+class Qwen2VL(Qwen2):
+    name = "qwen2vl"
+    hf_types = ("qwen2_5_vl", "qwen2_vl", "qwen2_5_vl_text", "qwen2_vl_text")
+    hf_class = "Qwen2_5_VLForConditionalGeneration"
+    hf_auto = "AutoModelForImageTextToText"
+    hf_beside = ("visual.", "model.visual.")
+    genai_type = "qwen2"
+    theta = 1000000.0
+    arch_type = VisionArch
+
+    def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
+        empty: dict[str, Any] = {}
+        scaling = next((config[key] for key in ROPES if config.get(key)), empty)
+        said = scaling.get("mrope_section", SECTIONS)
+        found = checked(said, list[Size], "mrope_section of config.json")
+        sizes = super().sizes(plain_rope(config))
+        return sizes | {"sections": whole(tuple(found), sizes["head_dim"])}
+
+    def notes(self, config: dict[str, Any]) -> tuple[str, ...]:
+        found = super().notes(plain_rope(config))
+        if not config.get("vision_config"):
+            return found
+        return (*found, "the vision tower goes into a file of its own: `quantize mmproj` writes it")
+
+    def gguf_keys(self, arch: Arch) -> dict[str, Any]:
+        assert isinstance(arch, VisionArch)
+        # room for four axes, of which this family has three
+        return super().gguf_keys(arch) | {f"{self.name}.{GGUF_SECTIONS}": [*arch.sections, 0]}
+
+    def gguf_sizes(
+        self,
+        metadata: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        factors: tuple[float, ...] | None = None,
+    ) -> dict[str, Any]:
+        sizes = super().gguf_sizes(metadata, shapes, factors)
+        found = metadata.get(f"{self.name}.{GGUF_SECTIONS}")
+        sections = tuple(int(part) for part in found) if found is not None else ()
+        if len(sections) != 4 or sections[3] or min(sections) < 0:
+            raise GgufKeys(metadata, self.name).wrong(
+                GGUF_SECTIONS, list(sections), "three numbers and a 0 are needed"
+            )
+        return sizes | {"sections": whole(sections[:3], sizes["head_dim"], "the GGUF")}
+
+
+def plain_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json with the rope of text: transformers takes "mrope" for "default" as well."""
+    out = dict(config)
+    for key in ROPES:
+        if scaling := config.get(key):
+            kinds = {k: "default" for k in ("type", "rope_type") if scaling.get(k) == "mrope"}
+            kept = {k: value for k, value in scaling.items() if k != "mrope_section"}
+            out[key] = kept | kinds
+    return out
+
+
+def whole(sections: tuple[int, ...], head_dim: int, where: str = "config.json") -> tuple[int, ...]:
+    """The sections, when they are a head's pairs of channels. Raises CorruptFileError otherwise."""
+    if len(sections) != 3 or sum(sections) != head_dim // 2:
+        raise CorruptFileError(
+            f"{where} has the rope sections {list(sections)}, but three numbers with the sum "
+            f"{head_dim // 2} are needed (mrope_section); take the file that came with the weights."
+        )
+    return sections
