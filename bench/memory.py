@@ -1,9 +1,10 @@
 """Peak memory of a run, on random checkpoints with the shapes of real models.
 
-    python bench/memory.py [--only 0.5B 0.5B-300MiB 1.5B-2 1.5B-4] [--keep FOLDER]
+    python bench/memory.py [--only 0.5B 0.5B-300MiB 1.5B-2 1.5B-4 57B-A14B-1] [--keep FOLDER]
 
 Qwen2.5-0.5B's true shape, as a preset and as an automatic target of 300 MiB, and 1.5B's with two
 and with four layers: memory must not grow with layers, because one layer is in memory at a time.
+Of Qwen2-57B-A14B, 64 experts a layer, one layer: of those one expert is in memory at a time.
 Each run is a process of its own, as a user starts it, and the system says what it took at most.
 Writes results/memory.json.
 """
@@ -41,10 +42,26 @@ QWEN: dict[str, Any] = {
 }
 SMALL = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
 LARGE = {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12}
+EXPERTS = {
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "model_type": "qwen2_moe",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 2560,
+    "shared_expert_intermediate_size": 20480,
+    "norm_topk_prob": False,
+    "tie_word_embeddings": False,
+}
+"""Qwen2-57B-A14B."""
 MODELS: dict[str, dict[str, Any]] = {
     "0.5B": QWEN | SMALL | {"num_hidden_layers": 24},
     "1.5B-2": QWEN | LARGE | {"num_hidden_layers": 2},
     "1.5B-4": QWEN | LARGE | {"num_hidden_layers": 4},
+    "57B-A14B-1": QWEN | EXPERTS | {"num_hidden_layers": 1},
 }
 """config.json of each random model; "1.5B-2" has two of the 28 layers."""
 FLAGS: dict[str, Any] = {
@@ -90,7 +107,7 @@ def row(name: str, folder: Path) -> dict[str, Any]:
         peak, seconds = quantize(model, given, Path(output))
         artifact = next(Path(output).glob("*.gguf"))
         size, written = artifact.stat().st_size, open_gguf(artifact).tensors
-        types = {name: tensor.qtype for name, tensor in written.items() if len(tensor.shape) == 2}
+        types = {name: tensor.qtype for name, tensor in written.items() if tensor.is_matrix}
     job = Job.resolve(Plan.from_flags(None, {**given, "model": str(model)}))
     cost = run_cost(job.assigned([Assignment(job.targets[0], types)]), [size])
     return {

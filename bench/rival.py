@@ -29,12 +29,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import calib_data
 from export.gguf import write
 from export.gguf_general import FILE_TYPES
+from quantize.calibration.experts import ExpertHessians
 from quantize.calibration.hessian import Hessians
+from quantize.calibration.routed import Routed
 from quantize.calibration.stream import Carried, OriginalLayers, forward
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Target, assign
 from runtime.backends.torch import TorchOps
 from runtime.errors import UnsupportedError
+from runtime.forward import Layer
 from runtime.gguf_file import open_gguf
 from runtime.quant_types import QuantType
 from runtime.tensor import Tensor
@@ -58,8 +61,18 @@ def importance(checkpoint: Checkpoint, rows: int = ROWS, length: int = LENGTH) -
     parts: dict[str, list[np.ndarray]] = {}
     ops = TorchOps()
     source, states = OriginalLayers(checkpoint, ops.device), Carried(hidden)
-    for layer, sums in forward(ops, source, states, lambda at: Hessians(at.spec, ops.device)):
+
+    def observe(layer: Layer) -> Hessians:
+        mixture, routed = layer.spec.mixture, None
+        if mixture:
+            inputs = np.zeros((ids.size, mixture.router.inputs), np.float32)
+            routed = Routed(inputs, mixture.router.outputs)
+        return Hessians(layer.spec, ops.device, routed=routed)
+
+    for layer, sums in forward(ops, source, states, observe):
         hessians = sums.mean()
+        if sums.router:
+            hessians |= ExpertHessians(ops, layer, sums.router, {}, share="none")
         for group in layer.spec.groups:
             squares = hessians[group.name].diagonal().numpy().copy()  # (in,)
             for name in (f"blk.{layer.index}.{linear}.weight" for linear in group.linears):

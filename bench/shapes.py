@@ -14,20 +14,32 @@ from typing import Any
 import numpy as np
 
 from bench.common import ROOT
-from bench.memory import LARGE, QWEN, SMALL
+from bench.memory import EXPERTS, LARGE, QWEN, SMALL
 from export.gguf import write
 from quantize.checkpoint import bundled
 from quantize.plan import Target, assign
 from runtime.archs import Arch, family_of
 from runtime.quant_types import QuantType
-from runtime.tensor import Tensor
+from runtime.tensor import Tensor, rows_and_cols
 
 FOLDER = ROOT / "build" / "speed"
 """Where files are kept from one run to the next; git ignores it."""
+MIXTURE: dict[str, Any] = EXPERTS | {
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "num_experts": 60,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 1408,
+    "shared_expert_intermediate_size": 5632,
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "0.5B": QWEN | SMALL | {"num_hidden_layers": 24},
     "1.5B": QWEN | LARGE | {"num_hidden_layers": 28},
+    "A2.7B-2": QWEN | MIXTURE | {"num_hidden_layers": 2},
 }
+"""The last one has two of the 24 layers of Qwen1.5-MoE-A2.7B."""
 WORDS = 151643
 """Of Qwen2.5's vocabulary; the embedding has some rows more."""
 SAMPLE = 256
@@ -65,11 +77,11 @@ def random_tensors(arch: Arch, types: Mapping[str, QuantType]) -> Iterator[Tenso
             values = DEVIATION * random.standard_normal(shape, np.float32) + ("norm" in name)
             yield Tensor.dense(name, values)
             continue
-        qtype, cols = types[name], shape[1]
+        qtype, (count, cols) = types[name], rows_and_cols(shape)
         if (qtype.name, cols) not in samples:
             weight = DEVIATION * random.standard_normal((SAMPLE, cols), np.float32)
             samples[qtype.name, cols] = qtype.pack(*qtype.quantize(weight))
-        rows = random.integers(SAMPLE, size=shape[0])
+        rows = random.integers(SAMPLE, size=count)
         yield Tensor(name, shape, qtype, samples[qtype.name, cols][rows])
 
 

@@ -1,6 +1,6 @@
 """Speed against llama.cpp, on files with the shapes of Qwen2.5 and random weights.
 
-    python bench/speed.py [--only 1.5B-Q4_K_M 1.5B-Q4_0 1.5B-Q6_K 0.5B-Q8_0 context check]
+    python bench/speed.py [--only 1.5B-Q4_K_M 1.5B-Q4_0 1.5B-Q6_K 0.5B-Q8_0 context experts check]
                           [--threads 2] [--repeat 5]
 
 Each run measures one file with `quantize.bench`, both engines taking turns on the same tokens, and
@@ -57,6 +57,7 @@ RUNS = {
     "1.5B-Q6_K": Run("1.5B", "Q6_K", ("prompt",), (("generate", 1),)),
     "0.5B-Q8_0": Run("0.5B", "Q8_0", ("generation",), (("prompt", 1),)),
     "context": Run("1.5B", "Q4_K_M", ("after 4,096",), (("prompt", 1), ("context", 4096))),
+    "experts": Run("A2.7B-2", "Q4_K_M", ("experts",), (("prompt", 1),)),
     "check": Run("0.5B", "Q8_0", ("check",)),
 }
 """Word of --only -> run."""
@@ -79,6 +80,11 @@ def generation(
         f"generation{context}", run, unit="tokens/s", **pair(ours.generate, theirs.generate),
         ratio=ratio(speed, "generate"), of_bandwidth=statistics.median(ours.share), goal=goal,
     )  # fmt: skip
+
+
+def experts(run: Run, speed: BenchResult) -> dict[str, Any]:
+    """The same with a mixture of experts, of which a token reads some."""
+    return generation(run, speed, "1.3 x")
 
 
 def after_context(run: Run, speed: BenchResult) -> dict[str, Any]:
@@ -120,6 +126,7 @@ def memory(run: Run, speed: BenchResult) -> dict[str, Any]:
 
 LINES: dict[str, Callable[[Run, BenchResult], dict[str, Any]]] = {
     "generation": generation,
+    "experts": experts,
     "after 4,096": after_context,
     "prompt": prompt,
     "load": load,

@@ -93,6 +93,9 @@ class PlanSettings(GateSettings, total=False):
     """GPTQ's damping, a share of the mean diagonal. Default: 0.01."""
     allow_fallback: bool
     """Whether to round to nearest where a Hessian is singular. Default: False."""
+    calibrate_all_experts: bool
+    """Whether every expert of a mixture learns from every token, not only from those that chose
+    it. Default: False."""
     max_ram: float
     """GiB of hidden states before they go to disk. Default: 8."""
     overwrite: bool

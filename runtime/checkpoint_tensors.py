@@ -58,7 +58,7 @@ def fused_experts(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray])
     if name not in arrays:
         return None
     if part == "down":
-        return Parts(shape, {name: Expected(shape, FLOATS)})
+        return Parts(shape, {name: Expected(shape, FLOATS)}, places=(0, shape[1]))
     experts, inner, inputs = shape
     first = 0 if part == "gate" else inner
 
@@ -68,7 +68,8 @@ def fused_experts(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray])
         data = np.ascontiguousarray(rows).reshape(experts * inner, -1)
         return Tensor(name, shape, QUANT_TYPES[array.dtype], data)
 
-    return Parts(shape, {name: Expected((experts, 2 * inner, inputs), FLOATS)}, half)
+    whole = Expected((experts, 2 * inner, inputs), FLOATS)
+    return Parts(shape, {name: whole}, half, places=(first, 2 * inner))
 
 
 def _check(

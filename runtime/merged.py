@@ -43,6 +43,9 @@ class MergedArray(StoredArray):
         self.change.apply(values)
         return values.reshape(-1).view(np.uint8)
 
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        return self.read().reshape(-1, 4 * self.shape[-1])[start:stop]
+
     def drop(self) -> None:
         for array in (self.base, *self.change.arrays):
             array.drop()

@@ -9,7 +9,7 @@ arrays hold it and how they are joined, and is all that a format has to say of i
 import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +88,12 @@ class StoredArray:
         # kernels load whole numbers, and old writers put an array at any byte
         return data if self.start % ITEM_BYTES[self.dtype] == 0 else data.copy()
 
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        """The bytes of some rows of its last axis: uint8 (rows, row bytes), mapped."""
+        row = self.shape[-1] * ITEM_BYTES[self.dtype]
+        part = replace(self, shape=(stop - start, self.shape[-1]), start=self.start + start * row)
+        return part.read().reshape(stop - start, row)
+
     def drop(self) -> None:
         """Give back the memory of the pages that were read."""
         if self.nbytes:
@@ -122,6 +128,9 @@ class Parts:
     arrays: Mapping[str, Expected]
     """The arrays that hold it, by their names in the container, as `join` takes them."""
     join: Join = rows_of
+    places: tuple[int, int] | None = None
+    """Of experts in one array: the first row of the first, and how many rows on the next begins.
+    None where each has an array of its own."""
 
 
 class StoredTensors(Mapping[str, Tensor]):
@@ -150,6 +159,19 @@ class StoredTensors(Mapping[str, Tensor]):
             array.drop()
         self._last = [self.arrays[part] for part in parts.arrays]
         return parts.join(name, parts.shape, self._last)
+
+    def matrix(self, name: str, expert: int) -> Tensor:
+        """The matrix of one expert of a weight (experts, rows, cols), read alone."""
+        parts = self.weights[name]
+        _, rows, cols = parts.shape
+        for read in self._last:
+            read.drop()
+        arrays = [self.arrays[part] for part in parts.arrays]
+        first, step = parts.places or (0, 0)
+        array = arrays[0] if parts.places else arrays[expert]
+        self._last = [array]
+        data = array.read_rows(first + expert * step, first + expert * step + rows)
+        return Tensor(name, (rows, cols), QUANT_TYPES[array.dtype], data)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.weights)

@@ -62,6 +62,12 @@ class Tensor:
         """Numbers in a row."""
         return self.shape[-1]
 
+    def matrix(self, expert: int) -> "Tensor":
+        """The matrix of one expert of (experts, rows, cols)."""
+        _, rows, cols = self.shape
+        data = self.data[expert * rows : (expert + 1) * rows]
+        return Tensor(self.name, (rows, cols), self.qtype, data)
+
     def decode(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """float32 weights of rows start..stop, (rows, cols); a 1-D tensor: all of it, (n,)."""
         if not self.is_matrix:

@@ -161,12 +161,20 @@ def median_ratio(over: Iterable[float], under: Iterable[float]) -> float:
 
 
 def weight_bytes(model: Model) -> int:
-    """Bytes of weights that one token reads: all but the rows of an embedding that it looks up.
+    """Bytes of weights that one token reads: all but the rows of an embedding that it looks up, and
+    of experts those that it chooses.
 
     A tied embedding counts: as the head it is read whole.
     """
     looked_up = set() if model.arch.tied else {"token_embd.weight"}
-    return sum(model.tensors[name].nbytes for name in model.tensors if name not in looked_up)
+    total = sum(model.tensors[name].nbytes for name in model.tensors if name not in looked_up)
+    for index in range(model.arch.layers):
+        if mixture := model.arch.layer(index).mixture:
+            mlp, count = mixture.experts, mixture.router.outputs
+            names = [f"blk.{index}.{part.name}.weight" for part in (mlp.gate, mlp.up, mlp.down)]
+            unread = sum(model.tensors[name].nbytes for name in names) // count
+            total -= unread * (count - mixture.top_k)
+    return total
 
 
 def usable_cores() -> int:

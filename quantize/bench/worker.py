@@ -87,7 +87,7 @@ def opener(file: Path, backend: str, threads: int) -> Callable[[], Engine]:
         llamacpp = importlib.import_module("runtime.backends.llamacpp")
         llamacpp.load_library()
         arch = read_arch(file)
-        return lambda: llamacpp.LlamaEngine(file, arch, None, threads)
+        return lambda: llamacpp.LlamaEngine(file, arch, None, threads, "f16")
     # as `quantize generate` opens it
     options: dict[str, Any] = {"purpose": "generation", "threads": threads}
     if from_file:

@@ -18,15 +18,9 @@ import numpy as np
 import torch
 
 from quantize.calibration.hessian import Hessians
-from quantize.calibration.stream import (
-    Prefix,
-    Weights,
-    at_once,
-    batches,
-    fetch,
-    layer_bytes,
-    read_width,
-)
+from quantize.calibration.layer_cost import at_once, read_width, streamed_bytes
+from quantize.calibration.routed import Routed
+from quantize.calibration.stream import Prefix, Weights, batches, fetch
 from quantize.run.cost import FLOAT, Cost
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
@@ -65,13 +59,15 @@ class InputDifference:
 
 
 class Inputs(Observer):
-    """Keeps what every input group of the original layer read last: (tokens, in)."""
+    """Keeps what some input groups of the original layer read last: (tokens, in)."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: set[str]) -> None:
+        self.groups = groups
         self.last: dict[str, torch.Tensor] = {}
 
     def read(self, group: str, x: torch.Tensor) -> None:
-        self.last[group] = x.reshape(-1, x.shape[-1])
+        if group in self.groups:
+            self.last[group] = x.reshape(-1, x.shape[-1])
 
 
 class Compared(Hessians):
@@ -82,11 +78,11 @@ class Compared(Hessians):
         layer: Layer,
         device: torch.device,
         tokens: Mapping[str, np.ndarray] | None = None,
-        total: int = 0,
+        routed: Routed | None = None,
     ) -> None:
-        super().__init__(layer.spec, device, tokens, total)
+        super().__init__(layer.spec, device, tokens, routed)
         groups, last = compared(layer.spec), layer.spec.groups[-1]
-        self.original = Inputs()
+        self.original = Inputs({group.name for group in groups})
         self.errors = {
             g.name: InputDifference(torch.zeros(g.width, g.width, device=device)) for g in groups
         }
@@ -236,4 +232,4 @@ def compensation_cost(spec: LayerSpec, tokens: int) -> Cost:
     for group in groups:
         rows = sum(math.prod(spec.linears[linear].shape[:-1]) for linear in group.linears)
         flops += 2 * tokens * group.width**2 + group.width**3 / 3 + 4 * rows * group.width**2
-    return Cost(memory=layer_bytes(spec) + FLOAT * 2 * widest**2, flops=flops)
+    return Cost(memory=streamed_bytes(spec) + FLOAT * 2 * widest**2, flops=flops)

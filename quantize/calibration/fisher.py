@@ -23,25 +23,27 @@ import numpy as np
 import torch
 
 from quantize.calibration.hessian import add_gram, hessian_bytes, hessian_flops, mirror
+from quantize.calibration.layer_cost import (
+    BACKWARD,
+    activation_bytes,
+    at_once,
+    backward_bytes,
+    forward_flops,
+    layer_bytes,
+)
 from quantize.calibration.score_gradient import score_gradient
 from quantize.calibration.stream import (
-    BACKWARD,
     TOKENS_BACK,
     Allocate,
     Gradients,
     Kept,
     OriginalLayers,
     Weights,
-    activation_bytes,
-    at_once,
     backward,
-    backward_bytes,
     batches,
     embed,
     fetch,
     forward,
-    forward_flops,
-    layer_bytes,
 )
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress, silent

@@ -11,24 +11,26 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from quantize.calibration.experts import Sample, sample_bytes
+from quantize.calibration.routed import Routed
 from quantize.calibration.stream import TOKENS, batches, fetch
 from quantize.run.cost import FLOAT
 from runtime.archs import Arch, LayerSpec
-from runtime.archs.layer import ROUTER
+from runtime.archs.layer import EXPERTS, ROUTER
 from runtime.backends.torch import TorchOps
 from runtime.compiled import kernels, kernels_read
 from runtime.forward import Observer
 
+GATE_UP = f"{EXPERTS}_gate_up."
+"""What the names of experts' first input groups begin with."""
 STRIPE = 512
 """Rows of the sum that one product fills: long enough for the product to run at full speed."""
 
 
 class Hessians(Observer):
-    """Adds up the Hessian of every input group of a layer.
+    """Adds up the Hessian of every input group of a layer, but for those of experts.
 
     `tokens`: name of a group, without its expert -> weight of each token, (rows, T), of mean 1; all
-    alike without one. `total`: how many tokens will come, of which experts get a sample.
+    alike without one. `routed` is told what experts.py computes those of experts from.
     """
 
     def __init__(
@@ -36,16 +38,15 @@ class Hessians(Observer):
         spec: LayerSpec,
         device: torch.device,
         tokens: Mapping[str, np.ndarray] | None = None,
-        total: int = 0,
+        routed: Routed | None = None,
     ) -> None:
-        self.groups = {group.name: group for group in spec.groups}
-        self.sums = {g.name: torch.zeros(g.width, g.width, device=device) for g in spec.groups}
+        groups = [group for group in spec.groups if group.expert is None]
+        self.experts = {g.name: g.expert for g in spec.groups if g.expert is not None}
+        self.sums = {g.name: torch.zeros(g.width, g.width, device=device) for g in groups}
         self.tokens = tokens or {}
         self.counts: Counter[str] = Counter()
         """Tokens that each group has read."""
-        self.sample = Sample(spec, total)
-        self.before = 0
-        """Tokens before the batch that is on its way."""
+        self.router = routed
         self.chosen = np.arange(0)
         """Tokens of the batch that the current expert reads."""
 
@@ -54,10 +55,13 @@ class Hessians(Observer):
 
     def read(self, group: str, x: torch.Tensor) -> None:
         """x (b, T, in): the next rows; of an expert (n, in)."""
+        if group in self.experts:
+            if self.router and group.startswith(GATE_UP):
+                self.router.give(self.experts[group], self.chosen)
+            return
         flat = x.reshape(-1, x.shape[-1])
-        if group == ROUTER:
-            self.before = self.counts[group]
-            self.sample.add(flat)
+        if self.router and group == ROUTER:
+            self.router.read(flat)
         self.add(group, flat, self.weighed(group, flat))
 
     def add(self, group: str, x: torch.Tensor, weighed: torch.Tensor) -> None:
@@ -67,14 +71,10 @@ class Hessians(Observer):
 
     def weighed(self, group: str, x: torch.Tensor) -> torch.Tensor:
         """The next inputs (tokens, in) times the weights of their tokens."""
-        stem = self.groups[group].stem
-        if stem not in self.tokens:
+        if group not in self.tokens:
             return x
-        if self.groups[group].expert is None:
-            at = np.arange(self.counts[group], self.counts[group] + len(x))
-        else:
-            at = self.before + self.chosen
-        weights = self.tokens[stem].reshape(-1)[at]
+        start = self.counts[group]
+        weights = self.tokens[group].reshape(-1)[start : start + len(x)]
         return x * torch.from_numpy(weights).to(x.device).reshape(-1, 1)
 
     def mean(self) -> dict[str, torch.Tensor]:
@@ -119,8 +119,13 @@ def mirror(total: torch.Tensor) -> torch.Tensor:
 
 
 def hessian_bytes(spec: LayerSpec) -> int:
-    """Bytes of the Hessians of a layer, one for each expert, and of the sample for experts."""
-    return FLOAT * sum(group.width**2 for group in spec.groups) + sample_bytes(spec)
+    """Bytes of the Hessians of a layer, one for each expert."""
+    return FLOAT * sum(group.width**2 for group in spec.groups)
+
+
+def plain_hessian_bytes(spec: LayerSpec) -> int:
+    """The same without those of experts."""
+    return FLOAT * sum(group.width**2 for group in spec.groups if group.expert is None)
 
 
 def hessian_flops(spec: LayerSpec, tokens: int) -> float:

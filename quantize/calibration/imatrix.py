@@ -2,8 +2,8 @@
 
 GGUF (what llama-imatrix writes now; `general.type` is "imatrix"), for each linear NAME:
 
-    NAME.in_sum2   (in,) float32    sum over tokens of the squared input
-    NAME.counts    (1,) float32     how many tokens
+    NAME.in_sum2   (in,) float32    sum over tokens of the squared input; of a mixture (experts, in)
+    NAME.counts    (1,) float32     how many tokens; of a mixture (experts, 1)
 
     imatrix.datasets      strings: the text that went through the model
     imatrix.chunk_count   uint32: windows of text
@@ -18,6 +18,7 @@ The older .dat file; every number is little-endian:
 NAME is GGUF's name of the weight, as everywhere in this project.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from gguf import GGUFWriter
 from export.files import new_file
 from runtime import shell
 from runtime.archs import Arch
-from runtime.errors import CorruptFileError, InputError, UnsupportedError
+from runtime.errors import CorruptFileError, InputError
 from runtime.gguf_cursor import Cursor
 from runtime.gguf_file import GgufFile, is_gguf
 from runtime.gguf_file import read as read_gguf
@@ -47,9 +48,11 @@ class Imatrix:
     """Mean squared inputs, and where they come from."""
 
     means: dict[str, np.ndarray]
-    """Weight by its runtime name -> mean squared input of each channel, (in,) float32."""
-    counts: dict[str, int]
-    """Weight -> tokens that the mean is over; in a .dat file, which has no tokens, windows."""
+    """Weight by its runtime name -> mean squared input of each channel, (in,) float32; of a mixture
+    (experts, in), 1 for an expert that no token chose."""
+    counts: dict[str, int | tuple[int, ...]]
+    """Weight -> tokens that the mean is over, of each expert; in a .dat file, which has no tokens,
+    windows."""
     datasets: tuple[str, ...]
     chunks: int
     """Windows of text."""
@@ -76,34 +79,29 @@ class Imatrix:
         return keys
 
 
-def refuse_experts(arch: Arch) -> None:
-    """Raise UnsupportedError for a model with experts: their matrices are not read or written."""
-    if any(arch.layer(index).mixture for index in range(arch.layers)):
-        raise UnsupportedError(
-            "importance matrices of models with experts are not supported; use --method gptq, "
-            "which reads the text and calibrates every expert."
-        )
-
-
 def for_model(path: Path | None, arch: Arch) -> Imatrix | None:
     """Read the file `path` and check it against a model; None for None.
 
-    Raises EdgequantError as `read` does, for a model with experts, and when a linear has another
-    number of channels, is missing, or is not in the model. The head may be left out.
+    Raises EdgequantError as `read` does, and when a linear has another number of channels or of
+    experts, is missing, or is not in the model. The head may be left out.
     """
     if path is None:
         return None
-    refuse_experts(arch)
     found = read(path)
     shapes = {n: s for n, s in arch.shapes().items() if is_matrix(s)}
     linears = [name for name in shapes if name.startswith("blk.")]
     # a tied model has no output.weight of its own, but tools may have seen one
     known = {"output.weight": shapes["token_embd.weight"]} | shapes
     for name, shape in known.items():
-        if name in found.means and shape[-1] != len(found.means[name]):
+        if name not in found.means:
+            continue
+        wanted, mean = (*shape[:-2], shape[-1]), found.means[name]
+        if mean.ndim == 1 and len(wanted) > 1 and mean.size == math.prod(wanted):
+            found.means[name] = mean = mean.reshape(wanted)  # .dat files have no shapes
+        if mean.shape != wanted:
             raise InputError(
-                f"{name.removesuffix('.weight')} has {shape[-1]} channels and the imatrix "
-                f"{len(found.means[name])}; {path} was made of another model: {MAKE}."
+                f"{name.removesuffix('.weight')} has {sizes(wanted, ' channels')} and the imatrix "
+                f"{sizes(mean.shape)}; {path} was made of another model: {MAKE}."
             )
     if missing := [name for name in linears if name not in found.means]:
         raise InputError(
@@ -118,11 +116,17 @@ def for_model(path: Path | None, arch: Arch) -> Imatrix | None:
     return found
 
 
+def sizes(shape: tuple[int, ...], unit: str = "") -> str:
+    """Those of a mean, (in,) or (experts, in), in words."""
+    of = f" for each of {shape[0]} experts" if len(shape) > 1 else ""
+    return f"{shape[-1]}{unit}{of}"
+
+
 def read(path: str | Path) -> Imatrix:
     """Read a GGUF or .dat file.
 
     Raises EdgequantError for a file that is missing, damaged or no importance matrix, for values
-    that are NaN, infinite or negative, for a count of 0, and for experts.
+    that are NaN, infinite or negative, and for a weight that no text went through.
     """
     path = Path(path)
     if not path.is_file():
@@ -134,7 +138,7 @@ def read(path: str | Path) -> Imatrix:
         wrong = int((~np.isfinite(mean) | (mean < 0)).sum())
         if wrong:
             raise CorruptFileError(
-                f"{name} in {path} has {wrong} values of {len(mean)} that are NaN, infinite or "
+                f"{name} in {path} has {wrong} values of {mean.size} that are NaN, infinite or "
                 f"negative; {MAKE}."
             )
     return found
@@ -151,18 +155,16 @@ def _from_gguf(file: GgufFile) -> Imatrix:
     names = [tensor.removesuffix(SUMS) for tensor in file.tensors if tensor.endswith(SUMS)]
     if not names:
         raise CorruptFileError(f"{path} is an imatrix without any tensor; {MAKE}.")
-    means, counts = {}, {}
+    means, counts = {}, dict[str, int | tuple[int, ...]]()
     for name in names:
         if name + COUNTS not in file.tensors:
             raise CorruptFileError(f"{path} has {name}{SUMS} without {name}{COUNTS}; {MAKE}.")
         count, sums = _values(file, name + COUNTS), _values(file, name + SUMS)
-        if len(count) > 1:
-            raise UnsupportedError(
-                f"{name} in {path} has counts for {len(count)} experts, which are not supported; "
-                "use the imatrix of a dense model."
-            )
-        counts[name] = _count(path, name, float(count[0]))
-        means[name] = np.asarray(sums / np.float32(counts[name]))
+        if len(count) == 1:
+            counts[name] = found = _count(path, name, float(count[0]))
+            means[name] = np.asarray(sums / np.float32(found))
+        else:
+            counts[name], means[name] = _experts(path, name, count, sums)
     return Imatrix(
         means,
         counts,
@@ -170,6 +172,22 @@ def _from_gguf(file: GgufFile) -> Imatrix:
         int(metadata.get("imatrix.chunk_count", 0)),
         int(metadata.get("imatrix.chunk_size", 0)),
     )
+
+
+def _experts(
+    path: Path, name: str, counts: np.ndarray, sums: np.ndarray
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Counts and means of the experts of a weight. As in llama.cpp, all channels of an expert that
+    no token chose count alike."""
+    _count(path, name, float(counts.sum()))
+    if (counts < 0).any() or sums.size % len(counts):
+        raise CorruptFileError(
+            f"{name} in {path} has counts for {len(counts)} experts and {sums.size} sums, which "
+            f"do not go together; {MAKE}."
+        )
+    table = sums.reshape(len(counts), -1)
+    means = np.where(counts[:, None] > 0, table / np.maximum(counts, 1)[:, None], 1.0)
+    return tuple(round(float(count)) for count in counts), means.astype(np.float32)
 
 
 def _values(file: GgufFile, name: str) -> np.ndarray:
@@ -197,14 +215,14 @@ def _from_dat(path: Path) -> Imatrix:
             f"{path} is not an imatrix: it is neither a GGUF file nor llama.cpp's older .dat; "
             f"{MAKE}."
         )
-    means, counts = {}, {}
+    means, counts = {}, dict[str, int | tuple[int, ...]]()
     for _ in range(total):
         name = _text(cursor)
         windows, channels = cursor.number("<i4"), cursor.number("<i4")
         if channels < 1:
             raise cursor.damaged(f"{name!r} has {channels} channels")
-        counts[name] = _count(path, name, windows)
-        means[name] = np.asarray(cursor.numbers("<f4", channels) / np.float32(windows))
+        counts[name] = found = _count(path, name, windows)
+        means[name] = np.asarray(cursor.numbers("<f4", channels) / np.float32(found))
     if cursor.at == len(data):  # a file of the first versions ends here
         return Imatrix(means, counts, (), 0, 0)
     chunks = cursor.number("<i4")
@@ -236,7 +254,7 @@ def write(path: Path, imatrix: Imatrix, overwrite: bool = False) -> None:
     Raises EdgequantError when the file exists, the disk is too small, or the written file does not
     read back as it was meant.
     """
-    needed = sum(4 * len(mean) for mean in imatrix.means.values())
+    needed = sum(4 * mean.size for mean in imatrix.means.values())
     with new_file(Path(path), overwrite, needed) as temp:
         _save(temp, imatrix)
         _check_same(read(temp), imatrix)
@@ -249,7 +267,8 @@ def _save(path: Path, imatrix: Imatrix) -> None:
     writer.add_uint32("imatrix.chunk_count", imatrix.chunks)
     writer.add_uint32("imatrix.chunk_size", imatrix.chunk_size)
     for name in sorted(imatrix.means):
-        count = np.array([imatrix.counts[name]], np.float32)
+        count = np.array([imatrix.counts[name]], np.float32)  # (1,) or (1, experts)
+        count = count.T  # (experts, 1)
         writer.add_tensor(name + SUMS, imatrix.means[name] * count)
         writer.add_tensor(name + COUNTS, count)
     writer.write_header_to_file()
@@ -260,12 +279,19 @@ def _save(path: Path, imatrix: Imatrix) -> None:
 
 def _check_same(found: Imatrix, meant: Imatrix) -> None:
     """Raise EdgequantError naming what differs; means may differ by the rounding of their sums."""
-    counts = {name: round(float(np.float32(count))) for name, count in meant.counts.items()}
+    counts = {name: _as_stored(count) for name, count in meant.counts.items()}
     if (found.counts, found.datasets) != (counts, meant.datasets):
         raise _differs("the list of tensors")
     for name, mean in meant.means.items():
         if not np.allclose(found.means[name], mean, rtol=1e-6, atol=0):
             raise _differs(name)
+
+
+def _as_stored(count: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    """What float32 keeps of a count."""
+    if isinstance(count, tuple):
+        return tuple(round(float(np.float32(one))) for one in count)
+    return round(float(np.float32(count)))
 
 
 def _differs(what: str) -> CorruptFileError:

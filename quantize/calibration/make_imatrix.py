@@ -4,6 +4,7 @@ The states come from the full-precision model, as in llama-imatrix.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import calib_data
 from export.files import check_target
 from quantize.calibration.calibration_text import check_length, load_text
-from quantize.calibration.imatrix import Imatrix, refuse_experts, write
+from quantize.calibration.imatrix import Imatrix, write
 from quantize.calibration.stream import (
     TOKENS,
     Carried,
@@ -28,6 +29,7 @@ from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Plan, check_limits, window_length
 from quantize.progress import Progress, silent
 from quantize.run.resume import Work
+from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps, check_device
 from runtime.errors import CorruptFileError
 from runtime.forward import Layer, Observer
@@ -52,6 +54,11 @@ class ImatrixRequest:
         check_limits(self)
 
 
+Measured = tuple[str, np.ndarray, int | tuple[int, ...]]
+"""A weight, the mean squared input of each channel, (in,) or (experts, in), and how many tokens it
+is over."""
+
+
 class Squares(Observer):
     """Adds up the squares of what every input group of a layer reads."""
 
@@ -61,9 +68,19 @@ class Squares(Observer):
             for group in layer.spec.groups
         }
         """Input group -> sum over tokens of the squared input, (in,)."""
+        self.counts: Counter[str] = Counter()
+        """Input group -> how many tokens."""
 
     def read(self, group: str, x: torch.Tensor) -> None:
-        self.sums[group] += x.reshape(-1, x.shape[-1]).square().sum(0, dtype=torch.float64)
+        flat = x.reshape(-1, x.shape[-1])
+        self.sums[group] += flat.square().sum(0, dtype=torch.float64)
+        self.counts[group] += len(flat)
+
+    def mean(self, group: InputGroup, where: str) -> np.ndarray:
+        """Of each channel, (in,) float32; 1 where no token came."""
+        if not self.counts[group.name]:
+            return np.ones(group.width, np.float32)
+        return as_mean(where, self.sums[group.name], self.counts[group.name])
 
 
 def make(
@@ -79,7 +96,6 @@ def make(
     calib_data.check_spec(request.calibration)
     check_device(request.device)
     checkpoint = open_checkpoint(request.model, request.adapter)
-    refuse_experts(checkpoint.arch)
     length = window_length(request.length, checkpoint.arch.context)
     check_length(length, checkpoint.arch.context)
     windows = load_text(
@@ -92,10 +108,11 @@ def make(
     with tempfile.TemporaryDirectory(prefix=".imatrix-", dir=request.output.parent) as folder:
         shape = (rows, length, checkpoint.arch.hidden)
         hidden = Work(Path(folder), "").allocate("hidden", shape, request.max_ram)
-        means = dict(collect(checkpoint, windows.ids, hidden, request.device, progress))
+        every = list(collect(checkpoint, windows.ids, hidden, request.device, progress))
     own_file = calib_data.is_file(request.calibration)
     dataset = Path(request.calibration).name if own_file else request.calibration
-    counts = dict.fromkeys(means, rows * length)
+    means = {name: mean for name, mean, _ in every}
+    counts = {name: count for name, _, count in every}
     found = Imatrix(means, counts, (dataset,), rows, length)
     write(request.output, found, request.overwrite)
     return found
@@ -108,8 +125,8 @@ def collect(
     device: str = "cpu",
     progress: Progress = silent,
     tokens: int = TOKENS,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Weight and mean squared input of each channel, (in,) float32, in the order of the layers.
+) -> Iterator[Measured]:
+    """Every weight, in the order of the layers.
 
     `ids` (rows, T); `hidden` (rows, T, D) float32 is room for the states. The head comes last,
     under the name of its weight: the token embedding's when they are tied. Raises EdgequantError
@@ -117,17 +134,30 @@ def collect(
     """
     arch, ops = checkpoint.arch, TorchOps(device)
     embed(arch, checkpoint.tensors["token_embd.weight"], ids, hidden)
-    source, states = OriginalLayers(checkpoint, ops.device), Carried(hidden, tokens=tokens)
+    source = OriginalLayers(checkpoint, ops.device, streamed=True)
+    states = Carried(hidden, tokens=tokens)
     for layer, squares in forward(ops, source, states, lambda layer: Squares(layer, ops.device)):
-        for group in layer.spec.groups:
-            where = f"blk.{layer.index}.{group.linears[0]}.weight"
-            mean = as_mean(where, squares.sums[group.name], ids.size)
-            for linear in group.linears:  # they read the same input
-                yield f"blk.{layer.index}.{linear}.weight", mean
+        yield from measured(layer, squares)
         progress("layers", layer.index + 1, arch.layers, "")
         del layer, squares
     if arch.score_head is None:  # else it is not rounded
-        yield arch.head, head(ops, checkpoint, hidden, tokens)
+        yield arch.head, head(ops, checkpoint, hidden, tokens), ids.size
+
+
+def measured(layer: Layer, squares: Squares) -> Iterator[Measured]:
+    """The weights of a layer; linears of a group read the same input."""
+    experts: dict[str, list[tuple[np.ndarray, int]]] = {}
+    for group in layer.spec.groups:
+        names = [f"blk.{layer.index}.{linear}.weight" for linear in group.linears]
+        mean, count = squares.mean(group, names[0]), squares.counts[group.name]
+        for name in names:
+            if group.expert is None:
+                yield name, mean, count
+            else:
+                experts.setdefault(name, []).append((mean, count))
+    for name, every in experts.items():
+        means, counts = zip(*every, strict=True)
+        yield name, np.stack(means), counts
 
 
 def head(

@@ -10,28 +10,28 @@ windows are too, or lie on disk when they are large.
         ...                      # the layer is computed, the states stand behind it
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from quantize.checkpoint import Checkpoint, check_finite
-from quantize.run.cost import FLOAT
-from runtime.archs import Arch, LayerSpec
+from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.forward import NOBODY, Layer, Observer, Ops, Positions, decoder_layer
-from runtime.tensor import Shape, Tensor
+from runtime.tensor import Tensor
 
 TOKENS = 2048
 """Tokens that go through a layer at a time."""
 TOKENS_BACK = 1024
 """Tokens that go backwards at a time: activations of one layer are kept for them."""
 
-Weights = dict[str, torch.Tensor]
-"""float32 tensors of one layer by their name within it ("attn_q.weight")."""
+Weights = dict[str, Any]
+"""float32 tensors of one layer by their name within it ("attn_q.weight"); those of experts may be
+`Streamed`."""
 Allocate = Callable[[str, tuple[int, ...]], np.ndarray]
 """name, shape -> float32 array, in memory or on disk."""
 
@@ -50,11 +50,31 @@ class LayerSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Streamed:
+    """A weight of experts that stays where it is stored: a matrix is decoded when it is asked for.
+
+    Raises EdgequantError for NaN or infinity, then.
+    """
+
+    matrix: Callable[[int], Tensor]
+    device: torch.device
+
+    def __getitem__(self, expert: int) -> torch.Tensor:
+        """The matrix of one expert, (out, in) float32."""
+        tensor = self.matrix(expert)
+        values = torch.from_numpy(np.array(tensor.decode()))
+        check_finite(tensor, values)
+        return values.to(self.device)
+
+
+@dataclass(frozen=True)
 class OriginalLayers:
     """The layers of a full-precision checkpoint, float32 on a device."""
 
     checkpoint: Checkpoint
     device: torch.device
+    streamed: bool = False
+    """Whether experts stay on the disk until one is needed."""
 
     @property
     def arch(self) -> Arch:
@@ -64,8 +84,14 @@ class OriginalLayers:
         """Raises EdgequantError for NaN or infinity."""
         weights: Weights = {}
         spec = self.arch.layer(index)
-        for name in spec.shapes:
-            tensor = self.checkpoint.tensors[f"blk.{index}.{name}"]
+        for name, shape in spec.shapes.items():
+            whole = f"blk.{index}.{name}"
+            if self.streamed and len(shape) > 2:
+                weights[name] = Streamed(
+                    partial(self.checkpoint.tensors.matrix, whole), self.device
+                )
+                continue
+            tensor = self.checkpoint.tensors[whole]
             values = torch.from_numpy(np.array(tensor.decode())).reshape(tensor.shape)
             check_finite(tensor, values)
             weights[name] = values.to(self.device)
@@ -211,51 +237,3 @@ def batches(total: int, step: int) -> Iterator[slice]:
     """Slices of at most `step` that cover `total`."""
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
-
-
-def matrices(spec: LayerSpec) -> list[Shape]:
-    """Shapes of the matrices that a layer multiplies a token with: those of top_k experts."""
-    used = spec.mixture.top_k if spec.mixture else 0
-    found: list[Shape] = []
-    for linear in spec.linears.values():
-        found += [linear.shape[-2:]] * (used if linear.experts else 1)
-    return found
-
-
-def read_width(spec: LayerSpec) -> int:
-    """Channels that a token's linears read, each input once."""
-    used = spec.mixture.top_k if spec.mixture else 0
-    widths = {g.stem: g.width * (1 if g.expert is None else used) for g in spec.groups}
-    return sum(widths.values())
-
-
-def layer_bytes(spec: LayerSpec) -> int:
-    """Bytes of a layer that is ready to compute."""
-    return FLOAT * sum(map(math.prod, spec.shapes.values()))
-
-
-def at_once(rows: int, length: int, tokens: int = TOKENS) -> int:
-    """Tokens of windows (rows, length) that go through a layer at a time."""
-    return min(rows, max(1, tokens // length)) * length
-
-
-def activation_bytes(spec: LayerSpec, tokens: int) -> int:
-    """Bytes while tokens go forward: of the widest linears its gate, its product with the
-    activation's, and what both are made of."""
-    widest = max(math.prod(shape[:-1]) for shape in matrices(spec))
-    return FLOAT * tokens * 4 * widest
-
-
-def backward_bytes(spec: LayerSpec, tokens: int) -> int:
-    """Bytes while tokens go backward: what the layer computed, gradients, and their squares."""
-    outputs = sum(math.prod(shape[:-1]) for shape in matrices(spec))
-    return FLOAT * tokens * (4 * outputs + 2 * read_width(spec))
-
-
-def forward_flops(spec: LayerSpec, tokens: int) -> float:
-    """Operations of a layer's products."""
-    return 2.0 * tokens * sum(map(math.prod, matrices(spec)))
-
-
-BACKWARD = 2
-"""Times the products of a forward: the layer is computed again, and then its gradient."""

@@ -66,6 +66,13 @@ AllowFallback = Annotated[
     bool | None,
     typer.Option("--allow-fallback", help="Round to nearest where a Hessian is singular."),
 ]
+AllExperts = Annotated[
+    bool | None,
+    typer.Option(
+        "--calibrate-all-experts",
+        help="Every expert learns from every token, not only from those that chose it.",
+    ),
+]
 MaxRam = Annotated[
     float | None, typer.Option(help="GiB of hidden states before they go to disk. Default: 8.")
 ]

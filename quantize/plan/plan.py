@@ -81,6 +81,8 @@ class Plan:
     seed: int = 0
     damp: float = 0.01
     allow_fallback: bool = False
+    calibrate_all_experts: bool = False
+    """Whether every expert learns from every token, not only from those that chose it."""
     max_ram: float = 8.0
     """GiB that hidden states may take before they go to disk."""
     device: str = "cpu"
@@ -122,6 +124,11 @@ class Plan:
         if self.imatrix and self.calibration != Plan.calibration:
             raise InputError(
                 "--imatrix takes the place of calibration text; give it or --calibration, not both."
+            )
+        if self.calibrate_all_experts and not METHODS[self.method].calibrated:
+            raise InputError(
+                f"--calibrate-all-experts says what experts learn from, and {self.method} reads no "
+                "text; use --method gptq, or leave it out."
             )
         check_limits(self)
         self._check_automatic()
@@ -180,6 +187,8 @@ class Plan:
             "allow_fallback",
         )
         recipe: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.calibrate_all_experts:
+            recipe["calibrate_all_experts"] = True
         recipe["rewrites"] = list(self.chosen_rewrites)
         recipe["rules"] = [str(rule) for rule in self.rules]
         if any(target.automatic for target in self.targets):

@@ -1,7 +1,7 @@
 """From the bytes of one tensor to packed bytes, some rows at a time."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -27,9 +27,19 @@ def round_tensor(
 ) -> Rounded:
     """Round a matrix that never stands in memory as float32, and tell its loss.
 
+    Each expert is rounded by the importance of its own inputs, where `factor` has (experts, in).
     To nearest in C++ where that can be, the same bytes as methods/rtn.py. Raises EdgequantError for
     NaN or infinity.
     """
+    if factor is not None and factor.importance.ndim > 1:
+        factors = map(HessianFactor, factor.importance)
+        matrices = (tensor.matrix(expert) for expert in range(tensor.shape[0]))
+        each = [
+            round_tensor(matrix, qtype, recipe, own, device)
+            for matrix, own in zip(matrices, factors, strict=True)
+        ]
+        losses = [loss for _, loss in each]
+        return np.concatenate([rows for rows, _ in each]), float(np.mean(losses))
     if recipe.method.round is rtn and device.type == "cpu" and packs_natively(qtype):
         found = native_tensor(tensor, qtype, factor)
         if found is not None:
@@ -67,7 +77,7 @@ def native_tensor(tensor: Tensor, qtype: QuantType, factor: HessianFactor | None
 
 
 def round_layer(
-    tensors: Mapping[str, Tensor],
+    tensors: Iterable[tuple[str, Tensor]],
     types: Mapping[str, QuantType],
     recipe: Recipe,
     factors: Mapping[str, HessianFactor | None],
@@ -75,12 +85,12 @@ def round_layer(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Every tensor of a layer, packed, and the loss of each linear.
 
-    `tensors`: name within the layer -> Tensor; `types` and `factors`: linear -> block and factor.
-    Norms and biases become F32. Raises EdgequantError for NaN or infinity.
+    `tensors`: name within the layer and Tensor, one after the other; `types` and `factors`: linear
+    -> block and factor. Norms and biases become F32. Raises EdgequantError for NaN or infinity.
     """
     packed: dict[str, np.ndarray] = {}
     losses: dict[str, float] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         linear = name.removesuffix(".weight")
         if linear in types:
             packed[name], losses[linear] = round_tensor(

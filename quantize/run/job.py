@@ -15,6 +15,7 @@ import quantize
 import runtime
 from quantize.allocation.budget import Goal
 from quantize.calibration.calibration_text import check_length
+from quantize.calibration.experts import Share
 from quantize.calibration.imatrix import Imatrix, for_model
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
@@ -37,7 +38,7 @@ from quantize.report.torture import TORTURE
 from quantize.run.rounding import Recipe
 from quantize.run.store import Store, folder_name, work_path
 from runtime.backends.torch import check_device
-from runtime.errors import UnsupportedError
+from runtime.errors import InputError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Calibration:
     """First windows whose gradients are taken: none, a few, or all when they weigh tokens."""
     weigh: bool
     """Whether gradients weigh the tokens in every Hessian."""
+    share: Share = "few"
+    """Which experts learn from tokens that were not given to them."""
 
     @property
     def tokens(self) -> int:
@@ -138,6 +141,7 @@ class Job:
         check_files(plan)
         checkpoint = open_checkpoint(plan.model, plan.adapter)
         check_rules(plan, checkpoint.arch)
+        check_experts(plan, checkpoint)
         check_scores(plan, checkpoint.arch)
         length = window_length(plan.length, checkpoint.arch.context)
         plan = replace(plan, length=length)  # as artifacts say it
@@ -218,6 +222,16 @@ def check_files(plan: Plan) -> None:
         read_report(plan.baseline)
 
 
+def check_experts(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Raise EdgequantError where a plan is about experts and the model has none."""
+    layers = map(checkpoint.arch.layer, range(checkpoint.arch.layers))
+    if plan.calibrate_all_experts and not any(layer.mixture for layer in layers):
+        raise InputError(
+            f"{checkpoint.name} has no experts, which --calibrate-all-experts is about; leave it "
+            "out."
+        )
+
+
 def recipe_of(plan: Plan, effort: Effort) -> Recipe:
     """How linears are rounded."""
     return Recipe(
@@ -242,6 +256,7 @@ def calibration_of(plan: Plan, effort: Effort, length: int) -> Calibration:
         seed=plan.seed,
         windows=windows if calibrated else 0,
         weigh=effort.weigh and calibrated,
+        share="all" if plan.calibrate_all_experts else "few",
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import KW_ONLY, dataclass
 import numpy as np
 import torch
 
-from quantize.calibration.stream import Weights, layer_bytes
+from quantize.calibration.layer_cost import streamed_bytes
+from quantize.calibration.stream import Streamed, Weights
 from quantize.methods import HessianFactor, Method, SingularHessian, output_error
 from quantize.methods.descent import descend
 from quantize.methods.rtn import rtn
@@ -16,7 +17,7 @@ from quantize.run.cost import FLOAT, Cost
 from runtime.archs import InputGroup, LayerSpec
 from runtime.errors import InputError
 from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
-from runtime.tensor import Shape, rows_and_cols
+from runtime.tensor import Shape, Tensor, rows_and_cols
 
 CHUNK = 1 << 23
 """Weights rounded at a time."""
@@ -129,8 +130,10 @@ def quantize_layer(
     values: Weights = {}
     parts: dict[str, list[np.ndarray]] = {}
     errors: dict[str, list[Error]] = {}
+    shapes: dict[str, Shape] = {}
     notes: list[str] = []
-    for group in groups:
+    # experts last: what became of them is not there yet while the largest Hessians are
+    for group in sorted(groups, key=lambda group: group.expert is not None):
         hessian, named = hessians.get(group.name), "/".join(map(group.part, group.linears))
         factor, note = recipe.factor(hessian, f"{where}{named}")
         notes += [note] if note else []
@@ -140,11 +143,16 @@ def quantize_layer(
             rows, value = quantize_weight(weight, types[linear], recipe, factor, chunk)
             parts.setdefault(name, []).append(rows)
             errors.setdefault(linear, []).append(error_of(weight, value, hessian))
+            shapes[name] = (len(parts[name]), *weight.shape)
             if group.expert is None:
                 values[name] = value
-            else:
-                values.setdefault(name, torch.empty_like(weights[name]))[group.expert] = value
-    packed = {name: np.concatenate(of) if len(of) > 1 else of[0] for name, of in parts.items()}
+    packed = {}
+    for name in list(parts):
+        of = parts.pop(name)  # gone when the next ones are put together
+        packed[name] = np.concatenate(of) if len(of) > 1 else of[0]
+        if name not in values:
+            whole = Tensor(name, shapes[name], types[name.removesuffix(".weight")], packed[name])
+            values[name] = Streamed(whole.matrix, weights[name].device)
     losses = {linear: relative(of) for linear, of in errors.items()}
     for name, vector in weights.items():
         if name not in packed:
@@ -265,4 +273,4 @@ def layer_cost(spec: LayerSpec, recipe: Recipe, device: str) -> Cost:
         weights = sum(math.prod(spec.linears[name].shape) for g in folded for name in g.linears)
         scaled = FLOAT * (weights + sum(group.width**2 for group in folded))
         flops += sum(group.width**3 / 3 for group in folded)
-    return Cost(memory=scaled + layer_bytes(spec) + work, flops=flops, seconds=seconds)
+    return Cost(memory=scaled + streamed_bytes(spec) + work, flops=flops, seconds=seconds)

@@ -1,12 +1,16 @@
 """Walk over the layers once for all targets that can share it; a run resumes after each layer."""
 
+from collections import ChainMap
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
 from quantize.calibration.calibration_text import load_text
 from quantize.calibration.compensation import Compared, ComparedPrefix, compared, compensate
-from quantize.calibration.experts import lend
+from quantize.calibration.experts import ExpertHessians
 from quantize.calibration.hessian import Hessians, head_hessian
+from quantize.calibration.routed import Routed
 from quantize.calibration.sensitivity import FisherStatistics, collect
 from quantize.calibration.stream import Carried, OriginalLayers, Prefix, embed, forward
 from quantize.checkpoint import check_finite
@@ -71,7 +75,7 @@ class Pass:
                 self.finish(index, self.plain_layer(index), [])
         elif start < layers:
             states = self.start(ids, start)
-            source = OriginalLayers(self.checkpoint, self.ops.device)
+            source = OriginalLayers(self.checkpoint, self.ops.device, streamed=True)
             for layer, hessians in forward(self.ops, source, states, self.observe, start):
                 found = self.layer(layer, states, hessians)
                 self.keep(states, layer.index)
@@ -115,6 +119,14 @@ class Pass:
             return Prefix(hidden)
         return ComparedPrefix(hidden, self.states("exact", ids, index))
 
+    @property
+    def ram_limit(self) -> float:
+        """GiB of each array of the states."""
+        mixtures = any(
+            self.checkpoint.arch.layer(i).mixture for i in range(self.checkpoint.arch.layers)
+        )
+        return self.job.max_ram / (1 + self.compensates + mixtures)
+
     def states_of(self, which: Which) -> StoredStates:
         """Where the group's states are kept."""
         return self.store.states(self.group.name, which)
@@ -122,9 +134,8 @@ class Pass:
     def states(self, which: Which, ids: np.ndarray, index: int) -> np.ndarray:
         """States before layer `index`: embedded rows, or what the last one left."""
         shape = (*ids.shape, self.checkpoint.arch.hidden)
-        ram_limit = self.job.max_ram / (2 if self.compensates else 1)
         kept = self.states_of(which)
-        hidden = kept.allocate(shape, ram_limit)
+        hidden = kept.allocate(shape, self.ram_limit)
         if index:
             hidden[:] = kept.load(index - 1)
             return hidden
@@ -136,18 +147,28 @@ class Pass:
 
     def observe(self, layer: Layer) -> Hessians:
         """What watches a layer."""
-        tokens = self.measured.tokens(layer.index)
+        tokens, routed = self.measured.tokens(layer.index), None
+        if mixture := layer.spec.mixture:
+            inputs = self.states_of("routed").allocate(
+                (self.tokens, mixture.router.inputs), self.ram_limit
+            )
+            routed = Routed(inputs, mixture.router.outputs)
         if self.compensates:
-            return Compared(layer, self.ops.device, tokens, self.tokens)
-        return Hessians(layer.spec, self.ops.device, tokens, self.tokens)
+            return Compared(layer, self.ops.device, tokens, routed)
+        return Hessians(layer.spec, self.ops.device, tokens, routed)
 
     def layer(
         self, layer: Layer, states: Carried, observer: Hessians
     ) -> tuple[dict[str, float], list[str]]:
         """Round a layer that was watched for each target; states of its own go on through it."""
         spec, weights = layer.spec, dict(layer.weights)
-        told = [f"blk.{layer.index}: {line}" for line in lend(observer, self.ops, layer)]
+        told: list[str] = []
         hessians = observer.mean()
+        experts: Mapping[str, torch.Tensor] = {}
+        if observer.router:
+            share = self.job.calibration.share
+            experts = ExpertHessians(self.ops, layer, observer.router, observer.tokens, share)
+            told = [f"blk.{layer.index}: {line}" for line in experts.notes()]
         if isinstance(observer, Compared):
             groups = compared(spec)
             weights = compensate(weights, groups, hessians, observer.errors, self.recipe.damp)
@@ -160,8 +181,9 @@ class Pass:
             where = f"blk.{layer.index}"
             types = {linear: member.types[f"{where}.{linear}.weight"] for linear in spec.linears}
             rewritten = rewrite_layer(spec, weights, types, hessians, self.recipe, where)
+            known = ChainMap(rewritten[1], experts)  # type: ignore[arg-type]  # only read
             result: LayerResult = quantize_layer(
-                rewritten[0], spec.groups, types, rewritten[1], self.recipe, f"{where}."
+                rewritten[0], spec.groups, types, known, self.recipe, f"{where}."
             )
             self.store.packed(member.target, layer.index).save(result.packed)
             losses |= {f"{member.target.label} {k}": v for k, v in result.losses.items()}
@@ -174,12 +196,12 @@ class Pass:
         """Rounding to nearest for each target."""
         checkpoint, where = self.checkpoint, f"blk.{index}."
         spec = checkpoint.arch.layer(index)
-        tensors = {name: checkpoint.tensors[where + name] for name in spec.shapes}
         firsts = {linear: group.linears[0] for group in spec.groups for linear in group.linears}
         factors = {name: self.importance(f"{where}{firsts[name]}.weight") for name in firsts}
         losses: dict[str, float] = {}
         for member in self.group.members:
             types = {name: member.types[f"{where}{name}.weight"] for name in firsts}
+            tensors = ((name, checkpoint.tensors[where + name]) for name in spec.shapes)
             packed, found = round_layer(tensors, types, self.job.plain, factors, self.ops.device)
             self.store.packed(member.target, index).save(packed)
             losses |= {f"{member.target.label} {k}": loss for k, loss in found.items()}

@@ -4,6 +4,7 @@
     statistics.npz                     what the gradients say (sensitivity.py)
     scratch/NAME.npy                   large arrays of one step, over --max-ram
     GROUP/hidden.npy, exact.npy        hidden states of a walk, over --max-ram
+    GROUP/routed.npy                   what a router read of them, over --max-ram
     GROUP/hidden-7.npy, exact-7.npy    the same behind layer 7, from where a killed run goes on
     TARGET/blk.7.npz                   a rounded layer
     TARGET/output.weight.npz           a rounded tensor outside of the layers
@@ -25,9 +26,10 @@ from quantize.calibration.stream import Allocate
 from quantize.plan.target import Target
 from quantize.run.resume import Work
 
-Which = Literal["hidden", "exact"]
-"""States behind the rounded layers, or those of the original model beside them."""
-WHICH: tuple[Which, ...] = ("hidden", "exact")
+Which = Literal["hidden", "exact", "routed"]
+"""States behind the rounded layers, those of the original model beside them, or what the router of
+the current layer read."""
+WHICH: tuple[Which, ...] = ("hidden", "exact", "routed")
 
 
 def work_path(output: Path) -> Path:

@@ -1,8 +1,10 @@
 """What a walk over the layers takes (sequential.py): tables, and one layer after the other."""
 
 from quantize.calibration.compensation import beside_bytes, compensation_cost
-from quantize.calibration.hessian import hessian_bytes, hessian_flops
-from quantize.calibration.stream import activation_bytes, at_once, forward_flops, layer_bytes
+from quantize.calibration.experts import expert_bytes
+from quantize.calibration.hessian import hessian_flops, plain_hessian_bytes
+from quantize.calibration.layer_cost import activation_bytes, at_once, forward_flops, streamed_bytes
+from quantize.calibration.routed import routed_bytes
 from quantize.plan import Assignment
 from quantize.run.cost import FLOAT, Cost, in_memory, in_turn, on_disk
 from quantize.run.data_free import tensor_cost
@@ -28,9 +30,12 @@ def walk_cost(job: Job, group: Group) -> Cost:
     if group.calibrated:
         sets = 2 if job.compensates(group) else 1
         size = sets * FLOAT * job.calibration.tokens * arch.hidden
-        states = in_memory(size, job.max_ram)
+        routed = max(
+            routed_bytes(arch.layer(index), job.calibration.tokens) for index in range(arch.layers)
+        )
+        states = in_memory(size + routed, job.max_ram)
         # those behind a layer are written while those behind the last one are still there
-        disk += 2 * size + on_disk(size, job.max_ram)
+        disk += 2 * size + on_disk(size + routed, job.max_ram)
     costs = [table_cost(job, m, "token_embd.weight", 0) for m in group.members]
     for index in range(arch.layers):
         costs.append(layer_at(job, group, index, states))
@@ -64,7 +69,7 @@ def layer_at(job: Job, group: Group, index: int, states: int) -> Cost:
     compensates = job.compensates(group)
     rounding = layer_cost(spec, job.recipe, job.device)
     packed = max(packed_bytes(member, spec, index) for member in group.members)
-    there = states + layer_bytes(spec) + hessian_bytes(spec)
+    there = states + streamed_bytes(spec) + plain_hessian_bytes(spec) + expert_bytes(spec)
     activations = activation_bytes(spec, at_once(rows, length))
     work = max(activations, rounding.memory + packed)
     times = 2 if group.own_prefix else 1
@@ -72,9 +77,11 @@ def layer_at(job: Job, group: Group, index: int, states: int) -> Cost:
     if compensates:
         compensation = compensation_cost(spec, tokens)
         there += beside_bytes(spec, rows, length)
-        work = max(compensation.memory, layer_bytes(spec) + work)
+        work = max(compensation.memory, streamed_bytes(spec) + work)
         flops += compensation.flops
         times = 3
+    if spec.mixture:  # experts compute again what their Hessians are made of
+        times += len(group.members)
     flops += times * forward_flops(spec, tokens)
     return Cost(memory=there + work, flops=flops, seconds=len(group.members) * rounding.seconds)
 

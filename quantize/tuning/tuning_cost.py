@@ -2,7 +2,7 @@
 
 from math import prod
 
-from quantize.calibration.stream import BACKWARD, backward_bytes, forward_flops, layer_bytes
+from quantize.calibration.layer_cost import BACKWARD, backward_bytes, forward_flops, layer_bytes
 from quantize.plan import Assignment
 from quantize.run.cost import FLOAT, Cost, in_memory, in_turn, on_disk
 from quantize.run.job import Job

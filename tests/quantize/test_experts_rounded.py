@@ -10,17 +10,17 @@ import torch
 import edgequant
 from quantize.calibration import experts
 from quantize.calibration.compensation import Compared, ComparedPrefix, compared, compensate
-from quantize.calibration.experts import Sample, lend, sample_size, tokens_needed
-from quantize.calibration.hessian import Hessians, hessian_bytes, hessian_flops
-from quantize.calibration.make_imatrix import ImatrixRequest
-from quantize.calibration.make_imatrix import make as make_imatrix
-from quantize.calibration.stream import forward_flops, read_width, run
+from quantize.calibration.experts import ExpertHessians, Share, tokens_needed
+from quantize.calibration.hessian import Hessians, hessian_bytes, hessian_flops, plain_hessian_bytes
+from quantize.calibration.layer_cost import forward_flops, layer_bytes, read_width, streamed_bytes
+from quantize.calibration.routed import Routed
+from quantize.calibration.stream import OriginalLayers, run
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
 from quantize.run.rounding import Recipe, quantize_layer, quantize_weight
 from runtime.archs import family_of
 from runtime.backends.torch import TorchOps
-from runtime.errors import UnsupportedError
+from runtime.errors import InputError, UnsupportedError
 from runtime.forward import Layer, Observer
 from runtime.gguf_file import open_gguf
 from runtime.quant_types import QUANT_TYPES
@@ -79,32 +79,47 @@ def watched(layer: Layer, hidden: np.ndarray, observer: Observer) -> None:
     run(TorchOps(), layer, hidden, None, observer, 2 * LENGTH)
 
 
+def empty(count: int = ROWS * LENGTH) -> Routed:
+    """Room for what a router reads."""
+    return Routed(np.zeros((count, 64), np.float32), EXPERTS)
+
+
+def experts_of(
+    layer: Layer,
+    hidden: np.ndarray,
+    weights: dict[str, np.ndarray] | None = None,
+    share: Share = "none",
+) -> ExpertHessians:
+    """The Hessians of a layer's experts."""
+    observer = Hessians(layer.spec, CPU, weights, empty())
+    watched(layer, hidden, observer)
+    assert observer.router
+    return ExpertHessians(TorchOps(), layer, observer.router, observer.tokens, share)
+
+
 def test_an_expert_s_hessian_is_that_of_its_tokens(checkpoint: Checkpoint) -> None:
     layer, hidden = layer_of(checkpoint), states(checkpoint)
-    found, inputs = Hessians(layer.spec, CPU), Inputs()
-    watched(layer, hidden, found)
+    found, inputs = experts_of(layer, hidden), Inputs()
     watched(layer, hidden, inputs)
-    table, means = chosen(layer, inputs.tokens), found.mean()
+    table = chosen(layer, inputs.tokens)
     assert table.sum(1).eq(2).all()
     for expert in range(EXPERTS):
         x = inputs.tokens[table[:, expert]]
-        assert found.counts[f"ffn_experts_down.{expert}"] == len(x)
-        close(means[f"ffn_experts_gate_up.{expert}"], x.T @ x / max(1, len(x)))
+        close(found[f"ffn_experts_gate_up.{expert}"], x.T @ x / max(1, len(x)))
         y = inner(layer, expert, x)
-        close(means[f"ffn_experts_down.{expert}"], y.T @ y / max(1, len(x)))
+        close(found[f"ffn_experts_down.{expert}"], y.T @ y / max(1, len(x)))
 
 
 def test_tokens_weigh_in_every_expert_that_they_choose(checkpoint: Checkpoint) -> None:
     layer, hidden = layer_of(checkpoint), states(checkpoint)
     weights = np.random.default_rng(1).random((ROWS, LENGTH), np.float32)
-    found, inputs = Hessians(layer.spec, CPU, {"ffn_experts_gate_up": weights}), Inputs()
-    watched(layer, hidden, found)
+    found, inputs = experts_of(layer, hidden, {"ffn_experts_gate_up": weights}), Inputs()
     watched(layer, hidden, inputs)
-    table, means = chosen(layer, inputs.tokens), found.mean()
+    table = chosen(layer, inputs.tokens)
     for expert in range(EXPERTS):
         x = inputs.tokens[table[:, expert]]
         w = torch.from_numpy(weights).flatten()[table[:, expert]]
-        close(means[f"ffn_experts_gate_up.{expert}"], (x.T * w) @ x / max(1, len(x)))
+        close(found[f"ffn_experts_gate_up.{expert}"], (x.T * w) @ x / max(1, len(x)))
 
 
 def test_an_expert_of_few_tokens_learns_from_a_sample_as_well(
@@ -117,47 +132,69 @@ def test_an_expert_of_few_tokens_learns_from_a_sample_as_well(
     counts = table.sum(0)
     least = int(counts.sort().values[2])
     monkeypatch.setattr(experts, "ENOUGH", (least + 0.5) / 64)  # of channels of gate and up
-    found = Hessians(layer.spec, CPU, total=ROWS * LENGTH)
-    watched(layer, hidden, found)
-    (line,) = lend(found, TorchOps(), layer)
-    assert line.startswith(f"{int((counts <= least).sum())} of 6 experts saw under ")
-    every = ROWS * LENGTH // tokens_needed(64)
-    sample = inputs.tokens.reshape(3, 2 * LENGTH, -1)[:, ::every].flatten(0, 1)
-    means = found.mean()
+    found = experts_of(layer, hidden, share="few")
+    (line,) = found.notes()
+    few = (counts <= least).nonzero().flatten().tolist()
+    assert line.startswith(f"{len(few)} of 6 experts ({', '.join(map(str, few))}) saw under ")
+    sample = inputs.tokens[:: ROWS * LENGTH // tokens_needed(64)]
     for expert in range(EXPERTS):
         x = inputs.tokens[table[:, expert]]
         if counts[expert] <= least:
             x = torch.cat([x, sample])
-        close(means[f"ffn_experts_gate_up.{expert}"], x.T @ x / len(x))
+        close(found[f"ffn_experts_gate_up.{expert}"], x.T @ x / len(x))
         enough = counts[expert] >= tokens_needed(32)
         y = inner(layer, expert, inputs.tokens[table[:, expert]] if enough else x)
-        close(means[f"ffn_experts_down.{expert}"], y.T @ y / len(y))
+        close(found[f"ffn_experts_down.{expert}"], y.T @ y / len(y))
+
+
+def test_every_expert_may_learn_from_every_token(checkpoint: Checkpoint) -> None:
+    layer, hidden = layer_of(checkpoint), states(checkpoint)
+    found, inputs = experts_of(layer, hidden, share="all"), Inputs()
+    watched(layer, hidden, inputs)
+    x = inputs.tokens
+    for expert in range(EXPERTS):
+        close(found[f"ffn_experts_gate_up.{expert}"], x.T @ x / len(x))
+        y = inner(layer, expert, x)
+        close(found[f"ffn_experts_down.{expert}"], y.T @ y / len(x))
+    assert found.notes() == ["all 6 experts learn from every token (--calibrate-all-experts)"]
 
 
 def test_nothing_is_lent_where_all_saw_enough(checkpoint: Checkpoint, monkeypatch: Any) -> None:
     monkeypatch.setattr(experts, "ENOUGH", 0.0)
-    layer = layer_of(checkpoint)
-    found = Hessians(layer.spec, CPU, total=ROWS * LENGTH)
-    watched(layer, states(checkpoint), found)
-    before = {name: total.clone() for name, total in found.sums.items()}
-    assert lend(found, TorchOps(), layer) == []
-    assert all(torch.equal(before[name], found.sums[name]) for name in before)
+    layer, hidden = layer_of(checkpoint), states(checkpoint)
+    found = experts_of(layer, hidden, share="few")
+    assert found.notes() == []
+    own = experts_of(layer, hidden, share="none")
+    assert all(torch.equal(found[name], own[name]) for name in own)
 
 
-def test_a_dense_layer_keeps_no_sample(tiny: Checkpoint) -> None:
-    spec = tiny.arch.layer(0)
-    sample = Sample(spec, 1000)
-    sample.add(torch.zeros(4, spec.groups[0].width))
-    assert sample_size(spec) == 0
-    assert sample.parts == []
+def test_streamed_experts_are_those_of_the_whole_layer(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    fused = open_checkpoint(moe(tmp_path / "fused", dict(checkpoint.config), fuse=True))
+    for source in (checkpoint, fused):
+        whole = layer_of(checkpoint, 1)
+        layer = OriginalLayers(source, CPU, streamed=True).layer(1)
+        for part in ("gate", "up", "down"):
+            name = f"ffn_{part}_exps.weight"
+            for expert in (5, 0, 3):
+                assert torch.equal(layer.weights[name][expert], whole.weights[name][expert])
+
+
+def test_statistics_of_one_expert_are_in_memory_at_a_time(checkpoint: Checkpoint) -> None:
+    found = experts_of(layer_of(checkpoint), states(checkpoint))
+    for expert in range(EXPERTS):
+        assert f"ffn_experts_down.{expert}" in found
+        assert found[f"ffn_experts_down.{expert}"].shape == (32, 32)
+        assert set(found.found) == {f"ffn_experts_{p}.{expert}" for p in ("gate_up", "down")}
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "awq-gptq"])
 def test_each_expert_is_rounded_as_if_alone(checkpoint: Checkpoint, method: str) -> None:
-    layer, found = layer_of(checkpoint), Hessians(layer_of(checkpoint).spec, CPU, total=ROWS)
-    watched(layer, states(checkpoint), found)
-    lend(found, TorchOps(), layer)
-    hessians, recipe = found.mean(), Recipe(METHODS[method], descent_iterations=1)
+    layer, observer = layer_of(checkpoint), Hessians(layer_of(checkpoint).spec, CPU)
+    watched(layer, states(checkpoint), observer)
+    hessians = observer.mean() | dict(experts_of(layer, states(checkpoint), share="few"))
+    recipe = Recipe(METHODS[method], descent_iterations=1)
     q4, f32 = QUANT_TYPES["Q4_0"], QUANT_TYPES["F32"]
     types = {n: f32 if linear.precise else q4 for n, linear in layer.spec.linears.items()}
     result = quantize_layer(layer.weights, layer.spec.groups, types, hessians, recipe)
@@ -171,16 +208,15 @@ def test_each_expert_is_rounded_as_if_alone(checkpoint: Checkpoint, method: str)
             stored = result.packed[f"{linear}.weight"].reshape(EXPERTS, len(rows), -1)
             np.testing.assert_array_equal(stored[group.expert], rows)
             assert torch.equal(result.values[f"{linear}.weight"][group.expert], value)
-    assert result.values["ffn_down_exps.weight"].shape == (EXPERTS, 64, 32)
+    assert result.values["ffn_down_exps.weight"][5].shape == (64, 32)
 
 
 def test_compensation_leaves_experts_and_router_alone(checkpoint: Checkpoint) -> None:
     layer, exact = layer_of(checkpoint), states(checkpoint)
     noise = np.random.default_rng(1).normal(0, exact.std() / 10, exact.shape)
-    observer = Compared(layer, CPU, total=ROWS * LENGTH)
+    observer = Compared(layer, CPU, routed=empty())
     ComparedPrefix((exact + noise).astype(np.float32), exact).advance(TorchOps(), layer, observer)
     assert layer.spec.output_factor is None
-    lend(observer, TorchOps(), layer)
     groups, weights = compared(layer.spec), dict(layer.weights)
     out = compensate(weights, groups, observer.mean(), observer.errors, 0.01)
     changed = {name for name in weights if not torch.equal(out[name], weights[name])}
@@ -227,9 +263,39 @@ def test_a_walk_rounds_experts_and_says_which_saw_little(
     router = "blk.1.ffn_gate_inp.weight"
     expected = checkpoint.tensors[router].decode()
     np.testing.assert_array_equal(tensors[router].decode(), expected)
-    assert any("experts saw under" in note for note in done.notes())
+    assert any(" of 6 experts (" in note for note in done.notes())
     again = walk(plan, tmp_path / "again")
     assert same(again.tensors(), tensors)
+
+
+@pytest.mark.slow
+def test_all_experts_are_calibrated_where_that_is_asked_for(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    flags: dict[str, Any] = {"rows": 4, "length": 32, "effort": "low"}
+    plan = small_plan(checkpoint.folder, "gguf:Q4_0", calibrate_all_experts=True, **flags)
+    done = walk(plan, tmp_path / "all")
+    assert plan.recipe()["calibrate_all_experts"] is True
+    told = "all 6 experts learn from every token (--calibrate-all-experts)"
+    assert sum(told in note for note in done.notes()) == checkpoint.arch.layers
+    few = walk(small_plan(checkpoint.folder, "gguf:Q4_0", **flags), tmp_path / "few")
+    own, every = few.tensors(), done.tensors()
+    name = "blk.0.ffn_down_exps.weight"
+    assert not np.array_equal(own[name].data, every[name].data)
+    np.testing.assert_array_equal(
+        own["blk.0.attn_q.weight"].data, every["blk.0.attn_q.weight"].data
+    )
+
+
+def test_all_experts_of_a_model_without_any_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no experts, which calibrate_all_experts is about"):
+        edgequant.quantize(None, "gguf:Q4_0", tmp_path / "out", calibrate_all_experts=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_experts_without_calibration_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="says what experts learn from, and rtn reads no text"):
+        small_plan(tmp_path, "gguf:Q4_0", method="rtn", calibrate_all_experts=True)
 
 
 def test_costs_count_the_experts_of_a_token_and_the_statistics_of_all() -> None:
@@ -239,7 +305,10 @@ def test_costs_count_the_experts_of_a_token_and_the_statistics_of_all() -> None:
     assert read_width(spec) == 2048 + 2048 + 2048 + 8 * (2048 + 768)
     squares = 3 * 2048**2
     assert hessian_flops(spec, 1) == squares + 8 * (2048**2 + 768**2)
-    assert hessian_bytes(spec) > 4 * (squares + 128 * (2048**2 + 768**2))
+    assert hessian_bytes(spec) == 4 * (squares + 128 * (2048**2 + 768**2))
+    assert plain_hessian_bytes(spec) == 4 * squares
+    assert layer_bytes(spec) > 4 * 128 * 3 * 2048 * 768
+    assert streamed_bytes(spec) < layer_bytes(spec) / 10
 
 
 def thirty_billion() -> Any:
@@ -258,13 +327,6 @@ def thirty_billion() -> Any:
         }
     )
     return family_of(config).arch(config).layer(0)
-
-
-def test_importance_matrices_of_experts_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    message = "importance matrices of models with experts are not supported; use --method gptq"
-    with pytest.raises(UnsupportedError, match=message):
-        make_imatrix(ImatrixRequest(tmp_path / "x.gguf", str(checkpoint.folder)))
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

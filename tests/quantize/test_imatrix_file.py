@@ -143,8 +143,8 @@ WRONG: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zero": (wrong_gguf(q_counts=np.array([0.0])), "has a count of 0, so no text went through it"),
     "nan count": (wrong_gguf(q_counts=np.array([NAN])), "has a count of nan, so no text went"),
     "experts": (
-        wrong_gguf(q_in_sum2=np.ones((2, 4)), q_counts=np.ones((2, 1))),
-        "has counts for 2 experts, which are not supported; use the imatrix of a dense model",
+        wrong_gguf(q_in_sum2=np.ones((2, 4)), q_counts=np.ones((3, 1))),
+        "has counts for 3 experts and 8 sums, which do not go together; make one",
     ),
     "cut": (cut, "is cut short or damaged: .* copy or download it again"),
     "text": (raw(b"The history of the city"), "is not an imatrix: it is neither a GGUF file nor"),

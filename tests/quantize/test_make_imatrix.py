@@ -43,7 +43,8 @@ def test_means_are_the_diagonals_of_a_dense_runs_hessians(
     ids = np.random.default_rng(0).integers(0, 4096, (5, 40))
     dense = dense_run(checkpoint.model(), ids)
     hidden = np.zeros((5, 40, 96), np.float32)
-    means = dict(collect(checkpoint, ids, hidden, tokens=80))  # two rows, and one left over
+    found = collect(checkpoint, ids, hidden, tokens=80)  # two rows, and one left over
+    means = {name: mean for name, mean, _ in found}
     assert list(means)[-1] == ("token_embd.weight" if checkpoint.arch.tied else "output.weight")
     assert means.keys() == dense.inputs.keys()
     for weight, mean in means.items():

@@ -17,6 +17,7 @@ from quantize.bench.speed import BenchRequest, BenchResult, Samples
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from runtime.engine import open_engine
 from runtime.errors import InputError, UnsupportedError
+from tests.moe_models import QWEN2, moe
 from tests.small_models import rounded
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,6 +74,14 @@ def test_a_tied_embedding_is_read_for_every_token_and_an_untied_one_is_not(
     table = untied.tensors["token_embd.weight"]
     assert speed.weight_bytes(untied) == every - table.nbytes
     assert table.nbytes == 2 * 4096 * 96
+
+
+def test_of_a_mixture_a_token_reads_the_experts_that_it_chooses(tmp_path: Path) -> None:
+    model = open_checkpoint(moe(tmp_path / "model", QWEN2)).model()
+    parts = {name: tensor.nbytes for name, tensor in model.tensors.items()}
+    experts = sum(size for name, size in parts.items() if "_exps" in name)
+    rest = sum(parts.values()) - experts - parts["token_embd.weight"]
+    assert speed.weight_bytes(model) == rest + experts * 2 // 6
 
 
 def test_ratios_are_medians_within_rounds_and_loading_faster_counts_as_faster() -> None:
