@@ -27,8 +27,8 @@ def load(
 
     backend: "native", "numpy", "torch", "onnxruntime" or "llamacpp"; None = onnxruntime for an ONNX
     folder, native for the rest. adapter: LoRA folders or hub ids, merged into a checkpoint.
-    options: of the backend, such as threads=2 (native, onnxruntime, llamacpp), kv="f32" (native) or
-    device="cuda" (torch).
+    options: of the backend, such as threads=2 (native, onnxruntime, llamacpp), kv="f32" (native,
+    llamacpp) or device="cuda" (torch).
 
     Raises InputError for a path or backend that does not exist, UnsupportedError for a model or an
     installation that cannot be run, CorruptFileError for a damaged file, and SpaceError for a model

@@ -79,6 +79,10 @@ class Container:
     )
     """What a usual reader makes otherwise of the checkpoint's tokenizer, which the artifact has: a
     sentence each, from its folder and from texts to try."""
+    context: Callable[[Arch], int] = lambda arch: arch.context
+    """Tokens of the longest text that an artifact computes as the model does."""
+    cut: str = ""
+    """Why that is less than the model's own, after "because"."""
 
     @property
     def name(self) -> str:

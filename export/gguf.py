@@ -60,14 +60,12 @@ def write(
     type that GGUF cannot hold, the tokenizer or the rope scaling has no name in GGUF, or the
     written file does not read back as it was meant.
     """
-    path, source = Path(path), Path(source)
+    path, source, family = Path(path), Path(source), FAMILIES[arch.family]
     metadata = all_metadata(arch, source, extra)
-    stored: Iterable[Tensor] = (_stored(arch, tensor) for tensor in tensors)
-    if arch.rope.divided:
-        factors = Tensor.dense(ROPE_FACTORS, arch.rope.divisors(arch.head_dim))
-        stored = chain([factors], stored)
+    factors = [Tensor.dense(ROPE_FACTORS, arch.rope.divisors(arch.head_dim))] * arch.rope.divided
+    stored = (_stored(arch, tensor) for tensor in chain(factors, tensors))
     with new_file(path, overwrite, needed=least_bytes(arch)) as temp:
-        write_file(temp, arch.family, metadata, tensor_shapes(arch), stored)
+        write_file(temp, family.architecture, metadata, tensor_shapes(arch), stored)
 
 
 def write_file(
@@ -79,8 +77,7 @@ def write_file(
 ) -> None:
     """Fill the file `path` with these metadata and all tensors of `shapes`, as they come.
 
-    Raises EdgequantError when a tensor is missing, unknown or of a type that GGUF cannot hold, or
-    the file does not read back as it was meant.
+    Raises EdgequantError for a missing or unfit tensor, and a file that reads back otherwise.
     """
     table_at = _write_metadata(path, architecture, metadata, shapes)
     with path.open("r+b") as file:
@@ -100,7 +97,8 @@ def all_metadata(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, A
 def size(arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[str, Any]) -> int:
     """Bytes of the file that `write` makes when its 2-D weights have these types."""
     shapes = tensor_shapes(arch)
-    metadata = {"general.architecture": arch.family} | all_metadata(arch, Path(source), extra)
+    architecture = FAMILIES[arch.family].architecture
+    metadata = {"general.architecture": architecture} | all_metadata(arch, Path(source), extra)
     table_at = COUNTS + sum(_bytes(key) + 4 + _bytes(value) for key, value in metadata.items())
     return _data_start(table_at, shapes) + expected_bytes(arch, types)
 
@@ -295,5 +293,7 @@ Container(
     provenance=provenance,
     maker=maker,
     tokenizer=read_back,
+    context=lambda arch: FAMILIES[arch.family].gguf_context(arch),
+    cut="llama.cpp has no sliding windows in such a model and sees what they hide from there on",
     usage=USAGE,
 )

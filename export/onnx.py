@@ -210,4 +210,6 @@ Container(
     maker=maker,
     usage=USAGE,
     reader_notes=genai_tokenizer.notes,
+    context=genai.context_length,
+    cut="cosines and sines of so many positions are stored",
 )

@@ -11,13 +11,16 @@ import numpy as np
 from runtime import backends
 from runtime.archs import Arch
 from runtime.errors import InputError
-from runtime.forward import Cache, Ops, forward, layers
+from runtime.forward import Ops, forward, layers
+from runtime.kv_cache import Cache
 from runtime.model import Model
 from runtime.positions import Positions
 from runtime.tokenizer import Tokenizer
 
 Purpose = Literal["generation", "judging"]
 """What an engine is opened for, where that makes a difference."""
+KV_TYPES = ("f16", "f32")
+"""How an engine of ours or llama.cpp keeps keys and values."""
 MOST_THREADS = 1024
 """More than any machine has cores: systems refuse to start many more."""
 
@@ -102,6 +105,12 @@ def _check_options(backend: str, options: dict[str, Any]) -> None:
         raise InputError(
             f"threads must be a whole number from 1 to {MOST_THREADS}, not {threads!r}."
         )
+
+
+def check_kv(kv: str) -> None:
+    """Raise InputError for an unknown type of keys and values."""
+    if kv not in KV_TYPES:
+        raise InputError(f"unknown type of KV cache {kv!r}; known: {', '.join(KV_TYPES)}.")
 
 
 def _module(backend: str) -> ModuleType:

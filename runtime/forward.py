@@ -14,6 +14,7 @@ import numpy as np
 
 from runtime.archs import Activation, Arch, Attention, GatedMLP, LayerSpec, MoE, Norm, Residual
 from runtime.archs.layer import EXPERTS, ROUTER
+from runtime.kv_cache import Cache
 from runtime.positions import Positions as Positions  # who calls a layer needs them as well
 from runtime.tensor import Tensor
 
@@ -65,24 +66,6 @@ class Ops(Protocol):
 
     def numpy(self, x: Array) -> np.ndarray:
         """A result as a numpy array."""
-
-
-@dataclass
-class Cache:
-    """Keys and values of the tokens so far, per layer (B, capacity, K, C)."""
-
-    keys: list[Array]
-    values: list[Array]
-    capacity: int
-    length: int = 0
-
-    @staticmethod
-    def empty(ops: Ops, arch: Arch, batch: int, capacity: int) -> "Cache":
-        """Room for `capacity` tokens."""
-        specs = [arch.layer(index).attention for index in range(arch.layers)]
-        shapes = [(batch, capacity, spec.kv_heads, spec.head_dim) for spec in specs]
-        sides = [[ops.zeros(shape) for shape in shapes] for _ in range(2)]
-        return Cache(sides[0], sides[1], capacity)
 
 
 class Observer:
@@ -172,19 +155,10 @@ class _Step:
             q, k = self.ops.rope(q, *tables), self.ops.rope(k, *tables)
         start = 0
         if self.cache is not None:
-            start, k, v = self.keep(k, v)
+            start, k, v = self.cache.keep(self.ops, op, self.layer.index, k, v)
         context = self.ops.attention(q, k, v, start, op)
         self.observer.read("attn_output", context)
         return self.linear(op.output.name, context)
-
-    def keep(self, k: Array, v: Array) -> tuple[int, Array, Array]:
-        """Store new keys and values; where they start, and all of them so far (B, S, K, C)."""
-        assert self.cache is not None
-        start, stop = self.cache.length, self.cache.length + k.shape[1]
-        keys, values = self.cache.keys[self.layer.index], self.cache.values[self.layer.index]
-        keys[:, start:stop] = k
-        values[:, start:stop] = v
-        return start, keys[:, :stop], values[:, :stop]
 
     def mlp(self, op: GatedMLP, x: Array, group: str = "ffn") -> Array:
         """x (B, T, D) -> (B, T, D); `group` starts the names of its input groups."""

@@ -173,9 +173,10 @@ def _arch(header: Header) -> Arch:
             "language model."
         )
     name = str(header.metadata.get("general.architecture"))
-    if name not in FAMILIES:
+    known = {family.architecture for family in FAMILIES.values()}
+    if name not in known:
         raise UnsupportedError(
-            f"{path} has the architecture {name!r}; supported: {', '.join(FAMILIES)}."
+            f"{path} has the architecture {name!r}; supported: {', '.join(sorted(known))}."
         )
     shapes = {line.name: line.shape for line in header.table}
     return FAMILIES[name].gguf_arch(header.metadata, shapes, _rope_factors(header))

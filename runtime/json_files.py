@@ -67,6 +67,8 @@ class Config(SpecialIds):
     hidden_act: str | None = None
     tokenizer_class: str | None = None
     use_sliding_window: bool | None = None
+    sliding_window: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    max_window_layers: Id | None = None
     layer_types: list[str] | None = None
     original_max_position_embeddings: Size | None = None
     attention_bias: bool | None = None

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import CorruptFileError, UnsupportedError
 
 if TYPE_CHECKING:
-    from runtime.archs.base import Arch, Family
+    from runtime.archs.base import Arch
+    from runtime.archs.gguf_sizes import GgufSizes
 
 YARN_RAMP = (32.0, 1.0)
 """beta_fast and beta_slow of every yarn model in llama.cpp."""
@@ -27,24 +28,13 @@ def check_sizes(arch: "Arch") -> "Arch":
 
 def refuse_settings(config: dict[str, Any]) -> None:
     """Raise UnsupportedError for a setting of config.json that no family here computes."""
-    if config.get("use_sliding_window"):
-        raise UnsupportedError(
-            "config.json sets use_sliding_window; only full attention is supported: "
-            "set it to false."
-        )
-    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
-    if kinds:
-        raise UnsupportedError(
-            f"config.json has {min(kinds)!r} among its layer_types; only full attention is "
-            "supported."
-        )
     if (activation := config.get("hidden_act", "silu")) != "silu":
         raise UnsupportedError(
             f"config.json has hidden_act {activation!r}; only 'silu' is supported."
         )
 
 
-def check_gguf(family: "Family", arch: "Arch") -> None:
+def check_gguf(family: "GgufSizes", arch: "Arch") -> None:
     """Raise UnsupportedError for biases, heads or a rope that the family's readers leave out."""
     for name in arch.biased:
         if family.gguf_biased is not None and name not in family.gguf_biased:

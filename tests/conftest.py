@@ -81,6 +81,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_theta": 5e6,
         "pad_token_id": 4093,  # transformers' own lies outside of the vocabulary
     },
+    "mistral": {
+        "model_type": "mistral",
+        "tie_word_embeddings": False,
+        "rope_theta": 1e6,
+        "head_dim": 32,
+        "sliding_window": None,  # with one: tests/windowed.py
+    },
 }
 """What tells the random checkpoints apart; sizes are SIZES."""
 

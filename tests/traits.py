@@ -97,6 +97,10 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+WINDOW = {"use_sliding_window": True, "sliding_window": 100}
+"""Longer than the texts here, which a GGUF has to be judged on: test_windows.py has long ones."""
+MISTRAL = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 100}
+KINDS = {"num_hidden_layers": 2, "layer_types": ["full_attention", "sliding_attention"]}
 MSCALE = {"mscale": 0.7, "mscale_all_dim": 1.0}
 EXACT = {"truncate": False}
 CARD = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
@@ -167,12 +171,17 @@ TRAITS = [
         "longrope", "rope scaling 'longrope'", rope_scaling={"rope_type": "longrope", "factor": 2.0}
     ),
     refused("rope of some channels", "partial_rotary_factor", partial_rotary_factor=0.5),
-    refused("a sliding window", "use_sliding_window", use_sliding_window=True, sliding_window=8),
+    Trait("a sliding window", WINDOW | {"max_window_layers": 0}, nothing),
+    Trait("some layers with a window", WINDOW | KINDS, nothing),
+    Trait("Mistral, a window in all layers", MISTRAL, nothing),
+    refused("a window without a size", "its size is None", layer_types=["sliding_attention"]),
     refused(
-        "some layers with a window",
-        "'sliding_attention' among its layer_types",
-        layer_types=["sliding_attention"],
-        sliding_window=4,
+        "`layer_types` of a kind that is not known",
+        "'linear_attention' among its layer_types",
+        layer_types=["linear_attention"],
+    ),
+    refused(
+        "a window in a Llama", "no window in a llama", model_type="llama", use_sliding_window=True
     ),
     refused("another activation", "hidden_act 'gelu'", hidden_act="gelu"),
     refused("heads that do not divide", "4 attention heads do not share 3", num_key_value_heads=3),

@@ -127,6 +127,7 @@ COMPUTED: dict[str, Change] = {
     "rope of some channels": each(Attention, rope_channels=16),
     "scale": each(Attention, scale=0.05),
     "window": only(lambda index: index < 2, each(Attention, window=5)),
+    "window of one": each(Attention, window=1),
     "long window": each(Attention, window=150),
     "multiplier": each(Residual, multiplier=0.3),
     "post norms": post_norms,

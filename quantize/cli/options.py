@@ -103,7 +103,9 @@ Reference = Annotated[
 ]
 KeysValues = Annotated[
     str | None,
-    typer.Option("--kv", help="Keys and values of the native engine: f32 or f16. Default: f32."),
+    typer.Option(
+        "--kv", help="Keys and values of the native engine or llama.cpp: f32 or f16. Default: f32."
+    ),
 ]
 Report = Annotated[
     Path | None, typer.Option("--report", help="Folder for report.html and report.json.")

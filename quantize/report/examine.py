@@ -68,7 +68,7 @@ def bytes_on_disk(path: Path) -> int:
 def open_subject(label: str, path: Path, backend: str = "native", kv: str | None = None) -> Subject:
     """Open an artifact on `backend` (numpy for a native one not built) or in its foreign engine.
 
-    `kv` is how the native one keeps keys and values; None = float32.
+    `kv` is how the native one and llama.cpp keep keys and values; None = float32.
     Raises EdgequantError when the file cannot be read or run at all, and for a `kv` that the engine
     has no choice of.
     """

@@ -158,13 +158,15 @@ def check_files(
     if settings.baseline is not None:
         read_report(settings.baseline)
     checkpoint = open_checkpoint(against, settings.adapter)
-    setup = prepare(settings, checkpoint, checkpoint.fingerprint(), [{label} for label in labels])
     subjects = [
         open_subject(label, file, backend, settings.kv)
         for label, file in zip(labels, files, strict=True)
     ]
     for subject in subjects:
         refuse_another_model(subject, checkpoint)
+    context = min(arch.context for arch in (checkpoint.arch, *(s.engine.arch for s in subjects)))
+    names = [{label} for label in labels]
+    setup = prepare(settings, checkpoint, checkpoint.fingerprint(), names, context)
     report = measure(
         setup,
         checkpoint,
@@ -188,19 +190,24 @@ def prepare_run(plan: Plan, job: Job) -> Setup:
     Raises as `prepare` does.
     """
     names = [{target.label, job.path(target).name} for target in job.targets]
-    return prepare(Settings.of(plan), job.checkpoint, job.fingerprint, names)
+    return prepare(Settings.of(plan), job.checkpoint, job.fingerprint, names, job.context)
 
 
 def prepare(
-    settings: Settings, checkpoint: Checkpoint, fingerprint: str, artifacts: list[set[str]]
+    settings: Settings,
+    checkpoint: Checkpoint,
+    fingerprint: str,
+    artifacts: list[set[str]],
+    context: int,
 ) -> Setup:
     """Read the evaluation text and the baseline, and check that they can be used.
 
+    `context` is the shortest of the model and its artifacts, in tokens.
+
     Raises EdgequantError for a bad length, a baseline about something else or a vision tower that
-    is not whole, CalibrationError for
-    text that cannot be had.
+    is not whole, CalibrationError for text that cannot be had.
     """
-    windows = held_out(settings, checkpoint)
+    windows = held_out(settings, checkpoint, context)
     evaluation = Evaluation(
         data=settings.eval_data,
         windows=windows.rows,
@@ -227,13 +234,13 @@ def prepare(
     return Setup(windows, evaluation, original, gates, image_rows(checkpoint))
 
 
-def held_out(settings: Settings, checkpoint: Checkpoint) -> Windows:
-    """Windows of text that calibration with the same source never sees."""
-    context = checkpoint.arch.context
+def held_out(settings: Settings, checkpoint: Checkpoint, context: int) -> Windows:
+    """Windows of text that calibration with the same source never sees; see `prepare`."""
     length = window_length(settings.eval_length, context)
     if not 16 <= length <= context:
+        whose = "the model's" if context == checkpoint.arch.context else "an artifact's"
         raise InputError(
-            f"--eval-length must be between 16 and the model's context of {context}, not {length}."
+            f"--eval-length must be between 16 and {whose} context of {context}, not {length}."
         )
 
     def load(rows: int) -> Windows:

@@ -122,6 +122,12 @@ class Job:
     groups: tuple[Group, ...] = ()
     """The targets by the walks that they share."""
 
+    @property
+    def context(self) -> int:
+        """Tokens of the longest text that every artifact can be judged on."""
+        arch = self.checkpoint.arch
+        return min(export.CONTAINERS[target.container].context(arch) for target in self.targets)
+
     @staticmethod
     def resolve(plan: Plan, progress: Progress = silent, folder: Path | None = None) -> "Job":
         """Open and check all that a plan names; work goes into `folder`, or that of its output.
@@ -249,9 +255,13 @@ def refuse_other_tokens(container: str, checkpoint: Checkpoint) -> None:
 
 
 def notes_of(container: str, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What the usual reader of a container makes otherwise of the checkpoint's tokenizer."""
-    found = export.CONTAINERS[container].reader_notes
-    return found(checkpoint.tokenizer, checkpoint.files, TORTURE)
+    """What the usual reader of a container makes otherwise of a checkpoint, a sentence each."""
+    kind, arch = export.CONTAINERS[container], checkpoint.arch
+    told = kind.reader_notes(checkpoint.tokenizer, checkpoint.files, TORTURE)
+    if (context := kind.context(arch)) == arch.context:
+        return told
+    end = f"the context ends after {context:,} of {arch.context:,} tokens, because {kind.cut}"
+    return (*told, end)
 
 
 def code_version() -> str:

@@ -4,21 +4,19 @@ Runtime names are GGUF's ("blk.3.attn_q.weight") whatever the container: rules, 
 use them. What a decoder layer computes is data: see layer.py.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-import numpy as np
-
+from runtime import window_config
+from runtime.archs.gguf_sizes import GgufSizes
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
 from runtime.errors import CorruptFileError, UnsupportedError
-from runtime.gguf_keys import GgufKeys
-from runtime.limits import check_gguf, check_sizes, refuse_settings
+from runtime.limits import check_sizes, refuse_settings
 from runtime.rope import Rope
 
 FAMILIES: dict[str, "Family"] = {}
-"""Every family by its GGUF architecture name; filled by the class lines."""
+"""Every family by its name; filled by the class lines."""
 
 EMBEDDING = "token_embd.weight"
 OUTPUT_NORM = "output_norm.weight"
@@ -51,6 +49,10 @@ class Arch:
     rope: Rope
     biased: tuple[str, ...] = ()
     """Linears of a decoder layer that have a bias, such as ("attn_q", "attn_k", "attn_v")."""
+    window: int | None = None
+    """Keys that a query of a windowed layer sees, its own the last."""
+    windowed: tuple[int, ...] = ()
+    """Layers with the window; the others see all before them."""
 
     @property
     def head(self) -> str:
@@ -100,11 +102,10 @@ def _shapes(arch: Arch) -> dict[str, Shape]:
     return out
 
 
-class Family:
+class Family(GgufSizes):
     """Facts of one family; the defaults are those of a Llama-like dense decoder."""
 
     name: ClassVar[str]
-    """GGUF's `general.architecture`."""
     hf_types: ClassVar[tuple[str, ...]]
     """`model_type` in config.json."""
     hf_class: ClassVar[str]
@@ -118,17 +119,13 @@ class Family:
     biased: ClassVar[tuple[str, ...]] = ()
     theta: ClassVar[float] = 10000.0
     """Base of the rope's frequencies where config.json has none."""
-    gguf_rope_factors: ClassVar[bool] = False
-    """Whether GGUF readers of the family divide frequencies by a tensor (Llama 3.1's scaling)."""
-    gguf_head_dim: ClassVar[bool] = True
-    """Whether llama.cpp takes heads of a width of their own."""
-    gguf_biased: ClassVar[tuple[str, ...] | None] = None
-    """Linears whose biases llama.cpp reads; None = all."""
     arch_type: ClassVar[type[Arch]] = Arch
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:  # what several families share has none
+            if "architecture" not in cls.__dict__:
+                cls.architecture = cls.name
             FAMILIES[cls.name] = cls()
 
     def layer(self, arch: Arch, index: int) -> tuple[Op, ...]:
@@ -155,6 +152,7 @@ class Family:
             head_dim=arch.head_dim,
             rope=arch.rope,
             rope_channels=arch.head_dim,
+            window=arch.window if index in arch.windowed else None,
         )
 
     def mlp(self, arch: Arch, index: int) -> Op:
@@ -205,86 +203,20 @@ class Family:
             "tied": bool(config.get("tie_word_embeddings", False)),
             "rope": rope,
             "biased": self.biases(config),
+            **self.windows(config, int(config["num_hidden_layers"])),
         }
+
+    def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
+        """The fields `window` and `windowed` of Arch, where there are such layers.
+
+        Raises EdgequantError for what transformers does not compute.
+        """
+        window_config.refuse(config, layers)
+        return {}
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         """Linears of a layer that have a bias."""
         return self.biased
-
-    def gguf_rows(self, arch: Arch, name: str) -> np.ndarray | None:
-        """Order in which GGUF stores a tensor's rows, as indices into ours; None = the same."""
-        return None
-
-    def gguf_keys(self, arch: Arch) -> dict[str, Any]:
-        """GGUF metadata for these sizes: key -> int, float, str or a list of one of these.
-
-        Raises UnsupportedError for what the family's GGUF readers would not compute.
-        """
-        check_gguf(self, arch)
-        keys: dict[str, Any] = {
-            "vocab_size": arch.vocab,
-            "context_length": arch.context,
-            "embedding_length": arch.hidden,
-            "block_count": arch.layers,
-            "feed_forward_length": arch.ffn,
-            "attention.head_count": arch.heads,
-            "attention.head_count_kv": arch.kv_heads,
-            "attention.key_length": arch.head_dim,
-            "attention.value_length": arch.head_dim,
-            "attention.layer_norm_rms_epsilon": arch.eps,
-            "rope.dimension_count": arch.head_dim,
-        }
-        return {f"{self.name}.{key}": v for key, v in (keys | arch.rope.gguf_keys()).items()}
-
-    def gguf_arch(
-        self,
-        metadata: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, ...]],
-        factors: tuple[float, ...] | None = None,
-    ) -> Arch:
-        """Sizes from GGUF metadata, tensor shapes and the rope factors, where the file has them.
-
-        Raises EdgequantError naming a key that is missing or impossible.
-        """
-        return self.arch_type(**self.gguf_sizes(metadata, shapes, factors))
-
-    def gguf_sizes(
-        self,
-        metadata: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, ...]],
-        factors: tuple[float, ...] | None = None,
-    ) -> dict[str, Any]:
-        """The fields of `arch_type`; arguments and errors as in `gguf_arch`."""
-        keys = GgufKeys(metadata, self.name)
-        heads, hidden = keys.count("attention.head_count"), keys.count("embedding_length")
-        head_dim = keys.count("attention.key_length", hidden // heads)
-        layers, context = keys.count("block_count"), keys.count("context_length")
-        turned = keys.count("rope.dimension_count", head_dim)
-        for key, found, needed in (
-            ("attention.value_length", keys.count("attention.value_length", head_dim), head_dim),
-            ("rope.dimension_count", turned, head_dim),
-            ("number of rope factors", 2 * len(factors or ()), head_dim if factors else 0),
-        ):
-            if found != needed:
-                raise keys.wrong(key, found, f"only {needed} is supported here")
-        if layers > len(shapes):  # before a name is made for every layer
-            raise keys.wrong("block_count", layers, f"the file has {len(shapes)} tensors")
-        fields: dict[str, Any] = {
-            "family": self.name,
-            "vocab": shapes.get(EMBEDDING, (0,))[0],
-            "hidden": hidden,
-            "ffn": keys.count("feed_forward_length"),
-            "layers": layers,
-            "heads": heads,
-            "kv_heads": keys.count("attention.head_count_kv", heads),
-            "head_dim": head_dim,
-            "eps": keys.number("attention.layer_norm_rms_epsilon"),
-            "context": context,
-            "tied": OUTPUT not in shapes,
-            "rope": Rope.from_gguf(keys.section("rope."), context, factors),
-        }
-        linears = self.arch_type(**fields).layer(0).linears
-        return fields | {"biased": tuple(n for n in linears if f"blk.0.{n}.bias" in shapes)}
 
 
 def family_of(config: dict[str, Any]) -> Family:

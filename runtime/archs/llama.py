@@ -1,6 +1,6 @@
-"""Llama 2 and 3 and models of the same shape (Mistral without a window, SmolLM, TinyLlama)."""
+"""Llama 2 and 3 and models of the same shape (SmolLM, TinyLlama)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from runtime.archs.base import Arch, Family
 
 class Llama(Family):
     name = "llama"
-    hf_types = ("llama",)
+    hf_types: ClassVar[tuple[str, ...]] = ("llama",)
     hf_class = "LlamaForCausalLM"
     gguf_rope_factors = True
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from runtime import window_config
 from runtime.archs.experts import MoEFamily
 
 SHARED = "shared_expert_intermediate_size"
@@ -19,6 +20,13 @@ class Qwen2MoE(MoEFamily):
         if not config.get(SHARED):
             raise KeyError(SHARED)
         return super().sizes(config) | {"shared_ffn": config[SHARED]}
+
+    def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
+        # unlike in the dense models: every other layer before `max_window_layers`
+        stop, window = config.get("max_window_layers", 28), window_config.used(config)
+        return window_config.windows(
+            config, layers, window, lambda index: index < stop and index % 2 == 0
+        )
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         return ("attn_q", "attn_k", "attn_v") if config.get("qkv_bias", True) else ()

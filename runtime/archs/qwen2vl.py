@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.archs.base import Arch
-from runtime.archs.qwen2 import Qwen2
+from runtime.archs.qwen2 import Qwen2, later_layers
 from runtime.errors import CorruptFileError
 from runtime.gguf_keys import GgufKeys
 from runtime.json_files import Size, checked
@@ -45,6 +45,9 @@ class Qwen2VL(Qwen2):
         found = checked(said, list[Size], "mrope_section of config.json")
         sizes = super().sizes(plain_rope(config))
         return sizes | {"sections": whole(tuple(found), sizes["head_dim"])}
+
+    def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
+        return later_layers({"max_window_layers": 80} | config, layers)
 
     def notes(self, config: dict[str, Any]) -> tuple[str, ...]:
         found = super().notes(plain_rope(config))

@@ -5,6 +5,7 @@ from typing import Any
 
 from runtime.archs.base import Arch, Family
 from runtime.archs.layer import Attention, Norm
+from runtime.archs.qwen2 import later_layers
 
 
 class Qwen3(Family):
@@ -24,6 +25,9 @@ class Qwen3(Family):
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         # heads are 128 channels wide where config.json does not say, whatever the hidden size
         return super().sizes({"head_dim": 128} | config)
+
+    def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
+        return later_layers(config, layers)
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         attention = ("attn_q", "attn_k", "attn_v", "attn_output")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from runtime import window_config
 from runtime.archs.base import Arch
 from runtime.archs.layer import Attention
 from runtime.archs.llama import Llama
@@ -25,6 +26,19 @@ def every(interval: int, layers: int) -> tuple[int, ...]:
     return tuple(range(interval - 1, layers, interval))
 
 
+def without_rope(config: dict[str, Any], layers: int) -> tuple[int, ...]:
+    """The layers that are not told positions. Raises CorruptFileError for a list of others."""
+    told: list[int] | None = config.get("no_rope_layers")  # 1 where there is a rope
+    if told is None:
+        return every(int(config.get("no_rope_layer_interval", INTERVAL)), layers)
+    if len(told) != layers:
+        raise CorruptFileError(
+            f"config.json has no_rope_layers for {len(told)} layers and num_hidden_layers "
+            f"{layers}; take the config.json that came with the weights."
+        )
+    return tuple(index for index, turns in enumerate(told) if not turns)
+
+
 class SmolLM3(Llama):
     name = "smollm3"
     hf_types = ("smollm3",)
@@ -41,16 +55,18 @@ class SmolLM3(Llama):
 
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         sizes = super().sizes({"tie_word_embeddings": True} | config)
-        told: list[int] | None = config.get("no_rope_layers")  # 1 where there is a rope
-        if told is None:
-            interval = int(config.get("no_rope_layer_interval", INTERVAL))
-            return sizes | {"without_rope": every(interval, sizes["layers"])}
-        if len(told) != sizes["layers"]:
-            raise CorruptFileError(
-                f"config.json has no_rope_layers for {len(told)} layers and num_hidden_layers "
-                f"{sizes['layers']}; take the config.json that came with the weights."
-            )
-        return sizes | {"without_rope": tuple(i for i, turns in enumerate(told) if not turns)}
+        return sizes | {"without_rope": without_rope(config, sizes["layers"])}
+
+    def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
+        # layers without rope have it; layer_types count whatever use_sliding_window says
+        return window_config.windows(
+            config,
+            layers,
+            window_config.size(config, None),
+            lambda index: (
+                bool(config.get("use_sliding_window")) and index in without_rope(config, layers)
+            ),
+        )
 
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
         assert isinstance(arch, SmolLM3Arch)

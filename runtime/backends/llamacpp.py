@@ -2,8 +2,9 @@
 
 The wheel of xllamacpp carries llama.cpp's C interface. It is called with ctypes, without a copy of
 its header: the two structures of settings stay opaque, only the batch is spelled out. llama.cpp
-keeps keys and values as float16 and rounds activations to 8 bits before it multiplies them with
-quantized weights, so logits agree with ours to a few 1e-4 of KL divergence, not bit for bit.
+rounds activations to 8 bits before it multiplies them with quantized weights, and keeps keys and
+values as float16 unless it is told otherwise, so logits agree with ours to a few 1e-4 of KL
+divergence, not bit for bit.
 """
 
 import ctypes
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from runtime.archs import Arch
+from runtime.engine import check_kv
 from runtime.errors import CorruptFileError, InputError, SpaceError, UnsupportedError
 from runtime.gguf_file import arch_and_tokenizer
 from runtime.tokenizer import Tokenizer
 
 READS_FILES = True
+PURPOSES = {"judging": {"kv": "f32"}}
 
 STEP = 512
 """Tokens given to llama.cpp at a time: no more than its default batch."""
@@ -69,12 +72,23 @@ ERROR = 4
 
 _complaints: list[str] = []
 """What llama.cpp last logged as errors: the reasons of our own sentences."""
+_told: list[str] = []
+"""What it last logged about the types of keys and values and about flash attention."""
+
+UNSET = b"\xff" * 16
+"""How a context's settings leave four choices to llama.cpp; the last is flash attention."""
+CACHE_TYPES = bytes(16) + (1).to_bytes(4, "little") * 2
+"""How they name the types of keys and values: two callbacks that are not set, and two float16 (1 in
+ggml's list)."""
 
 
 def _listen(level: int, text: bytes | None, data: int | None) -> None:
-    """Keep errors, drop the rest: nothing of llama.cpp's log reaches the screen."""
-    if level == ERROR and text:
-        _complaints.append(text.decode("utf-8", "replace").strip())
+    """Keep errors and the caches' types; nothing of llama.cpp's log reaches the screen."""
+    line = (text or b"").decode("utf-8", "replace").strip()
+    if level == ERROR and line:
+        _complaints.append(line)
+    if ("K (" in line and "V (" in line) or " flash_attn " in line:
+        _told.append(line)
 
 
 _listener = _Log(_listen)  # llama.cpp keeps its address
@@ -117,8 +131,10 @@ class LlamaCache:
 class LlamaEngine:
     """One loaded model."""
 
-    def __init__(self, path: Path, arch: Arch, tokenizer: Tokenizer | None, threads: int) -> None:
-        self.arch, self.tokenizer, self.threads = arch, tokenizer, threads
+    def __init__(
+        self, path: Path, arch: Arch, tokenizer: Tokenizer | None, threads: int, kv: str
+    ) -> None:
+        self.arch, self.tokenizer, self.threads, self.kv = arch, tokenizer, threads, kv
         self.library = load_library()
         _complaints.clear()
         settings = self.library.llama_model_default_params()
@@ -132,14 +148,21 @@ class LlamaEngine:
     def context(self, capacity: int) -> int:
         """A context with room for `capacity` tokens."""
         _complaints.clear()
+        _told.clear()
         settings = self.library.llama_context_default_params()
         most = min(capacity, 2**32 - 1)  # n_ctx is the first field, a uint32
         settings.bytes[0:4] = list(most.to_bytes(4, "little"))
+        if self.kv == "f32":
+            _keep_float32(settings)
         found = self.library.llama_init_from_model(self.model, settings)
         if not found:
             raise SpaceError(
                 f"llama.cpp has no room for {capacity} tokens: {_reason()}; ask for fewer."
             )
+        told = " ".join(_told)
+        if self.kv == "f32" and not (told.count("(f32)") == 2 and "disabled" in told):
+            self.library.llama_free(found)
+            raise _no_float32(f"it says {told!r}")
         self.library.llama_set_n_threads(found, self.threads, self.threads)
         return int(found)
 
@@ -202,16 +225,34 @@ class LlamaEngine:
         return np.array([np.ctypeslib.as_array(row, shape[1:]) for row in rows]).reshape(shape)
 
 
+def _keep_float32(settings: _Settings) -> None:
+    """Keys and values in float32, without flash attention: on a CPU it rounds them to float16
+    whatever the cache holds (llama.cpp of October 2026)."""
+    found = bytes(settings.bytes)
+    flash, types = found.find(UNSET) + 12, found.find(CACHE_TYPES) + 16
+    if flash < 12 or types < 16:
+        raise _no_float32("its settings have another layout")
+    settings.bytes[flash : flash + 4] = [0] * 4
+    settings.bytes[types : types + 8] = [0] * 8
+
+
+def _no_float32(reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"this llama.cpp does not keep keys and values in float32: {reason}; use kv='f16'."
+    )
+
+
 def _reason() -> str:
     """What llama.cpp last complained about."""
     return "; ".join(_complaints[:2]) or "it gives no reason"
 
 
-def open(path: Path | str, threads: int = 2) -> LlamaEngine:
-    """Load a GGUF file into llama.cpp, on `threads` cores.
+def open(path: Path | str, threads: int = 2, kv: str = "f16") -> LlamaEngine:
+    """Load a GGUF file into llama.cpp, on `threads` cores, with keys and values as `kv`.
 
     Raises EdgequantError when xllamacpp is not installed or the file does not load.
     """
+    check_kv(kv)
     path = Path(path)
     arch, tokenizer = arch_and_tokenizer(path)  # tensors may be of types that only llama.cpp has
-    return LlamaEngine(path, arch, tokenizer, threads)
+    return LlamaEngine(path, arch, tokenizer, threads, kv)

@@ -11,8 +11,8 @@ import numpy as np
 from runtime import background
 from runtime.archs import Arch, Attention, GatedMLP, MoE, Norm, Residual
 from runtime.backends.numpy import NumpyOps
-from runtime.engine import OpsEngine
-from runtime.errors import InputError, UnsupportedError
+from runtime.engine import OpsEngine, check_kv
+from runtime.errors import UnsupportedError
 from runtime.memory import (
     copy_to_huge_pages,
     drop_pages,
@@ -176,8 +176,7 @@ def open(
     after them are generated faster.
     Raises EdgequantError for less than one thread, or another kind of cache.
     """
-    if kv not in ("f16", "f32"):
-        raise InputError(f"unknown type of KV cache {kv!r}; known: f16, f32.")
+    check_kv(kv)
     if threads is not None:
         _native.set_threads(threads)
     return NativeEngine(model, kv, resident)

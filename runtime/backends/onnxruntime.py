@@ -40,8 +40,8 @@ class OnnxEngine:
         self, arch: Arch, tokenizer: Tokenizer | None, session: Any, settings: dict[str, Any]
     ) -> None:
         """`settings` is the "model" of genai_config.json."""
-        self.arch, self.tokenizer, self.session = arch, tokenizer, session
-        self.context = min(arch.context, int(settings["context_length"]))
+        context = min(arch.context, int(settings["context_length"]))
+        self.arch, self.tokenizer, self.session = replace(arch, context=context), tokenizer, session
         names = settings["decoder"]
         self.ids, self.mask = names["inputs"]["input_ids"], names["inputs"]["attention_mask"]
         self.positions = names["inputs"].get("position_ids", "position_ids")
@@ -89,7 +89,7 @@ class OnnxEngine:
         batch, tokens = ids.shape
         past = cache if cache is not None else self.new_cache(batch, tokens)
         total = past.length + tokens
-        limit = min(past.capacity, self.context)
+        limit = min(past.capacity, self.arch.context)
         if total > limit:
             raise InputError(
                 f"{total} tokens do not fit in {limit}; shorten the text or ask for a larger cache."

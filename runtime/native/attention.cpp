@@ -210,6 +210,13 @@ void merge(const Job& job, const Item& item) {
 
 }  // namespace
 
+int tokens_kept(int window, int capacity, int step) {
+    if (window == 0) return capacity;
+    const int64_t seen = (int64_t)window - 1 + step;
+    // whole chunks, so that the keys of each chunk lie one after the other
+    return (int)std::min<int64_t>(capacity, (seen + CHUNK - 1) / CHUNK * CHUNK);
+}
+
 void attend(const Kernels& kernels, const Cache& cache, int layer, const Step& step,
             const Sight& sight, const float* q, std::vector<float>& partial, float* out) {
     Job job = {kernels, cache, layer, step, sight, q, out};

@@ -23,6 +23,10 @@ struct Sight {
     int window;   // keys that a query sees, its own the last; 0 = all before it
 };
 
+// Tokens that the cache of a layer with a window (0 = none) keeps, where `capacity` are held and at
+// most `step` are computed at once: those that the first of a step sees, and the step.
+int tokens_kept(int window, int capacity, int step);
+
 // out (rows, heads * head_dim) of q (rows, heads * head_dim). `partial` is room that is kept from
 // call to call. The result does not depend on the number of threads.
 void attend(const Kernels& kernels, const Cache& cache, int layer, const Step& step,

@@ -10,19 +10,24 @@ namespace {
 
 size_t element_bytes(const CacheSizes& sizes) { return sizes.halves ? 2 : 4; }
 
-// Tokens that a head has room for, in whole strips.
-size_t slots(const CacheSizes& sizes) { return (size_t)whole_strips(sizes.capacity) * STRIP; }
-
-size_t head_key_bytes(const CacheSizes& sizes) {
-    return slots(sizes) * sizes.head_dim * element_bytes(sizes);
+// Tokens that a head of a layer has room for, in whole strips.
+size_t slots(const CacheSizes& sizes, int layer) {
+    return (size_t)whole_strips(sizes.kept[layer]) * STRIP;
 }
 
-size_t head_value_bytes(const CacheSizes& sizes) {
-    return slots(sizes) * whole_strips(sizes.head_dim) * STRIP * element_bytes(sizes);
+// Where the tokens of each layer start, and where the last one's end.
+std::vector<size_t> starts_of(const CacheSizes& sizes) {
+    std::vector<size_t> starts = {0};
+    for (size_t layer = 0; layer < sizes.kept.size(); layer++) {
+        starts.push_back(starts.back() + slots(sizes, (int)layer) * sizes.batch * sizes.kv_heads);
+    }
+    return starts;
 }
 
-size_t heads(const CacheSizes& sizes) {
-    return (size_t)sizes.layers * sizes.batch * sizes.kv_heads;
+size_t key_bytes(const CacheSizes& sizes) { return sizes.head_dim * element_bytes(sizes); }
+
+size_t value_bytes(const CacheSizes& sizes) {
+    return whole_strips(sizes.head_dim) * STRIP * element_bytes(sizes);
 }
 
 // Channel after channel of one token into its column of a strip of keys.
@@ -48,25 +53,26 @@ Cache::Memory Cache::zeros(size_t bytes) {
 
 Cache::Cache(const CacheSizes& wanted)
     : sizes(wanted),
-      all_keys(zeros(heads(wanted) * head_key_bytes(wanted))),
-      all_values(zeros(heads(wanted) * head_value_bytes(wanted))) {}
+      layer_slots(starts_of(wanted)),
+      all_keys(zeros(layer_slots.back() * key_bytes(wanted))),
+      all_values(zeros(layer_slots.back() * value_bytes(wanted))) {}
 
 size_t Cache::bytes(const CacheSizes& sizes) {
-    return heads(sizes) * (head_key_bytes(sizes) + head_value_bytes(sizes));
+    return starts_of(sizes).back() * (key_bytes(sizes) + value_bytes(sizes));
 }
 
-size_t Cache::head_index(int layer, int sequence, int head) const {
-    return ((size_t)layer * sizes.batch + sequence) * sizes.kv_heads + head;
+size_t Cache::first_slot(int layer, int sequence, int head) const {
+    return layer_slots[layer] + slots(sizes, layer) * ((size_t)sequence * sizes.kv_heads + head);
 }
 
 const uint8_t* Cache::keys(int layer, int sequence, int head, int position) const {
-    return all_keys.get() + head_index(layer, sequence, head) * head_key_bytes(sizes) +
-           (size_t)position * sizes.head_dim * element_bytes(sizes);
+    const size_t slot = first_slot(layer, sequence, head) + position % slots(sizes, layer);
+    return all_keys.get() + slot * key_bytes(sizes);
 }
 
 const uint8_t* Cache::values(int layer, int sequence, int head, int strip, int position) const {
-    const size_t row = strip * slots(sizes) + position;
-    return all_values.get() + head_index(layer, sequence, head) * head_value_bytes(sizes) +
+    const size_t row = strip * slots(sizes, layer) + position % slots(sizes, layer);
+    return all_values.get() + first_slot(layer, sequence, head) * value_bytes(sizes) +
            row * STRIP * element_bytes(sizes);
 }
 

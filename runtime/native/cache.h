@@ -8,20 +8,23 @@
 //   values  [channels / STRIP][tokens][STRIP channels]
 //
 // Elements are float16 or float32; tokens and the channels of values are padded with zeros to whole
-// strips. Memory comes from the system, in large pages where it has them, when it is written for
-// the first time.
+// strips. A layer that keeps fewer tokens than the cache holds keeps the newest: each takes the
+// place of the one that came so many before it. Memory comes from the system, in large pages where
+// it has them, when it is written for the first time.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "kernels.h"
 
 struct CacheSizes {
-    int layers, batch, kv_heads, head_dim;
-    int capacity;  // tokens of each sequence
-    bool halves;   // float16, else float32
+    int batch, kv_heads, head_dim;
+    int capacity;           // tokens of each sequence
+    bool halves;            // float16, else float32
+    std::vector<int> kept;  // tokens that each layer keeps: see tokens_kept in attention.h
 };
 
 class Cache {
@@ -36,17 +39,20 @@ class Cache {
     void store(const Ops& ops, int layer, int sequence, int position, const float* key,
                const float* value);
 
-    // Tokens position.. of a head's keys; `position` is a multiple of STRIP.
+    // Tokens position.. of a head's keys, up to the end of the strip; `position` is a multiple of
+    // STRIP.
     const uint8_t* keys(int layer, int sequence, int head, int position) const;
 
-    // Tokens position.. of a head's channels strip * STRIP...
+    // Tokens position.. of a head's channels strip * STRIP.., up to a multiple of what the layer
+    // keeps.
     const uint8_t* values(int layer, int sequence, int head, int strip, int position) const;
 
     const CacheSizes sizes;
     int length = 0;
 
   private:
-    size_t head_index(int layer, int sequence, int head) const;
+    // Of a head's first token, among the tokens of all layers, sequences and heads.
+    size_t first_slot(int layer, int sequence, int head) const;
 
     struct Unmap {
         size_t bytes;
@@ -55,6 +61,7 @@ class Cache {
     using Memory = std::unique_ptr<uint8_t, Unmap>;
     static Memory zeros(size_t bytes);
 
+    const std::vector<size_t> layer_slots;  // where each layer starts among them
     const Memory all_keys, all_values;
 };
 

@@ -28,6 +28,7 @@ Decoder::Decoder(const DecoderSizes& sizes, const DecoderWeights& weights)
         for (const Op& op : layer) {
             if (const auto* attention = std::get_if<Attention>(&op)) {
                 widest_query = std::max(widest_query, attention->q.rows);
+                windows.push_back(attention->sight.window);
             } else if (const auto* mlp = std::get_if<GatedMLP>(&op)) {
                 widest_ffn = std::max(widest_ffn, mlp->gate.rows);
             } else if (const auto* moe = std::get_if<MoE>(&op)) {
@@ -46,7 +47,11 @@ int Decoder::rows_at_once() const {
 }
 
 CacheSizes Decoder::cache_sizes(int batch, int capacity, bool halves) const {
-    return {(int)weights.layers.size(), batch, sizes.kv_heads, sizes.head_dim, capacity, halves};
+    CacheSizes found = {batch, sizes.kv_heads, sizes.head_dim, capacity, halves, {}};
+    for (int window : windows) {
+        found.kept.push_back(tokens_kept(window, capacity, rows_at_once()));
+    }
+    return found;
 }
 
 void Decoder::run(const Kernels& kernels, const int64_t* ids, int stride, Cache& cache,

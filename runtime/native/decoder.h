@@ -115,6 +115,7 @@ class Decoder {
 
     const DecoderWeights weights;
     int widest_query = 0, widest_ffn = 0;  // heads * head_dim and channels, of any layer
+    std::vector<int> windows;              // of each layer
     std::mutex turn;                       // of the scratch: one call at a time
     Scratch scratch;
 };

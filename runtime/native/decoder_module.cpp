@@ -42,7 +42,7 @@ CacheSizes cache_sizes(const Model& model, int batch, int capacity, bool halves)
 void check_cache(const Decoder& decoder, const Cache& cache, int batch, int tokens) {
     const CacheSizes& c = cache.sizes;
     const CacheSizes own = decoder.cache_sizes(c.batch, c.capacity, c.halves);
-    if (c.layers != own.layers || c.kv_heads != own.kv_heads || c.head_dim != own.head_dim) {
+    if (c.kept != own.kept || c.kv_heads != own.kv_heads || c.head_dim != own.head_dim) {
         refuse("the cache was made for another model; call new_cache of the engine that uses it.");
     }
     if (c.batch != batch) {

@@ -9,7 +9,7 @@ import numpy as np
 from runtime.archs.qwen2vl import VisionArch
 from runtime.engine import OpsEngine
 from runtime.errors import UnsupportedError
-from runtime.forward import Cache
+from runtime.kv_cache import Cache
 from runtime.positions import Positions
 from runtime.stored import StoredTensors
 from runtime.vision.encode import encode

@@ -128,7 +128,8 @@ void check_attention(const Kernels& kernels, const Shape& s, bool halves) {
     const size_t kv = (size_t)s.kv_heads * s.head_dim, row = (size_t)s.heads * s.head_dim;
     Numbers keys(sequences * total * kv), values(sequences * total * kv);
     Numbers q(sequences * s.tokens * row, 2.0f), out(sequences * s.tokens * row);
-    Cache cache({1, sequences, s.kv_heads, s.head_dim, total, halves});
+    const int kept = tokens_kept(s.window, total, s.tokens);
+    Cache cache({sequences, s.kv_heads, s.head_dim, total, halves, {kept}});
     for (int sequence = 0; sequence < sequences; sequence++) {
         for (int at = 0; at < total; at++) {
             const size_t from = ((size_t)sequence * total + at) * kv;
@@ -183,7 +184,7 @@ void check_decoder(const Kernels& kernels) {
     Numbers whole(batch * tokens * 97), last(batch * 97);
     decoder.logits(kernels, ids.data(), batch, tokens, nullptr, true, false, whole.values());
     decoder.logits(kernels, ids.data(), batch, tokens, nullptr, true, true, last.values());
-    Cache cache({1, batch, 2, 10, tokens, true});
+    Cache cache(decoder.cache_sizes(batch, tokens, true));
     for (int token = 0; token < tokens; token++) {
         const int64_t now[batch] = {ids[token], ids[tokens + token]};
         Numbers out(batch * 97);
@@ -203,11 +204,11 @@ void check_decoder(const Kernels& kernels) {
 int main() {
     set_pool_threads(2);
     set_exact(true);
-    const Shape shapes[] = {{1, 1, 2, 0, 1},          {7, 1, 34, 5, 3},
-                            {6, 2, 64, 0, 70},        {3, 3, 16, 1200, 1},
-                            {14, 2, 64, 700, 5},      {8, 1, 128, 130, 40},
-                            {6, 2, 64, 9, 70, 5},     {3, 3, 16, 1200, 1, 700},
-                            {4, 1, 32, 1000, 3, 300}, {8, 1, 128, 130, 40, 129}};
+    const Shape shapes[] = {
+        {1, 1, 2, 0, 1},           {7, 1, 34, 5, 3},         {6, 2, 64, 0, 70},
+        {3, 3, 16, 1200, 1},       {14, 2, 64, 700, 5},      {8, 1, 128, 130, 40},
+        {6, 2, 64, 9, 70, 5},      {3, 3, 16, 1200, 1, 700}, {4, 1, 32, 1000, 3, 300},
+        {8, 1, 128, 130, 40, 129}, {6, 2, 16, 900, 200, 57}, {6, 2, 64, 777, 1, 1}};
     for (const Kernels* kernels : available_kernels()) {
         for (int count : {1, 15, 64, 101}) check_rows(*kernels, count);
         check_halves(*kernels);

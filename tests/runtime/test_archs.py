@@ -126,7 +126,6 @@ def test_missing_optional_keys_have_the_meaning_of_the_reference() -> None:
 
 
 REFUSED = {
-    "use_sliding_window": (True, "use_sliding_window; only full attention .*set it to false"),
     "hidden_act": ("gelu", "hidden_act 'gelu'; only 'silu' is supported"),
     "model_type": ("mamba", "unknown architecture 'mamba' in config.json; supported: .*qwen2"),
 }

@@ -9,7 +9,8 @@ import pytest
 from quantize.checkpoint import open_checkpoint
 from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine, open_engine
-from runtime.forward import Cache, layers
+from runtime.forward import layers
+from runtime.kv_cache import Cache
 from runtime.model import Model
 from runtime.rope import Rope
 from tests.conftest import CONFIGS

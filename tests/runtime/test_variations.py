@@ -75,7 +75,7 @@ def test_logits_are_those_of_the_definition(
     assert error(np.concatenate(steps, 1), wanted) < CLOSE
 
 
-@pytest.mark.parametrize("backend", ["torch", "native", "onnxruntime"])
+@pytest.mark.parametrize("backend", ["numpy", "torch", "native", "onnxruntime"])
 @pytest.mark.parametrize("name", ["long window", "all of it"])
 def test_a_window_moves_along_a_long_text(
     name: str, backend: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -98,6 +98,31 @@ def test_native_steps_with_a_window_equal_the_whole_to_the_last_bit(
     pieces = np.split(ids, [1, 150, 329], axis=1)
     steps = [engine.logits(piece, cache) for piece in pieces]
     np.testing.assert_array_equal(np.concatenate(steps, 1), engine.logits(ids))
+
+
+def test_a_window_keeps_no_more_than_it_sees_and_a_step_computes() -> None:
+    engine = open_engine(model_of("window"), "native", kv="f32")  # two layers see 5 tokens
+    step = -(-(5 - 1 + engine.decoder.rows_at_once) // 128) * 128
+    cell = 2 * 2 * 32 * 4  # a key and a value, two heads of 32 channels, float32
+    assert engine.new_cache(3, 128).nbytes == 3 * 3 * 128 * cell
+    assert engine.new_cache(3, 6400).nbytes == 3 * (2 * step + 6400) * cell
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_window_keeps_what_the_next_token_sees(backend: str) -> None:
+    cache = open_engine(model_of("window"), backend).new_cache(3, 64)
+    assert [keys.shape[1] for keys in cache.keys] == [4, 4, 64]
+    assert [values.shape[1] for values in cache.values] == [4, 4, 64]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+def test_a_window_of_one_token_sees_itself(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    engine, ids = engine_of(backend, "window of one", tmp_path, request), ids_of(2, 20)
+    whole, cache = expected("window of one", 2, 20), engine.new_cache(2, 20)
+    pieces = [engine.logits(piece, cache) for piece in np.split(ids, [3, 4, 15], axis=1)]
+    assert error(np.concatenate(pieces, 1), whole) < CLOSE
 
 
 REFUSED_BY_NATIVE = {

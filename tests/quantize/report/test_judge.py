@@ -181,7 +181,7 @@ def test_a_large_original_runs_packed_and_gives_the_same_figures(int4, small, re
     assert original_backend(small.arch, "cuda", most=0) == "torch"
     assert original_backend(small.arch, "cpu", most=0) == "native"
     assert report.original.backend == "torch"
-    setup = judge.prepare(judge.Settings(**FLAGS), small, small.fingerprint(), [{int4.name}])
+    setup = judge.prepare(judge.Settings(**FLAGS), small, small.fingerprint(), [{int4.name}], 256)
     packed = replace(setup, original=replace(setup.original, backend="native"))
     found = judge.measure(packed, small, [open_subject(int4.name, int4)], "cpu", Steps())
     expected = report.results[0].metrics
@@ -193,9 +193,9 @@ def test_a_file_is_judged_on_whole_unless_it_calibrated_too(small, tmp_path) -> 
     path = tmp_path / "one.txt"
     path.write_text("One document of a user, without any mark between its parts. " * 20)
     settings = judge.Settings(eval_data=str(path), eval_length=32)
-    assert judge.held_out(settings, small).documents == 1
+    assert judge.held_out(settings, small, 256).documents == 1
     with pytest.raises(CalibrationError, match="The held-out part of .* has no text to use"):
-        judge.held_out(replace(settings, calibration=str(path)), small)
+        judge.held_out(replace(settings, calibration=str(path)), small, 256)
 
 
 def test_a_baseline_that_lacks_one_of_the_files_is_told(
@@ -211,8 +211,8 @@ def test_a_baseline_that_lacks_one_of_the_files_is_told(
 
 def test_at_most_64_windows_are_used_unless_more_are_asked_for(small: Checkpoint) -> None:
     settings = judge.Settings(eval_length=32)
-    assert judge.held_out(settings, small).rows == judge.MOST_WINDOWS
-    assert judge.held_out(replace(settings, eval_rows=70), small).rows == 70
+    assert judge.held_out(settings, small, 256).rows == judge.MOST_WINDOWS
+    assert judge.held_out(replace(settings, eval_rows=70), small, 256).rows == 70
 
 
 def test_a_foreign_graph_runs_without_a_look_at_its_tensors(copy, small) -> None:

@@ -1,0 +1,44 @@
+"""Write docs/models.md: every release small, run in the engine of each container (some minutes)."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "models.md"
+
+HEAD = """# Models that go in, and what comes out
+
+Written by `python docs/make_models.py`. Each release is made small, with random weights and its
+true structure: heads a key-value head, widths that blocks divide as they divide the true ones,
+key biases of norm 900 where it has them, numbers of experts, rope, tied or not. The small one is
+quantized from end to end with calibration (`--effort low`), as F32 and Q4_K_M for GGUF and as
+fp32 and int4 for ONNX, and the files are run in llama.cpp and in onnxruntime. A cell has the KL
+from transformers, which runs the checkpoint itself, in nats a token: of the file without
+quantization, then of the quantized one. What cannot be right in a container is refused before any
+work, with the sentence shown. `tests/interop/test_releases.py` runs the same cells, and fails
+where a file without quantization differs by 1e-6 or more.
+
+| release | GGUF in llama.cpp: F32; Q4_K_M | ONNX in onnxruntime: fp32; int4 |
+|---|---|---|
+"""
+
+
+def text() -> str:
+    """The text of the page, measured."""
+    sys.path.insert(0, str(ROOT))
+    from tests.releases import RELEASES, TARGETS, measure
+
+    rows = []
+    for release in RELEASES:
+        cells = []
+        for container in TARGETS:
+            with tempfile.TemporaryDirectory() as folder:
+                cells.append(str(measure(release, container, Path(folder))))
+        rows.append(f"| {' | '.join([release.name, *cells])} |")
+        print(rows[-1], flush=True)
+    return HEAD + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text(), encoding="utf-8")

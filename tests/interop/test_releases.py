@@ -1,0 +1,25 @@
+"""Every released model in llama.cpp and onnxruntime: what transformers computes, or refused."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.releases import RELEASES, TARGETS, Release, measure
+
+pytest.importorskip(
+    "transformers", reason="transformers is not installed: pip install 'edgequant[interop]'"
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST = 1e-6
+"""KL of a file without quantization."""
+
+
+@pytest.mark.parametrize("container", TARGETS)
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+def test_a_release_runs_or_is_refused(release: Release, container: str, tmp_path: Path) -> None:
+    cell = measure(release, container, tmp_path)
+    sentence = getattr(release, container)
+    assert (sentence in cell.refused) if sentence else not cell.refused, cell
+    if not sentence:
+        assert cell.floats < MOST < cell.rounded < 1, cell
