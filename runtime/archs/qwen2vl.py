@@ -53,7 +53,11 @@ class Qwen2VL(Qwen2):
         found = super().notes(plain_rope(config))
         if not config.get("vision_config"):
             return found
-        return (*found, "the vision tower goes into a file of its own: `quantize mmproj` writes it")
+        return (
+            *found,
+            "the vision tower goes into a file of its own for llama.cpp, which `quantize mmproj` "
+            "writes; ONNX folders hold the language model alone",
+        )
 
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
         assert isinstance(arch, VisionArch)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.archs import Arch
 from runtime.archs.qwen2vl import VisionArch
 from runtime.engine import OpsEngine
 from runtime.errors import UnsupportedError
@@ -44,7 +45,8 @@ class SeeingEngine:
                 "model with the backend native, torch or numpy."
             )
         self.engine, self.seen = engine, seen
-        self.arch, self.tokenizer = engine.arch, engine.tokenizer
+        self.arch: Arch = engine.arch
+        self.tokenizer = engine.tokenizer
         self.ahead = 0
         """How far the text after the images stands behind its number."""
 
