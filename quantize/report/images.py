@@ -19,7 +19,7 @@ from runtime.errors import UnsupportedError
 from runtime.vision.encode import tower_tensors
 from runtime.vision.image import patches_of, read_preparation
 from runtime.vision.place import IDS, with_room
-from runtime.vision.seeing import SeeingEngine, SeenImages
+from runtime.vision.seeing import SeeingEngine, SeenImages, see_together
 from runtime.vision.tower import tower_of
 
 DRAWINGS = 12
@@ -69,6 +69,9 @@ def after_images(
     """Metrics of text after images, by the label of each artifact whose tensors are ours to run."""
     engines = {s.label: engine for s in subjects if (engine := ours(s)) is not None}
     kept: dict[str, list[TokenScores]] = {label: [] for label in engines}
+    if engines:
+        progress("judging text after images", 0, len(rows), "vision tower")
+        see_together([row.seen for row in rows])
     for number, row in enumerate(rows if engines else (), 1):
         for label, scores in _row_scores(original, engines, row).items():
             kept[label].append(scores)

@@ -34,6 +34,18 @@ class SeenImages:
         return encode(self.tower, self.tensors, self.images)
 
 
+def see_together(prompts: Sequence[SeenImages]) -> None:
+    """Compute the images of several prompts for one tower, which is then read once."""
+    if not prompts:
+        return
+    images = [image for prompt in prompts for image in prompt.images]
+    values = encode(prompts[0].tower, prompts[0].tensors, images)
+    merge = prompts[0].tower.merge
+    counts = [sum(image.tokens(merge) for image in prompt.images) for prompt in prompts]
+    for prompt, part in zip(prompts, np.split(values, np.cumsum(counts)[:-1]), strict=True):
+        prompt.values = part
+
+
 class SeeingEngine:
     """An engine of ours that reads a prompt with images, and goes on after it."""
 
