@@ -84,7 +84,7 @@ def split(checkpoint: Checkpoint) -> Weights:
     arch, ops, weights = checkpoint.arch, TorchOps(), read(checkpoint)
     ids = calib_data.load("builtin", checkpoint.tokenizer, ROWS, LENGTH).ids
     hidden = np.zeros((*ids.shape, arch.hidden), np.float32)
-    embed(checkpoint.tensors["token_embd.weight"], ids, hidden)
+    embed(checkpoint.arch, checkpoint.tensors["token_embd.weight"], ids, hidden)
     source = OriginalLayers(checkpoint, ops.device)
     for layer, seen in forward(ops, source, Carried(hidden), lambda layer: Seen()):
         blk, sizes = f"blk.{layer.index}", seen.tokens("ffn_down").abs()

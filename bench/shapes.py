@@ -18,8 +18,7 @@ from bench.memory import LARGE, QWEN, SMALL
 from export.gguf import write
 from quantize.checkpoint import bundled
 from quantize.plan import Target, assign
-from runtime.archs import Arch
-from runtime.archs.base import family_of
+from runtime.archs import Arch, family_of
 from runtime.quant_types import QuantType
 from runtime.tensor import Tensor
 

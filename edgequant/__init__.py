@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgequant._model import LoadedModel, load
     from quantize.plan import Plan, Rule, Target
     from quantize.report.report import Report
+    from quantize.report.score_report import ScoreReport
     from quantize.run.forecast import Forecast
     from runtime.errors import (
         CorruptFileError,
@@ -43,6 +44,7 @@ __all__ = [
     "Report",
     "Result",
     "Rule",
+    "ScoreReport",
     "SpaceError",
     "Target",
     "UnsupportedError",
@@ -61,6 +63,7 @@ _HOMES = {
     "quantize.run.forecast": ("Forecast",),
     "quantize.plan": ("Plan", "Rule", "Target"),
     "quantize.report.report": ("Report",),
+    "quantize.report.score_report": ("ScoreReport",),
     "runtime.errors": (
         "CorruptFileError",
         "EdgequantError",

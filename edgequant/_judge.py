@@ -19,6 +19,7 @@ from runtime.errors import GateError, InputError
 
 if TYPE_CHECKING:
     from quantize.report.report import Report
+    from quantize.report.score_report import ScoreReport
 
 
 @in_python()
@@ -31,7 +32,7 @@ def check(
     reject: bool = False,
     progress: Progress | None = None,
     **settings: Unpack[CheckSettings],
-) -> "Report":
+) -> "Report | ScoreReport":
     """Measure GGUF files and ONNX folders against their original.
 
     files: one path or several. against: the original, a checkpoint folder or hub id; None = the
@@ -69,7 +70,7 @@ def compare(
     chart: StrPath | None = None,
     progress: Progress | None = None,
     **settings: Unpack[CompareSettings],
-) -> "Report":
+) -> "Report | ScoreReport":
     """Measure several artifacts of one model on the same text, the smallest first.
 
     `standings` of the Report says which of them are worth their bytes. chart: file for bytes

@@ -11,6 +11,7 @@ from runtime.errors import GateError
 if TYPE_CHECKING:
     from quantize.plan import Plan
     from quantize.report.report import Report
+    from quantize.report.score_report import ScoreReport
     from quantize.run.forecast import Forecast
 
 
@@ -32,7 +33,7 @@ class Result:
 
     artifacts: tuple[Artifact, ...]
     """In the order of `to`."""
-    report: "Report | None"
+    report: "Report | ScoreReport | None"
     """Every artifact measured against the original; None with check=False."""
     notes: tuple[str, ...]
     """What a user should know: fallbacks, what automatic targets chose, work that went on."""
@@ -97,7 +98,7 @@ def plan(
     return forecast(plan_of(model, to, output, plan, settings), progress or silent)
 
 
-def _artifacts(made: "Plan", report: "Report | None") -> tuple[Artifact, ...]:
+def _artifacts(made: "Plan", report: "Report | ScoreReport | None") -> tuple[Artifact, ...]:
     """What a run left, under the names that the gates gave."""
     from quantize.run import pipeline
 

@@ -61,7 +61,7 @@ class LoadedModel:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens that it knows: the last axis of logits."""
+        """Tokens that it knows: the last axis of logits, unless it scores texts."""
         return self._engine.arch.vocab
 
     @in_python()
@@ -94,6 +94,23 @@ class LoadedModel:
             )
         out = self._engine.logits(np.atleast_2d(given).astype(np.int64), last=last)
         return out if given.ndim == 2 else out[0]
+
+    @in_python()
+    def score(self, text: str | Sequence[Mapping[str, str]]) -> "np.ndarray":
+        """What a reward model or classifier makes of a text, or of messages as its chat template
+        writes them: float32 (places, labels), with one place, or one for each marker of a step.
+
+        The place is the text's last token, also where that is the padding token, before which
+        transformers reads. Raises UnsupportedError for a model that predicts tokens, and InputError
+        for an empty text, one without a marker, and one that is longer than the context.
+        """
+        from quantize.loading import render
+        from runtime.scores import scores, text_ids
+
+        if not isinstance(text, str):
+            _check_messages(text)
+            text = render(self._engine, [dict(message) for message in text], generate=False)
+        return scores(self._engine, text_ids(self.tokenizer, text))
 
     @in_python()
     def generate(

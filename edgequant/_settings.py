@@ -50,6 +50,8 @@ class GateSettings(TextSettings, total=False):
     """Least top-1 agreement, 0 to 1."""
     max_ppl_ratio: float | None
     """Highest perplexity over the original's."""
+    min_rank: float | None
+    """Of reward models: least rank correlation of the scores with the original's, -1 to 1."""
     baseline: StrPath | None
     """An earlier report.json that must not get worse."""
 

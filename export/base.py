@@ -69,7 +69,11 @@ class Container:
     """The tool that quantized an artifact, as its metadata tells; None where it does not."""
     usage: str
     """How to run it, for the model card: Markdown with {file}, its name as a word of a shell line,
-    {literal}, the name in Python or JSON, and {model}, the model's name for ollama."""
+    {literal}, the name in Python or JSON, and {model}, the model's name for ollama. `scoring` is
+    that of a model that scores texts."""
+    scoring: str = ""
+    refuse: Callable[[Arch], object] = lambda arch: None
+    """Raises UnsupportedError for a model that readers of an artifact would not compute."""
     tokenizer: Callable[[Arch, Path], Tokenizer | None] = lambda arch, source: None
     """The tokenizer that readers of an artifact will have, from the sizes and the checkpoint's
     folder; None where they get the checkpoint's own. Raises EdgequantError for one that it cannot

@@ -37,12 +37,15 @@ def context_length(arch: Arch) -> int:
 def small_files(arch: Arch, source: Path) -> dict[str, bytes]:
     """Every file of a folder beside the graph and its weights: name -> bytes.
 
+    onnxruntime-genai runs no model that scores texts: of it there is no genai_config.json.
     Raises EdgequantError when the source has no config.json or tokenizer.
     """
     tokenizer = Tokenizer.from_folder(source)
-    config = genai_config(arch, source, tokenizer)
+    config, files = genai_config(arch, source, tokenizer), copied_files(source, arch, tokenizer)
+    if arch.score_head:
+        return files
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    return copied_files(source, arch, tokenizer) | {"genai_config.json": text.encode("utf-8")}
+    return files | {"genai_config.json": text.encode("utf-8")}
 
 
 def copied_files(source: Path, arch: Arch, tokenizer: Tokenizer) -> dict[str, bytes]:

@@ -123,11 +123,10 @@ def expected_bytes(arch: Arch, layouts: Mapping[str, QuantType]) -> int:
 
     The header comes on top: a few megabytes, nearly all of it the tokenizer.
     """
-    total = 0
-    for name, shape in tensor_shapes(arch).items():
-        qtype = layouts[name] if is_matrix(shape) else QUANT_TYPES["F32"]
-        total += _padded(stored_bytes(qtype, shape))
-    return total
+    return sum(
+        _padded(stored_bytes(layouts[name] if is_matrix(shape) else QUANT_TYPES["F32"], shape))
+        for name, shape in tensor_shapes(arch).items()
+    )
 
 
 def least_bytes(arch: Arch) -> int:
@@ -292,6 +291,7 @@ Container(
     size=size,
     provenance=provenance,
     maker=maker,
+    refuse=lambda arch: FAMILIES[arch.family].gguf_keys(arch),
     tokenizer=read_back,
     context=lambda arch: FAMILIES[arch.family].gguf_context(arch),
     cut="llama.cpp has no sliding windows in such a model and sees what they hide from there on",

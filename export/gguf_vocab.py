@@ -169,9 +169,12 @@ def _space_prefix(settings: dict[str, Any]) -> bool:
     alone, has no spelling: tests/interop/test_metaspace.py tried what llama.cpp has.
     """
     found = steps(settings["normalizer"], "normalizers")
-    found += steps(settings["pre_tokenizer"], "pretokenizers")
+    cuts = steps(settings["pre_tokenizer"], "pretokenizers")
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepend = {"type": "Prepend", "prepend": SPACE}
+    at_spaces = [step for step in cuts if step.get("pattern") == spaces["pattern"]]
+    # Gemma's cuts at spaces, of which its normalizer leaves none
+    found += [step for step in cuts if spaces not in found or step not in at_spaces]
     if found in ([prepend, spaces], [spaces]):
         return prepend in found
     if [step["type"] for step in found] == ["Metaspace"] and found[0]["replacement"] == SPACE:
@@ -206,7 +209,7 @@ def scores(tokens: list[str], types: list[int], merges: list[list[str]]) -> list
         ranks.setdefault(word, len(ranks))
         listed.add((left, right))
         last = word
-    words = {token for token, token_type in zip(tokens, types, strict=True) if token_type == NORMAL}
+    words = {token for token, kind in zip(tokens, types, strict=True) if joins(token, kind)}
     for word in words:
         for cut in range(1, len(word)):
             pair = word[:cut], word[cut:]
@@ -218,6 +221,11 @@ def scores(tokens: list[str], types: list[int], merges: list[list[str]]) -> list
         -float(ranks[token]) if token in ranks else by_type.get(token_type, 0.0)
         for token, token_type in zip(tokens, types, strict=True)
     ]
+
+
+def joins(token: str, token_type: int) -> bool:
+    """Whether readers make a token out of letters; others are found whole, before."""
+    return token_type == NORMAL or (token_type == USER_DEFINED and SPACE in token)
 
 
 def _not_sentencepiece(what: str) -> UnsupportedError:

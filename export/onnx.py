@@ -64,6 +64,23 @@ print(tokenizer.decode(generator.get_sequence(0)))
 ```"""
 
 
+SCORING = """```sh
+quantize score {file} --text "Once upon a time"
+```
+
+```python
+import numpy as np
+import onnxruntime
+import tokenizers
+
+session = onnxruntime.InferenceSession({literal} + "/model.onnx")
+tokenizer = tokenizers.Tokenizer.from_file({literal} + "/tokenizer.json")
+ids = np.array([tokenizer.encode("Once upon a time").ids])
+(outputs,) = session.run(None, {{"input_ids": ids, "attention_mask": np.ones_like(ids)}})
+print(outputs[0, -1])  # of the last token; `outputs` has those of every token
+```"""
+
+
 def write(
     path: Path,
     arch: Arch,
@@ -208,7 +225,9 @@ Container(
     size=size,
     provenance=metadata,
     maker=maker,
+    refuse=onnx_graph.check_ops,
     usage=USAGE,
+    scoring=SCORING,
     reader_notes=genai_tokenizer.notes,
     context=genai.context_length,
     cut="cosines and sines of so many positions are stored",

@@ -19,10 +19,11 @@ from onnx import TensorProto, helper
 from export import genai, onnx_graph, onnx_nodes
 from runtime.archs import Arch
 from runtime.errors import UnsupportedError
+from runtime.onnx_file import matrices
 from runtime.quant_types import QuantType
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.rope import Rope
-from runtime.tensor import Tensor, is_matrix
+from runtime.tensor import Shape, Tensor, is_matrix
 
 DATA = "model.onnx.data"
 
@@ -51,10 +52,15 @@ class Array:
 
 
 def weight_arrays(name: str, shape: tuple[int, ...], qtype: QuantType) -> list[Array]:
-    """What ONNX stores for a tensor; floats become float32.
+    """What ONNX stores for a tensor, each expert apart; floats become float32.
 
     Raises EdgequantError for a type that ONNX cannot hold.
     """
+    parts = matrices(name, shape).items()
+    return [array for part in parts for array in _matrix_arrays(*part, qtype)]
+
+
+def _matrix_arrays(name: str, shape: Shape, qtype: QuantType) -> list[Array]:
     if isinstance(qtype, OnnxInt) and is_matrix(shape):
         rows, blocks = shape[0], shape[1] // qtype.size
         whole = (rows, blocks * qtype.code_bytes)
@@ -74,16 +80,21 @@ def weight_arrays(name: str, shape: tuple[int, ...], qtype: QuantType) -> list[A
 
 def weight_values(tensor: Tensor) -> list[Iterable[np.ndarray]]:
     """The pieces along the first axis of each of a tensor's `weight_arrays`."""
-    qtype = tensor.qtype
-    if isinstance(qtype, OnnxInt) and tensor.is_matrix:
-        return [[part] for part in qtype.split(tensor.data) if part is not None]
-    return [_float_rows(tensor)]
+    qtype, values = tensor.qtype, list[Iterable[np.ndarray]]()
+    count = tensor.rows // len(matrices(tensor.name, tensor.shape))  # rows of one matrix
+    for start in range(0, tensor.rows, count):
+        if isinstance(qtype, OnnxInt) and tensor.is_matrix:
+            parts = qtype.split(tensor.data[start : start + count])
+            values += [[part] for part in parts if part is not None]
+        else:
+            values.append(_float_rows(tensor, start, start + count))
+    return values
 
 
-def _float_rows(tensor: Tensor) -> Iterator[np.ndarray]:
-    """float32 values of a tensor, some rows at a time: an embedding may take a gigabyte."""
-    for start in range(0, tensor.rows, ROWS_AT_ONCE):
-        yield tensor.decode(start, start + ROWS_AT_ONCE).astype(SINGLE, copy=False)
+def _float_rows(tensor: Tensor, start: int, stop: int) -> Iterator[np.ndarray]:
+    """float32 values of rows start..stop, some at a time: an embedding may take a gigabyte."""
+    for at in range(start, stop, ROWS_AT_ONCE):
+        yield tensor.decode(at, min(at + ROWS_AT_ONCE, stop)).astype(SINGLE, copy=False)
 
 
 def rope_arrays(arch: Arch) -> list[tuple[Array, Iterator[np.ndarray]]]:

@@ -5,7 +5,10 @@
                 operators
     Attention   q, k, v -> GroupQueryAttention (rotates, appends to the cache) -> attn_output
     GatedMLP    activation(gate) * up -> ffn_down
+    MoE         see onnx_experts.py
     Residual    taken along by the norm that follows, else Add
+
+A model that scores texts has no cache: a text is read whole, and `logits` are each token's scores.
 
 There is no input for positions: GroupQueryAttention counts from the attention mask, so a batch may
 be padded on the right only. Names of inputs and outputs are onnxruntime-genai's.
@@ -19,9 +22,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export import onnx_nodes
+from export import onnx_experts, onnx_nodes
 from export.onnx_nodes import MICROSOFT, Graph
-from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
+from runtime.archs import Arch, Attention, GatedMLP, MoE, Norm, Residual
 from runtime.errors import UnsupportedError
 from runtime.rope import Rope
 
@@ -33,7 +36,7 @@ def check_ops(arch: Arch) -> None:
     """Refuse what onnxruntime would refuse when it runs the finished file, and what it lacks."""
     for index in range(arch.layers):
         for op in arch.layer(index).ops:
-            if not isinstance(op, Norm | Attention | GatedMLP | Residual):
+            if not isinstance(op, Norm | Attention | GatedMLP | MoE | Residual):
                 raise UnsupportedError(
                     f"blk.{index} has {type(op).__name__}, which this ONNX writer has no operators "
                     "for; write a GGUF file instead."
@@ -74,7 +77,7 @@ def decoder(graph: Graph) -> None:
     for index in range(arch.layers):
         stream.layer(index)
     stream.norm(arch.output_norm, "output_norm", last=True)
-    onnx_nodes.linear(graph, arch.head.removesuffix(".weight"), stream.y, out="logits")
+    onnx_nodes.head(graph, stream.y, "logits")
 
 
 @dataclass
@@ -107,8 +110,10 @@ class _Stream:
                     self.y = onnx_nodes.linear(self.graph, f"{blk}.{op.output.name}", context)
                 case GatedMLP():
                     self.settle(f"{blk}.{place}")
-                    inner = onnx_nodes.mlp(self.graph, blk, op, self.y)
-                    self.y = onnx_nodes.linear(self.graph, f"{blk}.{op.down.name}", inner)
+                    self.y = onnx_nodes.mlp(self.graph, blk, op, self.y)
+                case MoE():
+                    self.settle(f"{blk}.{place}")
+                    self.y = onnx_experts.mixture(self.graph, blk, op, self.y)
                 case Residual():
                     self.settle(f"{blk}.{place}")
                     self.added = onnx_nodes.scaled(self.graph, blk, op, self.y, f"{blk}.{place}")
@@ -126,7 +131,7 @@ class _Stream:
             self.y, self.x = onnx_nodes.skip_norm(self.graph, op, name, [self.added, self.x], last)
             self.added = ""
         else:
-            out = "first_norm" if self.y == "token_embd" else name
+            out = "first_norm" if self.y.startswith("token_embd") else name
             self.y = onnx_nodes.norm(self.graph, op, name, self.y, out)
 
 
@@ -137,8 +142,8 @@ def model(graph: Graph, initializers: list[onnx.TensorProto]) -> onnx.ModelProto
         _value("input_ids", TensorProto.INT64, ["batch", "sequence"]),
         _value("attention_mask", TensorProto.INT64, ["batch", "total"]),
     ]
-    outputs = [_value("logits", TensorProto.FLOAT, ["batch", "sequence", arch.vocab])]
-    for layer in range(arch.layers):
+    outputs = [_value("logits", TensorProto.FLOAT, ["batch", "sequence", arch.outputs])]
+    for layer in range(arch.layers) if graph.cached else ():
         heads = arch.layer(layer).attention
         kv, width = ["batch", heads.kv_heads], heads.head_dim
         for side in ("key", "value"):

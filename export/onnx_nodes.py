@@ -12,8 +12,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from runtime.archs import Arch, Attention, GatedMLP, Norm, Residual
+from runtime.onnx_file import matrices
 from runtime.quant_types import QuantType
 from runtime.quant_types.onnx_int import OnnxInt
+from runtime.tensor import Shape
 
 MICROSOFT = "com.microsoft"
 
@@ -37,6 +39,19 @@ class Graph:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.matrices: dict[str, tuple[QuantType, Shape]] = {
+            part: (self.layouts[name], shape)
+            for name, whole in self.arch.shapes().items()
+            for part, shape in matrices(name, whole).items()
+        }
+        """Type and shape of each weight, and of each expert's part of one."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether keys and values come in and go out: texts that are scored are read whole."""
+        return self.arch.score_head is None
+
     def op(
         self, op_type: str, inputs: list[str], out: str, domain: str = "", **attributes: Any
     ) -> str:
@@ -44,6 +59,13 @@ class Graph:
         node = helper.make_node(op_type, inputs, [out], name=out, domain=domain, **attributes)
         self.nodes.append(node)
         return out
+
+    def several(
+        self, op_type: str, inputs: list[str], outs: list[str], **attributes: Any
+    ) -> list[str]:
+        """Add a standard node of several outputs, which are returned."""
+        self.nodes.append(helper.make_node(op_type, inputs, outs, name=outs[0], **attributes))
+        return outs
 
     def constant(self, name: str, values: Any, dtype: type) -> str:
         """A small constant kept inside the .onnx file."""
@@ -59,6 +81,15 @@ def stored_names(name: str, qtype: QuantType) -> list[str]:
 
 
 def embed(graph: Graph) -> str:
+    """What the first layer reads: (B, T, D)."""
+    rows, factor = _rows(graph), graph.arch.embedding_scale
+    if factor == 1.0:
+        return rows
+    scale = graph.constant("token_embd.scale", factor, np.float32)
+    return graph.op("Mul", [rows, scale], "token_embd.scaled")
+
+
+def _rows(graph: Graph) -> str:
     """Rows of the embedding: (B, T, D)."""
     name, qtype = EMBEDDING, graph.layouts[EMBEDDING]
     stored = stored_names(name, qtype)
@@ -80,14 +111,6 @@ def cache_names(layer: int, side: str) -> tuple[str, str]:
     return f"past_key_values.{layer}.{side}", f"present.{layer}.{side}"
 
 
-def _norm_weight(graph: Graph, op: Norm, name: str) -> str:
-    """The factors of a norm, with its offset."""
-    if not op.offset:
-        return f"{name}.weight"
-    offset = graph.constant(f"{name}.offset", op.offset, np.float32)
-    return graph.op("Add", [f"{name}.weight", offset], f"{name}.factors")
-
-
 def norm(graph: Graph, op: Norm, name: str, x: str, out: str) -> str:
     """RMS norm in standard operators, which onnxruntime fuses; most come with a skip."""
     # SimplifiedLayerNormalization is no operator of the standard: onnx's checker refuses it
@@ -99,7 +122,7 @@ def norm(graph: Graph, op: Norm, name: str, x: str, out: str) -> str:
     safe = graph.op("Add", [mean, eps], f"{out}.safe")
     root = graph.op("Sqrt", [safe], f"{out}.root")
     unit = graph.op("Div", [x, root], f"{out}.unit")
-    return graph.op("Mul", [unit, _norm_weight(graph, op, name)], out)
+    return graph.op("Mul", [unit, f"{name}.weight"], out)
 
 
 def skip_norm(graph: Graph, op: Norm, name: str, parts: list[str], last: bool) -> tuple[str, str]:
@@ -107,7 +130,7 @@ def skip_norm(graph: Graph, op: Norm, name: str, parts: list[str], last: bool) -
     summed = f"{name}.residual"
     node = helper.make_node(
         "SkipSimplifiedLayerNormalization",
-        [*parts, _norm_weight(graph, op, name)],
+        [*parts, f"{name}.weight"],
         [name] if last else [name, "", "", summed],
         name=name,
         domain=MICROSOFT,
@@ -131,14 +154,14 @@ def scaled(graph: Graph, blk: str, op: Residual, y: str, name: str) -> str:
 def linear(graph: Graph, part: str, x: str, out: str = "") -> str:
     """x through a linear and its bias; the value is called `part` unless `out` is given."""
     name, out = f"{part}.weight", out or part
-    qtype = graph.layouts[name]
+    qtype, shape = graph.matrices[name]
     bias = [f"{part}.bias"] if f"{part}.bias" in graph.layouts else []
     if not isinstance(qtype, OnnxInt):
         turned = graph.op("Transpose", [name], f"{out}.turned", perm=[1, 0])
         if not bias:
             return graph.op("MatMul", [x, turned], out)
         return graph.op("Add", [graph.op("MatMul", [x, turned], f"{out}.product"), *bias], out)
-    rows, cols = _shape(graph.arch, part)
+    rows, cols = shape
     stored = stored_names(name, qtype)
     inputs = [x, TIED_BLOCKS if name == EMBEDDING else stored[0], *stored[1:]]
     if bias:
@@ -149,8 +172,15 @@ def linear(graph: Graph, part: str, x: str, out: str = "") -> str:
     )
 
 
-def _shape(arch: Arch, part: str) -> tuple[int, ...]:
-    return arch.shapes()[f"{part}.weight"]
+def head(graph: Graph, x: str, out: str) -> str:
+    """Normed states (B, T, D) through the head: logits, or what a head that scores writes."""
+    scores = graph.arch.score_head
+    if scores is None:
+        return linear(graph, graph.arch.head.removesuffix(".weight"), x, out)
+    *before, last = scores.linears
+    for part in before:
+        x = graph.op("Relu", [linear(graph, part.name, x)], f"{part.name}.relu")
+    return linear(graph, last.name, x, out)
 
 
 def _head_norm(graph: Graph, op: Norm, name: str, x: str, heads: int) -> str:
@@ -175,7 +205,8 @@ def attention(
         q = _head_norm(graph, op.q_norm, f"{blk}.{op.q_norm.name}", q, op.heads)
     if op.k_norm:
         k = _head_norm(graph, op.k_norm, f"{blk}.{op.k_norm.name}", k, op.kv_heads)
-    keys, values = cache_names(index, "key"), cache_names(index, "value")
+    names = [cache_names(index, side) for side in ("key", "value")] if graph.cached else []
+    past, present = zip(*names, strict=True) if names else (("", ""), ())
     tables = [f"{table}.cos", f"{table}.sin"] if op.rope is not None else []
     facts: dict[str, Any] = {}
     if op.window is not None:
@@ -185,8 +216,8 @@ def attention(
     out = f"{blk}.attention"
     node = helper.make_node(
         "GroupQueryAttention",
-        [q, k, v, keys[0], values[0], *lengths, *tables],
-        [out, keys[1], values[1]],
+        [q, k, v, *past, *lengths, *tables],
+        [out, *present],
         name=out,
         domain=MICROSOFT,
         num_heads=op.heads,
@@ -201,12 +232,17 @@ def attention(
 
 
 def mlp(graph: Graph, blk: str, op: GatedMLP, normed: str) -> str:
-    """What ffn_down reads: (B, T, F)."""
+    """Of x (..., D) the same shape."""
     gate = linear(graph, f"{blk}.{op.gate.name}", normed)
     up = linear(graph, f"{blk}.{op.up.name}", normed)
+    return linear(graph, f"{blk}.{op.down.name}", gated(graph, op, gate, up))
+
+
+def gated(graph: Graph, op: GatedMLP, gate: str, up: str) -> str:
+    """activation(gate) * up."""
     if op.activation == "gelu":
         active = graph.op("Gelu", [gate], f"{gate}.gelu", approximate="tanh")
     else:
         sigmoid = graph.op("Sigmoid", [gate], f"{gate}.sigmoid")
         active = graph.op("Mul", [gate, sigmoid], f"{gate}.silu")
-    return graph.op("Mul", [active, up], f"{blk}.ffn")
+    return graph.op("Mul", [active, up], f"{gate}.gated")

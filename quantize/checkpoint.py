@@ -64,7 +64,9 @@ def check_tables(checkpoint: Checkpoint) -> None:
     A row that no token uses passes every layer unseen, and makes the table's Hessian singular.
     """
     tokens = checkpoint.tokenizer.backend.get_vocab_size()
-    for name in dict.fromkeys(("token_embd.weight", checkpoint.arch.head)):
+    head = checkpoint.arch.score_head
+    heads = head.weights if head else (checkpoint.arch.head,)
+    for name in dict.fromkeys(("token_embd.weight", *heads)):
         tensor = checkpoint.tensors[name]
         step = max(1, TABLE_CHUNK // tensor.shape[1])
         bad: list[int] = []

@@ -47,13 +47,13 @@ def open_any(
     return open_engine(model, backend, purpose=purpose, **options)
 
 
-def render(engine: Engine, messages: list[dict[str, Any]]) -> str:
-    """Messages as the model's chat template writes them, with the assistant's turn opened."""
+def render(engine: Engine, messages: list[dict[str, Any]], generate: bool = True) -> str:
+    """Messages as the model's chat template writes them; `generate` opens the assistant's turn."""
     if engine.tokenizer is None:
         raise InputError(
             "this model has no tokenizer and so no chat template; use a model that has one."
         )
     try:
-        return engine.tokenizer.render(messages, generate=True)
+        return engine.tokenizer.render(messages, generate=generate)
     except ValueError as error:
         raise InputError(str(error)) from error

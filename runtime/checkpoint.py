@@ -15,7 +15,7 @@ from runtime import generation_config
 from runtime.adapter import Adapter, read_adapter, refuse_adapter
 from runtime.adapter_files import SmallFiles, small_files, tokenizer_folder
 from runtime.archs import Arch, Family, family_of
-from runtime.checkpoint_names import refuse_without, unwrapped, with_own_head
+from runtime.checkpoint_names import refuse_without, unused_head, unwrapped, with_own_head
 from runtime.checkpoint_tensors import already_quantized, checked_tensors
 from runtime.config_file import config_notes, language_config
 from runtime.errors import CorruptFileError
@@ -164,7 +164,12 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     if quantized:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
     notes = (*config_notes(stored), *family.notes(config), *told, *unread(folder), *named.notes)
-    notes = (*notes, *own_head, *generation_config.notes(folder))
+    notes = (
+        *notes,
+        *own_head,
+        *unused_head(arch, named.language),
+        *generation_config.notes(folder),
+    )
     tokenizer = Tokenizer.from_folder(folder)
     found = Checkpoint(folder, config, family, arch, tensors, tokenizer, notes, beside=named.beside)
     if adapters:

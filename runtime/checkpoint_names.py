@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from runtime.archs import Arch
-from runtime.archs.base import EMBEDDING, HF_GLOBALS, OUTPUT
+from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT
 from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
 from runtime.stored import StoredArray, rows_of
 
@@ -121,6 +121,13 @@ def with_own_head(arch: Arch, arrays: Mapping[str, StoredArray]) -> tuple[Arch, 
         f"config.json has tie_word_embeddings true, but {HF_GLOBALS[OUTPUT]} is not the "
         "embedding: it is used, as transformers does"
     ]
+
+
+def unused_head(arch: Arch, arrays: Mapping[str, StoredArray]) -> list[str]:
+    """A note of a head for tokens in a model that scores."""
+    if arch.score_head is None or HF_GLOBALS[OUTPUT] not in arrays:
+        return []
+    return [f"{HF_GLOBALS[OUTPUT]} is left out: the model scores texts and predicts no tokens"]
 
 
 def misplaced(arrays: Mapping[str, StoredArray]) -> EdgequantError | None:

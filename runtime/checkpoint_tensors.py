@@ -1,6 +1,8 @@
 """The tensors that a checkpoint must hold, put together from its arrays once each was checked."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from runtime.archs import Arch
 from runtime.checkpoint_names import FLOATS, misplaced
 from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
 from runtime.quant_types import QUANT_TYPES
-from runtime.stored import Expected, Parts, StoredArray, StoredTensors
+from runtime.stored import Expected, Parts, StoredArray, StoredTensors, rows_of
 from runtime.tensor import Shape, Tensor
 
 
@@ -21,8 +23,11 @@ def checked_tensors(
     `quantized`: how config.json says that they were rounded. Raises EdgequantError as
     `_check` does.
     """
-    names = arch.hf_names()
+    names, norms = arch.hf_names(), arch.norms()
     weights = {name: parts_of(shape, names[name], arrays) for name, shape in arch.shapes().items()}
+    for name, norm in norms.items():
+        if norm.offset:
+            weights[name] = replace(weights[name], join=partial(_shifted, norm.offset))
     _check(folder, weights, arrays, quantized)
     return StoredTensors(weights, arrays)
 
@@ -36,6 +41,11 @@ def parts_of(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> P
         return found
     names = (hf_name.replace("{expert}", str(expert)) for expert in range(shape[0]))
     return Parts(shape, {name: Expected(shape[1:], FLOATS) for name in names})
+
+
+def _shifted(offset: float, name: str, shape: Shape, arrays: list[StoredArray]) -> Tensor:
+    """A norm's weight, float32, of which the checkpoint stores what it is above `offset`."""
+    return Tensor.dense(name, rows_of(name, shape, arrays).decode() + np.float32(offset))
 
 
 def fused_experts(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> Parts | None:

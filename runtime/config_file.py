@@ -8,7 +8,14 @@ import msgspec
 from runtime.json_files import Config, read_json
 
 TEXT = "text_config"
-OUTER = {"model_type", "tie_word_embeddings", "tokenizer_class", "quantization_config", TEXT}
+OUTER = {
+    "architectures",
+    "model_type",
+    "tie_word_embeddings",
+    "tokenizer_class",
+    "quantization_config",
+    TEXT,
+}
 """Settings that count where they stand beside a `text_config`."""
 INNER = {part.name for part in msgspec.structs.fields(Config)} - OUTER
 """Settings of the language model, which do not count there."""

@@ -35,7 +35,10 @@ class Engine(Protocol):
         """An empty KV cache for `capacity` tokens."""
 
     def logits(self, ids: np.ndarray, cache: Any = None, last: bool = False) -> np.ndarray:
-        """ids (B, T) -> float32 (B, T, V); with `last` (B, 1, V). A cache is advanced by T."""
+        """ids (B, T) -> float32 (B, T, V); with `last` (B, 1, V). A cache is advanced by T.
+
+        V are the model's tokens; of a model that scores texts (`arch.score_head`), its labels.
+        """
 
 
 class OpsEngine:

@@ -16,6 +16,7 @@ from runtime.archs import Activation, Arch, Attention, GatedMLP, LayerSpec, MoE,
 from runtime.archs.layer import EXPERTS, ROUTER
 from runtime.kv_cache import Cache
 from runtime.positions import Positions as Positions  # who calls a layer needs them as well
+from runtime.scores import scored
 from runtime.tensor import Tensor
 
 Array = Any
@@ -132,8 +133,7 @@ class _Step:
 
     def norm(self, op: Norm, x: Array) -> Array:
         """x (..., width) -> the same shape."""
-        weight = self.layer.weights[f"{op.name}.weight"]
-        return self.ops.rmsnorm(x, weight + op.offset if op.offset else weight, op.eps)
+        return self.ops.rmsnorm(x, self.layer.weights[f"{op.name}.weight"], op.eps)
 
     def linear(self, name: str, x: Array) -> Array:
         """x (B, T, in) through a linear, with its bias when it has one."""
@@ -213,11 +213,18 @@ def run_expert(ops: Ops, layer: Layer, index: int, x: Array, observer: Observer)
     return step.expert(layer.spec.mixture.experts, index, x)
 
 
+def embed(ops: Ops, arch: Arch, weights: Mapping[str, Weight], ids: np.ndarray) -> Array:
+    """ids (B, T) -> the states before the first layer (B, T, D)."""
+    x = ops.embed(weights["token_embd.weight"], ids)
+    return x if arch.embedding_scale == 1.0 else x * np.float32(arch.embedding_scale)
+
+
 def logits(ops: Ops, arch: Arch, weights: Mapping[str, Weight], x: Array) -> Array:
-    """The last hidden states (B, T, D) -> (B, T, V)."""
-    return ops.matmul(
-        ops.rmsnorm(x, weights["output_norm.weight"], arch.eps), weights[arch.head], None
-    )
+    """The last hidden states (B, T, D) -> (B, T, V); of a model that scores, (B, T, labels)."""
+    normed = ops.rmsnorm(x, weights["output_norm.weight"], arch.eps)
+    if arch.score_head:
+        return scored(ops, arch.score_head, weights, normed)
+    return ops.matmul(normed, weights[arch.head], None)
 
 
 def layers(arch: Arch, weights: Mapping[str, Weight]) -> list[Layer]:
@@ -240,13 +247,13 @@ def forward(
     last: bool = False,
     positions: Positions | None = None,
 ) -> Array:
-    """Logits (B, T, V) of ids (B, T); `last`: the last token's (B, 1, V). Advances the cache.
+    """Logits or scores (B, T, V) of ids (B, T); `last`: the last token's. Advances the cache.
 
     `positions`: where the tokens stand, if not one after the other behind those of the cache.
     """
     start = cache.length if cache else 0
     positions = positions or Positions(start, start + ids.shape[1])
-    x = positions.filled(ops, ops.embed(weights["token_embd.weight"], ids))
+    x = positions.filled(ops, embed(ops, arch, weights, ids))
     for layer in decoder:
         x = decoder_layer(ops, layer, x, positions, cache)
     if cache:

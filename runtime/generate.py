@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from runtime.engine import Engine
-from runtime.errors import InputError
+from runtime.errors import InputError, UnsupportedError
 from runtime.sample import Sampler
 
 
@@ -20,6 +20,10 @@ def generate(
 
     Raises EdgequantError for an empty prompt, or one that does not fit the context with `count`.
     """
+    if engine.arch.score_head:
+        raise UnsupportedError(
+            "this model scores texts and predicts no tokens; use `quantize score FILE --text ...`."
+        )
     if not prompt:
         raise InputError("the prompt has no tokens; give at least one character.")
     if not isinstance(count, int | np.integer) or count < 0:

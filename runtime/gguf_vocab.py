@@ -184,7 +184,8 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def merges_of(tokens: list[str], types: list[int], scores: np.ndarray) -> list[tuple[str, str]]:
     """Every pair of tokens that makes a third one, in the order of the third one's score."""
-    words = {token: scores[i] for i, token in enumerate(tokens) if types[i] == NORMAL}
+    joined = (NORMAL, USER_DEFINED)  # the latter too where it has spaces: texts have none then
+    words = {token: scores[i] for i, token in enumerate(tokens) if types[i] in joined}
     merges = []
     for word in sorted(words, key=lambda token: -words[token]):
         for cut in range(1, len(word)):

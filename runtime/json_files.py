@@ -42,6 +42,13 @@ class RopeSettings(Struct):
     partial_rotary_factor: Number | None = None
 
 
+class DualChunk(Struct):
+    """`dual_chunk_attention_config` of config.json."""
+
+    chunk_size: Size | None = None
+    original_max_position_embeddings: Size | None = None
+
+
 class SpecialIds(Struct):
     """Ids of special tokens."""
 
@@ -54,6 +61,9 @@ class Config(SpecialIds):
     """config.json, as far as every family reads it."""
 
     model_type: str | None = None
+    architectures: list[str] | None = None
+    num_labels: Size | None = None
+    id2label: dict[str, Any] | list[Any] | None = None
     vocab_size: Size = 1
     hidden_size: Size = 1
     intermediate_size: Size = 1
@@ -71,6 +81,8 @@ class Config(SpecialIds):
     max_window_layers: Id | None = None
     layer_types: list[str] | None = None
     original_max_position_embeddings: Size | None = None
+    dual_chunk_attention_config: DualChunk | None = None
+    sparse_attention_config: dict[str, Any] | None = None
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
     rope_theta: Number | None = None

@@ -35,7 +35,13 @@ def refuse_settings(config: dict[str, Any]) -> None:
 
 
 def check_gguf(family: "GgufSizes", arch: "Arch") -> None:
-    """Raise UnsupportedError for biases, heads or a rope that the family's readers leave out."""
+    """Raise UnsupportedError for a head, biases or a rope that the family's readers leave out."""
+    if arch.score_head:
+        # tried: no cls.output of a qwen2 or llama is loaded, and one label of a qwen3 is always 1
+        raise UnsupportedError(
+            "llama.cpp loads no such head as this model scores texts with, or computes another; "
+            "write an ONNX folder (--to onnx:int4), which onnxruntime and `quantize score` run."
+        )
     for name in arch.biased:
         if family.gguf_biased is not None and name not in family.gguf_biased:
             raise UnsupportedError(

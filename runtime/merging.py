@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime import adapter as peft
 from runtime.adapter import Adapter
-from runtime.archs.base import EMBEDDING, HF_GLOBALS, OUTPUT
+from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT
 from runtime.checkpoint_names import without_wrappers
 from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
 from runtime.merged import AddBias, Change, LowRank, SetRows, merged

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runtime.archs import family_of
 from runtime.config_file import read_config
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
@@ -66,11 +68,27 @@ def maker(folder: Path) -> str | None:
     return "other" if name == "edgequant" and foreign else name
 
 
+def matrices(name: str, shape: Shape) -> dict[str, Shape]:
+    """The parts of a weight that a folder stores apart: itself, or the matrix of each expert."""
+    if len(shape) < 3:
+        return {name: shape}
+    stem = name.removesuffix(".weight")
+    return {f"{stem}.{expert}.weight": shape[1:] for expert in range(shape[0])}
+
+
 def onnx_tensors(folder: Path, shapes: dict[str, Shape]) -> StoredTensors:
     """The weights of these shapes, when the folder holds them all. Errors as in `open_onnx`."""
     model = _load(folder)
     layouts, arrays = _layouts(model), _arrays(folder, model)
-    weights = {name: parts_of(name, shape, layouts.get(name)) for name, shape in shapes.items()}
+    weights = {}
+    for name, shape in shapes.items():
+        found = {layouts.get(part) for part in matrices(name, shape)}
+        if len(found) > 1:
+            raise UnsupportedError(
+                f"{folder / MODEL} holds the experts of {name} in several types; only folders "
+                "written by edgequant are read (onnxruntime still runs others)."
+            )
+        weights[name] = parts_of(name, shape, found.pop())
     for parts in weights.values():
         for name, expected in parts.arrays.items():
             _check_array(folder / MODEL, name, arrays.get(name), expected)
@@ -79,8 +97,15 @@ def onnx_tensors(folder: Path, shapes: dict[str, Shape]) -> StoredTensors:
 
 def parts_of(name: str, shape: Shape, qtype: OnnxInt | None) -> Parts:
     """The arrays that hold one weight: codes, scales and zero points, or float32 numbers."""
+    parts = matrices(name, shape).items()
     if qtype is None:
-        return Parts(shape, {name: Expected(shape, ("F32",))})
+        return Parts(shape, {part: Expected(matrix, ("F32",)) for part, matrix in parts})
+    arrays = [array for part in parts for array in _arrays_of(*part, qtype).items()]
+    return Parts(shape, dict(arrays), partial(_join, qtype))
+
+
+def _arrays_of(name: str, shape: Shape, qtype: OnnxInt) -> dict[str, Expected]:
+    """The arrays of one matrix."""
     rows, blocks = shape[0], shape[-1] // qtype.size
     arrays = {
         f"{name}.q": Expected((rows, blocks, qtype.code_bytes), ("U8",)),
@@ -88,19 +113,23 @@ def parts_of(name: str, shape: Shape, qtype: OnnxInt | None) -> Parts:
     }
     if not qtype.symmetric:
         arrays[f"{name}.zero"] = Expected((rows, -(-blocks * qtype.code_bits // 8)), ("U8",))
-    return Parts(shape, arrays, partial(_join, qtype))
+    return arrays
 
 
 def _join(qtype: OnnxInt, name: str, shape: Shape, arrays: list[StoredArray]) -> Tensor:
     """Codes, scales and, where the layout has them, zero points as rows of blocks."""
-    quants, scales, *zeros = (array.read() for array in arrays)
-    blocks = (shape[0], shape[-1] // qtype.size)
-    data = qtype.join_parts(
-        quants.reshape(*blocks, -1),  # an embedding's are (rows, codes' bytes)
-        scales.view("<f4").reshape(blocks),
-        zeros[0].reshape(shape[0], -1) if zeros else None,
-    )
-    return Tensor(name, shape, qtype, data)
+    rows, blocks = shape[-2], shape[-1] // qtype.size
+    data = []
+    step = 2 if qtype.symmetric else 3  # arrays of one matrix
+    for at in range(0, len(arrays), step):
+        quants, scales, *zeros = (array.read() for array in arrays[at : at + step])
+        records = qtype.join_parts(
+            quants.reshape(rows, blocks, -1),  # an embedding's are (rows, codes' bytes)
+            scales.view("<f4").reshape(rows, blocks),
+            zeros[0].reshape(rows, -1) if zeros else None,
+        )
+        data.append(records)
+    return Tensor(name, shape, qtype, np.concatenate(data) if len(data) > 1 else data[0])
 
 
 def _check_array(path: Path, name: str, found: StoredArray | None, expected: Expected) -> None:

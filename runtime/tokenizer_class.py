@@ -29,7 +29,7 @@ class Rules:
     """Its pre-tokenizer, by tokenizer_config.json."""
     special: dict[str, str]
     """Special tokens where tokenizer_config.json has no such key."""
-    nfc: bool = False
+    normalizer: Any = None
     fallback: bool = False
     """Whether letters that are no token are spelled in bytes, and unknown ones joined."""
     begins: str | None = None
@@ -58,6 +58,11 @@ def _code_llama(settings: dict[str, Any]) -> Any:
     return _metaspace(settings | {"legacy": False})
 
 
+def _spaces(settings: dict[str, Any]) -> Any:
+    return pre_tokenizers.Split(" ", "merged_with_previous")
+
+
+NFC = normalizers.NFC()
 END = "<|endoftext|>"
 ENDS = {"unk_token": END, "bos_token": END, "eos_token": END}
 SENTENCEPIECE = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -68,17 +73,20 @@ CODE_LLAMA = {
     "eot_token": "▁<EOT>",
     "fill_token": "<FILL_ME>",
 }
+GEMMA = {f"{name}_token": f"<{name}>" for name in ("unk", "bos", "eos", "pad", "mask")}
 CLASSES = {
-    "Qwen2Tokenizer": Rules(_qwen2, {"unk_token": END, "eos_token": END, "pad_token": END}, True),
+    "Qwen2Tokenizer": Rules(_qwen2, {"unk_token": END, "eos_token": END, "pad_token": END}, NFC),
     "GPT2Tokenizer": Rules(_byte_level, ENDS),
-    "GPTNeoXTokenizer": Rules(_byte_level, ENDS | {"pad_token": "<|padding|>"}, True, begins=""),
+    "GPTNeoXTokenizer": Rules(_byte_level, ENDS | {"pad_token": "<|padding|>"}, NFC, begins=""),
     "LlamaTokenizer": Rules(_metaspace, SENTENCEPIECE, fallback=True),
     "CodeLlamaTokenizer": Rules(
         _code_llama, SENTENCEPIECE | CODE_LLAMA, fallback=True, begins="bos_token"
     ),
+    "GemmaTokenizer": Rules(_spaces, GEMMA, normalizers.Replace(" ", SPACE), fallback=True),
 }
 """Class, without "Fast" -> its rules. Other names of supported models stand for no rules."""
 REGISTERED = dict.fromkeys(("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"), "Qwen2Tokenizer")
+REGISTERED |= dict.fromkeys(("gemma3", "gemma3_text"), "GemmaTokenizer")
 """Model type -> the class where none is named."""
 ALWAYS = ("qwen2",)
 """Model types for which it is the registered one whatever is named."""
@@ -167,7 +175,7 @@ def _as_class(
         for key, value in flags.items():
             setattr(model, key, value)
     made = tokenizers.Tokenizer(model)
-    made.normalizer = normalizers.NFC() if rules.nfc else None
+    made.normalizer = rules.normalizer
     made.pre_tokenizer = rules.cutter(settings)
     made.post_processor = backend.post_processor
     made.add_tokens(_added(backend))

@@ -7,6 +7,8 @@ from runtime.errors import CorruptFileError, UnsupportedError
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
+KEYS = ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
+"""What Qwen's config.json says of windows."""
 
 
 def windows(

@@ -81,6 +81,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rope_theta": 5e6,
         "pad_token_id": 4093,  # transformers' own lies outside of the vocabulary
     },
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 4,
+        "tie_word_embeddings": True,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 32,
+        "sliding_window": 8,
+        "sliding_window_pattern": 3,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "pad_token_id": 4093,  # transformers' own is a token of texts here
+    },
     "mistral": {
         "model_type": "mistral",
         "tie_word_embeddings": False,

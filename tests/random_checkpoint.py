@@ -19,7 +19,7 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
     """
     family = family_of(config)
     arch = family.arch(config)
-    hf_names = arch.hf_names()
+    hf_names, norms = arch.hf_names(), arch.norms()
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
     shards: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -31,7 +31,8 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
         values: dict[str, torch.Tensor] = {}
         for name, shape in names.items():
             noise = torch.randn(shape, generator=generator) * 0.02
-            weight = (noise + ("norm" in name)).bfloat16()
+            middle = 1.0 - norms[name].offset if name in norms else 0.0
+            weight = (noise + middle).bfloat16()
             values |= arrays_of(hf_names[name], weight)
         table |= dict.fromkeys(values, shard)
         save_file(values, folder / shard, metadata={"format": "pt"})

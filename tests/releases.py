@@ -135,7 +135,6 @@ def experts(family: str, count: int, top_k: int, width: int, **facts: Any) -> di
 
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-NO_EXPERTS = "has MoE, which this ONNX writer has no operators for"
 
 RELEASES = [
     Release("Qwen2.5-0.5B, -Coder-0.5B", 896, 14, 2, 4864, True, 64, qwen2()),
@@ -173,26 +172,22 @@ RELEASES = [
         "Qwen1.5-MoE-A2.7B",
         2048, 16, 16, 5632, False, 128,
         experts("qwen2_moe", 60, 4, 1408, shared_expert_intermediate_size=5632),
-        onnx=NO_EXPERTS,
     ),
     Release(
         "Qwen2-57B-A14B",
         3584, 28, 4, 18944, False, 128,
         experts("qwen2_moe", 64, 8, 2560, shared_expert_intermediate_size=20480),
         layers=1,
-        onnx=NO_EXPERTS,
     ),
     Release(
         "Qwen3-30B-A3B",
         2048, 32, 4, 6144, False, 128,
         experts("qwen3_moe", 128, 8, 768, norm_topk_prob=True, head_dim=128),
-        onnx=NO_EXPERTS,
     ),
     Release(
         "Qwen3-235B-A22B",
         4096, 64, 4, 12288, False, 128,
         experts("qwen3_moe", 128, 8, 1536, norm_topk_prob=True, head_dim=128),
-        onnx=NO_EXPERTS,
     ),
 ]  # fmt: skip
 

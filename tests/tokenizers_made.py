@@ -8,6 +8,7 @@ from typing import Any
 
 import tokenizers
 from tokenizers import (
+    AddedToken,
     Regex,
     decoders,
     models,
@@ -142,12 +143,48 @@ def sentencepiece(prefix: str = "prepend") -> tokenizers.Tokenizer:
     return backend
 
 
+SPACES = ["▁" * count for count in range(2, 8)]
+"""Runs of spaces that are tokens of Gemma."""
+
+
+def gemma() -> tokenizers.Tokenizer:
+    """A BPE as Gemma's: runs of line ends and of spaces are tokens that are no words, and a text
+    begins with <bos>."""
+    words = [piece for piece in _learned() if len(piece) > 1 and piece not in SPACES]
+    letters = [piece for piece in _learned() if len(piece) == 1]
+    control = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
+    ends = ["\n" * count for count in range(1, 6)]
+    own = [*ends, *SPACES, "<div>", "[multimodal]"]
+    pieces = [*control, *own, *(f"<0x{byte:02X}>" for byte in range(256)), *words, *letters]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    merges = [  # of all that are no bytes, in the order of their ids
+        (word[:cut], word[cut:])
+        for word in [*own, *words]
+        for cut in range(1, len(word))
+        if word[:cut] in vocab and word[cut:] in vocab
+    ]
+    model = models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    backend.add_special_tokens(control)
+    backend.add_tokens([AddedToken(text, normalized=False) for text in own])
+    put_around(backend, ["<bos>"])
+    return backend
+
+
 def with_specials(kind: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """A tokenizer of a kind, and its special tokens."""
     if kind in ("llama", "first"):
         prefix = "prepend" if kind == "llama" else kind
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         return sentencepiece(prefix), special
+    if kind == "gemma":
+        names = ("bos", "eos", "unk", "pad")
+        return gemma(), {f"{name}_token": f"<{name}>" for name in names}
     odd = {"word pieces": word_pieces, "lower case": lower_case}
     backend = odd[kind]() if kind in odd else byte_level(**KINDS[kind])
     return backend, {"eos_token": "<|im_end|>"}
@@ -191,7 +228,10 @@ def save(backend: tokenizers.Tokenizer, folder: Path, **settings: Any) -> Path:
 
 
 def made(kind: str, folder: Path) -> Path:
-    """A folder with a tokenizer of one of KINDS, or "llama" for sentencepiece."""
+    """A folder with a tokenizer of one of KINDS, "llama" for sentencepiece, or "gemma"."""
+    if kind == "gemma":
+        backend, special = with_specials(kind)
+        return save(backend, folder, tokenizer_class="GemmaTokenizer", **special)
     if kind == "llama":
         return save(sentencepiece(), folder, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     return save(byte_level(**KINDS[kind]), folder, eos_token="<|im_end|>")

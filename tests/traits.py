@@ -171,6 +171,7 @@ TRAITS = [
         "longrope", "rope scaling 'longrope'", rope_scaling={"rope_type": "longrope", "factor": 2.0}
     ),
     refused("rope of some channels", "partial_rotary_factor", partial_rotary_factor=0.5),
+    Trait("dual chunk attention", {"dual_chunk_attention_config": {"chunk_size": 100}}, nothing),
     Trait("a sliding window", WINDOW | {"max_window_layers": 0}, nothing),
     Trait("some layers with a window", WINDOW | KINDS, nothing),
     Trait("Mistral, a window in all layers", MISTRAL, nothing),

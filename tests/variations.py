@@ -131,11 +131,11 @@ COMPUTED: dict[str, Change] = {
     "long window": each(Attention, window=150),
     "multiplier": each(Residual, multiplier=0.3),
     "post norms": post_norms,
-    "norm offset": together(each(Attention, q_norm=Q_NORM), each(Norm, offset=1.0)),
     "gelu": each(GatedMLP, activation="gelu"),
+    "scaled embedding": lambda ops, index: ops,
     "odd order": odd_order,
     "all of it": together(
-        each(Attention, q_norm=replace(Q_NORM, offset=1.0), k_norm=K_NORM, window=9, scale=0.3),
+        each(Attention, q_norm=Q_NORM, k_norm=K_NORM, window=9, scale=0.3),
         each(Attention, rope_channels=16),
         only(lambda index: index == 1, each(Attention, rope=None, window=None)),
         post_norms,
@@ -173,7 +173,9 @@ def registered() -> Iterator[None]:
             return (COMPUTED | PARTLY)[arch.variation](super().layer(arch, index), index)
 
         def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
-            return super().sizes(config) | {"variation": config["variation"]}
+            scale = 7.5 if config["variation"] in ("scaled embedding", "all of it") else 1.0
+            sizes = {"variation": config["variation"], "embedding_scale": scale}
+            return super().sizes(config) | sizes
 
     try:
         yield

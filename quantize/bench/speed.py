@@ -19,7 +19,7 @@ from quantize.progress import Progress
 from quantize.report import frontier_chart
 from runtime.checkpoint import model_name
 from runtime.containers import recognise
-from runtime.errors import InputError
+from runtime.errors import InputError, UnsupportedError
 from runtime.model import Model
 
 RIVALS = {"llama.cpp": "llamacpp"}
@@ -196,6 +196,11 @@ def check(asked: BenchRequest) -> Model:
     if asked.chart is not None:
         frontier_chart.check_path(asked.chart)
     model = recognise(asked.file).open(asked.file)
+    if model.arch.score_head:
+        raise UnsupportedError(
+            "this model scores texts and generates none, and speed is that of generation; "
+            "`quantize score` runs it."
+        )
     needed = max(asked.prompt, asked.capacity)
     if needed > model.arch.context:
         raise InputError(

@@ -15,6 +15,7 @@ The hidden states before every layer are kept (on disk when they are large); of 
 layer is in memory at a time.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from quantize.calibration.hessian import add_gram, hessian_bytes, hessian_flops, mirror
+from quantize.calibration.score_gradient import score_gradient
 from quantize.calibration.stream import (
     BACKWARD,
     TOKENS_BACK,
@@ -106,14 +108,18 @@ def fisher(
     """
     arch, source = checkpoint.arch, OriginalLayers(checkpoint, ops.device)
     states = Kept(allocate("gradient-states", (arch.layers + 1, *ids.shape, arch.hidden)))
-    embed(checkpoint.tensors["token_embd.weight"], ids, states.values[0])
+    embed(arch, checkpoint.tensors["token_embd.weight"], ids, states.values[0])
     steps = 2 * arch.layers
     with torch.inference_mode():
         for layer, _ in forward(ops, source, states):
             progress("gradients", layer.index + 1, steps, f"layer {layer.index}")
             del layer
     gradient = states.values[-1]  # (rows, T, D): takes the place of the last states
-    head, used = head_gradient(checkpoint, ops, gradient, seed, logits)
+    head, used = None, None
+    if arch.score_head:
+        score_gradient(checkpoint, ops, gradient, seed)
+    else:
+        head, used = head_gradient(checkpoint, ops, gradient, seed, logits)
 
     def observe(layer: Layer) -> Gradients:
         return FisherSums(layer, *ids.shape) if visit else Gradients()
@@ -232,19 +238,24 @@ def tables(
     ids: np.ndarray,
     ops: TorchOps,
     gradient: np.ndarray,
-    head: torch.Tensor,
-    used: torch.Tensor,
+    head: torch.Tensor | None,
+    used: torch.Tensor | None,
 ) -> Tables:
-    """The tables, from gradient (rows, T, D) at the embedding's output and `head_gradient`."""
-    flat = gradient.reshape(-1, gradient.shape[-1])
-    hessian = torch.zeros_like(head)
+    """The tables, from gradient (rows, T, D) at the embedding's output and `head_gradient`.
+
+    No `head`: that of a model that scores texts is not rounded.
+    """
+    arch, flat = checkpoint.arch, gradient.reshape(-1, gradient.shape[-1])
+    hessian = torch.zeros(arch.hidden, arch.hidden, device=ops.device)
     for here in batches(len(flat), TOKENS_BACK):
         piece = fetch(flat, here, ops.device)
         add_gram(hessian, piece, piece)
-    mirror(hessian).div_(len(flat))
-    counts = np.bincount(ids.reshape(-1), minlength=checkpoint.arch.vocab) / ids.size
+    mirror(hessian).div_(len(flat) / arch.embedding_scale**2)  # by the rows, not by their multiples
+    counts = np.bincount(ids.reshape(-1), minlength=arch.vocab) / ids.size
     seen = torch.from_numpy(counts.astype(np.float32)).to(ops.device)
-    if checkpoint.arch.tied:
+    if head is None or used is None:
+        return Tables({"token_embd.weight": TableFisher(hessian, seen)})
+    if arch.tied:
         # in text like the model's own both weights are the frequency of the token
         both = TableFisher(hessian + head, (seen + used) / 2)
         return Tables({"token_embd.weight": both})
@@ -263,7 +274,10 @@ def fisher_cost(arch: Arch, rows: int, length: int, visited: bool, max_ram: floa
     What most memory is needed for is the head: in float32, beside its source or some logits.
     """
     cells, tokens = arch.vocab * arch.hidden, rows * length
-    head = FLOAT * cells + max(2 * cells, SAMPLED * FLOAT * min(LOGITS, tokens * arch.vocab))
+    if arch.score_head:
+        cells = sum(map(math.prod, arch.score_head.shapes.values()))
+    logits = min(LOGITS, tokens * arch.outputs)
+    head = FLOAT * cells + max(2 * cells, SAMPLED * FLOAT * logits)
     most, flops = head, 4.0 * tokens * cells
     for spec in map(arch.layer, range(arch.layers)):
         layer = layer_bytes(spec)

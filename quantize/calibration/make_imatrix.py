@@ -116,7 +116,7 @@ def collect(
     for weights or inputs that are not finite.
     """
     arch, ops = checkpoint.arch, TorchOps(device)
-    embed(checkpoint.tensors["token_embd.weight"], ids, hidden)
+    embed(arch, checkpoint.tensors["token_embd.weight"], ids, hidden)
     source, states = OriginalLayers(checkpoint, ops.device), Carried(hidden, tokens=tokens)
     for layer, squares in forward(ops, source, states, lambda layer: Squares(layer, ops.device)):
         for group in layer.spec.groups:
@@ -126,7 +126,8 @@ def collect(
                 yield f"blk.{layer.index}.{linear}.weight", mean
         progress("layers", layer.index + 1, arch.layers, "")
         del layer, squares
-    yield arch.head, head(ops, checkpoint, hidden, tokens)
+    if arch.score_head is None:  # else it is not rounded
+        yield arch.head, head(ops, checkpoint, hidden, tokens)
 
 
 def head(

@@ -158,7 +158,7 @@ def statistics_cost(job: Job) -> Cost:
     blocks, specs = candidates(job.targets), [arch.layer(i) for i in range(arch.layers)]
     visited = ask.weigh or bool(blocks)
     found = fisher_cost(arch, ask.windows, ask.length, visited, job.max_ram)
-    tables = 1 if arch.tied else 2
+    tables = 2 if arch.own_head else 1
     weighed = sum(len(stems(spec)) for spec in specs) if ask.weigh else 0
     numbers = tables * arch.hidden**2 + weighed * ask.windows * ask.length
     kept = FLOAT * numbers + ENTRY * (tables + weighed)

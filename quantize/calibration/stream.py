@@ -193,10 +193,13 @@ def run(
             after[here] = x.cpu().numpy()
 
 
-def embed(table: Tensor, ids: np.ndarray, hidden: np.ndarray) -> None:
-    """Write the embedding's rows of ids (rows, T) to hidden (rows, T, D), a window at a time."""
+def embed(arch: Arch, table: Tensor, ids: np.ndarray, hidden: np.ndarray) -> None:
+    """Write what the first layer reads of ids (rows, T) to hidden (rows, T, D), a window at a
+    time; `table` is the embedding."""
     for row, tokens in enumerate(ids):
         hidden[row] = table.qtype.decode(table.data[tokens])
+        if arch.embedding_scale != 1.0:
+            hidden[row] *= np.float32(arch.embedding_scale)
 
 
 def fetch(states: np.ndarray, here: slice | np.ndarray, device: torch.device) -> torch.Tensor:

@@ -4,7 +4,7 @@
     program.py    every command by its name, exit codes
     make.py       run, plan, imatrix, mmproj
     judge.py      check, compare
-    use.py        generate, bench
+    use.py        generate, score, bench
     look.py       show, list
     options.py    the flags that several commands share
     screen.py     what is printed where

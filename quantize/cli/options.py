@@ -83,6 +83,10 @@ MaxRatio = Annotated[
     float | None,
     typer.Option("--max-ppl-ratio", help="Gate: highest perplexity over the original's."),
 ]
+MinRank = Annotated[
+    float | None,
+    typer.Option(help="Gate of reward models: least rank correlation of the scores, -1 to 1."),
+]
 Baseline = Annotated[
     Path | None, typer.Option(help="Gate: an earlier report.json that must not get worse.")
 ]

@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": judge.check,
     "compare": judge.compare,
     "generate": use.generate,
+    "score": use.score,
     "bench": use.bench,
     "show": look.show,
     "list": look.list_,

@@ -1,4 +1,4 @@
-"""Commands that run a file: `generate` and `bench`."""
+"""Commands that run a file: `generate`, `score` and `bench`."""
 
 import json
 import sys
@@ -66,6 +66,29 @@ def generate(
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+def score(
+    file: Annotated[Path, typer.Argument(help="An ONNX folder or a checkpoint folder.")],
+    text: Annotated[list[str] | None, typer.Option(help="Text to score, repeatable.")] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option("--file", help="Texts or conversations: .txt, .json, .jsonl or .parquet."),
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Default: native, onnxruntime for ONNX.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """What a reward model or classifier makes of texts: a score each, or one for each step."""
+    from quantize import loading, scoring
+
+    engine = loading.open_any(file, backend, purpose="judging")
+    given = list(text or ())
+    if texts is not None:
+        given += scoring.texts_in(texts, engine.tokenizer)
+    found = scoring.score_texts(engine, given)
+    show_result(scoring.as_json(found), scoring.table(found), as_json)
 
 
 def bench(

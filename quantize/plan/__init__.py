@@ -2,6 +2,7 @@
 
     plan.py        Plan: one frozen configuration, its checks, and what of it decides the bytes
     target.py      --to CONTAINER:PRESET
+    scores.py      what it cannot ask of a model that scores texts
     rule.py        --rule REGEX=TYPE
     effort.py      settings of each effort level
     values.py      plan files and sizes, as a user writes them
@@ -23,6 +24,7 @@ from quantize.plan.assignment import (
 from quantize.plan.effort import EFFORTS, LEAST_WINDOWS, Effort
 from quantize.plan.plan import Plan, check_limits, window_length
 from quantize.plan.rule import Rule
+from quantize.plan.scores import check_gates, check_scores
 from quantize.plan.target import Target
 
 __all__ = [
@@ -35,8 +37,10 @@ __all__ = [
     "Rule",
     "Target",
     "assign",
+    "check_gates",
     "check_limits",
     "check_rules",
+    "check_scores",
     "fallback_sentences",
     "matrix_widths",
     "narrow",

@@ -33,7 +33,7 @@ class Assignment:
 
     target: Target
     types: dict[str, QuantType]
-    """Every 2-D weight, in file order. Norms and biases are always F32."""
+    """Every 2-D weight, in file order. Norms, biases and heads that score are always F32."""
     fallbacks: tuple[str, ...] = field(default=())
     """One sentence for each group of tensors that could not have the type that was asked for."""
     allocation: Allocation | None = None
@@ -64,9 +64,10 @@ def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
 
 
 def matrix_widths(arch: Arch) -> dict[str, int]:
-    """Columns of every 2-D weight, in file order."""
+    """Columns of every 2-D weight that may be rounded, in file order: a head that scores is not."""
+    kept = arch.score_head.shapes if arch.score_head else ()
     shapes = arch.shapes().items()
-    return {name: shape[-1] for name, shape in shapes if is_matrix(shape)}
+    return {n: shape[-1] for n, shape in shapes if is_matrix(shape) and n not in kept}
 
 
 def ruled(name: str, rules: tuple[Rule, ...], container: Container) -> str | None:

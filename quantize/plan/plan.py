@@ -31,10 +31,11 @@ LIMITS = (
     ("max_kl", 0, inf),
     ("min_top1", 0, 1),
     ("max_ppl_ratio", 0, inf),
+    ("min_rank", -1, 1),
 )
 """Least and greatest value of a Plan's numbers."""
 
-GATES = ("max_kl", "min_top1", "max_ppl_ratio", "baseline")
+GATES = ("max_kl", "min_top1", "max_ppl_ratio", "min_rank", "baseline")
 """What an artifact is held against; `max_kl` may be what automatic targets aim at instead."""
 LENGTH = 512
 """Tokens a window where the model's context has room."""
@@ -92,6 +93,8 @@ class Plan:
     max_kl: float | None = None
     min_top1: float | None = None
     max_ppl_ratio: float | None = None
+    min_rank: float | None = None
+    """Of a model that scores texts: the least rank correlation with the original's scores."""
     baseline: Path | None = None
     check: bool = True
     adapter: tuple[str, ...] = ()

@@ -9,11 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from quantize.progress import Progress
-from quantize.report import frontier_chart
+from quantize.report import frontier_chart, score_render
 from quantize.report.examine import bytes_on_disk
 from quantize.report.judge import check_files
 from quantize.report.render import with_error
 from quantize.report.report import Report
+from quantize.report.score_report import AnyReport, ScoreReport
 
 MARK = "*"
 """Stands before an artifact on the frontier."""
@@ -27,8 +28,10 @@ def compare_files(
     backend: str,
     flags: dict[str, Any],
     progress: Progress,
-) -> Report:
+) -> AnyReport:
     """Measure files as `check_files` does, the smallest first; draw bytes against KL into `chart`.
+
+    The chart of a model that scores texts has its scores against the original's.
 
     The effect of single layers and tensors, which only the page shows, is measured for a report.
     Raises EdgequantError for bad input, before any measurement.
@@ -41,12 +44,17 @@ def compare_files(
         ordered, against, report_folder, backend, flags, progress, reject=False, effects=effects
     )
     if chart is not None:
-        frontier_chart.write(report, chart)
+        if isinstance(report, ScoreReport):
+            score_render.write_chart(report, chart)
+        else:
+            frontier_chart.write(report, chart)
     return report
 
 
-def table(report: Report) -> RenderableType:
+def table(report: AnyReport) -> RenderableType:
     """A line for each artifact, the smallest first, then notes, then what is beaten and by what."""
+    if isinstance(report, ScoreReport):
+        return score_render.table(report)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("", no_wrap=True)
     shown.add_column("artifact", overflow="fold")

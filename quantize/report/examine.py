@@ -107,6 +107,14 @@ def refuse_another_model(subject: Subject, checkpoint: Checkpoint) -> None:
     """Raise InputError for a file with the sizes of another model: that is no fault of the file."""
     if subject.model is None:
         return
+    heads = [arch.score_head for arch in (subject.model.arch, checkpoint.arch)]
+    if heads[0] != heads[1]:
+        does = ["scores texts by a head" if head else "predicts tokens" for head in heads]
+        raise InputError(
+            f"{subject.label} {does[0]}, and {checkpoint.name} {does[1]}"
+            f"{' of another form' if all(heads) else ''}: it was made from another model; give "
+            "that one with --against."
+        )
     found, expected = (
         (arch.layers, arch.hidden, arch.vocab) for arch in (subject.model.arch, checkpoint.arch)
     )

@@ -1,14 +1,13 @@
 """Run written artifacts against their original, write the report, and refuse what fails a gate."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import calib_data
 import quantize
-from calib_data import Part, Windows
+from calib_data import Windows
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.plan import Plan, check_limits, window_length
+from quantize.plan import Plan, check_gates
 from quantize.plan.values import paths_of, settled
 from quantize.progress import Progress
 from quantize.report import render
@@ -18,7 +17,6 @@ from quantize.report.gate import Gates, integrity_failures, match, read_baseline
 from quantize.report.images import ImageRow, after_images, image_rows
 from quantize.report.metrics import Metrics
 from quantize.report.original import (
-    check_reference,
     for_effects,
     open_original,
     original_backend,
@@ -26,53 +24,16 @@ from quantize.report.original import (
 from quantize.report.reject import reject_failed
 from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report, read_report
 from quantize.report.scan import weights
+from quantize.report.score_judge import measure_scores
+from quantize.report.score_report import AnyReport, ScoreGates
+from quantize.report.settings import Settings, held_out
 from quantize.report.written import refuse_reports, write
 from quantize.run.job import Job
 from runtime.checkpoint import hub_id, model_name
 from runtime.containers import recognise
 from runtime.errors import InputError
 from runtime.memory import require_memory
-
-MOST_WINDOWS = 64
-"""Of a text that has more, when no number was asked for."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The part of a Plan that decides how artifacts are judged. Raises as `check_limits` does."""
-
-    eval_data: str = Plan.eval_data
-    eval_rows: int = Plan.eval_rows
-    eval_length: int | None = Plan.eval_length
-    max_kl: float | None = Plan.max_kl
-    min_top1: float | None = Plan.min_top1
-    max_ppl_ratio: float | None = Plan.max_ppl_ratio
-    baseline: Path | None = Plan.baseline
-    adapter: tuple[str, ...] = Plan.adapter
-    """What is merged into the original."""
-    device: str = Plan.device
-    calibration: str | None = None
-    """What the artifact was calibrated with, where that is known."""
-    reference: str | None = None
-    """The backend that runs the original; None = one of ours."""
-    kv: str | None = None
-    """How its keys and values are kept; None = float32, where the engine lets us choose."""
-
-    def __post_init__(self) -> None:
-        check_limits(self)
-        check_reference(self.reference)
-
-    @property
-    def part(self) -> Part:
-        """A file is judged on whole, unless calibration took its share of the same file."""
-        own = calib_data.is_file(self.eval_data) and self.eval_data != self.calibration
-        return "all" if own else "heldout"
-
-    @staticmethod
-    def of(plan: Plan) -> "Settings":
-        """The fields that a plan has too."""
-        names = {field.name for field in fields(Settings)} & {field.name for field in fields(plan)}
-        return Settings(**{name: getattr(plan, name) for name in names})
+from runtime.scores import marker_id
 
 
 @dataclass(frozen=True)
@@ -82,12 +43,12 @@ class Setup:
     windows: Windows
     evaluation: Evaluation
     original: OriginalModel
-    gates: Gates
+    gates: Gates | ScoreGates
     images: list[ImageRow]
     """What a model that reads images is judged with as well."""
 
 
-def judge(setup: Setup, job: Job, notes: list[str]) -> Report:
+def judge(setup: Setup, job: Job, notes: list[str]) -> AnyReport:
     """Measure every artifact of a finished run and write report.json, report.html and README.md.
 
     An artifact that fails a gate is renamed to NAME.rejected. `notes` are the run's fallbacks; one
@@ -138,7 +99,7 @@ def check_files(
     progress: Progress,
     reject: bool = False,
     effects: bool = True,
-) -> Report:
+) -> AnyReport:
     """Measure files against a checkpoint (None = the bundled one), named by their file names.
 
     `backend` runs GGUF files; `flags` are fields of Settings. With `report_folder`, report.json and
@@ -216,6 +177,7 @@ def prepare(
         summary=windows.summary(),
     )
     arch = checkpoint.arch
+    check_gates(settings, arch)
     original = OriginalModel(
         name=checkpoint.name,
         fingerprint=fingerprint,
@@ -226,30 +188,15 @@ def prepare(
     )
     if original.backend == "native":
         require_memory(checkpoint.merged_bytes)
+    if arch.score_head:
+        marker_id(arch.score_head, checkpoint.tokenizer)  # what has none is told before any work
+        return Setup(windows, evaluation, original, ScoreGates(settings.min_rank), [])
     baseline, name = None, None
     if settings.baseline is not None:
         baseline = read_baseline(settings.baseline, original, evaluation, artifacts)
         name = settings.baseline.name
     gates = Gates(settings.max_kl, settings.min_top1, settings.max_ppl_ratio, baseline, name)
     return Setup(windows, evaluation, original, gates, image_rows(checkpoint))
-
-
-def held_out(settings: Settings, checkpoint: Checkpoint, context: int) -> Windows:
-    """Windows of text that calibration with the same source never sees; see `prepare`."""
-    length = window_length(settings.eval_length, context)
-    if not 16 <= length <= context:
-        whose = "the model's" if context == checkpoint.arch.context else "an artifact's"
-        raise InputError(
-            f"--eval-length must be between 16 and {whose} context of {context}, not {length}."
-        )
-
-    def load(rows: int) -> Windows:
-        return calib_data.load(
-            settings.eval_data, checkpoint.tokenizer, rows, length, part=settings.part
-        )
-
-    windows = load(settings.eval_rows)
-    return load(MOST_WINDOWS) if not settings.eval_rows and windows.rows > MOST_WINDOWS else windows
 
 
 def measure(
@@ -259,8 +206,11 @@ def measure(
     device: str,
     progress: Progress,
     effects: bool = True,
-) -> Report:
+) -> AnyReport:
     """Compare, examine and gate every artifact."""
+    if isinstance(setup.gates, ScoreGates):
+        known = (setup.windows, setup.evaluation, setup.original, setup.gates)
+        return measure_scores(*known, checkpoint, subjects, device, progress)
     source = checkpoint.model()
     original = open_original(checkpoint, setup.original.backend, device)
     source = replace(source, tokenizer=original.tokenizer)  # transformers makes its own

@@ -4,22 +4,24 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from export import CONTAINERS
 from quantize.report.gate import REJECTED
-from quantize.report.report import Report
+from quantize.report.score_report import AnyReport
 from runtime.checkpoint import hub_id
 from runtime.containers import recognise
 from runtime.errors import InputError
 
 
-def reject_failed(report: Report, paths: list[Path]) -> Report:
+def reject_failed(report: AnyReport, paths: list[Path]) -> AnyReport:
     """Rename the artifacts that failed to NAME.rejected; the report names them as they are left.
 
     What cannot be renamed keeps its name, and a note says why: figures are not lost by it.
     """
+    kept: Any = report  # what both kinds have
     results = []
-    for result, path in zip(report.results, paths, strict=True):
+    for result, path in zip(kept.results, paths, strict=True):
         if result.rejected:
             try:
                 result = replace(result, file=reject(path).name)
@@ -27,7 +29,7 @@ def reject_failed(report: Report, paths: list[Path]) -> Report:
                 note = f"{path.name} keeps its name, though it failed: {error}"
                 result = replace(result, notes=(*result.notes, note))
         results.append(result)
-    return replace(report, results=tuple(results))
+    return cast("AnyReport", replace(kept, results=tuple(results)))
 
 
 def reject(path: Path) -> Path:

@@ -14,16 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from export import CONTAINERS
-from quantize.report import charts, frontier_chart
+from quantize.report import charts, frontier_chart, score_render
 from quantize.report.metrics import Metrics
 from quantize.report.report import ArtifactResult, Report
+from quantize.report.score_report import AnyReport, ScoreReport, ScoreResult
 from runtime import shell
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def table(report: Report) -> RenderableType:
+def table(report: AnyReport) -> RenderableType:
     """A line for each artifact, a line for each of its domains, and notes."""
+    if isinstance(report, ScoreReport):
+        return score_render.table(report)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("artifact", overflow="fold")
     for name in ("bytes", "bits", "KL", "top-1", "ppl/original", "tokens/s"):
@@ -65,8 +68,12 @@ def with_error(value: float, error: float | None) -> str:
     return f"{value:.5f}" + ("" if error is None else f"±{error:.5f}")
 
 
-def html(report: Report) -> str:
+def html(report: AnyReport) -> str:
     """One self-contained page: no script, no font, no other file. Equal reports, equal pages."""
+    css = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
+    if isinstance(report, ScoreReport):
+        values = score_render.page_values(report)
+        return _template("scores.html.jinja").render(report=report, css=css, **values)
     drawn = {name: Markup(svg) for name, svg in frontier_chart.draw(report).items()}
     per_result = [
         {name: Markup(svg) for name, svg in charts.draw_result(result, place).items()}
@@ -77,17 +84,21 @@ def html(report: Report) -> str:
         charts=drawn,
         beaten=[line for stands in report.standings if (line := stands.sentence())],
         pairs=list(zip(report.results, per_result, strict=True)),
-        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        css=css,
         stored=lambda result: sum(fact.bytes for fact in result.tensors),
     )
 
 
-def card(report: Report, recipe: dict[str, Any], base_model: str | None = None) -> str:
+def card(report: AnyReport, recipe: dict[str, Any], base_model: str | None = None) -> str:
     """README.md for the folder of artifacts: measured figures, and how to run the files.
 
     `base_model` is the original's id on a model hub, where it has one.
     """
-    return _template("card.md.jinja").render(report=report, recipe=recipe, base_model=base_model)
+    values = {"report": report, "recipe": recipe, "base_model": base_model}
+    if isinstance(report, ScoreReport):
+        found = score_render.page_values(report)
+        return _template("scores_card.md.jinja").render(**values, **found)
+    return _template("card.md.jinja").render(**values)
 
 
 @cache
@@ -122,14 +133,16 @@ def size(count: int) -> str:
     return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.2f} {unit}"
 
 
-def status(result: ArtifactResult) -> str:
+def status(result: ArtifactResult | ScoreResult) -> str:
     """One word on the gates."""
     return "rejected" if result.rejected else "passed"
 
 
-def usage(result: ArtifactResult, model: str) -> str:
+def usage(result: ArtifactResult | ScoreResult, model: str) -> str:
     """How to run an artifact, in Markdown."""
-    return CONTAINERS[result.container].usage.format(
+    container = CONTAINERS[result.container]
+    text = container.scoring if isinstance(result, ScoreResult) else container.usage
+    return text.format(
         file=shell.word(result.file),
         literal=json.dumps(result.file, ensure_ascii=False),
         model=re.sub(r"[^a-z0-9._-]+", "-", model.lower()).strip("-._") or "model",

@@ -17,7 +17,17 @@ from quantize.report.metrics import score
 from quantize.report.scan import Scan
 from runtime.archs import Arch
 from runtime.engine import OpsEngine
-from runtime.forward import Array, Layer, Observer, Ops, Positions, Weight, decoder_layer, logits
+from runtime.forward import (
+    Array,
+    Layer,
+    Observer,
+    Ops,
+    Positions,
+    Weight,
+    decoder_layer,
+    embed,
+    logits,
+)
 from runtime.model import Model
 
 LIMIT = 4e12
@@ -179,7 +189,7 @@ class Trial:
         self.reference: list[np.ndarray] = []
         """The original's logits (T, V) of each window."""
         for row in ids:
-            x = original.ops.embed(original.weights["token_embd.weight"], row[None])
+            x = embed(original.ops, original.arch, original.weights, row[None])
             states = Listed([x], self.positions)
             for _ in forward(original.ops, Replaced(original, {}), states):
                 pass
@@ -196,7 +206,7 @@ class Trial:
         for row, before, reference in zip(self.ids, self.states, self.reference, strict=True):
             x = before[start]
             if "token_embd.weight" in changed:
-                x = engine.ops.embed(weights["token_embd.weight"], row[None])
+                x = embed(engine.ops, engine.arch, weights, row[None])
             states = Last([x], self.positions)
             for _ in forward(engine.ops, Replaced(engine, changed), states, start=start):
                 pass

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from export.files import check_folder, new_file
 from quantize.report import render
-from quantize.report.report import Report
+from quantize.report.score_report import AnyReport
 from runtime.errors import InputError
 
 REPORTS = ("report.json", "report.html", "README.md")
@@ -45,7 +45,7 @@ def is_report(path: Path) -> bool:
     return not text.strip() or all(mark in text for mark in MARKS[path.name])
 
 
-def write(report: Report, folder: Path, card: str | None, overwrite: bool) -> None:
+def write(report: AnyReport, folder: Path, card: str | None, overwrite: bool) -> None:
     """report.json, report.html and, when given, the model card."""
     texts = {"report.json": report.text(), "report.html": render.html(report)}
     if card is not None:

@@ -27,6 +27,7 @@ from quantize.plan import (
     Rule,
     Target,
     check_rules,
+    check_scores,
     window_length,
 )
 from quantize.progress import Progress, silent
@@ -137,6 +138,7 @@ class Job:
         check_files(plan)
         checkpoint = open_checkpoint(plan.model, plan.adapter)
         check_rules(plan, checkpoint.arch)
+        check_scores(plan, checkpoint.arch)
         length = window_length(plan.length, checkpoint.arch.context)
         plan = replace(plan, length=length)  # as artifacts say it
         imatrix = for_model(plan.imatrix, checkpoint.arch)
@@ -144,6 +146,7 @@ class Job:
         if METHODS[plan.method].calibrated or any(target.automatic for target in plan.targets):
             check_length(length, checkpoint.arch.context)
         for container in dict.fromkeys(target.container for target in plan.targets):
+            export.CONTAINERS[container].refuse(checkpoint.arch)
             refuse_other_tokens(container, checkpoint)
         fingerprint, effort, keys = checkpoint.fingerprint(), EFFORTS[plan.effort], {}
         if plan.imatrix and imatrix:
@@ -255,9 +258,14 @@ def refuse_other_tokens(container: str, checkpoint: Checkpoint) -> None:
 
 
 def notes_of(container: str, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What the usual reader of a container makes otherwise of a checkpoint, a sentence each."""
+    """What the usual reader of a container makes otherwise of a checkpoint, a sentence each.
+
+    What scores texts is run with the checkpoint's own tokenizer.
+    """
     kind, arch = export.CONTAINERS[container], checkpoint.arch
-    told = kind.reader_notes(checkpoint.tokenizer, checkpoint.files, TORTURE)
+    told: tuple[str, ...] = ()
+    if arch.score_head is None:
+        told = kind.reader_notes(checkpoint.tokenizer, checkpoint.files, TORTURE)
     if (context := kind.context(arch)) == arch.context:
         return told
     end = f"the context ends after {context:,} of {arch.context:,} tokens, because {kind.cut}"

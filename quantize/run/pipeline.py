@@ -12,7 +12,7 @@ from quantize.checkpoint import check_tables, open_checkpoint
 from quantize.plan import Assignment, Plan, assign
 from quantize.progress import Progress, silent
 from quantize.report.judge import judge, prepare_run
-from quantize.report.report import Report
+from quantize.report.score_report import AnyReport
 from quantize.report.written import REPORTS, refuse_other_report
 from quantize.run.disk_usage import check_space, run_cost
 from quantize.run.job import Job
@@ -24,7 +24,7 @@ from runtime.errors import InputError
 Say = Callable[[str], None]
 
 
-def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -> Report | None:
+def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -> AnyReport | None:
     """Make every artifact of a plan and, unless plan.check is off, prove it against the original.
 
     Raises EdgequantError before any work for bad input. Killed at any moment, the same call goes on

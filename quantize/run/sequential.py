@@ -77,7 +77,7 @@ class Pass:
                 self.keep(states, layer.index)
                 self.finish(layer.index, *found)
                 del layer, hessians
-        if not self.checkpoint.arch.tied:
+        if self.checkpoint.arch.own_head:
             self.head(ids, states)
         for states_of in map(self.states_of, WHICH):
             states_of.drop()
@@ -131,7 +131,7 @@ class Pass:
         tensor = self.checkpoint.tensors["token_embd.weight"]
         if self.group.own_prefix and which == "hidden":
             tensor = stored(self.job, self.group.members[0], "token_embd.weight")
-        embed(tensor, ids, hidden)
+        embed(self.checkpoint.arch, tensor, ids, hidden)
         return hidden
 
     def observe(self, layer: Layer) -> Hessians:

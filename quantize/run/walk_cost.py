@@ -34,7 +34,7 @@ def walk_cost(job: Job, group: Group) -> Cost:
     costs = [table_cost(job, m, "token_embd.weight", 0) for m in group.members]
     for index in range(arch.layers):
         costs.append(layer_at(job, group, index, states))
-    if not arch.tied:
+    if arch.own_head:
         costs += [table_cost(job, m, "output.weight", states) for m in group.members]
     total = in_turn(costs)
     return Cost(

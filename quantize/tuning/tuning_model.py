@@ -163,7 +163,7 @@ def run_teacher(
     """Run the original on windows ids (rows, T)."""
     arch = checkpoint.arch
     states = allocate("teacher-states", (*ids.shape, arch.hidden))
-    embed(checkpoint.tensors["token_embd.weight"], ids, states)
+    embed(arch, checkpoint.tensors["token_embd.weight"], ids, states)
     for layer, _ in forward(ops, OriginalLayers(checkpoint, ops.device), Carried(states)):
         del layer
     norm, head = ops.load(checkpoint.tensors[NORM]), Head(checkpoint.tensors[arch.head], ops.device)
@@ -188,7 +188,7 @@ def kl(
     """Mean KL of windows `rows` of ids (all, T), as the file would store the deltas: (rows,)."""
     arch, device = student.arch, student.ops.device
     states = allocate("student-states", (len(rows), ids.shape[1], arch.hidden))
-    embed(student.read("token_embd.weight"), ids[rows], states)
+    embed(arch, student.read("token_embd.weight"), ids[rows], states)
     source = Tuned(student, deltas, as_stored=True)
     for layer, _ in forward(student.ops, source, Carried(states)):
         del layer
@@ -209,7 +209,7 @@ def kl_gradient(
     arch = student.arch
     shape = (arch.layers + 1, len(rows), ids.shape[1], arch.hidden)
     states = Kept(np.zeros(shape, np.float32))
-    embed(student.read("token_embd.weight"), ids[rows], states.values[0])
+    embed(arch, student.read("token_embd.weight"), ids[rows], states.values[0])
     with torch.inference_mode():
         for layer, _ in forward(student.ops, Tuned(student, deltas), states):
             del layer

@@ -3,7 +3,9 @@
 import importlib
 import pkgutil
 
-from runtime.archs.base import FAMILIES, Arch, Family, family_of
+from runtime.archs.base import FAMILIES, Arch, Family
+from runtime.archs.heads import ScoreHead
+from runtime.archs.known import family_of
 from runtime.archs.layer import (
     Activation,
     Attention,
@@ -34,5 +36,6 @@ __all__ = [
     "Norm",
     "Op",
     "Residual",
+    "ScoreHead",
     "family_of",
 ]

@@ -8,25 +8,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-from runtime import window_config
+from runtime import long_context, window_config
 from runtime.archs.gguf_sizes import GgufSizes
+from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT, OUTPUT_NORM, ScoreHead, score_head
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
-from runtime.errors import CorruptFileError, UnsupportedError
+from runtime.errors import CorruptFileError
 from runtime.limits import check_sizes, refuse_settings
 from runtime.rope import Rope
 
 FAMILIES: dict[str, "Family"] = {}
 """Every family by its name; filled by the class lines."""
-
-EMBEDDING = "token_embd.weight"
-OUTPUT_NORM = "output_norm.weight"
-OUTPUT = "output.weight"
-HF_GLOBALS = {
-    EMBEDDING: "model.embed_tokens.weight",
-    OUTPUT_NORM: "model.norm.weight",
-    OUTPUT: "lm_head.weight",
-}
-"""Tensors outside the layers -> their names in a Hugging Face checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +40,44 @@ class Arch:
     rope: Rope
     biased: tuple[str, ...] = ()
     """Linears of a decoder layer that have a bias, such as ("attn_q", "attn_k", "attn_v")."""
+    embedding_scale: float = 1.0
+    """What the embedding's rows are multiplied by before the first layer."""
     window: int | None = None
     """Keys that a query of a windowed layer sees, its own the last."""
     windowed: tuple[int, ...] = ()
     """Layers with the window; the others see all before them."""
+    score_head: ScoreHead | None = None
+    """What it has in place of a head that makes logits; None for a language model."""
 
     @property
     def head(self) -> str:
-        """Name of the weight that makes the logits."""
-        return EMBEDDING if self.tied else OUTPUT
+        """Name of the weight that makes the logits, or the scores."""
+        return self.score_head.output if self.score_head else EMBEDDING if self.tied else OUTPUT
+
+    @property
+    def own_head(self) -> bool:
+        """Whether a weight of its own makes the logits."""
+        return not self.tied and self.score_head is None
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the head writes for a token."""
+        return self.score_head.labels if self.score_head else self.vocab
 
     @property
     def output_norm(self) -> Norm:
         """The norm before the head."""
-        return Norm("output_norm", "model.norm", self.hidden, self.eps)
+        offset = FAMILIES[self.family].norm_offset
+        return Norm("output_norm", "model.norm", self.hidden, self.eps, offset)
+
+    def norms(self) -> dict[str, Norm]:
+        """Every norm of the model by the name of its weight."""
+        found = {f"{self.output_norm.name}.weight": self.output_norm}
+        for index in range(self.layers):
+            for part in self.layer(index).parts:
+                if isinstance(part, Norm):
+                    found[f"blk.{index}.{part.name}.weight"] = part
+        return found
 
     def layer(self, index: int) -> LayerSpec:
         """What decoder layer `index` computes."""
@@ -79,11 +94,11 @@ class Arch:
 
     def hf_names(self) -> dict[str, str]:
         """Runtime name of every tensor of the model -> its name in a Hugging Face checkpoint."""
-        names = {name: HF_GLOBALS[name] for name in HF_GLOBALS if name in _shapes(self)}
+        names = {name: HF_GLOBALS.get(name, name) for name in _shapes(self)}
         for index in range(self.layers):
             for name, hf in self.layer(index).hf_names.items():
                 names[f"blk.{index}.{name}"] = f"model.layers.{index}.{hf}"
-        return {name: names[name] for name in _shapes(self)}
+        return names
 
 
 @cache
@@ -97,7 +112,9 @@ def _shapes(arch: Arch) -> dict[str, Shape]:
     for index in range(arch.layers):
         out |= {f"blk.{index}.{name}": s for name, s in arch.layer(index).shapes.items()}
     out[OUTPUT_NORM] = (arch.hidden,)
-    if not arch.tied:
+    if arch.score_head:
+        out |= arch.score_head.shapes
+    elif arch.own_head:
         out[OUTPUT] = (arch.vocab, arch.hidden)
     return out
 
@@ -108,6 +125,8 @@ class Family(GgufSizes):
     name: ClassVar[str]
     hf_types: ClassVar[tuple[str, ...]]
     """`model_type` in config.json."""
+    hf_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of config.json that not every family reads."""
     hf_class: ClassVar[str]
     """The transformers class, for `architectures`."""
     hf_auto: ClassVar[str] = "AutoModelForCausalLM"
@@ -117,6 +136,8 @@ class Family(GgufSizes):
     genai_type: ClassVar[str | None] = None
     """onnxruntime-genai's name of such a decoder; None = `name`."""
     biased: ClassVar[tuple[str, ...]] = ()
+    norm_offset: ClassVar[float] = 0.0
+    """See `Norm.offset`."""
     theta: ClassVar[float] = 10000.0
     """Base of the rope's frequencies where config.json has none."""
     arch_type: ClassVar[type[Arch]] = Arch
@@ -172,7 +193,7 @@ class Family(GgufSizes):
 
         Raises EdgequantError naming a missing key or an unsupported setting.
         """
-        refuse_settings(config)
+        self.refuse(config)
         try:
             return check_sizes(self.arch_type(**self.sizes(config)))
         except KeyError as missing:
@@ -181,14 +202,23 @@ class Family(GgufSizes):
                 "weights."
             ) from None
 
+    def refuse(self, config: dict[str, Any]) -> None:
+        """Raise EdgequantError for a setting that the family does not compute."""
+        refuse_settings(config)
+
     def notes(self, config: dict[str, Any]) -> tuple[str, ...]:
         """What of config.json is left out, one sentence each."""
-        return Rope.notes(config)
+        context = self.positions(config, Rope.from_config(config, self.theta))
+        return (*Rope.notes(config), *long_context.notes(config, context))
+
+    def positions(self, config: dict[str, Any], rope: Rope) -> int:
+        """Tokens that the positions of a config.json reach."""
+        return rope.context(int(config["max_position_embeddings"]))
 
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:
         """The fields of `arch_type` from a HF config.json. Raises KeyError for a missing key."""
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        rope = Rope.from_config(config, self.theta)
+        rope, scores = Rope.from_config(config, self.theta), score_head(config)
         return {
             "family": self.name,
             "vocab": int(config["vocab_size"]),
@@ -199,10 +229,11 @@ class Family(GgufSizes):
             "kv_heads": int(config.get("num_key_value_heads") or heads),
             "head_dim": int(config.get("head_dim") or hidden // heads),
             "eps": float(config["rms_norm_eps"]),
-            "context": rope.context(int(config["max_position_embeddings"])),
-            "tied": bool(config.get("tie_word_embeddings", False)),
+            "context": long_context.plain_context(config, self.positions(config, rope)),
+            "tied": bool(config.get("tie_word_embeddings", False)) and scores is None,
             "rope": rope,
             "biased": self.biases(config),
+            "score_head": scores,
             **self.windows(config, int(config["num_hidden_layers"])),
         }
 
@@ -217,18 +248,3 @@ class Family(GgufSizes):
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         """Linears of a layer that have a bias."""
         return self.biased
-
-
-def family_of(config: dict[str, Any]) -> Family:
-    """The family of a HF config.json. Raises EdgequantError naming the known model types."""
-    kind = config.get("model_type")
-    for family in FAMILIES.values():
-        if kind in family.hf_types:
-            return family
-    known = ", ".join(t for family in FAMILIES.values() for t in family.hf_types)
-    if not kind:
-        named = config.get("architectures") or config.get("_class_name") or "no model at all"
-        raise UnsupportedError(
-            f"config.json has no model_type and names {named}; supported: {known}."
-        )
-    raise UnsupportedError(f"unknown architecture {kind!r} in config.json; supported: {known}.")

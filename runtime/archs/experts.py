@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 from msgspec import Struct
 
+from runtime import window_config
 from runtime.archs.base import Arch, Family
 from runtime.archs.layer import GatedMLP, Linear, MoE, Op
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_keys import GgufKeys
 from runtime.json_files import Id, Size, checked
 
-NO_CONTAINER = "no other container holds experts yet, so run the checkpoint itself"
+ONNX = "write an ONNX folder instead"
 """The way out where GGUF cannot say a model."""
 
 
@@ -54,6 +55,8 @@ class MoEFamily(Family):
     """What families with experts share."""
 
     arch_type = MoEArch
+    genai_type = "decoder"
+    hf_keys: ClassVar[tuple[str, ...]] = (*MoEConfig.__struct_fields__, *window_config.KEYS)
     hf_experts: ClassVar[tuple[str, ...]] = ("num_experts",)
     """Keys of config.json that have the number of experts, the one that counts first."""
     gguf_normalized: ClassVar[bool]
@@ -102,18 +105,18 @@ class MoEFamily(Family):
             does = "always" if self.gguf_normalized else "never"
             raise UnsupportedError(
                 f"config.json has norm_topk_prob {str(arch.normalized).lower()}, and llama.cpp "
-                f"{does} normalizes the experts' weights of a {self.name}; {NO_CONTAINER}."
+                f"{does} normalizes the experts' weights of a {self.name}; {ONNX}."
             )
         if arch.dense:
             raise UnsupportedError(
                 f"{len(arch.dense)} of {arch.layers} layers have no experts, the first is "
                 f"{arch.dense[0]}, and llama.cpp wants experts in every layer of a {self.name}; "
-                f"{NO_CONTAINER}."
+                f"{ONNX}."
             )
         if arch.tied and not self.gguf_tied:
             raise UnsupportedError(
                 f"llama.cpp opens a {self.name} only with a head of its own, and this model uses "
-                f"its embedding; {NO_CONTAINER}."
+                f"its embedding; {ONNX}."
             )
         keys = {
             "expert_count": arch.experts,

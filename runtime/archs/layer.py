@@ -52,14 +52,14 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """y = x / sqrt(mean(x^2) + eps) * (offset + weight), over the last `width` channels."""
+    """y = x / sqrt(mean(x^2) + eps) * weight, over the last `width` channels."""
 
     name: str
     hf: str
     width: int
     eps: float
     offset: float = 0.0
-    """1 where the checkpoint stores the weight's distance from 1."""
+    """1 where a checkpoint stores the weight's distance from 1; it is added when that is read."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class LayerSpec:
         for op in self.ops:
             if isinstance(op, Norm):
                 norm = op
-            found += _groups(op, norm.name if norm and not norm.offset else None)
+            found += _groups(op, norm.name if norm else None)
         return tuple(found)
 
     @property

@@ -10,6 +10,7 @@ from runtime.archs.base import Arch, Family
 class Llama(Family):
     name = "llama"
     hf_types: ClassVar[tuple[str, ...]] = ("llama",)
+    hf_keys: ClassVar[tuple[str, ...]] = ("attention_bias", "mlp_bias")
     hf_class = "LlamaForCausalLM"
     gguf_rope_factors = True
 

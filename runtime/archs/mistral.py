@@ -10,6 +10,7 @@ class Mistral(Llama):
     name = "mistral"
     architecture = "llama"
     hf_types = ("mistral", "ministral")
+    hf_keys = ("sliding_window", "layer_types")
     hf_class = "MistralForCausalLM"
 
     def sizes(self, config: dict[str, Any]) -> dict[str, Any]:

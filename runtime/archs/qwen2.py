@@ -9,6 +9,7 @@ from runtime.archs.base import Family
 class Qwen2(Family):
     name = "qwen2"
     hf_types: ClassVar[tuple[str, ...]] = ("qwen2",)
+    hf_keys = window_config.KEYS
     hf_class = "Qwen2ForCausalLM"
     gguf_head_dim = False
     biased = ("attn_q", "attn_k", "attn_v")

@@ -1,8 +1,9 @@
 """Qwen3, dense: 0.6B to 32B. Llama with a norm of each query and key head, before rope."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
+from runtime import window_config
 from runtime.archs.base import Arch, Family
 from runtime.archs.layer import Attention, Norm
 from runtime.archs.qwen2 import later_layers
@@ -11,6 +12,7 @@ from runtime.archs.qwen2 import later_layers
 class Qwen3(Family):
     name = "qwen3"
     hf_types = ("qwen3",)
+    hf_keys: ClassVar[tuple[str, ...]] = ("attention_bias", *window_config.KEYS)
     hf_class = "Qwen3ForCausalLM"
     gguf_biased = ("attn_q", "attn_k", "attn_v")
 

@@ -21,6 +21,7 @@ from runtime.memory import (
     require_memory,
 )
 from runtime.model import Model
+from runtime.scores import scored
 from runtime.tensor import Tensor
 
 try:
@@ -122,11 +123,12 @@ class NativeEngine(OpsEngine):
         arch = self.arch
         return _native.Decoder(
             weights,
-            head=arch.head.removesuffix(".weight"),
+            head="" if arch.score_head else arch.head.removesuffix(".weight"),
             vocab=arch.vocab,
             hidden=arch.hidden,
             output_norm=arch.output_norm,
             layers=[arch.layer(index).ops for index in range(arch.layers)],
+            embedding_scale=arch.embedding_scale,
         )
 
     def move_to_huge_pages(self, mapped: dict[str, np.ndarray]) -> None:
@@ -163,19 +165,24 @@ class NativeEngine(OpsEngine):
         """
         ids = np.ascontiguousarray(ids, np.int64)
         with self.turn:
-            return np.asarray(self.decoder.logits(ids, cache, self.halves, last))
+            found = np.asarray(self.decoder.logits(ids, cache, self.halves, last))
+            head = self.arch.score_head  # so small that it is not worth a line of C++
+            return scored(self.ops, head, self.weights, found) if head else found
 
 
 def open(
-    model: Model, threads: int | None = None, kv: str = "f16", resident: bool = False
+    model: Model, threads: int | None = None, kv: str | None = None, resident: bool = False
 ) -> NativeEngine:
     """Run a model on the kernels, with `threads` threads for the whole process (None = as before).
 
-    `kv` is how keys and values are kept: "f16", or "f32" for twice the memory. `resident` copies
-    mapped weights into huge pages, where there is room, while the first tokens are computed: those
-    after them are generated faster.
+    `kv` is how keys and values are kept: "f16", or "f32" for twice the memory. None is "f16", or of
+    a model that scores texts, which keeps none from call to call, "f32". `resident` copies mapped
+    weights into huge pages, where there is room, while the first tokens are computed: those after
+    them are generated faster.
     Raises EdgequantError for less than one thread, or another kind of cache.
     """
+    if kv is None:
+        kv = "f32" if model.arch.score_head else "f16"
     check_kv(kv)
     if threads is not None:
         _native.set_threads(threads)

@@ -46,9 +46,8 @@ class NumpyOps:
         half = cos.shape[-1]
         first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         cos, sin = cos[:, None, :], sin[:, None, :]
-        return np.concatenate(
-            [first * cos - second * sin, second * cos + first * sin, rest], axis=-1
-        )
+        turned = [first * cos - second * sin, second * cos + first * sin]
+        return np.concatenate([*turned, rest], axis=-1)
 
     def attention(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, start: int, spec: Attention

@@ -48,7 +48,7 @@ class OnnxEngine:
         self.result = names["outputs"]["logits"]
         self.input_types = {value.name: value.type for value in session.get_inputs()}
         self.presents: dict[str, str] = {}  # name of a past input -> the output that replaces it
-        for side in ("key", "value"):
+        for side in () if arch.score_head else ("key", "value"):
             past = names["inputs"][f"past_{side}_names"]
             present = names["outputs"][f"present_{side}_names"]
             for layer in range(arch.layers):
@@ -86,6 +86,10 @@ class OnnxEngine:
 
         Raises EdgequantError when the cache or the model's context is full.
         """
+        if cache is not None and self.arch.score_head:
+            raise UnsupportedError(
+                "an ONNX folder of a model that scores texts has no cache; give a text as a whole."
+            )
         batch, tokens = ids.shape
         past = cache if cache is not None else self.new_cache(batch, tokens)
         total = past.length + tokens
@@ -131,7 +135,7 @@ def open(
         raise InputError(f"accuracy_level must be from 0 to 4, not {accuracy_level!r}.")
     folder = Path(folder)
     check_links(folder)
-    settings = read_json(folder / "genai_config.json").get("model")
+    settings = read_json(folder / "genai_config.json").get("model") or _scoring(folder)
     if settings is None:
         raise InputError(f"{folder} has no genai_config.json; give a folder that has one.")
     tokenizer = _tokenizer(folder, settings.get("eos_token_id"))
@@ -143,6 +147,17 @@ def open(
             f"{folder / 'genai_config.json'} has no {missing.args[0]!r}; only text models with one "
             "decoder are run."
         ) from None
+
+
+def _scoring(folder: Path) -> dict[str, Any] | None:
+    """What genai_config.json would say of a model that scores texts; None for another one."""
+    config = read_json(folder / "config.json")
+    arch = family_of(config).arch(config) if config else None
+    if arch is None or arch.score_head is None:
+        return None
+    names = {"input_ids": "input_ids", "attention_mask": "attention_mask"}
+    decoder = {"filename": "model.onnx", "inputs": names, "outputs": {"logits": "logits"}}
+    return {"context_length": arch.context, "decoder": decoder}
 
 
 def _tokenizer(folder: Path, eos: int | list[int] | None) -> Tokenizer | None:

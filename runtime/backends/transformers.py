@@ -64,6 +64,25 @@ class TransformersEngine:
         return np.asarray(out.logits.float().cpu())
 
 
+class TransformersScores(TransformersEngine):
+    """`AutoModelForSequenceClassification`: the scores of every token, not of the last alone."""
+
+    def new_cache(self, batch: int, capacity: int) -> TransformersCache:
+        raise UnsupportedError("a model that scores texts is given none in pieces; leave it whole.")
+
+    def logits(
+        self, ids: np.ndarray, cache: TransformersCache | None = None, last: bool = False
+    ) -> np.ndarray:
+        """ids (B, T) -> float32 (B, T, labels); with `last` (B, 1, labels)."""
+        import torch
+
+        inputs = torch.from_numpy(np.ascontiguousarray(ids, np.int64)).to(self.model.device)
+        with torch.no_grad():
+            states = self.model.base_model(inputs, use_cache=False).last_hidden_state
+            scores = self.model.score(states[:, -1:] if last else states)
+        return np.asarray(scores.float().cpu())
+
+
 def open(
     path: Path | str, device: str = "cpu", adapters: Sequence[Path] = ()
 ) -> TransformersEngine:
@@ -84,11 +103,18 @@ def open(
         ) from None
     import torch
 
+    head = checkpoint.arch.score_head
+    if head and len(head.linears) > 1:
+        raise UnsupportedError(
+            f"transformers has no class for the head of {folder}, only code that comes with the "
+            "model; judge without it as reference."
+        )
     library: Any = transformers  # its annotations do not tell what comes back
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
     try:
-        model, info = getattr(library, checkpoint.family.hf_auto).from_pretrained(
+        auto = "AutoModelForSequenceClassification" if head else checkpoint.family.hf_auto
+        model, info = getattr(library, auto).from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
         )
         if checkpoint.arch.vocab != model.config.get_text_config().vocab_size:
@@ -110,7 +136,8 @@ def open(
             f"transformers finds no tensor for {missing[0]} in {folder} and would fill it with "
             "random values; rename the tensors of the checkpoint, or judge without it as reference."
         )
-    return TransformersEngine(
+    engine = TransformersScores if head else TransformersEngine
+    return engine(
         checkpoint.arch, model.eval().to(device), _tokenizer(found, model, checkpoint.files)
     )
 
@@ -123,7 +150,7 @@ def _tokenizer(found: Any, model: Any, folder: Path) -> Tokenizer:
             f"transformers reads this tokenizer as a {type(found).__name__}, which has no "
             "tokenizer.json; judge without it as reference."
         )
-    ends = model.generation_config.eos_token_id
+    ends = getattr(model, "generation_config", model.config).eos_token_id
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     templates = found.chat_template
     if isinstance(templates, dict):

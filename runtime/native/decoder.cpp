@@ -68,6 +68,11 @@ void Decoder::run(const Kernels& kernels, const int64_t* ids, int stride, Cache&
     }
     pass.begin_layer((int)weights.layers.size());
     pass(weights.output_norm);
+    if (weights.head.data == nullptr) {
+        const size_t count = (size_t)pass.step.rows() * sizes.hidden;
+        std::copy(pass.normed, pass.normed + count, out);
+        return;
+    }
     pass.product(weights.head, pass.normed, out);
 }
 
@@ -93,7 +98,7 @@ void Decoder::logits(const Kernels& kernels, const int64_t* ids, int batch, int 
                 !last  ? Wanted::ALL
                 : ends ? Wanted::LAST
                        : Wanted::NONE,
-                out + row * sizes.vocab);
+                out + row * sizes.outputs);
         }
     }
     if (cache != nullptr) cache->length += tokens;

@@ -67,12 +67,15 @@ struct Rope {
 
 struct DecoderSizes {
     int vocab, hidden;
+    int outputs;             // of a token: vocab, or hidden where there is no head
     int kv_heads, head_dim;  // of every layer
 };
 
 // Every weight; the owner keeps the memory.
 struct DecoderWeights {
-    Linear embedding, head;
+    Linear embedding;
+    float embedding_scale = 1.0f;  // of the embedding's rows, before the first layer
+    Linear head;                   // data is nullptr: the normed states are what is wanted
     Norm output_norm;
     std::vector<LayerOps> layers;
     std::vector<Rope> ropes;  // of all layers, each once
@@ -85,9 +88,9 @@ class Decoder {
   public:
     Decoder(const DecoderSizes& sizes, const DecoderWeights& weights);
 
-    // Logits of ids (batch, tokens), into out (batch, tokens or with `last` 1, vocab). The cache is
-    // advanced by `tokens`; it has room for them. Without one the tokens are the whole context, and
-    // their keys and values are kept, as float16 with `halves`, for the time of the call.
+    // Logits of ids (batch, tokens), into out (batch, tokens or with `last` 1, outputs). The cache
+    // is advanced by `tokens`; it has room for them. Without one the tokens are the whole context,
+    // and their keys and values are kept, as float16 with `halves`, for the time of the call.
     void logits(const Kernels& kernels, const int64_t* ids, int batch, int tokens, Cache* cache,
                 bool halves, bool last, float* out);
 

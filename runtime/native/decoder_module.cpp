@@ -23,10 +23,11 @@ struct Model {
 };
 
 void make_model(Model* place, const nb::dict& named, const std::string& head, int vocab, int hidden,
-                nb::handle output_norm, const nb::list& layers) {
-    DecoderSizes sizes = {vocab, hidden, 0, 0};
+                nb::handle output_norm, const nb::list& layers, float embedding_scale) {
+    DecoderSizes sizes = {vocab, hidden, head.empty() ? hidden : vocab, 0, 0};
     Held held;
-    const DecoderWeights weights = read_weights(named, head, output_norm, layers, sizes, held);
+    DecoderWeights weights = read_weights(named, head, output_norm, layers, sizes, held);
+    weights.embedding_scale = embedding_scale;
     auto decoder = std::make_unique<Decoder>(sizes, weights);
     new (place) Model{std::move(held), std::move(decoder)};
 }
@@ -79,14 +80,15 @@ Logits compute(Model& model, const Ids& ids, Cache* cache, bool halves, bool las
     check_ids(ids, decoder.sizes.vocab);
     const size_t batch = ids.shape(0), tokens = ids.shape(1), kept = last ? 1 : tokens;
     if (cache != nullptr) check_cache(decoder, *cache, (int)batch, (int)tokens);
-    float* values = new float[batch * kept * decoder.sizes.vocab];
+    const size_t outputs = decoder.sizes.outputs;
+    float* values = new float[batch * kept * outputs];
     nb::capsule owner(values, [](void* p) noexcept { delete[] (float*)p; });
     {
         nb::gil_scoped_release unlocked;
         decoder.logits(chosen_kernels(), ids.data(), (int)batch, (int)tokens, cache, halves, last,
                        values);
     }
-    return Logits(values, {batch, kept, (size_t)decoder.sizes.vocab}, owner);
+    return Logits(values, {batch, kept, outputs}, owner);
 }
 
 }  // namespace
@@ -105,8 +107,10 @@ void bind_decoder(nb::module_& m) {
         .def(
             "__init__", &make_model, nb::arg("weights"), nb::arg("head"), nb::arg("vocab"),
             nb::arg("hidden"), nb::arg("output_norm"), nb::arg("layers"),
+            nb::arg("embedding_scale") = 1.0f,
             "`weights`: runtime name -> float32 (n,), or an object with `type_name`, `data` uint8\n"
-            "(rows, row_bytes) and `cols`; `head` is the linear that makes the logits; `layers`\n"
+            "(rows, row_bytes) and `cols`; `head` is the linear that makes the logits, or\n"
+            "\"\" for the normed states in their place; `layers`\n"
             "has a tuple of the records of runtime/archs/layer.py for each.\n\n"
             "Raises EdgequantError for a weight that is missing or of another size.")
         .def(
@@ -127,7 +131,8 @@ void bind_decoder(nb::module_& m) {
             "Tokens that go through the layers together at most.")
         .def("logits", &compute, nb::arg("ids").noconvert(), nb::arg("cache").none(),
              nb::arg("halves"), nb::arg("last"),
-             "ids int64 (B, T) -> float32 (B, T, V), with `last` (B, 1, V); advances the cache.\n\n"
+             "ids int64 (B, T) -> float32 (B, T, V), with `last` (B, 1, V); advances the cache.\n"
+             "V is the hidden width without a head.\n\n"
              "`halves` is for the keys and values of a call without a cache. Raises EdgequantError "
              "for ids outside the vocabulary or a cache of another shape.");
 }

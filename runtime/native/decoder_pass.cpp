@@ -55,8 +55,10 @@ void Decoder::Pass::embed() {
     const size_t row_bytes = (size_t)(embedding.cols / layout.block) * layout.bytes;
     for_rows(step.rows(), embedding.cols, [&](int row) {
         const int64_t id = ids[(size_t)(row / step.tokens) * stride + row % step.tokens];
-        layout.decode_row(embedding.data + id * row_bytes, embedding.cols,
-                          x + (size_t)row * embedding.cols);
+        float* out = x + (size_t)row * embedding.cols;
+        layout.decode_row(embedding.data + id * row_bytes, embedding.cols, out);
+        if (decoder.weights.embedding_scale == 1.0f) return;
+        for (int col = 0; col < embedding.cols; col++) out[col] *= decoder.weights.embedding_scale;
     });
 }
 

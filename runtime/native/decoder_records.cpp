@@ -23,19 +23,13 @@ struct Weights {
         return named[name.c_str()];
     }
 
-    // A vector, each value with `offset` added.
-    const float* vector(const std::string& name, int count, float offset = 0.0f) {
+    const float* vector(const std::string& name, int count) {
         const Vector values = nb::cast<Vector>(find(name), false);
         if (values.shape(0) != (size_t)count) {
             refuse(name + " has " + std::to_string(values.shape(0)) +
                        " values, but the model needs " + std::to_string(count) +
                        "; convert it again.",
                    "CorruptFileError");
-        }
-        if (offset != 0.0f) {
-            held.folded.emplace_back(values.data(), values.data() + count);
-            for (float& value : held.folded.back()) value += offset;
-            return held.folded.back().data();
         }
         held.vectors.push_back(values);
         return values.data();
@@ -95,8 +89,7 @@ struct Reader {
 
     Norm norm(nb::handle record, int width) const {
         if (record.is_none()) return {};
-        const float offset = nb::cast<float>(record.attr("offset"));
-        return {weights.vector(name_of(record) + ".weight", width, offset),
+        return {weights.vector(name_of(record) + ".weight", width),
                 nb::cast<float>(record.attr("eps"))};
     }
 
@@ -232,7 +225,7 @@ DecoderWeights read_weights(const nb::dict& named, const std::string& head, nb::
     Weights weights = {named, held};
     DecoderWeights found;
     found.embedding = weights.linear("token_embd", sizes.vocab, sizes.hidden);
-    found.head = weights.linear(head, sizes.vocab, sizes.hidden);
+    if (!head.empty()) found.head = weights.linear(head, sizes.vocab, sizes.hidden);
     found.output_norm = Reader{weights, found, sizes, ""}.norm(output_norm, sizes.hidden);
     for (nb::handle layer : layers) {
         const std::string prefix = "blk." + std::to_string(found.layers.size()) + ".";

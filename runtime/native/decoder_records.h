@@ -14,7 +14,6 @@ using Vector =
 struct Held {
     std::vector<Packed> matrices;
     std::vector<Vector> vectors;
-    std::vector<std::vector<float>> folded;  // vectors with their offset
 };
 
 // Read every weight, and the sizes of the heads into `sizes`; see Decoder in decoder_module.cpp.

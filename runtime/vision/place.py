@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from runtime.archs import Attention
-from runtime.archs.base import EMBEDDING
+from runtime.archs.heads import EMBEDDING
 from runtime.errors import InputError
 from runtime.forward import Array, Ops
 from runtime.positions import Positions, Tables

@@ -16,6 +16,7 @@ from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf
 from runtime.model import Model
+from runtime.onnx_file import open_onnx
 from tests.moe_models import MODELS, QWEN2, QWEN3, moe
 from tests.one_file_models import SIZES
 from tests.small_models import kl
@@ -92,6 +93,39 @@ def test_gguf_is_what_transformers_computes_or_refused(
         return
     done = edgequant.quantize(folder, "gguf:F32", tmp_path / "out", method="rtn", check=False)
     compare_in_llamacpp(folder, done.artifacts[0].path)
+
+
+@pytest.mark.parametrize("preset", ["fp32", "int4", "int8"])
+def test_an_onnx_folder_computes_what_transformers_does(
+    model: tuple[Path, str], preset: str, tmp_path: Path
+) -> None:
+    done = edgequant.quantize(
+        model[0], f"onnx:{preset}", tmp_path / "out", method="rtn", check=False
+    )
+    path, ids = done.artifacts[0].path, ids_of(4)
+    found = open_engine(path, "onnxruntime", accuracy_level=0).logits(ids)
+    assert kl(open_engine(open_onnx(path), "numpy").logits(ids), found) < 1e-8
+    if preset == "fp32":
+        assert kl(open_engine(model[0], "transformers").logits(ids), found) < 1e-8
+
+
+@pytest.mark.parametrize("config", [QWEN2, QWEN3], ids=["qwen2", "qwen3"])
+def test_genai_generates_from_a_folder_of_experts_what_our_engine_does(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    og = pytest.importorskip("onnxruntime_genai")
+    folder = moe(tmp_path / "model", config)
+    done = edgequant.quantize(folder, "onnx:int4", tmp_path / "out", method="rtn", check=False)
+    path, ids = done.artifacts[0].path, ids_of(5)[0, :24]
+    generator = og.Generator(theirs := og.Model(str(path)), og.GeneratorParams(theirs))
+    engine = open_engine(path, "onnxruntime")
+    cache = engine.new_cache(1, 40)
+    piece = ids
+    for _ in range(8):  # a prompt, then the token that came out
+        generator.append_tokens(piece)
+        expected = engine.logits(piece[None], cache, last=True)
+        assert kl(expected, np.asarray(generator.get_logits())) < 1e-6
+        piece = expected[0, -1].argmax(keepdims=True)
 
 
 def compare_in_llamacpp(folder: Path, path: Path) -> None:

@@ -210,7 +210,7 @@ def composed(kind: str, text: str) -> str:
     return unicodedata.normalize("NFC", text) if rule and rule.nfc else text
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "llama"])
+@pytest.mark.parametrize("kind", [*KINDS, "llama", "gemma"])
 def test_token_ids_equal_the_tokenizer_s(
     kind: str, vocabulary_in_llamacpp: Any, tmp_path: Path
 ) -> None:

@@ -155,7 +155,7 @@ void check_attention(const Kernels& kernels, const Shape& s, bool halves) {
 
 // A decoder of one layer with float32 weights, on `threads` threads.
 void check_decoder(const Kernels& kernels) {
-    const DecoderSizes sizes = {97, 40, 2, 10};
+    const DecoderSizes sizes = {97, 40, 97, 2, 10};
     std::vector<std::unique_ptr<Numbers>> kept;
     const auto numbers = [&](int count) {
         kept.push_back(std::make_unique<Numbers>(count, 0.2f));

@@ -21,8 +21,9 @@ def layer_of(checkpoint: Checkpoint, index: int = 0) -> Layer:
 
 
 def embedded(checkpoint: Checkpoint, ids: np.ndarray) -> np.ndarray:
-    """The rows of the embedding, (rows, T, D)."""
-    return checkpoint.tensors["token_embd.weight"].decode()[ids]
+    """What the first layer reads, (rows, T, D)."""
+    rows = checkpoint.tensors["token_embd.weight"].decode()[ids]
+    return rows * np.float32(checkpoint.arch.embedding_scale)
 
 
 def hessians_of(

@@ -1,13 +1,14 @@
 """Facts of each family: sizes from a config and back, names, shapes, GGUF's row order."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
 from runtime.archs import FAMILIES, family_of
-from runtime.errors import EdgequantError
-from tests.conftest import CONFIGS, config
+from runtime.errors import EdgequantError, UnsupportedError
+from tests.conftest import CONFIGS, SIZES, config
 
 LAYER_OF_LLAMA = {
     "attn_norm.weight": (96,),
@@ -203,3 +204,34 @@ def test_smollm3_is_tied_unless_the_config_says() -> None:
     assert not family_of(facts).arch(facts).tied
     del facts["tie_word_embeddings"]
     assert family_of(facts).arch(facts).tied
+
+
+NEAREST: dict[str, tuple[dict[str, Any], str]] = {
+    "another name": ({}, "llama, whose settings it has, so that its layers must differ"),
+    "multipliers": (
+        {"mlp_bias": False, "logits_scaling": 8.0, "a": 1, "b": None},
+        "llama, which has no a, logits_scaling",
+    ),
+    "experts": (
+        {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "groups": 4},
+        "qwen2_moe, which has no groups",
+    ),
+    "two ropes": ({"query_pre_attn_scalar": 24, "rope_local_base_freq": 1e4}, "gemma3_text, whose"),
+    "another norm": ({"layer_norm_eps": 1e-5}, "llama, which has no layer_norm_eps"),
+    "many": (dict.fromkeys("abcdefgh", 1), "llama, which has no a, b, c, d, e, f and 2 more"),
+}
+
+
+@pytest.mark.parametrize("case", NEAREST)
+def test_an_unknown_architecture_is_told_the_nearest(case: str) -> None:
+    changes, said = NEAREST[case]
+    facts = SIZES | {"model_type": "mine", "use_sliding_window": False} | changes
+    message = rf"^unknown architecture 'mine'.*; the nearest is {said}"
+    with pytest.raises(UnsupportedError, match=message):
+        family_of(facts)
+
+
+def test_what_an_unknown_architecture_lacks_is_told() -> None:
+    message = "has no d_model and which needs hidden_size, .* 1 more"
+    with pytest.raises(UnsupportedError, match=message):
+        family_of({"model_type": "mine", "d_model": 4})

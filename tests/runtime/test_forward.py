@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from quantize.checkpoint import open_checkpoint
+from runtime.archs.gemma3 import Gemma3Arch
 from runtime.backends.numpy import NumpyOps
 from runtime.engine import OpsEngine, open_engine
 from runtime.forward import layers
@@ -21,12 +22,19 @@ pytestmark = pytest.mark.numeric
 BACKENDS = ("numpy", "torch")
 
 
+def turns(rope: Rope, stop: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin of the first positions, float64."""
+    cos, sin = rope.tables(0, stop, head_dim)
+    return cos.astype(np.float64), sin.astype(np.float64)
+
+
 def slow_logits(model: Model, ids: np.ndarray) -> np.ndarray:
     """One row of ids (T,) -> (T, V), in float64, head by head and token by token."""
     arch = model.arch
     w = {name: tensor.decode().astype(np.float64) for name, tensor in model.tensors.items()}
-    x = w["token_embd.weight"][ids]
-    cos, sin = (table.astype(np.float64) for table in arch.rope.tables(0, len(ids), arch.head_dim))
+    gemma = arch.family == "gemma3"
+    x = w["token_embd.weight"][ids] * (math.sqrt(arch.hidden) if gemma else 1)
+    cos, sin = turns(arch.rope, len(ids), arch.head_dim)
     still = np.ones_like(cos), np.zeros_like(sin)  # positions are not told
 
     def norm(values: np.ndarray, name: str) -> np.ndarray:
@@ -47,6 +55,9 @@ def slow_logits(model: Model, ids: np.ndarray) -> np.ndarray:
     for layer in range(arch.layers):
         at = f"blk.{layer}."
         table = still if layer in getattr(arch, "without_rope", ()) else (cos, sin)
+        sight = len(ids)
+        if isinstance(arch, Gemma3Arch) and layer in arch.windowed:
+            table, sight = turns(arch.local_rope, len(ids), arch.head_dim), arch.window or 0
         normed = norm(x, f"{at}attn_norm.weight")
         q, k, v = (linear(normed, f"{at}attn_{part}") for part in "qkv")
         context = np.zeros((len(ids), arch.heads, arch.head_dim))
@@ -56,15 +67,18 @@ def slow_logits(model: Model, ids: np.ndarray) -> np.ndarray:
                 own = slice(head * arch.head_dim, (head + 1) * arch.head_dim)
                 kept = slice(shared * arch.head_dim, (shared + 1) * arch.head_dim)
                 query = rotated(q[token, own], token, f"{at}attn_q")
-                keys = np.array(
-                    [rotated(k[past, kept], past, f"{at}attn_k") for past in range(token + 1)]
-                )
+                seen = range(max(0, token + 1 - sight), token + 1)
+                keys = np.array([rotated(k[past, kept], past, f"{at}attn_k") for past in seen])
                 scores = np.exp(keys @ query / np.sqrt(arch.head_dim))
-                context[token, head] = scores / scores.sum() @ v[: token + 1, kept]
-        x = x + linear(context.reshape(len(ids), -1), f"{at}attn_output")
+                context[token, head] = scores / scores.sum() @ v[seen, kept]
+        y = linear(context.reshape(len(ids), -1), f"{at}attn_output")
+        x = x + (norm(y, f"{at}post_attention_norm.weight") if gemma else y)
         normed = norm(x, f"{at}ffn_norm.weight")
         gate, up = linear(normed, f"{at}ffn_gate"), linear(normed, f"{at}ffn_up")
-        x = x + linear(gate / (1 + np.exp(-gate)) * up, f"{at}ffn_down")
+        cubic = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
+        active = gate * (1 + np.tanh(cubic)) / 2 if gemma else gate / (1 + np.exp(-gate))
+        y = linear(active * up, f"{at}ffn_down")
+        x = x + (norm(y, f"{at}post_ffw_norm.weight") if gemma else y)
     return np.asarray(norm(x, "output_norm.weight") @ w[arch.head].T)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.archs import FAMILIES, Arch
+from runtime.archs import FAMILIES, Arch, family_of
 from runtime.errors import EdgequantError
 from runtime.rope import Rope
 from tests.conftest import CONFIGS, LLAMA3, config
@@ -14,7 +14,7 @@ from tests.conftest import CONFIGS, LLAMA3, config
 
 def arch_of(name: str, **changes: Any) -> Arch:
     settings = config(name, **changes)
-    return FAMILIES[settings["model_type"]].arch(settings)
+    return family_of(settings).arch(settings)
 
 
 def back(arch: Arch, **changes: Any) -> Arch:
@@ -30,13 +30,12 @@ def back(arch: Arch, **changes: Any) -> Arch:
 def test_sizes_come_back(name: str) -> None:
     arch = arch_of(name)
     found = back(arch)
-    assert replace(found, rope=arch.rope) == arch
-    for mine, its in zip(
-        found.rope.tables(0, 300, arch.head_dim),
-        arch.rope.tables(0, 300, arch.head_dim),
-        strict=True,
-    ):
-        np.testing.assert_allclose(mine, its, atol=2e-5)
+    ropes = {key: value for key, value in vars(arch).items() if isinstance(value, Rope)}
+    assert replace(found, **ropes) == arch
+    for key, rope in ropes.items():
+        read = getattr(found, key).tables(0, 300, arch.head_dim)
+        for mine, its in zip(read, rope.tables(0, 300, arch.head_dim), strict=True):
+            np.testing.assert_allclose(mine, its, atol=2e-5)
 
 
 @pytest.mark.parametrize(

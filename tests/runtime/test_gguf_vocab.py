@@ -29,7 +29,7 @@ def metadata_of(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("tokenizers")
-    return {kind: made(kind, root / kind) for kind in (*KINDS, "llama")}
+    return {kind: made(kind, root / kind) for kind in (*KINDS, "llama", "gemma")}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_every_known_rule_has_a_tokenizer_here() -> None:
     assert set(ALIASES.values()) <= set(PRE_TOKENIZERS)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "llama"])
+@pytest.mark.parametrize("kind", [*KINDS, "llama", "gemma"])
 def test_ids_and_texts_equal_the_original_s(folders: dict[str, Path], kind: str) -> None:
     original = Tokenizer.from_folder(folders[kind])
     rebuilt = Tokenizer.from_gguf(metadata_of(folders[kind]), VOCAB)

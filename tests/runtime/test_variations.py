@@ -141,8 +141,6 @@ def test_what_native_does_not_compute_is_refused(name: str) -> None:
 
 
 REFUSED_BY_ONNX = {
-    "experts": "blk.0 has MoE, which this ONNX writer has no operators for; write a GGUF",
-    "shared expert": "blk.0 has MoE, which this ONNX writer has no operators for; write a GGUF",
     "other heads": "blk.1 has 6 key-value heads of 32 channels and the model 2 of 32, but onnx",
     "rope of few channels": "the heads have 8 channels to rotate.*multiples of 16; write a GGUF",
 }
