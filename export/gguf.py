@@ -30,6 +30,7 @@ from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_file import READER, ROPE_FACTORS, read
 from runtime.gguf_header import ALIGNMENT
 from runtime.quant_types import QUANT_TYPES, QuantType
+from runtime.quant_types.read_only import ReadOnly
 from runtime.tensor import Tensor, is_matrix, stored_bytes
 from runtime.tokenizer import Tokenizer
 
@@ -285,7 +286,7 @@ Container(
     READER,
     suffix=".gguf",
     widest="F16",
-    holds=lambda qtype: qtype.ggml_type is not None,
+    holds=lambda qtype: qtype.ggml_type is not None and not isinstance(qtype, ReadOnly),
     presets=PRESETS,
     write=write,
     size=size,

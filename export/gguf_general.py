@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_VERSION, LlamaFileType
+from gguf import GGML_QUANT_VERSION, LlamaFileType, PoolingType
 from gguf.utility import size_label
 
 from runtime import generation_config
-from runtime.archs import Arch
+from runtime.archs import FAMILIES, Arch
 from runtime.checkpoint import model_name
-from runtime.gguf_header import read_header
+from runtime.gguf_parts import read_parts
 from runtime.json_files import read_json
+from runtime.pooling import pooling
 
 PROVENANCE = "edgequant."
 """What our own metadata keys start with."""
@@ -34,7 +35,7 @@ def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
     }
     if license_name := _license(source):
         keys["general.license"] = license_name
-    keys |= _sampling(source)
+    keys |= _sampling(source) | _pooling(arch, source)
     if (preset := str(extra.get("preset"))) in FILE_TYPES:
         keys["general.file_type"] = FILE_TYPES[preset]
     keys |= {
@@ -43,6 +44,15 @@ def general(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
         if not key.startswith(LLAMACPP)
     }
     return keys | {key: value for key, value in extra.items() if key.startswith(LLAMACPP)}
+
+
+def _pooling(arch: Arch, source: Path) -> dict[str, int]:
+    """How llama.cpp makes one vector of a text, where the source says it in a way that it knows."""
+    kinds = {"mean": PoolingType.MEAN, "cls": PoolingType.CLS, "last": PoolingType.LAST}
+    found = kinds.get(pooling(source) or "")
+    return (
+        {} if found is None else {f"{FAMILIES[arch.family].architecture}.pooling_type": int(found)}
+    )
 
 
 def _sampling(source: Path) -> dict[str, Any]:
@@ -98,7 +108,7 @@ def _license(source: Path) -> str | None:
 def provenance(path: Path) -> dict[str, Any]:
     """What the tool that made a file wrote into it: its own keys and the general ones."""
     ours = (PROVENANCE, LLAMACPP, "general.")
-    metadata = read_header(path).metadata
+    metadata = read_parts(path)[0].metadata
     return {key: _plain(value) for key, value in metadata.items() if key.startswith(ours)}
 
 
@@ -109,7 +119,7 @@ def maker(path: Path) -> str | None:
     no name, keeps every key, ours too, and puts its own file type in. So a file is ours only while
     the file type is that of our preset.
     """
-    metadata = read_header(path).metadata
+    metadata = read_parts(path)[0].metadata
     ours = any(key.startswith(PROVENANCE) for key in metadata)
     preset = str(metadata.get(f"{PROVENANCE}preset"))
     if ours and metadata.get("general.file_type") == FILE_TYPES.get(preset):

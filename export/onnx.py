@@ -77,7 +77,7 @@ session = onnxruntime.InferenceSession({literal} + "/model.onnx")
 tokenizer = tokenizers.Tokenizer.from_file({literal} + "/tokenizer.json")
 ids = np.array([tokenizer.encode("Once upon a time").ids])
 (outputs,) = session.run(None, {{"input_ids": ids, "attention_mask": np.ones_like(ids)}})
-print(outputs[0, -1])  # of the last token; `outputs` has those of every token
+print(outputs[0, -1])  # at the last token; scores of steps stand at their markers
 ```"""
 
 

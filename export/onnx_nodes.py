@@ -210,7 +210,7 @@ def attention(
     tables = [f"{table}.cos", f"{table}.sin"] if op.rope is not None else []
     facts: dict[str, Any] = {}
     if op.window is not None:
-        facts["local_window_size"] = op.window  # onnxruntime before 1.24 counted one key less
+        facts["local_window_size"] = op.window  # onnxruntime before 1.24 sees one key more
     if op.soft_cap is not None:
         facts["softcap"] = op.soft_cap
     out = f"{blk}.attention"

@@ -10,20 +10,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from export import CONTAINERS
+from quantize.loading import files_of
 from quantize.methods import METHODS
 from quantize.rewrites import REWRITES
 from runtime.archs import FAMILIES
 from runtime.containers import recognise
 from runtime.engine import backend_names
 from runtime.errors import InputError
-from runtime.quant_types import QUANT_TYPES
+from runtime.quant_types import QUANT_TYPES, QuantType
+from runtime.quant_types.read_only import READ_ONLY, ReadOnly
 
 
 def describe(path: Path) -> dict[str, Any]:
     """Sizes, types and bytes by tensor, and provenance, as JSON values."""
     reader = recognise(path)
     model, container = reader.open(path), CONTAINERS.get(reader.name)
-    files = [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]
     tensors: list[dict[str, Any]] = [
         {"name": t.name, "type": t.qtype.name, "shape": list(t.shape), "bytes": t.nbytes}
         for t in map(model.tensors.__getitem__, model.tensors)
@@ -32,7 +33,7 @@ def describe(path: Path) -> dict[str, Any]:
     return {
         "file": str(path),
         "container": reader.name,
-        "bytes": sum(f.stat().st_size for f in files),
+        "bytes": sum(file.stat().st_size for file in files_of(path)),
         "weights": weights,
         "bits_per_weight": 8 * sum(t["bytes"] for t in tensors) / weights,
         "arch": asdict(model.arch),
@@ -90,8 +91,9 @@ def _rewrites() -> list[dict[str, Any]]:
 
 def _types() -> list[dict[str, Any]]:
     return [
-        {"name": b.name, "block": b.size, "bits": round(b.bits, 4), "in": _containers(b.name)}
-        for b in QUANT_TYPES.values()
+        {"name": b.name, "block": b.size, "bits": round(b.bits, 4), "in": _containers(b)}
+        for b in (*QUANT_TYPES.values(), *READ_ONLY.values())
+        if _containers(b)
     ]
 
 
@@ -125,8 +127,10 @@ CATALOGUES = {
 """What `quantize list` can list."""
 
 
-def _containers(name: str) -> str:
-    return ", ".join(c.name for c in CONTAINERS.values() if c.holds(QUANT_TYPES[name]))
+def _containers(qtype: QuantType) -> str:
+    if isinstance(qtype, ReadOnly):
+        return "gguf, read only" if qtype.ggml_type is not None else ""
+    return ", ".join(c.name for c in CONTAINERS.values() if c.holds(qtype))
 
 
 def render_rows(what: str, found: list[dict[str, Any]]) -> Table:

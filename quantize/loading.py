@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from quantize.checkpoint import open_checkpoint
-from runtime.containers import recognise
+from runtime.containers import READERS, recognise
 from runtime.engine import Engine, Purpose, open_engine, reads_files
 from runtime.errors import InputError
 from runtime.model import Model
@@ -19,6 +19,14 @@ def kind(path: Path) -> str:
 def open_model(path: Path) -> Model:
     """The stored tensors, sizes and tokenizer of any container or of a checkpoint."""
     return recognise(path).open(path)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold a model: one, all parts of it, or those of a folder; none for no path."""
+    if not path.is_file():
+        return [file for file in path.rglob("*") if file.is_file()]
+    reader = next((reader for reader in READERS.values() if reader.recognises(path)), None)
+    return [path] if reader is None else reader.parts(path)
 
 
 def open_any(

@@ -32,8 +32,8 @@ def make(
     tower = tower_of(checkpoint.config)
     if tower is None or not checkpoint.beside:
         raise InputError(
-            f"{checkpoint.folder} has no vision tower (no vision_config in its config.json); give "
-            "the checkpoint of a Qwen2-VL or Qwen2.5-VL."
+            f"{checkpoint.folder} has no vision tower of a known kind (its config.json has no "
+            "vision_config, or is not Qwen's); give the checkpoint of a Qwen2-VL or Qwen2.5-VL."
         )
     extra: dict[str, Any] = {
         "general.name": checkpoint.name,

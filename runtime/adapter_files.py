@@ -10,6 +10,7 @@ from typing import Any
 
 from runtime.adapter import Adapter
 from runtime.added_tokens import TOKENIZER_FILES
+from runtime.pooling import MODULES, pooling_file
 
 TEMPLATES = "additional_chat_templates"
 OTHERS = ("generation_config.json", "README.md", "LICENSE")
@@ -54,6 +55,10 @@ def small_files(base: Path, tokenizer: Path, config: dict[str, Any]) -> SmallFil
         for name in names:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, made.path / name)
+    if pooling := pooling_file(base):
+        (made.path / pooling).parent.mkdir(parents=True)
+        for name in (MODULES, str(pooling)):
+            shutil.copyfile(base / name, made.path / name)
     if (tokenizer / TEMPLATES).is_dir():
         shutil.copytree(tokenizer / TEMPLATES, made.path / TEMPLATES)
     return made

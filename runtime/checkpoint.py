@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from runtime import generation_config
+from runtime import generation_config, pooling
 from runtime.adapter import Adapter, read_adapter, refuse_adapter
 from runtime.adapter_files import SmallFiles, small_files, tokenizer_folder
 from runtime.archs import Arch, Family, family_of
@@ -168,6 +168,7 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
         *notes,
         *own_head,
         *unused_head(arch, named.language),
+        *pooling.notes(folder),
         *generation_config.notes(folder),
     )
     tokenizer = Tokenizer.from_folder(folder)

@@ -5,17 +5,13 @@ from typing import Any
 
 import msgspec
 
-from runtime.json_files import Config, read_json
+from runtime.json_files import Config, SpecialIds, read_json
 
 TEXT = "text_config"
-OUTER = {
-    "architectures",
-    "model_type",
-    "tie_word_embeddings",
-    "tokenizer_class",
-    "quantization_config",
-    TEXT,
-}
+TIED = "tie_word_embeddings"
+FIRST = {"model_type", "architectures", *(part.name for part in msgspec.structs.fields(SpecialIds))}
+"""Settings that count where they stand beside a `text_config`, whatever that says of them."""
+OUTER = FIRST | {TIED, "tokenizer_class", "quantization_config", TEXT}
 """Settings that count where they stand beside a `text_config`."""
 INNER = {part.name for part in msgspec.structs.fields(Config)} - OUTER
 """Settings of the language model, which do not count there."""
@@ -38,9 +34,9 @@ def language_config(config: dict[str, Any]) -> dict[str, Any]:
     if text is None:
         return config
     outer = {key: value for key, value in config.items() if key not in INNER | {TEXT}}
-    named = {key: outer[key] for key in ("model_type", "architectures") if key in outer}
-    tied = [part.get("tie_word_embeddings") for part in (config, text)]
-    return outer | text | named | {"tie_word_embeddings": any(tied)}
+    named = {key: outer[key] for key in FIRST if outer.get(key) is not None}
+    said = [part[TIED] for part in (config, text) if part.get(TIED) is not None]
+    return outer | text | named | ({TIED: any(said)} if said else {})
 
 
 def config_notes(config: dict[str, Any]) -> list[str]:

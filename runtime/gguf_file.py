@@ -1,7 +1,7 @@
 """Open a GGUF file, ours or foreign, as a model: its tensors stay mapped on disk."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,15 @@ import numpy as np
 
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
-from runtime.gguf_header import MAGIC, Header, TableEntry, read_header
+from runtime.gguf_header import MAGIC, Header, TableEntry
+from runtime.gguf_parts import part_paths, read_parts
+from runtime.gguf_scales import Scales, find_scales
+from runtime.gguf_types import layout
 from runtime.model import Model
-from runtime.quant_types import QUANT_TYPES, QuantType
+from runtime.quant_types import QuantType
 from runtime.reader import Reader
 from runtime.tensor import Tensor
 from runtime.tokenizer import Tokenizer
-
-OTHER_TYPES = {16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S"}
-OTHER_TYPES |= {29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"}
-"""Types of llama.cpp that have no block here, by number: a refusal names them."""
 
 ROPE_FACTORS = "rope_freqs.weight"
 """Tensor by which frequencies are divided (Llama 3.1's scaling): a table, not a weight."""
@@ -34,7 +33,9 @@ class TensorInfo:
     """Outermost dimension first: (rows, cols), or (n,)."""
     qtype: QuantType
     offset: int
-    """Of the first byte, from the start of the file."""
+    """Of the first byte, from the start of its file."""
+    file: np.ndarray = field(repr=False, compare=False)
+    """The whole file that it lies in, mapped: uint8."""
 
     @property
     def rows(self) -> int:
@@ -44,57 +45,59 @@ class TensorInfo:
     def nbytes(self) -> int:
         return self.rows * self.qtype.row_bytes(self.shape[-1])
 
+    @property
+    def packed(self) -> np.ndarray:
+        """The rows as they lie in the file: uint8 (rows, row_bytes), mapped."""
+        return self.file[self.offset : self.offset + self.nbytes].reshape(self.rows, -1)
+
 
 @dataclass(frozen=True)
 class GgufFile:
     """An opened file; nothing but the header has been read."""
 
     path: Path
+    """The first file, where there are several parts."""
     version: int
     metadata: dict[str, Any]
     """Numbers, strings and booleans as Python values, arrays of numbers as numpy arrays."""
     tensors: dict[str, TensorInfo]
     """In file order."""
-    bytes: np.ndarray = field(repr=False)
-    """The whole file, mapped: uint8."""
 
     def packed(self, name: str) -> np.ndarray:
         """The rows of a tensor as they lie in the file: uint8 (rows, row_bytes), mapped."""
-        info = self.tensors[name]
-        return self.bytes[info.offset : info.offset + info.nbytes].reshape(info.rows, -1)
+        return self.tensors[name].packed
 
 
 def read(path: str | Path) -> GgufFile:
-    """Open a file, data mapped.
+    """Open a file, data mapped; of one part of several all parts.
 
     Raises EdgequantError for one that is no GGUF, is cut or damaged, or has a type without a block.
     """
-    return _with_blocks(read_header(path))
+    return _with_blocks(read_parts(path))
 
 
-def _with_blocks(header: Header) -> GgufFile:
-    tensors = _place(header, [_tensor_info(header, line) for line in header.table])
-    return GgufFile(header.path, header.version, header.metadata, tensors, header.bytes)
+def _with_blocks(parts: Sequence[Header]) -> GgufFile:
+    tensors: dict[str, TensorInfo] = {}
+    for part in parts:
+        placed = _place(part, [_tensor_info(part, line) for line in part.table])
+        if twice := placed.keys() & tensors.keys():
+            raise part.cursor.damaged(f"a part before it has the tensor {min(twice)!r}, too")
+        tensors |= placed
+    return GgufFile(parts[0].path, parts[0].version, parts[0].metadata, tensors)
 
 
 def _tensor_info(header: Header, line: TableEntry) -> TensorInfo:
     """A line of the table with its block, placed in the file."""
-    qtype = next((b for b in QUANT_TYPES.values() if b.ggml_type == line.ggml_type), None)
-    if qtype is None:
-        type_name = OTHER_TYPES.get(line.ggml_type, f"GGUF type {line.ggml_type}")
-        raise UnsupportedError(
-            f"{header.path} stores {line.name!r} as {type_name}, which cannot be read here; run it "
-            "with --backend llamacpp, or use a file with types that `quantize list types` names."
-        )
+    qtype = layout(line.ggml_type, f"{header.path} stores {line.name!r}")
     shape = line.shape
     if 0 in shape or not qtype.fits(shape[-1]):
         packs = f"{line.name!r} has shape {shape}, but {qtype.name} packs {qtype.size}"
         raise header.cursor.damaged(packs)
-    return TensorInfo(line.name, shape, qtype, header.start + line.offset)
+    return TensorInfo(line.name, shape, qtype, header.start + line.offset, header.bytes)
 
 
 def _place(header: Header, infos: list[TensorInfo]) -> dict[str, TensorInfo]:
-    """Table by name; each tensor lies within the file."""
+    """Table by name; each tensor lies within the file, right behind the one before."""
     cursor, alignment = header.cursor, header.alignment
     tensors: dict[str, TensorInfo] = {}
     for info in infos:
@@ -105,6 +108,13 @@ def _place(header: Header, infos: list[TensorInfo]) -> dict[str, TensorInfo]:
             raise cursor.damaged(f"{info.name!r} starts at {at}, not at {alignment}s")
         tensors[info.name] = info
     cursor.need_until(max((t.offset + t.nbytes for t in tensors.values()), default=0))
+    for before, info in zip(infos, infos[1:], strict=False):
+        end = before.offset + before.nbytes - header.start
+        expected = -(-end // alignment) * alignment
+        if (at := info.offset - header.start) != expected:
+            # forks have other layouts under the numbers of llama.cpp's types
+            behind = f"behind {before.name!r} ({before.qtype.name}) at {expected}"
+            raise cursor.damaged(f"{info.name!r} starts at {at}, not {behind}")
     return tensors
 
 
@@ -115,6 +125,8 @@ class GgufTensors(Mapping[str, Tensor]):
     file: GgufFile
     arch: Arch
     infos: dict[str, TensorInfo]
+    scales: Scales
+    """What some tensors are multiplied by."""
 
     def __getitem__(self, name: str) -> Tensor:
         info, data = self.infos[name], self.file.packed(name)
@@ -122,7 +134,7 @@ class GgufTensors(Mapping[str, Tensor]):
         if order is not None:
             rows = data.reshape(len(order), -1)[np.argsort(order)]
             data = rows.reshape(data.shape)
-        return Tensor(name, info.shape, info.qtype, data)
+        return Tensor(name, info.shape, info.qtype, data, self.scales.get(name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.infos)
@@ -133,12 +145,12 @@ class GgufTensors(Mapping[str, Tensor]):
 
 def open_gguf(path: str | Path) -> Model:
     """Open a model. Raises EdgequantError for a damaged file or a model that cannot be computed."""
-    header = read_header(path)
-    file = _with_blocks(header)
-    arch, tokenizer = _arch_and_tokenizer(header)
-    infos = _check_tensors(file, arch)
+    parts = read_parts(path)
+    file = _with_blocks(parts)
+    arch, tokenizer = _arch_and_tokenizer(parts)
+    infos, scales = _check_tensors(file, arch)
     # a vocabulary's strings take 40 MB, and the tokenizer has its own
-    return Model(arch, GgufTensors(replace(file, metadata={}), arch, infos), tokenizer)
+    return Model(arch, GgufTensors(replace(file, metadata={}), arch, infos, scales), tokenizer)
 
 
 def arch_and_tokenizer(path: str | Path) -> tuple[Arch, Tokenizer | None]:
@@ -146,23 +158,22 @@ def arch_and_tokenizer(path: str | Path) -> tuple[Arch, Tokenizer | None]:
 
     Raises EdgequantError for a damaged header or a model that cannot be computed.
     """
-    return _arch_and_tokenizer(read_header(path))
+    return _arch_and_tokenizer(read_parts(path))
 
 
 def read_arch(path: str | Path) -> Arch:
     """Sizes alone, without the work of making a tokenizer. Raises as `arch_and_tokenizer` does."""
-    return _arch(read_header(path))
+    return _arch(read_parts(path))
 
 
-def _arch_and_tokenizer(header: Header) -> tuple[Arch, Tokenizer | None]:
-    arch = _arch(header)
-    return arch, Tokenizer.from_gguf(header.metadata, arch.vocab)
+def _arch_and_tokenizer(parts: Sequence[Header]) -> tuple[Arch, Tokenizer | None]:
+    arch = _arch(parts)
+    return arch, Tokenizer.from_gguf(parts[0].metadata, arch.vocab)
 
 
-def _arch(header: Header) -> Arch:
+def _arch(parts: Sequence[Header]) -> Arch:
+    header = parts[0]
     path = header.path
-    if header.metadata.get("split.count", 1) != 1:
-        raise UnsupportedError(f"{path} is one part of several; merge them with llama-gguf-split.")
     if header.metadata.get("general.type") == "imatrix":
         raise InputError(
             f"{path} is an importance matrix and not a model; give it to `quantize run --imatrix`."
@@ -178,15 +189,16 @@ def _arch(header: Header) -> Arch:
         raise UnsupportedError(
             f"{path} has the architecture {name!r}; supported: {', '.join(sorted(known))}."
         )
-    shapes = {line.name: line.shape for line in header.table}
-    return FAMILIES[name].gguf_arch(header.metadata, shapes, _rope_factors(header))
+    shapes = {line.name: line.shape for part in parts for line in part.table}
+    return FAMILIES[name].gguf_arch(header.metadata, shapes, _rope_factors(parts))
 
 
-def _rope_factors(header: Header) -> tuple[float, ...] | None:
+def _rope_factors(parts: Sequence[Header]) -> tuple[float, ...] | None:
     """What frequencies are divided by, where the file has such a table."""
-    line = next((line for line in header.table if line.name == ROPE_FACTORS), None)
-    if line is None:
+    lines = [(part, line) for part in parts for line in part.table if line.name == ROPE_FACTORS]
+    if not lines:
         return None
+    header, line = lines[0]
     info = _tensor_info(header, line)
     stop = info.offset + info.nbytes
     header.cursor.need_until(stop)
@@ -194,10 +206,15 @@ def _rope_factors(header: Header) -> tuple[float, ...] | None:
     return tuple(float(factor) for factor in table.reshape(-1))
 
 
-def _check_tensors(file: GgufFile, arch: Arch) -> dict[str, TensorInfo]:
+def _check_tensors(file: GgufFile, arch: Arch) -> tuple[dict[str, TensorInfo], Scales]:
     """The model's tensors in file order, when they are just those that its sizes imply."""
     expected = arch.shapes()
-    infos = {name: info for name, info in file.tensors.items() if name != ROPE_FACTORS}
+    scales, beside = find_scales(file.path, file.tensors, FAMILIES[arch.family])
+    infos = {
+        name: info
+        for name, info in file.tensors.items()
+        if name != ROPE_FACTORS and name not in beside
+    }
     for name, shape in expected.items():
         if name not in infos:
             raise CorruptFileError(f"{file.path} has no tensor {name}; convert the model again.")
@@ -213,10 +230,10 @@ def _check_tensors(file: GgufFile, arch: Arch) -> dict[str, TensorInfo]:
             f"{file.path} holds {len(extra)} tensors that {arch.family} does not know "
             f"({extra[0]}); leaving them out would change the model."
         )
-    return infos
+    return infos, scales
 
 
-READER = Reader("gguf", "a .gguf file", open_gguf, magic=MAGIC)
+READER = Reader("gguf", "a .gguf file", open_gguf, magic=MAGIC, parts=part_paths)
 
 
 def is_gguf(path: Path) -> bool:

@@ -77,6 +77,7 @@ class Config(SpecialIds):
     hidden_act: str | None = None
     tokenizer_class: str | None = None
     use_sliding_window: bool | None = None
+    is_causal: bool | None = None
     sliding_window: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
     max_window_layers: Id | None = None
     layer_types: list[str] | None = None

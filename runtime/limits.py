@@ -28,6 +28,11 @@ def check_sizes(arch: "Arch") -> "Arch":
 
 def refuse_settings(config: dict[str, Any]) -> None:
     """Raise UnsupportedError for a setting of config.json that no family here computes."""
+    if config.get("is_causal") is False:
+        raise UnsupportedError(
+            "config.json sets is_causal to false, so that tokens see those after them; only causal "
+            "attention is supported: run it with the code that came with the model."
+        )
     if (activation := config.get("hidden_act", "silu")) != "silu":
         raise UnsupportedError(
             f"config.json has hidden_act {activation!r}; only 'silu' is supported."

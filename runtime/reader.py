@@ -22,6 +22,8 @@ class Reader:
     """A file that only such a folder has, where a model is a folder."""
     engine: str = "native"
     """Backend that runs it unless another is named."""
+    parts: Callable[[Path], list[Path]] = lambda path: [path]
+    """All files of a model, by one of them."""
 
     @property
     def is_file(self) -> bool:

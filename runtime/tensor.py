@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.quant_types import QUANT_TYPES, QuantType
+from runtime.quant_types import QUANT_TYPES, SCALED, QuantType
 
 Shape = tuple[int, ...]
 
@@ -25,8 +25,7 @@ def rows_and_cols(shape: Shape) -> tuple[int, int]:
 
 def stored_bytes(qtype: QuantType, shape: Shape) -> int:
     """Bytes of a tensor in a type that fits its rows."""
-    rows, cols = rows_and_cols(shape)
-    return rows * qtype.row_bytes(cols)
+    return math.prod(shape[:-1]) * qtype.row_bytes(shape[-1])
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class Tensor:
     qtype: QuantType
     data: np.ndarray
     """uint8 (rows of all experts, row_bytes); often a read-only memory map."""
+    scales: np.ndarray | None = None
+    """What NVFP4 is multiplied by: float32 (1,) or (experts,); None = nothing."""
 
     @property
     def nbytes(self) -> int:
@@ -65,7 +66,14 @@ class Tensor:
         """float32 weights of rows start..stop, (rows, cols); a 1-D tensor: all of it, (n,)."""
         if not self.is_matrix:
             return self.qtype.decode(self.data).reshape(self.shape)
-        return self.qtype.decode(self.data[start:stop])
+        packed = self.scaled()
+        return packed.qtype.decode(packed.data[start:stop])
+
+    def scaled(self) -> "Tensor":
+        """Itself, with its scales inside the blocks: a copy where it has any."""
+        if self.scales is None:
+            return self
+        return Tensor(self.name, self.shape, SCALED, SCALED.join(self.data, self.scales))
 
     @staticmethod
     def dense(name: str, values: np.ndarray, type_name: str = "F32") -> "Tensor":

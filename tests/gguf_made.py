@@ -22,11 +22,13 @@ def tiny_gguf(
     keys: dict[str, Any],
     tensors: dict[str, np.ndarray] | None = None,
     types: list[int] | None = None,
+    most: int = 0,
 ) -> Path:
     """Write a Llama of one layer; returns the path.
 
     `keys` are metadata, by whole names, whose values are str, bool, int, float or lists; None
-    leaves a usual key out. `tensors` replace or, with a size of 0, remove those of zeros.
+    leaves a usual key out. `tensors` replace or, with a size of 0, remove those of zeros. With
+    `most` the model goes in parts of so many tensors.
     """
     usual = {
         "llama.block_count": 1,
@@ -42,7 +44,7 @@ def tiny_gguf(
         "tokenizer.ggml.token_type": types or [1] * len(tokens),
         "tokenizer.ggml.merges": ["a b"],
     }
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=most)
     for key, value in (usual | keys).items():
         if value is not None:
             _add(writer, key, value)

@@ -1,29 +1,13 @@
-"""The released models, each made small with its true structure: docs/models.md says what runs.
+"""The released models: what of each config.json decides how it is computed and stored.
 
-Sizes are those of the config.json of each release on the Hugging Face hub. The small ones have as
-many heads a key-value head, and widths that 2, 4, ... 256 divide as they divide the true ones: that
-decides which types fit.
+Sizes are those of the config.json of each release on the Hugging Face hub. docs/models.md says what
+becomes of each, as tests/small_releases.py measures it.
 """
 
 from dataclasses import dataclass, field
-from math import gcd
-from pathlib import Path
 from typing import Any
 
-import torch
-
-import edgequant
-from runtime.errors import EdgequantError
-from tests.one_file_models import make, weights
-
 EQUAL = ""
-BLOCK = 256
-"""The longest block of a quantization type."""
-MOST_FFN = 768
-KEY_BIAS = 900.0
-"""Norm of the key biases in Qwen2.5, nearly all of it in the channels that rope hardly turns."""
-SURE = 4.0
-"""Factor on routers: one that nearly ties is decided by the last bit."""
 
 
 @dataclass(frozen=True)
@@ -40,73 +24,13 @@ class Release:
     facts: dict[str, Any] = field(default_factory=dict)
     """The rest of config.json."""
     layers: int = 2
+    """Of the small one."""
     gguf: str = EQUAL
     onnx: str = EQUAL
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """config.json of the small one."""
-        heads, head_dim = self.small_heads()
-        sizes = {
-            "hidden_size": self.small_hidden(),
-            "intermediate_size": small_width(self.ffn),
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads * self.kv_heads // self.heads,
-            "num_hidden_layers": self.layers,
-            "tie_word_embeddings": self.tied,
-        }
-        if heads * head_dim != sizes["hidden_size"] or "head_dim" in self.facts:
-            sizes["head_dim"] = head_dim
-        facts = {k: small_width(v) if k in WIDTHS else v for k, v in self.facts.items()}
-        return facts | sizes
-
-    def small_heads(self) -> tuple[int, int]:
-        """Heads and their width: the least of both whose product has the blocks of the true one."""
-        common = gcd(self.heads, self.kv_heads)
-        wanted = gcd(self.heads * self.head_dim, BLOCK)
-        fitting = [
-            (self.heads // several, head_dim)
-            for several in range(1, common + 1)
-            for head_dim in (16, 32, 64, 128)
-            if common % several == 0
-            and head_dim <= self.head_dim
-            and gcd(self.heads // several * head_dim, BLOCK) == wanted
-        ]
-        return min(fitting, key=lambda pair: (pair[0] * pair[1], pair[0]))
-
-    def small_hidden(self) -> int:
-        """The heads' channels, where the true model has as many."""
-        heads, head_dim = self.small_heads()
-        return heads * head_dim if self.heads * self.head_dim == self.hidden else 2 * BLOCK
-
-    def make(self, folder: Path) -> Path:
-        """The checkpoint, its weights such that activations keep their size."""
-        make(folder, **self.config)
-        head_dim = self.small_heads()[1]
-        weights(folder, lambda values: _real(values, head_dim))
-        return folder
-
-
-def small_width(width: int) -> int:
-    """The width below MOST_FFN that blocks divide as they divide this one."""
-    step = gcd(width, BLOCK)
-    return min(width, MOST_FFN // step // 2 * 2 * step + (step if step < BLOCK else 0))
-
-
-def _real(values: dict[str, torch.Tensor], head_dim: int) -> None:
-    """Scale the weights in place: matrices by their inputs, key biases as in Qwen2.5."""
-    for name, value in values.items():
-        if name.endswith("k_proj.bias"):
-            heads = value.reshape(-1, 2, head_dim // 2)  # channels turn in pairs
-            heads[..., -1] *= KEY_BIAS / heads[..., -1].norm()
-        elif value.ndim > 1:
-            sure = SURE if name.endswith(("mlp.gate.weight", "shared_expert_gate.weight")) else 1
-            values[name] = value / value.std() * sure / value.shape[-1] ** 0.5
-        elif "norm" in name:
-            values[name] = value / value.mean()
-
-
-WIDTHS = ("moe_intermediate_size", "shared_expert_intermediate_size")
+    length: int = 64
+    """Tokens of the text that a GGUF is judged on."""
+    scores: str = ""
+    """Of a model that scores texts, whether transformers has its "class" or "no class"."""
 
 
 def qwen2(theta: float = 1e6, context: int = 32768, **facts: Any) -> dict[str, Any]:
@@ -134,7 +58,34 @@ def experts(family: str, count: int, top_k: int, width: int, **facts: Any) -> di
     return {"model_type": family, "architectures": [name], "rope_theta": 1e6} | own | facts
 
 
+def mistral(theta: float, context: int, **facts: Any) -> dict[str, Any]:
+    own = {"rope_theta": theta, "max_position_embeddings": context, "rms_norm_eps": 1e-5}
+    return {"model_type": "mistral", "architectures": ["MistralForCausalLM"]} | own | facts
+
+
+def gemma3(window: int) -> dict[str, Any]:
+    own = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "max_position_embeddings": 32768}
+    own |= {"sliding_window": window, "query_pre_attn_scalar": 256, "head_dim": 256}
+    own |= {"hidden_activation": "gelu_pytorch_tanh", "sliding_window_pattern": 6}
+    return {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]} | own
+
+
+def vision(family: str, name: str) -> dict[str, Any]:
+    own = {"rope_theta": 1e6, "max_position_embeddings": 32768, "rope_scaling": SECTIONS}
+    own |= {"vision_start_token_id": 4096, "vision_end_token_id": 4097}
+    own |= {"image_token_id": 4098, "video_token_id": 4099}
+    return {"model_type": family, "architectures": [name]} | own
+
+
+def scoring(name: str, labels: int, theta: float, context: int) -> dict[str, Any]:
+    named = {str(label): f"LABEL_{label}" for label in range(labels)}
+    return qwen2(theta, context, architectures=[name], id2label=named, pad_token_id=4093)
+
+
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+SECTIONS = {"type": "mrope", "mrope_section": [16, 24, 24]}
+MILLION = {"chunk_size": 262144, "local_size": 8192, "original_max_position_embeddings": 262144}
+NO_SCORES = "llama.cpp loads no such head"
 
 RELEASES = [
     Release("Qwen2.5-0.5B, -Coder-0.5B", 896, 14, 2, 4864, True, 64, qwen2()),
@@ -189,58 +140,77 @@ RELEASES = [
         4096, 64, 4, 12288, False, 128,
         experts("qwen3_moe", 128, 8, 1536, norm_topk_prob=True, head_dim=128),
     ),
+    Release(
+        "Qwen2.5-7B-Instruct-1M",
+        3584, 28, 4, 18944, False, 128,
+        qwen2(1e7, 1010000, dual_chunk_attention_config=MILLION),
+    ),
+    Release(
+        "Qwen2.5-14B-Instruct-1M",
+        5120, 40, 8, 13824, False, 128,
+        qwen2(1e7, 1010000, dual_chunk_attention_config=MILLION),
+    ),
+    Release(
+        "Qwen2-VL-2B",
+        1536, 12, 2, 8960, True, 128,
+        vision("qwen2_vl", "Qwen2VLForConditionalGeneration"),
+    ),
+    Release(
+        "Qwen2-VL-7B",
+        3584, 28, 4, 18944, False, 128,
+        vision("qwen2_vl", "Qwen2VLForConditionalGeneration"),
+    ),
+    Release(
+        "Qwen2.5-VL-3B",
+        2048, 16, 2, 11008, True, 128,
+        vision("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
+    ),
+    Release(
+        "Qwen2.5-VL-7B",
+        3584, 28, 4, 18944, False, 128,
+        vision("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
+    ),
+    Release(
+        "Qwen2.5-VL-72B",
+        8192, 64, 8, 29568, False, 128,
+        vision("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
+    ),
+    Release(
+        "Qwen2.5-Math-RM-72B",
+        8192, 64, 8, 29568, False, 128,
+        scoring("Qwen2ForRewardModel", 1, 1e4, 4096),
+        gguf=NO_SCORES,
+        scores="no class",
+    ),
+    Release(
+        "Qwen2.5-Math-PRM-7B",
+        3584, 28, 4, 18944, False, 128,
+        scoring("Qwen2ForProcessRewardModel", 2, 1e4, 4096),
+        gguf=NO_SCORES,
+        scores="no class",
+    ),
+    Release(
+        "Qwen2.5 reward models and classifiers of one linear, 1.5B",
+        1536, 12, 2, 8960, True, 128,
+        scoring("Qwen2ForSequenceClassification", 1, 1e6, 32768),
+        gguf=NO_SCORES,
+        scores="class",
+    ),
+    Release(
+        "Mistral-7B-v0.1",
+        4096, 32, 8, 14336, False, 128,
+        mistral(1e4, 32768, sliding_window=4096),
+        length=24,
+    ),
+    Release(
+        "Mistral-7B-v0.3", 4096, 32, 8, 14336, False, 128, mistral(1e6, 32768, sliding_window=None)
+    ),
+    Release(
+        "Mistral-Small-24B",
+        5120, 32, 8, 32768, False, 128,
+        mistral(1e8, 32768, sliding_window=None, head_dim=128),
+    ),
+    Release("Gemma-3-270M", 640, 4, 1, 2048, True, 256, gemma3(512), layers=6),
+    Release("Gemma-3-1B", 1152, 4, 1, 6912, True, 256, gemma3(512), layers=6),
+    Release("Gemma-3-4B, the language model", 2560, 8, 4, 10240, True, 256, gemma3(1024), layers=6),
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What becomes of a release in one container."""
-
-    refused: str = ""
-    """The sentence."""
-    floats: float = 0.0
-    """KL of the file without quantization from transformers, nats a token, in the target engine."""
-    rounded: float = 0.0
-    """The same of the quantized file."""
-
-    def __str__(self) -> str:
-        if self.refused:
-            return f"refused: {self.refused}"
-        return f"{magnitude(self.floats)}; {self.rounded:.2g}"
-
-
-TARGETS = {"gguf": ("gguf:F32", "gguf:Q4_K_M"), "onnx": ("onnx:fp32", "onnx:int4")}
-"""Container -> the file without quantization, and the usual one."""
-
-
-def magnitude(kl: float) -> str:
-    """A bound that machines agree on."""
-    return next(f"< 1e-{n}" for n in range(7, -9, -1) if kl < 10.0**-n)
-
-
-def measure(release: Release, container: str, folder: Path) -> Cell:
-    """Make the small one in a folder, write both files, and run them in the target engine."""
-    source = release.make(folder / "model")
-    try:
-        made = edgequant.quantize(
-            source,
-            TARGETS[container],
-            output=folder / "out",
-            effort="low",
-            rows=2,
-            length=64,
-            check=False,
-        )
-    except EdgequantError as error:
-        assert not list((folder / "out").glob("*"))
-        return Cell(refused=str(error))
-    found = edgequant.check(
-        [artifact.path for artifact in made.artifacts],
-        source,
-        backend="llamacpp",
-        reference="transformers",
-        eval_rows=1,
-        eval_length=64,
-    )
-    floats, rounded = (result.metrics.kl for result in found.results)
-    return Cell(floats=floats, rounded=rounded)

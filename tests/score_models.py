@@ -15,6 +15,8 @@ KINDS: dict[str, tuple[str, str, int]] = {
     "qwen2-labels": ("qwen2-untied", "Qwen2ForSequenceClassification", 3),
     "qwen3": ("qwen3", "Qwen3ForSequenceClassification", 1),
     "llama": ("llama-untied", "LlamaForSequenceClassification", 2),
+    "mistral": ("mistral", "MistralForSequenceClassification", 1),
+    "gemma3": ("gemma3", "Gemma3TextForSequenceClassification", 1),
     "math-rm": ("qwen2-untied", "Qwen2ForRewardModel", 1),
     "math-prm": ("qwen2-untied", "Qwen2ForProcessRewardModel", 2),
 }
@@ -28,6 +30,7 @@ def make_scorer(folder: Path, kind: str, **changes: Any) -> Path:
     """A model of one of KINDS, whose tokenizer knows the marker of steps."""
     name, named, labels = KINDS[kind]
     facts = {"num_hidden_layers": 2, "hidden_size": 64, "pad_token_id": PAD}
+    facts |= {"sliding_window": 8} if kind == "mistral" else {}
     facts |= {"id2label": {str(label): f"LABEL_{label}" for label in range(labels)}}
     make(folder, 5, **(CONFIGS[name] | facts | {"architectures": [named]} | changes))
     weights(folder, large_key_biases)

@@ -15,6 +15,7 @@ from export import CONTAINERS
 from quantize.checkpoint import bundled
 from quantize.plan import Plan, Target, assign
 from runtime.quant_types import QUANT_TYPES, QuantType
+from runtime.quant_types.read_only import READ_ONLY
 from runtime.tensor import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -165,6 +166,16 @@ def test_the_formats_page_has_the_sizes_of_every_block_layout(qtype: QuantType) 
     held = ", ".join(sorted(c.name for c in CONTAINERS.values() if c.holds(qtype)))
     row = f"| {qtype.name} | {qtype.size} | {qtype.bytes} | {qtype.bits:g} | {held} |"
     assert row in read(DOCS / "formats.md")
+
+
+def test_the_formats_page_has_the_types_that_are_only_read() -> None:
+    rows = {
+        f"| {b.name} | {b.size} | {b.bytes} | {b.bits:g} | gguf, read only |"
+        for b in READ_ONLY.values()
+        if b.ggml_type is not None
+    }
+    found = re.findall(r"^\|.*\| gguf, read only \|$", read(DOCS / "formats.md"), re.MULTILINE)
+    assert set(found) == rows
 
 
 @pytest.mark.slow

@@ -38,6 +38,9 @@ HEAVY = {
 }
 """What a program that only runs models must not have to load."""
 
+LENT = {"runtime/quant_types/codebooks.py": {"gguf"}}
+"""Files whose functions may use a package of others: tables of a format, read when needed."""
+
 FILES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
 
 
@@ -120,7 +123,8 @@ def test_the_lower_layers_import_only_what_they_declare(path: Path) -> None:
 def test_the_runtime_never_uses_torch_or_a_writer_of_files(path: Path) -> None:
     if is_foreign(path):
         return
-    assert not imported(ast.walk(parse(path))) & {"torch", "transformers", "gguf"}
+    lent = LENT.get(name(path), set())
+    assert not imported(ast.walk(parse(path))) & {"torch", "transformers", "gguf"} - lent
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "export").rglob("*.py")), ids=name)

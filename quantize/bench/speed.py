@@ -15,6 +15,7 @@ from typing import Any
 
 from quantize.bench.bandwidth import Memory
 from quantize.bench.client import Worker
+from quantize.loading import files_of
 from quantize.progress import Progress
 from quantize.report import frontier_chart
 from runtime.checkpoint import model_name
@@ -215,8 +216,7 @@ def measure(asked: BenchRequest, progress: Progress) -> BenchResult:
     model = check(asked)
     weights = weight_bytes(model)
     engines = [Samples(backend) for backend in asked.backends]
-    files = [asked.file] if asked.file.is_file() else asked.file.rglob("*")
-    size = sum(file.stat().st_size for file in files if file.is_file())
+    size = sum(file.stat().st_size for file in files_of(asked.file))
     bandwidth: list[float] = []
     with ExitStack() as stack:
         # these first loads bring the file into the page cache, and are not counted

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from quantize.plan.values import checked_text
 from runtime.errors import InputError
-from runtime.quant_types import quant_type
+from runtime.quant_types import QUANT_TYPES, quant_type
+from runtime.quant_types.read_only import READ_ONLY
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Rule:
             raise InputError(
                 f"--rule {text!r} is not a valid regular expression: {error}."
             ) from error
+        if type_name.upper() in READ_ONLY:
+            raise InputError(
+                f"--rule {text!r} asks for {type_name.upper()}, which is read and never written; "
+                f"choose one of {', '.join(QUANT_TYPES)}."
+            )
         return Rule(pattern, quant_type(type_name).name)
 
     def __str__(self) -> str:

@@ -56,6 +56,8 @@ def draw_result(result: ArtifactResult, place: int) -> dict[str, str]:
     charts: dict[str, tuple[Callable[[Axes], None], float]] = {
         "histogram": (lambda axes: kl_histogram(axes, result), HEIGHT)
     }
+    if len(result.positions) > 1:
+        charts["positions"] = (lambda axes: kl_by_position(axes, result), HEIGHT)
     if result.parts:
         charts["parts"] = (lambda axes: kl_by_part(axes, result), HEIGHT)
     if any(fact.kl is not None for fact in result.tensors):
@@ -107,6 +109,26 @@ def kl_histogram(axes: Axes, result: ArtifactResult) -> None:
             )
     axes.set_xlabel("KL of a token, nats")
     axes.set_ylabel("tokens")
+
+
+def kl_by_position(axes: Axes, result: ArtifactResult) -> None:
+    """Steps over the ranges of positions, on a logarithmic axis, with standard errors."""
+    found = result.positions
+    edges = (
+        np.array([place.first for place in found] + [found[-1].last + 1]) + 1.0
+    )  # counted from 1
+    kl = np.array([place.kl for place in found])
+    error = np.array([place.kl_se or 0.0 for place in found])
+    axes.stairs(kl, edges, baseline=None, color=BLUE, linewidth=1.6)
+    if error.any():
+        low = np.maximum(kl - error, 0)
+        axes.stairs(kl + error, edges, baseline=low, fill=True, color=BLUE, alpha=0.2)
+    axes.set_xscale("log")
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_xlabel("position in the window, tokens")
+    axes.set_ylabel("mean KL, nats")
 
 
 def kl_by_part(axes: Axes, result: ArtifactResult) -> None:

@@ -4,11 +4,13 @@ import numpy as np
 
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, join, score, stack
+from runtime.archs import Arch
 from runtime.engine import Engine
 from runtime.errors import CorruptFileError, InputError
 
 PIECE = 1 << 27
-"""Bytes of one model's float32 logits at a time: larger windows go through in pieces."""
+"""Bytes of one model's float32 logits, and half the bytes of a layer's attention scores, at a time:
+larger windows go through in pieces."""
 
 
 def compare(
@@ -45,7 +47,7 @@ def compare_window(
     original: Engine, candidates: dict[str, Engine], ids: np.ndarray, piece: int
 ) -> dict[str, TokenScores]:
     """Score each candidate on one window (T,)."""
-    step = tokens_at_once(original.arch.vocab, piece)
+    step = tokens_at_once(original.arch, len(ids), piece)
     pieces = [slice(start, start + step) for start in range(0, len(ids), step)]
     following = np.append(ids[1:], -1)  # (T,): nobody knows what comes after the window
     engines = [original, *candidates.values()]
@@ -69,6 +71,7 @@ def compare_window(
     return {label: join(parts) for label, parts in kept.items()}
 
 
-def tokens_at_once(vocab: int, piece: int = PIECE) -> int:
-    """Tokens whose logits fit in `piece` bytes."""
-    return max(1, piece // (4 * vocab))
+def tokens_at_once(arch: Arch, length: int, piece: int = PIECE) -> int:
+    """Tokens of a window whose logits, and half of whose attention scores, fit in `piece` bytes."""
+    heads = max(arch.layer(index).attention.heads for index in range(arch.layers))
+    return max(1, piece // max(4 * arch.vocab, 2 * heads * length))

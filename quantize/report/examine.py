@@ -11,9 +11,10 @@ import numpy as np
 from calib_data import Windows
 from export import CONTAINERS
 from quantize.checkpoint import Checkpoint
-from quantize.loading import open_any, open_model
+from quantize.loading import files_of, open_any, open_model
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
+from quantize.report.positions import by_position
 from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore, WorstToken
 from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
@@ -60,9 +61,8 @@ class Subject:
 
 
 def bytes_on_disk(path: Path) -> int:
-    """Of a file, or of all files of a folder; 0 where there is nothing."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    """Of a file, all parts of it, or all files of a folder; 0 where there is nothing."""
+    return sum(file.stat().st_size for file in files_of(path))
 
 
 def open_subject(label: str, path: Path, backend: str = "native", kv: str | None = None) -> Subject:
@@ -159,6 +159,7 @@ def examine(
         domains={str(name): summarize(scores, names == name) for name in np.unique(names)},
         windows=window_scores(scores, windows.domains),
         histogram=histogram(scores.kl),
+        positions=by_position(scores),
         worst=worst_tokens(scores, windows, source.tokenizer),
         tensors=with_effects(found.tensors, effects),
         parts=effects.parts,
@@ -238,9 +239,14 @@ def worst_tokens(
 
 
 def speed(engine: Engine, prompt: list[int]) -> GenerationSpeed:
-    """Median time of a greedy step after `prompt`; the first run warms caches and threads up."""
+    """Median time of a greedy step after `prompt`; the first run warms caches and threads up.
+
+    In a short context the prompt is cut, and fewer steps are timed.
+    """
     times: list[float] = []
-    for count in (4, TIMED):
+    prompt = prompt[: max(1, engine.arch.context // 2)]
+    timed = min(TIMED, engine.arch.context - len(prompt) - 1)
+    for count in (min(4, timed), timed):
         times.clear()
         last = None
         for _ in generate(engine, prompt, count + 1):
@@ -248,7 +254,7 @@ def speed(engine: Engine, prompt: list[int]) -> GenerationSpeed:
             if last is not None:  # the first token pays for reading the prompt
                 times.append(now - last)
             last = now
-    return GenerationSpeed(TIMED, float(1 / np.median(times)), machine())
+    return GenerationSpeed(timed, float(1 / np.median(times)), machine())
 
 
 def machine() -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from quantize.report.frontier import FrontierEntry, Standing, standings
 from quantize.report.metrics import Histogram, Metrics
+from quantize.report.positions import PositionScore
 from quantize.report.scan import TensorFact
 from quantize.report.sensitivity import PartEffect
 from quantize.report.tokens import TokenizerCheck
@@ -135,6 +136,8 @@ class ArtifactResult:
     """Text after drawings, through the original's vision tower; None where the model has none."""
     maker: str | None = None
     """The tool that made it, from its metadata; None where they do not tell."""
+    positions: tuple[PositionScore, ...] = ()
+    """By position in a window; reports of earlier versions have none."""
 
     @property
     def rejected(self) -> bool:

@@ -133,6 +133,8 @@ class Family(GgufSizes):
     """The class of transformers that opens any of its kind."""
     hf_beside: ClassVar[tuple[str, ...]] = ()
     """What the names of other parts of the model begin with, such as a vision tower's."""
+    sees: ClassVar[bool] = False
+    """Whether its vision tower is run here (runtime/vision), and not left out."""
     genai_type: ClassVar[str | None] = None
     """onnxruntime-genai's name of such a decoder; None = `name`."""
     biased: ClassVar[tuple[str, ...]] = ()

@@ -26,6 +26,8 @@ BASES = {FULL: ("rope_theta", 1e6), SLIDING: ("rope_local_base_freq", 1e4)}
 """Kind of layer -> the key of its rope's base outside of rope_parameters, and what it else is."""
 WIDE_LAYERS = 62
 """Layers of Gemma 3 27B, by whose number llama.cpp knows it."""
+TOWER = ("vision_tower", "multi_modal_projector")
+"""What reads images, in a `gemma3`: it is left out."""
 USUAL = {
     "vocab_size": 262_208,
     "hidden_size": 2304,
@@ -77,7 +79,8 @@ class Gemma3Arch(Arch):
 
 class Gemma3(Family):
     name = "gemma3"
-    hf_types = ("gemma3_text",)
+    hf_types = ("gemma3_text", "gemma3")
+    hf_beside = tuple(f"{start}{part}." for start in ("", "model.") for part in TOWER)
     hf_keys = Gemma3Config.__struct_fields__
     hf_class = "Gemma3ForCausalLM"
     genai_type = "gemma3_text"

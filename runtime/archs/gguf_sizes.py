@@ -25,6 +25,8 @@ class GgufSizes:
     """Whether llama.cpp takes heads of a width of their own."""
     gguf_biased: ClassVar[tuple[str, ...] | None] = None
     """Linears whose biases llama.cpp reads; None = all."""
+    gguf_ffn_scales: ClassVar[bool] = False
+    """Whether llama.cpp multiplies the feed-forward, too, by the scales of NVFP4."""
     gguf_windows: ClassVar[bool] = False
     """Whether llama.cpp hides from a query what its window does not hold."""
     arch_type: ClassVar[Any]

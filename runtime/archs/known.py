@@ -27,6 +27,9 @@ READ = SIZES | {
     "partial_rotary_factor",
     "quantization_config",
     "text_config",
+    "id2label",
+    "num_labels",
+    "is_causal",
 }
 """Keys that every family reads, or refuses."""
 SILENT = {
@@ -39,6 +42,7 @@ SILENT = {
     "embd_pdrop",
     "eos_token_id",
     "initializer_range",
+    "label2id",
     "model_type",
     "pad_token_id",
     "pretraining_tp",

@@ -13,6 +13,7 @@ class Llama(Family):
     hf_keys: ClassVar[tuple[str, ...]] = ("attention_bias", "mlp_bias")
     hf_class = "LlamaForCausalLM"
     gguf_rope_factors = True
+    gguf_ffn_scales = True
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:
         attention = (

@@ -34,6 +34,7 @@ class Qwen2VL(Qwen2):
     hf_class = "Qwen2_5_VLForConditionalGeneration"
     hf_auto = "AutoModelForImageTextToText"
     hf_beside = ("visual.", "model.visual.")
+    sees = True
     genai_type = "qwen2"
     theta = 1000000.0
     arch_type = VisionArch

@@ -15,6 +15,7 @@ class Qwen3(Family):
     hf_keys: ClassVar[tuple[str, ...]] = ("attention_bias", *window_config.KEYS)
     hf_class = "Qwen3ForCausalLM"
     gguf_biased = ("attn_q", "attn_k", "attn_v")
+    gguf_ffn_scales = True
 
     def attention(self, arch: Arch, index: int) -> Attention:
         width, eps = arch.head_dim, arch.eps

@@ -43,6 +43,7 @@ class SmolLM3(Llama):
     name = "smollm3"
     hf_types = ("smollm3",)
     hf_keys = ("no_rope_layers", "no_rope_layer_interval", "attention_bias", *window_config.KEYS)
+    gguf_ffn_scales = False
     hf_class = "SmolLM3ForCausalLM"
     theta = 2e6
     gguf_rope_factors = False

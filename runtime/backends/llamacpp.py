@@ -21,6 +21,7 @@ from runtime.archs import Arch
 from runtime.engine import check_kv
 from runtime.errors import CorruptFileError, InputError, SpaceError, UnsupportedError
 from runtime.gguf_file import arch_and_tokenizer
+from runtime.gguf_parts import part_paths
 from runtime.tokenizer import Tokenizer
 
 READS_FILES = True
@@ -160,7 +161,7 @@ class LlamaEngine:
                 f"llama.cpp has no room for {capacity} tokens: {_reason()}; ask for fewer."
             )
         told = " ".join(_told)
-        if self.kv == "f32" and not (told.count("(f32)") == 2 and "disabled" in told):
+        if self.kv == "f32" and ("(f32)" not in told or "(f16)" in told or "disabled" not in told):
             self.library.llama_free(found)
             raise _no_float32(f"it says {told!r}")
         self.library.llama_set_n_threads(found, self.threads, self.threads)
@@ -253,6 +254,6 @@ def open(path: Path | str, threads: int = 2, kv: str = "f16") -> LlamaEngine:
     Raises EdgequantError when xllamacpp is not installed or the file does not load.
     """
     check_kv(kv)
-    path = Path(path)
-    arch, tokenizer = arch_and_tokenizer(path)  # tensors may be of types that only llama.cpp has
+    path = part_paths(Path(path))[0]  # llama.cpp finds the other parts from the first one alone
+    arch, tokenizer = arch_and_tokenizer(path)
     return LlamaEngine(path, arch, tokenizer, threads, kv)

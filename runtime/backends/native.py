@@ -59,6 +59,7 @@ class NativeOps(NumpyOps):
     def load(self, tensor: Tensor) -> np.ndarray | NativeWeight:  # type: ignore[override]
         if not tensor.is_matrix:
             return np.array(tensor.decode())  # of a mapped F32 tensor that would be a view
+        tensor = tensor.scaled()
         if tensor.qtype.name not in TYPES:
             # the layout's own definition decodes it, once: slower and larger, never different
             values = tensor.decode().reshape(tensor.shape)

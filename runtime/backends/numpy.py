@@ -20,7 +20,7 @@ class NumpyOps:
         self.rows_at_once = rows_at_once
 
     def load(self, tensor: Tensor) -> np.ndarray | Tensor:
-        return tensor if tensor.is_matrix else tensor.decode()
+        return tensor.scaled() if tensor.is_matrix else tensor.decode()
 
     def embed(self, weight: Tensor, ids: np.ndarray) -> np.ndarray:
         unique, where = np.unique(ids, return_inverse=True)

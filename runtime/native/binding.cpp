@@ -1,5 +1,8 @@
 #include "binding.h"
 
+#include <cstring>
+
+#include "codebooks.h"
 #include "cpu_features.h"
 
 static const Kernels* chosen = available_kernels().back();
@@ -26,11 +29,30 @@ void refuse(const std::string& sentence, const char* error_class) {
     throw nb::python_error();
 }
 
+// The codebook of a type, if it has one, as Python has it.
+static void fill_codebook(const std::string& name) {
+    namespace nb = nanobind;
+    Codebook* book = codebook_of(name.c_str());
+    if (book == nullptr || book->filled) return;
+    const nb::object module = nb::module_::import_("runtime.quant_types.codebooks");
+    using Points = nb::ndarray<const int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+    const Points points = nb::cast<Points>(module.attr("codebook")(name.c_str()), false);
+    if (points.nbytes() != book->bytes) {
+        refuse("the gguf package has another codebook of " + name + "; install gguf 0.17 or later.",
+               "UnsupportedError");
+    }
+    memcpy(book->points, points.data(), book->bytes);
+    book->filled = true;
+}
+
 static const Layout& find_layout(const std::string& name) {
     const Kernels& kernels = chosen_kernels();
     std::string known;
     for (int i = 0; i < kernels.layout_count; i++) {
-        if (name == kernels.layouts[i]->name) return *kernels.layouts[i];
+        if (name == kernels.layouts[i]->name) {
+            fill_codebook(name);
+            return *kernels.layouts[i];
+        }
         known += (i ? ", " : "") + std::string(kernels.layouts[i]->name);
     }
     refuse("there is no native kernel for " + name + "; known: " + known + ".", "UnsupportedError");

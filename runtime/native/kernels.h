@@ -50,7 +50,7 @@ struct Layout {
     // does.
     void (*decode_row)(const uint8_t* row, int cols, float* out);
     // Products of TILE_ROWS packed rows with activations first..first + n - 1, n = 1, 2 or 4:
-    // out[i * TILE_ROWS + r]. Null for the float layouts, whose activations stay float.
+    // out[i * TILE_ROWS + r]. Null for the float layouts and NVFP4: activations stay float.
     void (*dot_rows)(const uint8_t* const rows[TILE_ROWS], const Quantized& x, int first, int n,
                      float* out);
     // Decode `cols` weights to bfloat16: 32 columns at out, the next 32 `stride` numbers further.

@@ -69,6 +69,8 @@ PAIRWISE(+)
 PAIRWISE(*)
 PAIRWISE(&)
 PAIRWISE(|)
+PAIRWISE(^)
+PAIRWISE(-)
 #undef PAIRWISE
 template <class V>
 INLINE Pair<V> operator&(Pair<V> a, uint8_t b) {

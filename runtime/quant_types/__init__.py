@@ -14,12 +14,14 @@ from runtime.quant_types.base import (
     quant_type,
     to_numpy,
 )
+from runtime.quant_types.nvfp4 import SCALED
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
 
 __all__ = [
     "QUANT_TYPES",
+    "SCALED",
     "Array",
     "QuantType",
     "Params",

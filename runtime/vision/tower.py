@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from runtime.archs import family_of
 from runtime.archs.layer import Shape
 from runtime.errors import UnsupportedError
 from runtime.json_files import Size, checked
@@ -103,12 +104,12 @@ class Tower:
 
 
 def tower_of(config: dict[str, Any]) -> Tower | None:
-    """The tower of a model by its config.json; None without a `vision_config`.
+    """The tower of a model by its config.json; None without one that is run here.
 
     Raises EdgequantError for sizes or an activation that are not these families'.
     """
     stored = config.get("vision_config")
-    if not stored:
+    if not stored or not family_of(config).sees:
         return None
     found = checked(stored, VisionConfig, "vision_config of config.json")
     modern = str(config.get("model_type")).startswith("qwen2_5_vl")

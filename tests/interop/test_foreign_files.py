@@ -1,4 +1,4 @@
-"""Files as llama.cpp makes them: their maker, and types that only llama.cpp itself can run."""
+"""Files as llama.cpp makes them: their maker, and types that are read and never written."""
 
 import ctypes
 from pathlib import Path
@@ -10,8 +10,10 @@ import pytest
 from export import CONTAINERS
 from quantize.checkpoint import Checkpoint
 from quantize.report.comparison import compare_files
-from runtime.errors import EdgequantError
+from runtime.engine import open_engine
+from runtime.gguf_file import open_gguf
 from runtime.tensor import Tensor
+from tests.gguf_made import bytes_alphabet, tiny_gguf
 from tests.quantize.report.conftest import Steps, rounded
 
 xllamacpp = pytest.importorskip(
@@ -99,17 +101,30 @@ def test_files_of_llama_cpp_and_ours_are_compared(files: dict[str, Path], tiny: 
 
 
 @pytest.mark.slow
-def test_a_type_of_llama_cpp_alone_is_refused_with_the_backend_that_runs_it(
+def test_a_file_in_a_type_that_is_only_read_is_compared(
     files: dict[str, Path], tiny: Checkpoint
 ) -> None:
     chosen, folder = [files["IQ3_S"], files["Q4_0"]], str(tiny.folder)
-    with pytest.raises(EdgequantError, match=r"as IQ3_S, which cannot .* with --backend llamacpp"):
-        compare_files(chosen, folder, None, None, "native", dict(FLAGS), Steps())
-    report = compare_files(chosen, folder, None, None, "llamacpp", dict(FLAGS), Steps())
-    assert report.failures == []
-    odd, known = report.results
-    assert (odd.label, odd.backend, odd.maker) == ("IQ3_S.gguf", "llamacpp", "other")
-    assert 0 < known.metrics.kl < odd.metrics.kl < 0.2
-    assert (odd.tensors, len(known.tensors)) == ((), len(tiny.tensors))
-    assert "bits count the whole file" in odd.notes[0]
-    assert odd.bits_per_weight == pytest.approx(8 * odd.bytes / report.original.weights)
+    found = {}
+    for backend in ("native", "llamacpp"):
+        report = compare_files(chosen, folder, None, None, backend, dict(FLAGS), Steps())
+        assert report.failures == []
+        narrow, wide = report.results
+        assert (narrow.label, narrow.backend, narrow.maker) == ("IQ3_S.gguf", backend, "other")
+        assert 0 < wide.metrics.kl < narrow.metrics.kl < 0.2
+        assert {fact.type for fact in narrow.tensors} == {"IQ3_S", "F32"}
+        assert 3.4 < narrow.bits_per_weight < wide.bits_per_weight
+        found[backend] = narrow.metrics.kl
+    assert found["native"] == pytest.approx(found["llamacpp"], rel=0.05)
+
+
+def test_a_model_in_several_files_is_computed_as_llama_cpp_computes_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    weights = {f"blk.0.{name}.weight": rng.normal(size=(32, 32)) for name in ("attn_v", "ffn_down")}
+    embedding = {"token_embd.weight": rng.normal(size=(257, 32))}
+    tokens = [*bytes_alphabet(), "ab"]
+    tiny_gguf(tmp_path / "m.gguf", tokens, {}, weights | embedding, most=4)
+    second, ids = tmp_path / "m-00002-of-00003.gguf", np.array([[5, 70, 9, 200]])
+    expected = open_engine(second, "llamacpp", threads=1).logits(ids)
+    found = open_engine(open_gguf(second), "numpy").logits(ids)
+    assert np.abs(found - expected).max() < 2e-3 * np.abs(expected).max()

@@ -195,6 +195,17 @@ def test_byte_fallback(artifact: Path, prefix: str) -> None:
     assert not same(artifact, within_words(prefix, spaces=True), "LlamaTokenizer")
 
 
+@pytest.mark.parametrize("name", ["GemmaTokenizerFast", "TokenizersBackend", "LlamaTokenizer"])
+def test_gemma_s_rule_is_known_by_its_class_or_its_split(artifact: Path, name: str) -> None:
+    backend, cut = tokenizers_made.gemma(), pre_tokenizers.Split(" ", "merged_with_previous")
+    assert same(artifact, backend, name, bos_token="<bos>")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([])
+    assert same(artifact, backend, name) == name.startswith("Gemma")
+    spaced = tokenizers_made.sentencepiece("prepend")
+    spaced.pre_tokenizer = cut
+    assert not same(artifact, spaced, name)
+
+
 def test_bytes_under_the_name_of_llama(artifact: Path) -> None:
     assert not same(artifact, tokenizers_made.byte_level(gpt2=True), "LlamaTokenizer")
 

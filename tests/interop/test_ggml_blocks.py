@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from runtime.quant_types import QUANT_TYPES, QuantType
+from runtime.quant_types.read_only import READ_ONLY
+from tests.interop import ggml as ggml_library
 
 xllamacpp = pytest.importorskip(
     "xllamacpp", reason="xllamacpp is not installed: pip install 'edgequant[interop]'"
 )
 
 LAYOUTS = [b for b in QUANT_TYPES.values() if b.ggml_type is not None and not b.is_float]
+READ = [*LAYOUTS, *(b for b in READ_ONLY.values() if b.ggml_type is not None)]
 Floats = ctypes.POINTER(ctypes.c_float)
 
 
@@ -69,3 +72,15 @@ def test_weighted_error_is_less_than_ggmls(ggml, qtype, kind, spread):
 def test_bytes_made_by_ggml_survive_unpacking_and_packing(ggml, qtype):
     data = ggml(qtype, weights("heavy-tailed"), importances("plain"))
     np.testing.assert_array_equal(qtype.pack(*qtype.unpack(data)), data)
+
+
+@pytest.mark.parametrize("qtype", READ, ids=lambda qtype: qtype.name)
+def test_random_bytes_decode_as_ggml_decodes_them(qtype: QuantType) -> None:
+    shape = (300, qtype.row_bytes(1024))
+    data = np.random.default_rng(9).integers(0, 256, shape, dtype=np.uint8)
+    expected = ggml_library.decoded(data, qtype)
+    with np.errstate(all="ignore"):
+        found = qtype.decode(data)
+    number = ~np.isnan(expected)
+    assert (np.isnan(found) == ~number).all()
+    assert (found.view("u4")[number] == expected.view("u4")[number]).all()

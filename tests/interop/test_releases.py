@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.releases import RELEASES, TARGETS, Release, measure
+from tests.releases import RELEASES, Release
+from tests.small_releases import TARGETS, measure
 
 pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install 'edgequant[interop]'"
@@ -13,6 +14,8 @@ pytest.importorskip(
 ROOT = Path(__file__).resolve().parents[2]
 MOST = 1e-6
 """KL of a file without quantization."""
+MOST_SCORE = 1e-4
+"""Deviation of a score of such a file, in standard deviations of the scores."""
 
 
 @pytest.mark.parametrize("container", TARGETS)
@@ -22,4 +25,5 @@ def test_a_release_runs_or_is_refused(release: Release, container: str, tmp_path
     sentence = getattr(release, container)
     assert (sentence in cell.refused) if sentence else not cell.refused, cell
     if not sentence:
-        assert cell.floats < MOST < cell.rounded < 1, cell
+        most = MOST_SCORE if cell.scores else MOST
+        assert cell.floats < most < cell.rounded < 1, cell

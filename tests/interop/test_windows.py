@@ -79,8 +79,6 @@ def test_logits_equal_transformers_past_the_window(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
-    if backend == "onnxruntime" and "moe" in name:
-        return  # refused: tests/runtime/test_variations.py
     engine, ids = engine_of(backend, folders[name], tmp_path, request), ids_of()
     assert error(engine.logits(ids), expected[name]) < CLOSE
     for row in range(2):  # onnxruntime takes one sequence where a text comes in pieces
@@ -101,3 +99,18 @@ def test_the_window_shows(
     plain = open_engine(type(model)(arch, model.tensors), "torch").logits(ids_of())
     assert error(plain[:, :8], expected[name][:, :8]) < CLOSE
     assert error(plain, expected[name]) > 10 * CLOSE
+
+
+@pytest.mark.parametrize("name", ["qwen2", "mistral, layer_types", "smollm3"])
+def test_genai_sees_the_window_too(
+    name: str, folders: dict[str, Path], expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    og = pytest.importorskip("onnxruntime_genai")
+    checkpoint, ids = open_checkpoint(folders[name]), ids_of()[0, :60]
+    facts = (checkpoint.arch, rounded(checkpoint, "F32"), folders[name], {})
+    CONTAINERS["onnx"].write(tmp_path / "x", *facts, accuracy_level=0)
+    generator = og.Generator(model := og.Model(str(tmp_path / "x")), og.GeneratorParams(model))
+    for piece in (ids[:40], *ids[40:, None]):  # a prompt, then one token at a time
+        generator.append_tokens(piece)
+    found = np.asarray(generator.get_logits()).reshape(-1)
+    assert error(found, expected[name][0, 59]) < CLOSE

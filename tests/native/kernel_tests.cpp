@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "codebooks.h"
 #include "cpu_features.h"
 #include "guarded.h"
 #include "matmul.h"
@@ -28,6 +29,42 @@ void fail(const Kernels& kernels, const Layout& layout, const char* what, int n)
 
 enum Fill { TAME, LEAST, GREATEST, ANYTHING };
 
+bool starts(const Layout& layout, const char* name) {
+    return strncmp(layout.name, name, strlen(name)) == 0;
+}
+
+// An ordinary value, about 0.01, in place of each float16 or float32 scale of a block.
+void set_scales(const Layout& layout, uint8_t* at) {
+    const uint8_t half[2] = {0x00, 0x21};
+    if (starts(layout, "INT") || starts(layout, "NVFP4_")) {
+        const float scale = 0.01f;
+        memcpy(at, &scale, sizeof scale);
+    } else if (starts(layout, "MXFP4")) {
+        at[0] = 121;
+    } else if (starts(layout, "IQ1_M")) {  // in the upper nibbles of four words
+        for (int i = 0; i < 4; i++) {
+            at[49 + 2 * i] = (uint8_t)((at[49 + 2 * i] & 15) | (half[i / 2] >> (4 * (i % 2)) << 4));
+        }
+    } else if (starts(layout, "Q2_K") || starts(layout, "Q3_K") || starts(layout, "Q6_K") ||
+               starts(layout, "TQ")) {
+        memcpy(at + layout.bytes - 2, half, 2);
+        if (starts(layout, "Q2_K")) memcpy(at + layout.bytes - 4, half, 2);
+    } else if (layout.block > 1 && !starts(layout, "NVFP4")) {
+        memcpy(at, half, 2);
+        memcpy(at + 2, half, 2);  // a minimum, or codes
+    }
+}
+
+// Codebooks, which Python would fill.
+void fill_codebook(const Layout& layout) {
+    Codebook* book = codebook_of(layout.name);
+    if (book == nullptr) return;
+    const int most = starts(layout, "IQ1") ? 8 : 43;
+    for (size_t i = 0; i < book->bytes; i++) {
+        book->points[i] = (int8_t)((int)(i * 37 % (2 * most + 1)) - most);
+    }
+}
+
 // TAME: random bytes without the bits that would make a scale large; LEAST and GREATEST: every code
 // and every whole scale at its end, the float16 and float32 ones at an ordinary value.
 void fill(const Layout& layout, Fill how, uint8_t* data, size_t bytes) {
@@ -37,21 +74,8 @@ void fill(const Layout& layout, Fill how, uint8_t* data, size_t bytes) {
         data[i] = how == TAME ? any & 0x3b : how == LEAST ? 0 : how == GREATEST ? 0xff : any;
     }
     if (how == ANYTHING || how == TAME) return;
-    const bool k_quant = layout.block == 256 && strcmp(layout.name, "IQ4_XS") != 0;
-    const bool scales_last = k_quant && layout.bytes != 144 && layout.bytes != 176;
     for (size_t block = 0; block < bytes; block += layout.bytes) {
-        uint8_t* at = data + block;
-        if (strncmp(layout.name, "INT", 3) == 0) {
-            const float scale = 0.01f;
-            memcpy(at, &scale, sizeof scale);
-        } else if (layout.block > 1) {
-            const int halves = layout.bytes == 84 ? 4 : 2;  // Q2_K ends with two of them
-            uint8_t* half = scales_last ? at + layout.bytes - halves : at;
-            for (int i = 0; i < 4 && (i < halves || !scales_last); i += 2) {
-                if (half + i + 2 > at + layout.bytes) break;
-                half[i] = 0x00, half[i + 1] = 0x21;  // about 0.01
-            }
-        }
+        set_scales(layout, data + block);
     }
 }
 
@@ -159,6 +183,7 @@ int main() {
     set_pool_threads(2);
     const std::vector<const Kernels*> sets = available_kernels();
     for (int index = 0; index < sets[0]->layout_count; index++) {
+        fill_codebook(*sets[0]->layouts[index]);
         const uint32_t expected = decode_anything(*sets[0]->layouts[index]);
         printf("%-12s %08x\n", sets[0]->layouts[index]->name, expected);
         for (const Kernels* kernels : sets) {

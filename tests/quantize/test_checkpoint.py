@@ -114,7 +114,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "too many layers": (edit_config(num_hidden_layers=9), "no tensor model.layers.2"),
     "too few layers": (edit_config(num_hidden_layers=1), "tensors this architecture does not know"),
     "unknown tensor": (add_tensor, r"does not know \(visual.patch\)"),
-    "sliding window": (edit_config(use_sliding_window=True), "use_sliding_window"),
+    "sliding window": (edit_config(layer_types=["sliding_attention"]), "layer_types for 1 layers"),
     "activation": (edit_config(hidden_act="gelu"), "only 'silu'"),
     "rope": (edit_config(rope_scaling={"type": "longrope"}), "rope scaling 'longrope'"),
     "quantized": (

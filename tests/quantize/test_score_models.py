@@ -215,6 +215,24 @@ def test_scores_of_texts_and_conversations_are_printed(
     assert run("score", folder)[0] == 2
 
 
+def test_a_forecast_and_an_importance_matrix_leave_the_head_out(
+    run: Any, folder: Path, tmp_path: Path
+) -> None:
+    code, out, _ = run("plan", folder, "--to", "onnx:int4", "-o", tmp_path / "out", "--json")
+    assert code == 0
+    (target,) = json.loads(out)["targets"]
+    assert not [tensor for tensor in target["tensors"] if "score" in tensor["name"]]
+    matrix = tmp_path / "i.gguf"
+    small = ("--calib-rows", "1", "--calib-length", "32")
+    assert run("imatrix", folder, "-o", matrix, *small)[0] == 0
+    flags = ("--to", "onnx:int4", "--no-check", "-o", tmp_path / "out")
+    code, out, _ = run("run", folder, *flags, "--imatrix", matrix, "--json")
+    assert code == 0
+    forecast = edgequant.plan(folder, "onnx:int4", imatrix=matrix)
+    (made,) = json.loads(out)["artifacts"]
+    assert made["bytes"] == forecast.targets[0].bytes
+
+
 def test_scoring_in_an_onnx_folder_has_no_cache(folder: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     made = edgequant.quantize(

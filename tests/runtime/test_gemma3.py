@@ -87,6 +87,15 @@ def test_what_llamacpp_computes_otherwise_is_refused(changes: dict[str, Any], sa
         family_of({"model_type": "gemma3_text"}).gguf_keys(arch)
 
 
+def test_the_largest_is_scaled_by_another_width_and_known_by_its_layers() -> None:
+    family = family_of({"model_type": "gemma3_text"})
+    largest = arch_of(num_hidden_layers=62, query_pre_attn_scalar=16)  # hidden size by heads
+    found = family.gguf_arch(family.gguf_keys(largest), largest.shapes())
+    assert found.layer(0).attention.scores_scale == 16**-0.5
+    with pytest.raises(UnsupportedError, match="query_pre_attn_scalar 32, and llama.cpp takes 16"):
+        family.gguf_keys(arch_of(num_hidden_layers=62))
+
+
 @pytest.mark.parametrize(
     ("changes", "kind", "said"),
     [

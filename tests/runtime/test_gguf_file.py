@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from export.gguf import write
 from quantize.checkpoint import open_checkpoint
 from runtime.errors import EdgequantError
-from runtime.gguf_file import OTHER_TYPES, GgufFile, arch_and_tokenizer, open_gguf, read
+from runtime.gguf_file import GgufFile, arch_and_tokenizer, open_gguf, read
 from runtime.gguf_header import TableEntry, read_header
+from runtime.gguf_types import NO_WEIGHTS, REMOVED
 from runtime.quant_types import QUANT_TYPES
+from runtime.quant_types.read_only import READ_ONLY
 from tests.conftest import config
 from tests.random_checkpoint import random_checkpoint
 from tests.tokenizers_made import made
@@ -102,8 +104,9 @@ def test_metadata_and_tensors_come_back(reading: Any, version: int) -> None:
 
 def test_tensors_are_mapped_and_not_copied(reading: Any) -> None:
     file = reading(SMALL)
-    assert np.shares_memory(file.packed("w"), file.bytes)
-    assert isinstance(file.bytes, np.memmap)
+    mapped = file.tensors["w"].file
+    assert np.shares_memory(file.packed("w"), mapped)
+    assert isinstance(mapped, np.memmap)
 
 
 def test_a_file_cut_anywhere_is_refused_with_its_missing_bytes(reading: Any) -> None:
@@ -199,17 +202,40 @@ def test_content_that_cannot_be_right_is_refused(reading: Any, sentence: str) ->
         reading(DAMAGED[sentence])
 
 
-@pytest.mark.parametrize(("kind", "named"), [(21, "IQ3_S"), (99, "GGUF type 99")])
-def test_a_type_that_no_block_reads_is_refused_with_the_way_out(
-    reading: Any, kind: int, named: str
-) -> None:
-    with pytest.raises(EdgequantError, match=f"'w' as {named}, which .* with --backend llamacpp"):
+UNREAD = {
+    99: "GGUF type 99, which llama.cpp does not know; run it with the program that made it",
+    4: "Q4_2, which llama.cpp no longer reads; get the model in a current type",
+    31: "Q4_0_4_4, which llama.cpp no longer reads; get the model in a current type",
+    26: "I32, in which llama.cpp has no weights; convert the model again",
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_type_that_no_block_reads_is_refused_with_the_way_out(reading: Any, kind: int) -> None:
+    with pytest.raises(EdgequantError, match=f"x.gguf stores 'w' as {UNREAD[kind]}"):
         reading(padded(header([], [entry("w", (4,), kind=kind)])) + bytes(16))
 
 
-def test_types_without_a_block_have_the_gguf_package_s_names() -> None:
-    assert all(GGMLQuantizationType(kind).name == name for kind, name in OTHER_TYPES.items())
-    assert not {qtype.ggml_type for qtype in QUANT_TYPES.values()} & set(OTHER_TYPES)
+def test_every_type_of_the_gguf_package_is_read_or_refused_by_its_name() -> None:
+    read_here = {q.ggml_type: q.name for q in (*QUANT_TYPES.values(), *READ_ONLY.values())}
+    assert not read_here.keys() & (NO_WEIGHTS | REMOVED).keys()
+    for kind in GGMLQuantizationType:
+        assert (read_here | NO_WEIGHTS)[kind.value] == kind.name
+
+
+def test_a_tensor_that_is_not_right_behind_the_one_before_is_refused(reading: Any) -> None:
+    for offset in (0, 64):  # over it, and after a gap
+        entries = [entry("a", (8,)), entry("b", (4,), offset=offset)]
+        sentence = rf"'b' starts at {offset}, not behind 'a' \(F32\) at 32; copy or download"
+        with pytest.raises(EdgequantError, match=sentence):
+            reading(padded(header([], entries)) + bytes(96))
+
+
+def test_a_fork_s_layout_under_a_number_of_llama_cpp_is_refused(reading: Any) -> None:
+    """Q2_0 in blocks of 128, 34 bytes, where llama.cpp has blocks of 64, 18 bytes."""
+    entries = [entry("a", (256, 8), kind=42), entry("b", (4,), offset=8 * 2 * 34)]
+    with pytest.raises(EdgequantError, match=r"'b' starts at 544, not behind 'a' \(Q2_0\) at 576"):
+        reading(padded(header([], entries)) + bytes(600))
 
 
 def test_the_header_of_a_file_with_any_type_is_read(tmp_path: Path) -> None:
@@ -289,8 +315,8 @@ def test_sizes_and_tokenizer_are_known_whatever_the_types(tiny_file: bytes, scra
     expected = open_gguf(scratch)
     line = entry("blk.0.ffn_up.weight", (16, 16), kind=30)[:-8]  # without its offset
     assert line in tiny_file
-    scratch.write_bytes(tiny_file.replace(line, line[:-4] + struct.pack("<I", 21)))
-    with pytest.raises(EdgequantError, match=r"'blk.0.ffn_up.weight' as IQ3_S"):
+    scratch.write_bytes(tiny_file.replace(line, line[:-4] + struct.pack("<I", 99)))
+    with pytest.raises(EdgequantError, match=r"'blk.0.ffn_up.weight' as GGUF type 99"):
         open_gguf(scratch)
     arch, tokenizer = arch_and_tokenizer(scratch)
     assert arch == expected.arch
@@ -343,9 +369,3 @@ def test_a_tensor_that_the_family_does_not_know_is_refused(tmp_path: Path) -> No
     (tmp_path / "y.gguf").write_bytes(raw.replace(text("output.weight"), text("outpux.weight")))
     with pytest.raises(EdgequantError, match="that llama does not know .*outpux.weight"):
         open_gguf(tmp_path / "y.gguf")
-
-
-def test_one_part_of_several_is_refused_with_the_tool_that_joins_them(scratch: Path) -> None:
-    scratch.write_bytes(header([pair("split.count", 2, struct.pack("<H", 3))], []))
-    with pytest.raises(EdgequantError, match="one part of several; merge them with llama-gguf"):
-        open_gguf(scratch)

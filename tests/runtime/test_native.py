@@ -22,6 +22,7 @@ from runtime.gguf_file import open_gguf
 from runtime.memory import mapping_of
 from runtime.model import Model
 from runtime.quant_types import QUANT_TYPES, quant_type
+from runtime.quant_types.read_only import READ_ONLY
 from runtime.tensor import Tensor
 from tests.small_models import assert_near, rounded, rounded_model
 
@@ -34,6 +35,7 @@ GGML = (
     *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"),
 )
 ONNX = tuple(name for name in QUANT_TYPES if name.startswith("INT"))
+LAYOUTS = QUANT_TYPES | READ_ONLY
 pytestmark = pytest.mark.usefixtures("native_settings")
 ULP = float(np.finfo(np.float32).eps)
 
@@ -42,7 +44,7 @@ def row_bytes(name: str, cols: int) -> int:
     if name in GGML:
         size, width = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
         return cols // size * width
-    return quant_type(name).row_bytes(cols)
+    return LAYOUTS[name].row_bytes(cols)
 
 
 def random_rows(name: str, rows: int, cols: int) -> np.ndarray:
@@ -77,7 +79,7 @@ def assert_exact(actual: np.ndarray, x: np.ndarray, weight: np.ndarray) -> None:
 
 
 def test_every_layout_of_the_two_containers_has_a_kernel() -> None:
-    assert set(GGML) | set(ONNX) == set(_native.types())
+    assert set(GGML) | set(ONNX) | set(READ_ONLY) == set(_native.types())
 
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
@@ -91,11 +93,11 @@ def test_random_bytes_decode_as_ggml_decodes_them(name: str, instructions: str) 
 
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
-@pytest.mark.parametrize("name", sorted(set(QUANT_TYPES) & set(_native.types())))
+@pytest.mark.parametrize("name", sorted(set(LAYOUTS) & set(_native.types())))
 def test_random_bytes_decode_as_the_definition_decodes_them(name: str, instructions: str) -> None:
     data = random_rows(name, 40, 512)
     with np.errstate(all="ignore"):
-        expected = quant_type(name).decode(data)
+        expected = LAYOUTS[name].decode(data)
     _native.set_instruction_set(instructions)
     assert_same_bits(_native.decode(name, data, 512), expected)
 
@@ -110,7 +112,7 @@ def test_float_rows_of_any_length_decode(name: str, cols: int, instructions: str
 
 
 @pytest.mark.parametrize("instructions", _native.instruction_sets())
-@pytest.mark.parametrize("name", GGML + ONNX)
+@pytest.mark.parametrize("name", (*GGML, *ONNX, *READ_ONLY))
 def test_exact_products_agree_with_float64(
     name: str, instructions: str, exact_products: None
 ) -> None:

@@ -4,18 +4,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from quantize.checkpoint import Checkpoint
 from runtime.engine import open_engine
 from runtime.quant_types import QUANT_TYPES, quant_type
+from runtime.quant_types.read_only import READ_ONLY
 from tests.small_models import rounded_model
 
 _native: Any = pytest.importorskip(
     "runtime._native", reason="the kernels are not compiled; run `pip install -e .`"
 )
 
-FLOATS = ("F32", "F16", "BF16")
+FLOATS = ("F32", "F16", "BF16", "NVFP4", "NVFP4_SCALED")
+"""Layouts whose products keep float activations."""
+LAYOUTS = QUANT_TYPES | READ_ONLY
 PACKED = tuple(name for name in _native.types() if name not in FLOATS)
 # Sums of codes and of offsets cancel: they are larger than the product of the weights.
 CLOSE = 64 * float(np.finfo(np.float32).eps)
@@ -30,10 +32,7 @@ def rounded_activations(native_settings: Any) -> None:
 
 
 def row_bytes(name: str, cols: int) -> int:
-    if name in QUANT_TYPES:
-        return quant_type(name).row_bytes(cols)
-    size, width = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
-    return cols // size * width
+    return LAYOUTS[name].row_bytes(cols)
 
 
 def packed_rows(name: str, rows: int, cols: int) -> np.ndarray:
@@ -78,7 +77,7 @@ def assert_within(actual: np.ndarray, x: np.ndarray, weight: np.ndarray, share: 
 @pytest.mark.parametrize("name", PACKED)
 def test_a_few_tokens_are_multiplied_as_int8(name: str, instructions: str) -> None:
     _native.set_instruction_set(instructions)
-    size = 256 if name.endswith(("_K", "IQ4_XS")) else 128
+    size = max(LAYOUTS[name].size, 128)
     for rows, cols in [(1, size), (3, 3 * size), (18, 7 * size)]:  # around the tile of 4 rows
         data = packed_rows(name, rows, cols)
         weight = _native.decode(name, data, cols).astype(np.float64)

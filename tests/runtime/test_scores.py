@@ -1,11 +1,13 @@
 """Heads that score texts: read from config.json, read at their places, refused where unknown."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from quantize.checkpoint import open_checkpoint
 from runtime.archs import family_of
@@ -123,6 +125,25 @@ def test_the_probability_of_a_label_is_its_softmax() -> None:
     found = as_scores(head("Qwen2ForProcessRewardModel"), outputs)
     np.testing.assert_allclose(found, expected, atol=1e-7)
     assert as_scores(head("Qwen2ForRewardModel"), outputs) is outputs
+
+
+def test_an_adapter_may_bring_the_head(tmp_path: Path) -> None:
+    base, adapter = make_scorer(tmp_path / "model", "qwen2"), tmp_path / "adapter"
+    adapter.mkdir()
+    facts = {"peft_type": "LORA", "task_type": "SEQ_CLS", "r": 4, "lora_alpha": 8}
+    facts |= {"target_modules": ["q_proj"], "modules_to_save": ["score"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(facts))
+    place = "base_model.model.model.layers.0.self_attn.q_proj"
+    arrays = {
+        f"{place}.lora_A.weight": torch.ones(4, 64),
+        f"{place}.lora_B.weight": torch.ones(64, 4),
+    }
+    save_file(
+        arrays | {"base_model.model.score.weight": torch.full((1, 64), 3.0)},
+        adapter / "adapter_model.safetensors",
+    )
+    tensors = open_checkpoint(base, [adapter]).tensors
+    assert (tensors["score.weight"].decode() == 3).all()
 
 
 def test_what_cannot_be_scored_is_told(tmp_path: Path, tiny: Any) -> None:

@@ -51,7 +51,7 @@ def test_long_windows_go_through_in_pieces_with_the_same_result(
 ) -> None:
     whole = compare(original, {"a": candidate}, windows, Steps())["a"]
     piece = 7 * 4 * original.arch.vocab
-    assert tokens_at_once(original.arch.vocab, piece) == 7
+    assert tokens_at_once(original.arch, windows.shape[1], piece) == 7
     pieces = compare(original, {"a": candidate}, windows, Steps(), piece)["a"]
     for name in vars(whole):
         np.testing.assert_allclose(

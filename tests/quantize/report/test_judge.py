@@ -307,6 +307,12 @@ def test_speed_is_that_of_steps_after_the_first(small: Checkpoint) -> None:
     assert 0 < found.tokens_per_second < 1e6
 
 
+def test_speed_is_measured_in_a_context_shorter_than_its_steps(small: Checkpoint) -> None:
+    engine = open_engine(small.model(), "numpy")
+    engine.arch = replace(engine.arch, context=12)
+    assert examine.speed(engine, list(range(1, 17))).tokens == 5
+
+
 def test_without_a_length_windows_are_the_whole_of_a_short_context(
     int4: Path, small: Checkpoint
 ) -> None:

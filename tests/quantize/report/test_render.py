@@ -105,9 +105,15 @@ def test_the_page_can_be_read_without_seeing_it(page: str) -> None:
 
 def test_every_chart_is_there(page: str) -> None:
     assert page.count("<h3>Size against KL</h3>") == 1
-    for title in ("Tokens by KL", "KL by layer", "KL by tensor", "Bytes by tensor"):
+    for title in (
+        "Tokens by KL",
+        "KL by position",
+        "KL by layer",
+        "KL by tensor",
+        "Bytes by tensor",
+    ):
         assert page.count(f"<h3>{title}</h3>") == 2
-    assert page.count("<svg ") == 9
+    assert page.count("<svg ") == 11
 
 
 def test_a_single_artifact_has_no_chart_over_artifacts(report: Report) -> None:
@@ -118,7 +124,7 @@ def test_what_was_not_measured_has_no_chart_and_is_said(report: Report) -> None:
     (one,) = report.results
     bare = replace(one, parts=(), tensors=(), tokenizer=None, sensitivity="not measured, too large")
     text = render.html(replace(report, results=(bare,)))
-    assert text.count("<svg ") == 1
+    assert text.count("<svg ") == 2
     words = Page(text).words
     assert "not measured, too large" in words
     assert "It has no tokenizer" in words
@@ -131,10 +137,11 @@ def test_a_perfect_copy_can_be_drawn(report: Report) -> None:
         one,
         metrics=replace(one.metrics, kl=0.0, kl_p99=0.0),
         histogram=replace(one.histogram, counts=counts),
+        positions=tuple(replace(part, kl=0.0, kl_se=0.0) for part in one.positions),
         parts=tuple(replace(part, kl=0.0) for part in one.parts),
         tensors=tuple(replace(fact, kl=0.0) for fact in one.tensors),
     )
-    assert render.html(replace(report, results=(perfect, perfect))).count("<svg ") == 9
+    assert render.html(replace(report, results=(perfect, perfect))).count("<svg ") == 11
 
 
 def test_text_of_the_evaluation_is_escaped(page: str) -> None:
@@ -207,3 +214,21 @@ def test_sizes_are_readable(count: int, words: str) -> None:
 
 def test_a_size_is_never_four_digits_of_a_small_unit() -> None:
     assert render.size(1020 << 20) == "1.00 GiB"
+
+
+def test_a_report_without_positions_can_be_drawn(report: Report) -> None:
+    """As an earlier version wrote it."""
+    values = report.to_json()
+    for result in values["results"]:
+        del result["positions"]
+    text = render.html(Report.from_json(values))
+    assert "KL by position" not in text
+    assert text.count("<svg ") == 4
+
+
+def test_kl_by_position_is_a_table(report: Report) -> None:
+    (one,) = report.results
+    assert [(part.first, part.last) for part in one.positions][-1] == (32, 63)
+    text = Page(render.html(report)).words
+    assert "1 to 4" in text
+    assert "33 to 64" in text

@@ -1,0 +1,183 @@
+"""Releases made small, and run in the engine of each container: docs/models.md says what comes out.
+
+The small ones have as many heads a key-value head, and widths that 2, 4, ... 256 divide as they
+divide the true ones: that decides which types fit.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+
+import edgequant
+from runtime.archs.heads import STEP
+from runtime.errors import EdgequantError
+from tests.one_file_models import make, weights
+from tests.releases import Release
+from tests.vision_models import vision_model
+
+BLOCK = 256
+"""The longest block of a quantization type."""
+MOST_WIDTH = 768
+KEY_BIAS = 900.0
+"""Norm of the key biases in Qwen2.5, nearly all of it in the channels that rope hardly turns."""
+SURE = 4.0
+"""Factor on routers: one that nearly ties is decided by the last bit."""
+WINDOW = 24
+WIDTHS = ("moe_intermediate_size", "shared_expert_intermediate_size")
+TOWER: dict[str, Any] = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 44,  # no multiple of 32, as 3,420
+    "num_heads": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [1],
+    "hidden_act": "silu",
+}
+OLDER_TOWER: dict[str, Any] = {
+    "depth": 2,
+    "embed_dim": 32,
+    "mlp_ratio": 2,
+    "num_heads": 2,
+    "hidden_act": "quick_gelu",
+}
+
+TARGETS = {"gguf": ("gguf:F32", "gguf:Q4_K_M"), "onnx": ("onnx:fp32", "onnx:int4")}
+"""Container -> the file without quantization, and the usual one."""
+
+
+def small_config(release: Release) -> dict[str, Any]:
+    """config.json of the small one."""
+    heads, head_dim = small_heads(release)
+    width = release.heads * release.head_dim
+    hidden = heads * head_dim if width == release.hidden else small_width(release.hidden)
+    facts = {k: small_width(v) if k in WIDTHS else v for k, v in release.facts.items()}
+    facts |= {
+        "hidden_size": hidden,
+        "intermediate_size": small_width(release.ffn),
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads * release.kv_heads // release.heads,
+        "num_hidden_layers": release.layers,
+        "tie_word_embeddings": release.tied,
+    }
+    if heads * head_dim != hidden or "head_dim" in facts:
+        facts["head_dim"] = head_dim
+    if facts.get("sliding_window"):
+        facts["sliding_window"] = WINDOW
+    if "query_pre_attn_scalar" in facts:
+        facts["query_pre_attn_scalar"] = head_dim
+    if sections := facts.get("rope_scaling", {}).get("mrope_section"):
+        small = [part * head_dim // release.head_dim for part in sections]
+        small[0] = head_dim // 2 - sum(small[1:])
+        facts["rope_scaling"] = facts["rope_scaling"] | {"mrope_section": small}
+    if facts["model_type"] == "qwen2_5_vl":
+        facts["vision_config"] = TOWER | {"out_hidden_size": hidden}
+    if facts["model_type"] == "qwen2_vl":
+        facts["vision_config"] = OLDER_TOWER | {"hidden_size": hidden}
+    return facts
+
+
+def small_heads(release: Release) -> tuple[int, int]:
+    """Heads and their width: the least of both whose product has the blocks of the true one."""
+    common = math.gcd(release.heads, release.kv_heads)
+    wanted = math.gcd(release.heads * release.head_dim, BLOCK)
+    fitting = [
+        (release.heads // several, head_dim)
+        for several in range(1, common + 1)
+        for head_dim in (16, 32, 64, 128)
+        if common % several == 0
+        and head_dim <= release.head_dim
+        and math.gcd(release.heads // several * head_dim, BLOCK) == wanted
+    ]
+    return min(fitting, key=lambda pair: (pair[0] * pair[1], pair[0]))
+
+
+def small_width(width: int) -> int:
+    """The greatest width up to some MOST_WIDTH that blocks divide as they divide this one."""
+    step = math.gcd(width, BLOCK)
+    odd = step if step < BLOCK else 0
+    return min(width, MOST_WIDTH // step // 2 * 2 * step + odd)
+
+
+def make_small(release: Release, folder: Path) -> Path:
+    """The checkpoint, its weights such that activations keep their size."""
+    config = small_config(release)
+    if "vision_config" in config:
+        vision_model(folder, config)
+    else:
+        make(folder, **config)
+    if release.scores:
+        path = folder / "tokenizer.json"
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer.add_special_tokens([tokenizers.AddedToken(STEP, special=True)])
+        tokenizer.save(str(path))
+    head_dim = small_heads(release)[1]
+    weights(folder, lambda values: _real(values, head_dim))
+    return folder
+
+
+def _real(values: dict[str, torch.Tensor], head_dim: int) -> None:
+    """Scale the weights in place: matrices by their inputs, key biases as in Qwen2.5."""
+    for name, value in values.items():
+        if name.startswith("visual."):
+            continue
+        if name.endswith("k_proj.bias"):
+            heads = value.reshape(-1, 2, head_dim // 2)  # channels turn in pairs
+            heads[..., -1] *= KEY_BIAS / heads[..., -1].norm()
+        elif value.ndim > 1:
+            sure = SURE if name.endswith(("mlp.gate.weight", "shared_expert_gate.weight")) else 1
+            values[name] = value / value.std() * sure / value.shape[-1] ** 0.5
+        elif "norm" in name and value.mean() > 1:
+            values[name] = value / value.mean()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What becomes of a release in one container, in the target engine."""
+
+    refused: str = ""
+    """The sentence."""
+    floats: float = 0.0
+    """Of the file without quantization: KL from transformers, nats a token; of a model that scores
+    texts the largest deviation of a score, in standard deviations of the scores."""
+    rounded: float = 0.0
+    """Of the quantized file: the same, or of scores 1 less their rank correlation."""
+    scores: bool = False
+
+    def __str__(self) -> str:
+        if self.refused:
+            return f"refused: {self.refused}"
+        if self.scores:
+            return f"scores off by {magnitude(self.floats)}; rank {1 - self.rounded:.2f}"
+        return f"{magnitude(self.floats)}; {self.rounded:.2g}"
+
+
+def magnitude(value: float) -> str:
+    """A bound that machines agree on."""
+    return next(f"< 1e-{n}" for n in range(7, -9, -1) if value < 10.0**-n)
+
+
+def measure(release: Release, container: str, folder: Path) -> Cell:
+    """Make the small one in a folder, write both files, and run them in the target engine."""
+    source = make_small(release, folder / "model")
+    settings: dict[str, Any] = {"output": folder / "out", "effort": "low", "rows": 2, "length": 64}
+    try:
+        made = edgequant.quantize(source, TARGETS[container], check=False, **settings)
+    except EdgequantError as error:
+        assert not list((folder / "out").glob("*"))
+        return Cell(refused=str(error))
+    found = edgequant.check(
+        [artifact.path for artifact in made.artifacts],
+        source,
+        backend="llamacpp",
+        reference=None if release.scores == "no class" else "transformers",
+        eval_rows=16 if release.scores else 1,
+        eval_length=release.length if container == "gguf" else 64,
+    )
+    floats, rounded = (result.metrics for result in found.results)
+    if release.scores:
+        return Cell("", floats.deviation / floats.spread, 1 - rounded.rank, scores=True)
+    return Cell("", floats.kl, rounded.kl)
