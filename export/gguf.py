@@ -61,14 +61,12 @@ def write(
     type that GGUF cannot hold, the tokenizer or the rope scaling has no name in GGUF, or the
     written file does not read back as it was meant.
     """
-    path, source = Path(path), Path(source)
+    path, source, family = Path(path), Path(source), FAMILIES[arch.family]
     metadata = all_metadata(arch, source, extra)
-    stored: Iterable[Tensor] = (_stored(arch, tensor) for tensor in tensors)
-    if arch.rope.divided:
-        factors = Tensor.dense(ROPE_FACTORS, arch.rope.divisors(arch.head_dim))
-        stored = chain([factors], stored)
+    factors = [Tensor.dense(ROPE_FACTORS, arch.rope.divisors(arch.head_dim))] * arch.rope.divided
+    stored = (_stored(arch, tensor) for tensor in chain(factors, tensors))
     with new_file(path, overwrite, needed=least_bytes(arch)) as temp:
-        write_file(temp, FAMILIES[arch.family].architecture, metadata, tensor_shapes(arch), stored)
+        write_file(temp, family.architecture, metadata, tensor_shapes(arch), stored)
 
 
 def write_file(
@@ -80,8 +78,7 @@ def write_file(
 ) -> None:
     """Fill the file `path` with these metadata and all tensors of `shapes`, as they come.
 
-    Raises EdgequantError when a tensor is missing, unknown or of a type that GGUF cannot hold, or
-    the file does not read back as it was meant.
+    Raises EdgequantError for a missing or unfit tensor, and a file that reads back otherwise.
     """
     table_at = _write_metadata(path, architecture, metadata, shapes)
     with path.open("r+b") as file:
@@ -127,11 +124,10 @@ def expected_bytes(arch: Arch, layouts: Mapping[str, QuantType]) -> int:
 
     The header comes on top: a few megabytes, nearly all of it the tokenizer.
     """
-    total = 0
-    for name, shape in tensor_shapes(arch).items():
-        qtype = layouts[name] if is_matrix(shape) else QUANT_TYPES["F32"]
-        total += _padded(stored_bytes(qtype, shape))
-    return total
+    return sum(
+        _padded(stored_bytes(layouts[name] if is_matrix(shape) else QUANT_TYPES["F32"], shape))
+        for name, shape in tensor_shapes(arch).items()
+    )
 
 
 def least_bytes(arch: Arch) -> int:

@@ -22,7 +22,7 @@ from runtime.errors import CorruptFileError
 from runtime.json_files import read_json
 from runtime.links import check_links, check_name
 from runtime.merged import MergedArray
-from runtime.merging import merge_all
+from runtime.merging import merge_all, refuse_beside
 from runtime.model import Model
 from runtime.reader import Reader
 from runtime.safetensors_file import header, read
@@ -181,6 +181,7 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
 
 def _with_adapters(base: Checkpoint, adapters: list[Adapter]) -> Checkpoint:
     """The base with adapters merged, and their tokenizer where they bring one."""
+    refuse_beside(adapters, base.family.hf_beside)
     arrays, config, told = merge_all(adapters, base.tensors.arrays, base.config, base.arch.tied)
     arch = replace(base.family.arch(config), tied=base.arch.tied)
     arch, own_head = with_own_head(arch, arrays)

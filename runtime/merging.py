@@ -90,13 +90,29 @@ def _told_apart(adapter: Adapter, factors: list[str]) -> list[str]:
 def _place(adapter: Adapter, name: str, known: set[str]) -> str:
     """The base's name of an array that the adapter names. Raises UnsupportedError for none."""
     plain = without_wrappers(name)
-    for candidate in (name, plain, f"model.{plain}"):
+    inner = plain.rpartition("language_model.")[2]  # of a larger model, whose prefix went
+    for candidate in (name, plain, inner, f"model.{inner}"):
         if candidate in known:
             return candidate
     raise UnsupportedError(
         f"the adapter {adapter.folder} changes {name}, which the base does not have; "
         f"{_other_base(adapter)}."
     )
+
+
+def refuse_beside(adapters: Sequence[Adapter], beside: tuple[str, ...]) -> None:
+    """Raise UnsupportedError for an adapter of another part than the language model.
+
+    `beside`: what the names of other parts begin with.
+    """
+    for adapter in adapters:
+        names = [*adapter.copies, *adapter.modules]
+        found = next((name for name in names if without_wrappers(name).startswith(beside)), None)
+        if found is not None:
+            raise UnsupportedError(
+                f"the adapter {adapter.folder} changes {found}, which is no part of the language "
+                "model; merge it with peft's merge_and_unload, and save the whole model."
+            )
 
 
 def _other_base(adapter: Adapter) -> str:

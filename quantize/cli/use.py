@@ -27,6 +27,14 @@ def generate(
     ] = 1.0,
     seed: Annotated[int, typer.Option()] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer.")] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image file, repeatable: at <|image_pad|>, or before the prompt."),
+    ] = None,
+    tower: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint whose vision tower reads images. Default: FILE."),
+    ] = None,
     backend: Annotated[
         str | None, typer.Option(help="Default: native, onnxruntime for ONNX.")
     ] = None,
@@ -38,12 +46,19 @@ def generate(
     from runtime.sample import Sampler
 
     engine = loading.open_any(file, backend, purpose="generation")
+    seen = None
+    if image:
+        from quantize.seeing import image_prompt
+
+        seen = image_prompt(image, file, tower, engine.tokenizer)
+        engine, prompt = seen.engine(engine), seen.placed(prompt)
     if chat:
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})
         prompt = loading.render(engine, messages)
+    text = seen.with_room(prompt) if seen else prompt
     sampler = Sampler(temperature, top_k, top_p, seed)
-    pieces = generate_text(engine, prompt, count, sampler, tuple(stop or ()))
+    pieces = generate_text(engine, text, count, sampler, tuple(stop or ()))
     if as_json:
         typer.echo(json.dumps({"prompt": prompt, "text": "".join(pieces)}, ensure_ascii=False))
         return

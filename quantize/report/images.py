@@ -18,15 +18,13 @@ from runtime.engine import Engine, OpsEngine, open_engine
 from runtime.errors import UnsupportedError
 from runtime.vision.encode import tower_tensors
 from runtime.vision.image import patches_of, read_preparation
-from runtime.vision.place import with_room
-from runtime.vision.seeing import SeeingEngine, SeenImages
+from runtime.vision.place import IDS, with_room
+from runtime.vision.seeing import SeeingEngine, SeenImages, see_together
 from runtime.vision.tower import tower_of
 
 DRAWINGS = 12
 LENGTH = 32
 """Tokens of a caption that are judged."""
-TOKENS = ("vision_start_token_id", "image_token_id", "vision_end_token_id")
-"""Keys of config.json: what stands around an image, and for it."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,11 @@ def image_rows(checkpoint: Checkpoint, count: int = DRAWINGS) -> list[ImageRow]:
     Raises EdgequantError for a tower that is not whole.
     """
     tower, config = tower_of(checkpoint.config), checkpoint.config
-    if tower is None or any(key not in config for key in TOKENS):
+    if tower is None or any(key not in config for key in IDS):
         return []
     tensors = tower_tensors(tower, checkpoint.beside)
     preparation = read_preparation(checkpoint.folder)
-    start, token, end = (int(config[key]) for key in TOKENS)
+    start, token, end = (int(config[key]) for key in IDS)
     rows = []
     for drawing in drawings(count):
         seen = SeenImages(tower, tensors, [patches_of(drawing.pixels, tower, preparation)], token)
@@ -71,6 +69,9 @@ def after_images(
     """Metrics of text after images, by the label of each artifact whose tensors are ours to run."""
     engines = {s.label: engine for s in subjects if (engine := ours(s)) is not None}
     kept: dict[str, list[TokenScores]] = {label: [] for label in engines}
+    if engines:
+        progress("judging text after images", 0, len(rows), "vision tower")
+        see_together([row.seen for row in rows])
     for number, row in enumerate(rows if engines else (), 1):
         for label, scores in _row_scores(original, engines, row).items():
             kept[label].append(scores)

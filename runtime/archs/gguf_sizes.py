@@ -36,7 +36,7 @@ class GgufSizes:
         return None
 
     def gguf_keys(self, arch: "Arch") -> dict[str, Any]:
-        """GGUF metadata for these sizes: key -> int, float or str.
+        """GGUF metadata for these sizes: key -> int, float, str or a list of one of these.
 
         Raises UnsupportedError for what the family's GGUF readers would not compute.
         """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.archs.base import Arch
-from runtime.archs.qwen2 import Qwen2
+from runtime.archs.qwen2 import Qwen2, later_layers
 from runtime.errors import CorruptFileError
 from runtime.gguf_keys import GgufKeys
 from runtime.json_files import Size, checked
@@ -47,11 +47,18 @@ class Qwen2VL(Qwen2):
         sizes = super().sizes(plain_rope(config))
         return sizes | {"sections": whole(tuple(found), sizes["head_dim"])}
 
+    def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
+        return later_layers({"max_window_layers": 80} | config, layers)
+
     def notes(self, config: dict[str, Any]) -> tuple[str, ...]:
         found = super().notes(plain_rope(config))
         if not config.get("vision_config"):
             return found
-        return (*found, "the vision tower goes into a file of its own: `quantize mmproj` writes it")
+        return (
+            *found,
+            "the vision tower goes into a file of its own for llama.cpp, which `quantize mmproj` "
+            "writes; ONNX folders hold the language model alone",
+        )
 
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
         assert isinstance(arch, VisionArch)

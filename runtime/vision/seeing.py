@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.archs import Arch
 from runtime.archs.qwen2vl import VisionArch
 from runtime.engine import OpsEngine
 from runtime.errors import UnsupportedError
@@ -33,6 +34,18 @@ class SeenImages:
         return encode(self.tower, self.tensors, self.images)
 
 
+def see_together(prompts: Sequence[SeenImages]) -> None:
+    """Compute the images of several prompts for one tower, which is then read once."""
+    if not prompts:
+        return
+    images = [image for prompt in prompts for image in prompt.images]
+    values = encode(prompts[0].tower, prompts[0].tensors, images)
+    merge = prompts[0].tower.merge
+    counts = [sum(image.tokens(merge) for image in prompt.images) for prompt in prompts]
+    for prompt, part in zip(prompts, np.split(values, np.cumsum(counts)[:-1]), strict=True):
+        prompt.values = part
+
+
 class SeeingEngine:
     """An engine of ours that reads a prompt with images, and goes on after it."""
 
@@ -44,7 +57,8 @@ class SeeingEngine:
                 "model with the backend native, torch or numpy."
             )
         self.engine, self.seen = engine, seen
-        self.arch, self.tokenizer = engine.arch, engine.tokenizer
+        self.arch: Arch = engine.arch
+        self.tokenizer = engine.tokenizer
         self.ahead = 0
         """How far the text after the images stands behind its number."""
 

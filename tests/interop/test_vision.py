@@ -9,6 +9,7 @@ import pytest
 import edgequant
 from quantize.checkpoint import open_checkpoint
 from runtime.engine import open_engine
+from runtime.errors import UnsupportedError
 from tests.one_file_models import edit
 from tests.small_models import kl
 from tests.vision_models import HEADS, MODELS, QWEN25, nested, renamed, vision_model
@@ -27,6 +28,7 @@ YARN = HEADS["rope_scaling"] | {
 CONFIGS: dict[str, dict[str, Any]] = MODELS | {
     "tied": QWEN25 | {"tie_word_embeddings": True},
     "yarn": QWEN25 | {"rope_scaling": YARN},
+    "windows": QWEN25 | {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
 }
 
 
@@ -79,7 +81,7 @@ def test_what_transformers_saves_is_read(tmp_path: Path) -> None:
 
 def test_a_gguf_runs_in_llama_cpp(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
-    ids = ids_of(3)
+    ids = ids_of(3)[:, :24]  # llama.cpp sees past windows
     done = edgequant.quantize(model, "gguf:F32", tmp_path / "out", method="rtn", check=False)
     expected = open_engine(model, "transformers").logits(ids)
     assert kl(expected, open_engine(done.artifacts[0].path, "llamacpp").logits(ids)) < 1e-4
@@ -110,3 +112,35 @@ def test_calibrated_files_are_judged(name: str, tmp_path: Path) -> None:
     assert len(done.artifacts) == 2
     report = (tmp_path / "out" / "report.json").read_text()
     assert "are left aside" in report
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("modules", [["q_proj", "v_proj"], r".*language_model.*\.down_proj"])
+def test_an_adapter_of_the_language_model_is_merged(
+    modules: list[str] | str, tmp_path: Path
+) -> None:
+    expected, found = adapted(modules, tmp_path)
+    assert np.abs(found - expected).max() < NEAR * np.abs(expected).max()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_an_adapter_of_the_tower_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"visual.blocks.* no part of the language model"):
+        adapted(["qkv"], tmp_path)
+
+
+def adapted(modules: list[str] | str, root: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a model with an adapter, those of peft and ours."""
+    import torch
+    import transformers
+
+    peft = pytest.importorskip("peft")
+    folder, ids = vision_model(root / "model", QWEN25), ids_of(5)
+    base = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    settings = peft.LoraConfig(r=4, target_modules=modules, init_lora_weights=False)
+    model = peft.get_peft_model(base, settings).eval()
+    model.save_pretrained(root / "adapter")
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids)).logits.numpy()
+    merged = open_checkpoint(folder, [root / "adapter"]).model()
+    return expected, open_engine(merged, "torch").logits(ids)

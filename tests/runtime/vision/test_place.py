@@ -12,7 +12,7 @@ from runtime.generate import generate
 from runtime.vision.encode import encode, tower_tensors
 from runtime.vision.image import Patches
 from runtime.vision.place import axes, with_room
-from runtime.vision.seeing import SeeingEngine, SeenImages
+from runtime.vision.seeing import SeeingEngine, SeenImages, see_together
 from runtime.vision.tower import tower_of
 from tests.small_models import assert_near
 from tests.vision_models import IMAGE, MODELS, QWEN25, vision_model
@@ -73,6 +73,21 @@ def test_two_images_are_computed_as_one_after_the_other(tmp_path: Path) -> None:
     tensors, images = tower_tensors(tower, checkpoint.beside), [patches(6, 4), patches(2, 4)]
     apart = np.concatenate([encode(tower, tensors, [image]) for image in images])
     assert_near(encode(tower, tensors, images), apart)
+
+
+def test_prompts_that_are_computed_together_have_their_own_images(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(vision_model(tmp_path / "x", QWEN25))
+    tower = tower_of(checkpoint.config)
+    assert tower
+    tensors, images = (
+        tower_tensors(tower, checkpoint.beside),
+        [[patches(2, 2)], [patches(4, 2)] * 2],
+    )
+    prompts = [SeenImages(tower, tensors, some, IMAGE) for some in images]
+    see_together([])
+    see_together(prompts)
+    for prompt, some in zip(prompts, images, strict=True):
+        assert_near(prompt.values, encode(tower, tensors, some))
 
 
 def test_models_that_read_no_images_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""A prompt with images that a user names: each becomes embeddings, and room among the tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantize.checkpoint import open_checkpoint
+from quantize.loading import kind
+from runtime.engine import Engine
+from runtime.errors import InputError
+from runtime.tokenizer import Tokenizer
+from runtime.vision.encode import tower_tensors
+from runtime.vision.image import patches_of, read_image, read_preparation
+from runtime.vision.place import IDS
+from runtime.vision.seeing import SeeingEngine, SeenImages
+from runtime.vision.tower import tower_of
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """Images, and the tokens that stand around and for one."""
+
+    seen: SeenImages
+    start: str
+    token: str
+    end: str
+
+    def placed(self, text: str) -> str:
+        """A text with a place for each image: those that it has, or all before it.
+
+        Raises InputError for another number of places.
+        """
+        images = len(self.seen.images)
+        if self.token not in text:
+            return f"{self.start}{self.token}{self.end}" * images + text
+        if text.count(self.token) != images:
+            raise InputError(
+                f"the prompt has {text.count(self.token)} times {self.token}, and {images} images "
+                "were given; give one for each."
+            )
+        return text
+
+    def with_room(self, text: str) -> str:
+        """A text in which each place is as long as its image."""
+        first, *rest = text.split(self.token)
+        counts = [image.tokens(self.seen.tower.merge) for image in self.seen.images]
+        parts = (self.token * n + part for n, part in zip(counts, rest, strict=True))
+        return first + "".join(parts)
+
+    def engine(self, engine: Engine) -> SeeingEngine:
+        """The engine for one prompt. Raises EdgequantError for one that reads no images."""
+        if engine.arch.hidden != self.seen.tower.outputs:
+            raise InputError(
+                f"the vision tower makes embeddings of {self.seen.tower.outputs} channels, and the "
+                f"model has {engine.arch.hidden}; give --tower its checkpoint."
+            )
+        return SeeingEngine(engine, self.seen)
+
+
+def image_prompt(
+    images: Sequence[Path], file: Path, tower: str | None, tokenizer: Tokenizer | None
+) -> ImagePrompt:
+    """Open image files, and the tower of a checkpoint: `tower`, or `file` itself.
+
+    Raises EdgequantError for an image that does not open, a checkpoint without a tower, or a
+    tokenizer without the tokens.
+    """
+    if tower is None and kind(file) != "checkpoint":
+        raise InputError(
+            f"{file} has no vision tower; give --tower the checkpoint that it was made from."
+        )
+    checkpoint = open_checkpoint(tower or file)
+    found = tower_of(checkpoint.config)
+    if found is None or any(key not in checkpoint.config for key in IDS):
+        raise InputError(
+            f"{checkpoint.folder} reads no images: its config.json has no vision_config or not all "
+            f"of {', '.join(IDS)}; give the checkpoint of a Qwen2-VL or Qwen2.5-VL."
+        )
+    ids = [int(checkpoint.config[key]) for key in IDS]
+    texts = [tokenizer.backend.id_to_token(token) if tokenizer else None for token in ids]
+    if any(text is None for text in texts):
+        raise InputError(f"{file} has no tokens {ids} for images; use the model's own tokenizer.")
+    preparation = read_preparation(checkpoint.folder)
+    patches = [patches_of(read_image(image), found, preparation) for image in images]
+    tensors = tower_tensors(found, checkpoint.beside)
+    return ImagePrompt(SeenImages(found, tensors, patches, ids[1]), *map(str, texts))
