@@ -189,6 +189,8 @@ class Pass:
             losses |= {f"{member.target.label} {k}": v for k, v in result.losses.items()}
             notes += [f"{member.target.label} {note}" for note in [*told, *result.notes]]
         if isinstance(states, Prefix):
+            hessians.clear()
+            observer.sums.clear()  # the same ones: their room is needed now
             states.replace(self.ops, Layer(spec, result.values, layer.index))
         return losses, notes
 

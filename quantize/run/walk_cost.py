@@ -71,7 +71,10 @@ def layer_at(job: Job, group: Group, index: int, states: int) -> Cost:
     packed = max(packed_bytes(member, spec, index) for member in group.members)
     there = states + streamed_bytes(spec) + plain_hessian_bytes(spec) + expert_bytes(spec)
     activations = activation_bytes(spec, at_once(rows, length))
-    work = max(activations, rounding.memory + packed)
+    # experts are rounded last: only then is most of what they become there (rounding.py)
+    last = max(packed_bytes(member, spec, index, experts=True) for member in group.members)
+    of_experts = streamed_bytes(spec) + 2 * expert_bytes(spec) + packed
+    work = max(activations, rounding.memory + packed - last, of_experts if last else 0)
     times = 2 if group.own_prefix else 1
     flops = hessian_flops(spec, tokens) + len(group.members) * rounding.flops
     if compensates:
@@ -86,10 +89,11 @@ def layer_at(job: Job, group: Group, index: int, states: int) -> Cost:
     return Cost(memory=there + work, flops=flops, seconds=len(group.members) * rounding.seconds)
 
 
-def packed_bytes(member: Assignment, spec: LayerSpec, index: int) -> int:
-    """Bytes of the rounded linears of a layer."""
-    names = {linear: f"blk.{index}.{linear}.weight" for linear in spec.linears}
-    return sum(stored_bytes(member.types[names[n]], part.shape) for n, part in spec.linears.items())
+def packed_bytes(member: Assignment, spec: LayerSpec, index: int, experts: bool = False) -> int:
+    """Bytes of the rounded linears of a layer, or of those of `experts` alone."""
+    counted = [part for part in spec.linears.values() if part.experts or not experts]
+    types = {part.name: member.types[f"blk.{index}.{part.name}.weight"] for part in counted}
+    return sum(stored_bytes(types[part.name], part.shape) for part in counted)
 
 
 def plain_layer_cost(job: Job, member: Assignment, spec: LayerSpec, index: int) -> Cost:
