@@ -128,7 +128,6 @@ RELEASES = [
         "Qwen2-57B-A14B",
         3584, 28, 4, 18944, False, 128,
         experts("qwen2_moe", 64, 8, 2560, shared_expert_intermediate_size=20480),
-        layers=1,
     ),
     Release(
         "Qwen3-30B-A3B",

@@ -4,6 +4,7 @@ The small ones have as many heads a key-value head, and widths that 2, 4, ... 25
 divide the true ones: that decides which types fit.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,10 @@ KEY_BIAS = 900.0
 """Norm of the key biases in Qwen2.5, nearly all of it in the channels that rope hardly turns."""
 SURE = 4.0
 """Factor on routers: one that nearly ties is decided by the last bit."""
+WIDE = 1024
+"""Of that hidden size one layer is enough, for time's sake."""
 WINDOW = 24
+LENGTHS = ("rope_theta", "max_position_embeddings")
 WIDTHS = ("moe_intermediate_size", "shared_expert_intermediate_size")
 TOWER: dict[str, Any] = {
     "depth": 2,
@@ -59,8 +63,8 @@ def small_config(release: Release) -> dict[str, Any]:
         "hidden_size": hidden,
         "intermediate_size": small_width(release.ffn),
         "num_attention_heads": heads,
-        "num_key_value_heads": heads * release.kv_heads // release.heads,
-        "num_hidden_layers": release.layers,
+        "num_key_value_heads": max(1, heads * release.kv_heads // release.heads),
+        "num_hidden_layers": release.layers if hidden < WIDE else 1,
         "tie_word_embeddings": release.tied,
     }
     if heads * head_dim != hidden or "head_dim" in facts:
@@ -80,8 +84,16 @@ def small_config(release: Release) -> dict[str, Any]:
     return facts
 
 
+def structure(release: Release) -> str:
+    """What small ones have alike that differ in lengths alone, in their base of rope or context."""
+    config = small_config(release)
+    return json.dumps({k: v for k, v in config.items() if k not in LENGTHS}, sort_keys=True)
+
+
 def small_heads(release: Release) -> tuple[int, int]:
     """Heads and their width: the least of both whose product has the blocks of the true one."""
+    if "num_experts" in release.facts and release.heads % 8:
+        return 8, 32  # those of Qwen2-57B-A14B would be seven times as wide, with 64 experts
     common = math.gcd(release.heads, release.kv_heads)
     wanted = math.gcd(release.heads * release.head_dim, BLOCK)
     fitting = [
