@@ -135,8 +135,7 @@ def least_bytes(arch: Arch) -> int:
     smallest = min(
         (b for b in QUANT_TYPES.values() if b.ggml_type is not None), key=lambda qtype: qtype.bits
     )
-    cells = sum(math.prod(shape) for shape in tensor_shapes(arch).values())
-    return int(cells * smallest.bits / 8)
+    return int(sum(map(math.prod, tensor_shapes(arch).values())) * smallest.bits / 8)
 
 
 def _write_metadata(
