@@ -17,18 +17,18 @@ import edgequant
 from runtime.archs.heads import STEP
 from runtime.errors import EdgequantError
 from tests.one_file_models import make, weights
-from tests.releases import Release
+from tests.releases import RELEASES, Release
 from tests.vision_models import vision_model
 
 BLOCK = 256
 """The longest block of a quantization type."""
-MOST_WIDTH = 768
+MOST_WIDTH = 512
 KEY_BIAS = 900.0
 """Norm of the key biases in Qwen2.5, nearly all of it in the channels that rope hardly turns."""
 SURE = 4.0
 """Factor on routers: one that nearly ties is decided by the last bit."""
 WIDE = 1024
-"""Of that hidden size one layer is enough, for time's sake."""
+"""Of that hidden size, or with experts, one layer is enough, for time's sake."""
 WINDOW = 24
 LENGTHS = ("rope_theta", "max_position_embeddings")
 WIDTHS = ("moe_intermediate_size", "shared_expert_intermediate_size")
@@ -58,13 +58,14 @@ def small_config(release: Release) -> dict[str, Any]:
     heads, head_dim = small_heads(release)
     width = release.heads * release.head_dim
     hidden = heads * head_dim if width == release.hidden else small_width(release.hidden)
-    facts = {k: small_width(v) if k in WIDTHS else v for k, v in release.facts.items()}
+    facts = {k: small_width(v, BLOCK) if k in WIDTHS else v for k, v in release.facts.items()}
+    experts = "num_experts" in facts
     facts |= {
         "hidden_size": hidden,
         "intermediate_size": small_width(release.ffn),
         "num_attention_heads": heads,
         "num_key_value_heads": max(1, heads * release.kv_heads // release.heads),
-        "num_hidden_layers": release.layers if hidden < WIDE else 1,
+        "num_hidden_layers": release.layers if hidden < WIDE and not experts else 1,
         "tie_word_embeddings": release.tied,
     }
     if heads * head_dim != hidden or "head_dim" in facts:
@@ -84,10 +85,13 @@ def small_config(release: Release) -> dict[str, Any]:
     return facts
 
 
-def structure(release: Release) -> str:
-    """What small ones have alike that differ in lengths alone, in their base of rope or context."""
-    config = small_config(release)
-    return json.dumps({k: v for k, v in config.items() if k not in LENGTHS}, sort_keys=True)
+def alike() -> list[list[Release]]:
+    """Releases whose small ones differ in lengths alone, or in their base of rope or context."""
+    groups: dict[str, list[Release]] = {}
+    for release in RELEASES:
+        config = {k: v for k, v in small_config(release).items() if k not in LENGTHS}
+        groups.setdefault(json.dumps(config, sort_keys=True), []).append(release)
+    return list(groups.values())
 
 
 def small_heads(release: Release) -> tuple[int, int]:
@@ -107,11 +111,11 @@ def small_heads(release: Release) -> tuple[int, int]:
     return min(fitting, key=lambda pair: (pair[0] * pair[1], pair[0]))
 
 
-def small_width(width: int) -> int:
-    """The greatest width up to some MOST_WIDTH that blocks divide as they divide this one."""
+def small_width(width: int, most: int = MOST_WIDTH) -> int:
+    """The greatest width up to `most` that blocks divide as they divide this one."""
     step = math.gcd(width, BLOCK)
-    odd = step if step < BLOCK else 0
-    return min(width, MOST_WIDTH // step // 2 * 2 * step + odd)
+    times = most // step
+    return min(width, step * (times if step == BLOCK else times - 1 + times % 2))
 
 
 def make_small(release: Release, folder: Path) -> Path:
