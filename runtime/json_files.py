@@ -9,18 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from runtime.errors import CorruptFileError
+from runtime.genai_file import GenaiConfig
+from runtime.json_types import Finite, Id, Ids, Number, Size
 
 T = TypeVar("T")
-Size = Annotated[int, Meta(gt=0, lt=2**31)]
-Id = Annotated[int, Meta(ge=0, lt=2**32)]
-Ids = Id | list[Id] | None
-Number = Annotated[float, Meta(gt=0, lt=1e300)]
-Finite = Annotated[float, Meta(gt=-1e300, lt=1e300)]
-Numbered = Annotated[str, Meta(pattern="^[^%]*%d[^%]*$")]
-"""A name with a place for a layer's number."""
 
 
 class RopeSettings(Struct):
@@ -164,53 +159,6 @@ class TokenizerConfig(SpecialTokens):
     tokenizer_class: str | None = None
     added_tokens_decoder: dict[Id, Token] | None = None
     chat_template: str | list[NamedTemplate] | dict[str, str] | None = None
-
-
-class GenaiInputs(Struct):
-    """Names of a graph's inputs; %d is a layer."""
-
-    input_ids: str | None = None
-    attention_mask: str | None = None
-    position_ids: str | None = None
-    past_key_names: Numbered | None = None
-    past_value_names: Numbered | None = None
-
-
-class GenaiOutputs(Struct):
-    """Names of a graph's outputs; %d is a layer."""
-
-    logits: str | None = None
-    present_key_names: Numbered | None = None
-    present_value_names: Numbered | None = None
-
-
-class GenaiDecoder(Struct):
-    """Sizes and names of a decoder's graph."""
-
-    filename: str | None = None
-    hidden_size: Size = 1
-    num_hidden_layers: Size = 1
-    num_attention_heads: Size = 1
-    num_key_value_heads: Size = 1
-    head_size: Size = 1
-    inputs: GenaiInputs = field(default_factory=GenaiInputs)
-    outputs: GenaiOutputs = field(default_factory=GenaiOutputs)
-
-
-class GenaiModel(Struct):
-    """The model of genai_config.json."""
-
-    type: str | None = None
-    vocab_size: Size = 1
-    context_length: Size = 1
-    eos_token_id: Ids = None
-    decoder: GenaiDecoder = field(default_factory=GenaiDecoder)
-
-
-class GenaiConfig(Struct):
-    """genai_config.json, as far as it is read."""
-
-    model: GenaiModel | None = None
 
 
 class Index(Struct):

@@ -14,7 +14,8 @@ from runtime.archs.base import Arch, Family
 from runtime.archs.layer import GatedMLP, Linear, MoE, Op
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_keys import GgufKeys
-from runtime.json_files import Id, Size, checked
+from runtime.json_files import checked
+from runtime.json_types import Id, Size
 
 ONNX = "write an ONNX folder instead"
 """The way out where GGUF cannot say a model."""

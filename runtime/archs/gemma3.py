@@ -16,7 +16,8 @@ from runtime.archs.base import Arch, Family
 from runtime.archs.layer import Attention, GatedMLP, Norm, Op, Residual
 from runtime.errors import UnsupportedError
 from runtime.gguf_keys import GgufKeys
-from runtime.json_files import Number, RopeSettings, Size, checked
+from runtime.json_files import RopeSettings, checked
+from runtime.json_types import Number, Size
 from runtime.rope import ORIGINAL, Rope
 from runtime.window_config import FULL, SLIDING
 

@@ -12,7 +12,8 @@ from runtime.archs.base import Arch
 from runtime.archs.qwen2 import Qwen2, later_layers
 from runtime.errors import CorruptFileError
 from runtime.gguf_keys import GgufKeys
-from runtime.json_files import Size, checked
+from runtime.json_files import checked
+from runtime.json_types import Size
 
 ROPES = ("rope_scaling", "rope_parameters")
 SECTIONS = [16, 24, 24]

@@ -17,7 +17,8 @@ import numpy as np
 from msgspec import Struct
 
 from runtime.errors import InputError, UnsupportedError
-from runtime.json_files import Finite, Number, Size, checked, read_json
+from runtime.json_files import checked, read_json
+from runtime.json_types import Finite, Number, Size
 from runtime.vision.tower import Tower
 
 FILES = ("processor_config.json", "preprocessor_config.json")

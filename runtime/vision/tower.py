@@ -14,7 +14,8 @@ from msgspec import Struct
 from runtime.archs import family_of
 from runtime.archs.layer import Shape
 from runtime.errors import UnsupportedError
-from runtime.json_files import Size, checked
+from runtime.json_files import checked
+from runtime.json_types import Size
 
 EPS = 1e-6
 """Of every norm of the tower."""

@@ -15,7 +15,8 @@ import export.gguf
 from export import CONTAINERS
 from export.gguf import check, expected_bytes, least_bytes, tensor_shapes, write
 from export.gguf_general import general
-from export.gguf_vocab import scores, vocabulary
+from export.gguf_vocab import vocabulary
+from export.sentencepiece import scores
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from runtime.archs import FAMILIES
 from runtime.engine import open_engine
