@@ -18,7 +18,7 @@ F32 and Q4_K_M for GGUF and as fp32 and int4 for ONNX, and the files are run in 
 keys and values in float32, and in onnxruntime. A cell has the KL from transformers, which runs
 the checkpoint itself, in nats a token: of the file without quantization, then of the quantized
 one. Of models that read images it is that of text; their towers are judged in
-`tests/interop/test_images.py`. Of models that score texts a cell has the largest deviation of a
+`tests/interop/test_images_llamacpp.py`. Of models that score texts a cell has the largest deviation of a
 score, in standard deviations of the scores, and the rank correlation of the quantized file's;
 heads that transformers has no class for are held against our own run of the original. What cannot
 be right in a container is refused before any work, with the sentence shown.
