@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from quantize.calibration.layer_cost import streamed_bytes
-from quantize.calibration.stream import Streamed, Weights
+from quantize.calibration.stream import Weights
+from quantize.calibration.streamed import Streamed
 from quantize.methods import HessianFactor, Method, SingularHessian, output_error
 from quantize.methods.descent import descend
 from quantize.methods.rtn import rtn
