@@ -121,7 +121,9 @@ class Compared(Hessians):
             self.of_outputs.add(error / self.factor, *self.last, self.held)
 
     def finish(self, tokens: int) -> None:
-        """Sums over so many tokens become means."""
+        """Sums over so many tokens become means; the inputs of the last batch are let go."""
+        self.original.last.clear()
+        self.last = None
         if self.of_outputs:
             self.errors[list(self.sums)[-1]] = self.of_outputs
         for error in self.errors.values():
