@@ -6,7 +6,7 @@ Qwen2.5-0.5B's true shape, as a preset and as an automatic target of 300 MiB, an
 and with four layers: memory must not grow with layers, because one layer is in memory at a time.
 Of Qwen2-57B-A14B, 64 experts a layer, one layer: of those one expert is in memory at a time.
 Each run is a process of its own, as a user starts it, and the system says what it took at most.
-Writes results/memory.json.
+Writes results/memory.json, and results/memory_experts.json of models with experts.
 """
 
 import argparse
@@ -73,7 +73,8 @@ FLAGS: dict[str, Any] = {
 }
 SIZED = {"to": ["gguf:auto"], "target_size": "300MiB", "effort": "medium"}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, FLAGS) for name in MODELS} | {
-    "0.5B-300MiB": ("0.5B", FLAGS | SIZED)
+    "0.5B-300MiB": ("0.5B", FLAGS | SIZED),
+    "57B-A14B-1": ("57B-A14B-1", FLAGS | {"effort": "medium"}),
 }
 """Name of a row -> its model, and the flags of the plan."""
 
@@ -110,6 +111,7 @@ def row(name: str, folder: Path) -> dict[str, Any]:
         types = {name: tensor.qtype for name, tensor in written.items() if tensor.is_matrix}
     job = Job.resolve(Plan.from_flags(None, {**given, "model": str(model)}))
     cost = run_cost(job.assigned([Assignment(job.targets[0], types)]), [size])
+    expected = BASE_BYTES + cost.memory
     return {
         "model": name,
         "target": given["to"][0],
@@ -118,7 +120,8 @@ def row(name: str, folder: Path) -> dict[str, Any]:
         "checkpoint_bytes": sum(f.stat().st_size for f in model.glob("*.safetensors")),
         "artifact_bytes": size,
         "peak_bytes": peak,
-        "forecast_bytes": BASE_BYTES + cost.memory,
+        "forecast_bytes": expected,
+        "forecast_ratio": round(expected / peak, 3),
         "seconds": round(seconds, 1),
         "forecast_seconds": round(seconds_of(cost), 1),
     }
@@ -140,7 +143,10 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         rows = [row(name, folder) for name in flags.only]
     print(common.table(rows))
-    common.write("memory", rows, calibration_tokens=8 * 512)
+    for table, experts in (("memory", False), ("memory_experts", True)):
+        of = [row for row in rows if ("num_experts" in MODELS[RUNS[row["model"]][0]]) == experts]
+        if of:
+            common.write(table, of, calibration_tokens=8 * 512)
 
 
 if __name__ == "__main__":

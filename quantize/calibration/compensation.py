@@ -10,7 +10,6 @@ A change that only fits its own tokens would harm: each is learned on seven of e
 the others say what fraction of the step is taken, or none where it does not pay there.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from quantize.calibration.hessian import Hessians
-from quantize.calibration.layer_cost import at_once, read_width, streamed_bytes
+from quantize.calibration.layer_cost import at_once
 from quantize.calibration.routed import Routed
 from quantize.calibration.stream import Prefix, Weights, batches, fetch
 from quantize.run.cost import FLOAT, Cost
@@ -56,6 +55,15 @@ class InputDifference:
             self.held.append((x[tokens].clone(), error[tokens].clone()))
             error[tokens] = 0
         self.moment.addmm_(error.T, weighed)
+
+    def right_sides(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What the change of each weight (out, in) times the Hessian should be, (out, in).
+
+        The moment, as large as the Hessian, is gone then.
+        """
+        found = [self.moment if self.of_outputs else weight @ self.moment for weight in weights]
+        del self.moment
+        return found
 
 
 class Inputs(Observer):
@@ -113,7 +121,9 @@ class Compared(Hessians):
             self.of_outputs.add(error / self.factor, *self.last, self.held)
 
     def finish(self, tokens: int) -> None:
-        """Sums over so many tokens become means."""
+        """Sums over so many tokens become means; the inputs of the last batch are let go."""
+        self.original.last.clear()
+        self.last = None
         if self.of_outputs:
             self.errors[list(self.sums)[-1]] = self.of_outputs
         for error in self.errors.values():
@@ -168,28 +178,30 @@ def compensate(
     weights: Weights,
     groups: tuple[InputGroup, ...],
     hessians: Mapping[str, torch.Tensor],
-    errors: Mapping[str, InputDifference],
+    errors: dict[str, InputDifference],
     damp: float,
-) -> Weights:
-    """The layer's weights as they should be rounded; all others as they are.
+) -> None:
+    """Put weights as they should be rounded in the place of the layer's; `errors` are used up.
 
     A Hessian that cannot be factored leaves its group alone: rounding says so. `groups`: those of
     `compared`.
     """
-    out = dict(weights)
     for group in groups:
-        hessian = hessians[group.name].clone()
-        hessian.diagonal().add_(damp * hessian.diagonal().mean())
-        lower, failed = torch.linalg.cholesky_ex(hessian)
+        names = [f"{linear}.weight" for linear in group.linears]
+        error = errors.pop(group.name)
+        deltas = error.right_sides([weights[name] for name in names])
+        lower = hessians[group.name].clone().T  # LAPACK's order, and in place: it may be gigabytes
+        lower.diagonal().add_(damp * lower.diagonal().mean())
+        failed = torch.empty((), dtype=torch.int32, device=lower.device)
+        torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if int(failed):
             continue
-        error = errors[group.name]
-        for name in (f"{linear}.weight" for linear in group.linears):
-            rhs = error.moment if error.of_outputs else weights[name] @ error.moment
-            delta = torch.cholesky_solve(rhs.T, lower).T
-            applied = STEP * step_fraction(weights[name], delta, error)
-            out[name] = weights[name] + applied * delta
-    return out
+        for name, delta in zip(names, deltas, strict=True):
+            right = delta.T
+            torch.linalg.solve_triangular(lower, right, upper=False, out=right)
+            torch.linalg.solve_triangular(lower.T, right, upper=True, out=right)
+            fraction = step_fraction(weights[name], delta, error)
+            weights[name] = weights[name] + STEP * fraction * delta
 
 
 def step_fraction(
@@ -210,26 +222,34 @@ def beside_bytes(spec: LayerSpec, rows: int, length: int) -> int:
     """Bytes that a Compared keeps beside its Hessians: moments, windows held back, and the last
     inputs of both models."""
     groups, last = compared(spec), spec.groups[-1]
-    moments = sum(group.width**2 for group in groups)
+    moments = sum(moment_sizes(spec).values())
     widths = sum(group.width for group in groups)
     held = 2 * widths
     if spec.output_factor:
-        outputs = math.prod(spec.linears[last.linears[0]].shape[:-1])
-        moments += (outputs - last.width) * last.width
-        held += outputs - last.width
-    read = at_once(rows, length) * (read_width(spec) + last.width)
+        held += spec.linears[last.linears[0]].outputs - last.width
+    read = at_once(rows, length) * (widths + last.width)
     return FLOAT * (moments + len(held_back(rows)) * length * held + read)
+
+
+def moment_sizes(spec: LayerSpec) -> dict[str, int]:
+    """Numbers of the moment of each compared input group."""
+    sizes = {group.name: group.width**2 for group in compared(spec)}
+    if spec.output_factor:
+        last = spec.groups[-1]
+        sizes[last.name] = spec.linears[last.linears[0]].outputs * last.width
+    return sizes
 
 
 def compensation_cost(spec: LayerSpec, tokens: int) -> Cost:
     """Of sums of the errors and of `compensate` for one layer.
 
-    Its weights are there twice, and a damped Hessian beside its factor.
+    The factor of a group's Hessian takes the place of its moment; beside it are the changes of its
+    linears, of the last one also what it is made of.
     """
-    groups = compared(spec)
-    widest = max(group.width for group in groups)
-    flops = 0.0
-    for group in groups:
-        rows = sum(math.prod(spec.linears[linear].shape[:-1]) for linear in group.linears)
-        flops += 2 * tokens * group.width**2 + group.width**3 / 3 + 4 * rows * group.width**2
-    return Cost(memory=streamed_bytes(spec) + FLOAT * 2 * widest**2, flops=flops)
+    memory, flops, sizes = 0, 0.0, moment_sizes(spec)
+    for group in compared(spec):
+        rows = [spec.linears[linear].outputs for linear in group.linears]
+        changes = (sum(rows) + 2 * max(rows)) * group.width
+        memory = max(memory, changes + max(0, group.width**2 - sizes[group.name]))
+        flops += 2 * tokens * group.width**2 + group.width**3 / 3 + 4 * sum(rows) * group.width**2
+    return Cost(memory=FLOAT * memory, flops=flops)

@@ -29,7 +29,7 @@ from quantize.calibration.layer_cost import (
     at_once,
     backward_bytes,
     forward_flops,
-    layer_bytes,
+    streamed_bytes,
 )
 from quantize.calibration.score_gradient import score_gradient
 from quantize.calibration.stream import (
@@ -45,6 +45,7 @@ from quantize.calibration.stream import (
     fetch,
     forward,
 )
+from quantize.calibration.streamed import StreamingOps
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress, silent
 from quantize.run.cost import FLOAT, Cost, in_memory
@@ -63,7 +64,7 @@ class LayerFisher:
     """What errors in one layer cost."""
 
     weights: Weights
-    """The layer itself, float32."""
+    """The layer itself, float32; its experts are streamed."""
     hessians: dict[str, torch.Tensor]
     """Input group -> mean of x x^T, tokens weighted by squared gradients, (in, in)."""
     rows: dict[str, torch.Tensor]
@@ -108,7 +109,7 @@ def fisher(
     gradients only pass through the layers, which is faster. `tokens` go backwards and `logits` are
     made at a time.
     """
-    arch, source = checkpoint.arch, OriginalLayers(checkpoint, ops.device)
+    arch, source = checkpoint.arch, OriginalLayers(checkpoint, ops.device, streamed=True)
     states = Kept(allocate("gradient-states", (arch.layers + 1, *ids.shape, arch.hidden)))
     embed(arch, checkpoint.tensors["token_embd.weight"], ids, states.values[0])
     steps = 2 * arch.layers
@@ -126,7 +127,8 @@ def fisher(
     def observe(layer: Layer) -> Gradients:
         return FisherSums(layer, *ids.shape) if visit else Gradients()
 
-    for layer, observer in backward(ops, source, states, gradient, observe, tokens):
+    back = StreamingOps(str(ops.device))
+    for layer, observer in backward(back, source, states, gradient, observe, tokens):
         if visit:
             visit(layer.index, observer.mean())
         progress("gradients", steps - layer.index, steps, f"layer {layer.index}")
@@ -184,13 +186,13 @@ class FisherSums(Gradients):
         self.tokens: dict[str, np.ndarray] = {}
         """Input group of an expert -> its tokens of the batch, (n,)."""
         for group in layer.spec.groups:
-            first = layer.weights[f"{group.linears[0]}.weight"]
-            self.hessians[group.name] = first.new_zeros(group.width, group.width)
+            device = layer.weights[f"{group.linears[0]}.weight"].device
+            self.hessians[group.name] = torch.zeros(group.width, group.width, device=device)
             self.totals[group.name] = 0.0
             self.sizes[group.stem] = np.zeros((count, length), np.float32)
             for linear in group.linears:
-                weight = layer.weights[f"{linear}.weight"]
-                self.rows[group.part(linear)] = weight.new_zeros(weight.shape[-2])
+                outputs = layer.spec.linears[linear].outputs
+                self.rows[group.part(linear)] = torch.zeros(outputs, device=device)
 
     def routed(self, tokens: np.ndarray) -> None:
         self.chosen = tokens
@@ -282,7 +284,7 @@ def fisher_cost(arch: Arch, rows: int, length: int, visited: bool, max_ram: floa
     head = FLOAT * cells + max(2 * cells, SAMPLED * FLOAT * logits)
     most, flops = head, 4.0 * tokens * cells
     for spec in map(arch.layer, range(arch.layers)):
-        layer = layer_bytes(spec)
+        layer = streamed_bytes(spec)
         there = activation_bytes(spec, at_once(rows, length))
         back = backward_bytes(spec, at_once(rows, length, TOKENS_BACK))
         if visited:  # a Hessian is factored to predict losses (sensitivity.py)

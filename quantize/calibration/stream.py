@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from quantize.calibration.streamed import Streamed
 from quantize.checkpoint import Checkpoint, check_finite
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
@@ -47,24 +48,6 @@ class LayerSource(Protocol):
 
     def layer(self, index: int) -> Layer:
         """One decoder layer, ready to compute."""
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """A weight of experts that stays where it is stored: a matrix is decoded when it is asked for.
-
-    Raises EdgequantError for NaN or infinity, then.
-    """
-
-    matrix: Callable[[int], Tensor]
-    device: torch.device
-
-    def __getitem__(self, expert: int) -> torch.Tensor:
-        """The matrix of one expert, (out, in) float32."""
-        tensor = self.matrix(expert)
-        values = torch.from_numpy(np.array(tensor.decode()))
-        check_finite(tensor, values)
-        return values.to(self.device)
 
 
 @dataclass(frozen=True)

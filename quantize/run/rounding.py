@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from quantize.calibration.layer_cost import streamed_bytes
-from quantize.calibration.stream import Streamed, Weights
+from quantize.calibration.stream import Weights
+from quantize.calibration.streamed import Streamed
 from quantize.methods import HessianFactor, Method, SingularHessian, output_error
 from quantize.methods.descent import descend
 from quantize.methods.rtn import rtn
@@ -142,7 +143,7 @@ def quantize_layer(
             weight = group.matrix(linear, weights)
             rows, value = quantize_weight(weight, types[linear], recipe, factor, chunk)
             parts.setdefault(name, []).append(rows)
-            errors.setdefault(linear, []).append(error_of(weight, value, hessian))
+            errors.setdefault(linear, []).append(error_of(weight, value, hessian, chunk))
             shapes[name] = (len(parts[name]), *weight.shape)
             if group.expert is None:
                 values[name] = value
@@ -182,11 +183,20 @@ def quantize_weight(
     return np.concatenate(parts), values
 
 
-def error_of(weight: torch.Tensor, value: torch.Tensor, hessian: torch.Tensor | None) -> Error:
-    """Squared error of the outputs, and their own square; without a Hessian of the weights."""
-    if hessian is None:
-        return float((weight - value).square().sum()), float(weight.square().sum())
-    return output_error(weight - value, hessian), output_error(weight, hessian)
+def error_of(
+    weight: torch.Tensor, value: torch.Tensor, hessian: torch.Tensor | None, chunk: int = CHUNK
+) -> Error:
+    """Squared error of the outputs, and their own square; without a Hessian of the weights.
+
+    `chunk` weights are taken at a time.
+    """
+    counted = torch.ones_like(weight[0]) if hessian is None else hessian
+    step = max(1, chunk // weight.shape[1])
+    error = square = 0.0
+    for right, rounded in zip(torch.split(weight, step), torch.split(value, step), strict=True):
+        error += output_error(right - rounded, counted)
+        square += output_error(right, counted)
+    return error, square
 
 
 def relative(errors: list[Error]) -> float:
@@ -250,8 +260,8 @@ def weight_cost(shape: Shape, recipe: Recipe, factored: bool, device: str) -> Co
 def layer_cost(spec: LayerSpec, recipe: Recipe, device: str) -> Cost:
     """Of `rewrite_layer` and `quantize_layer`, on top of the layer and of its Hessians.
 
-    The rounded layer stays; beside it come the factor of the widest Hessian and the work on the
-    largest linear that reads it, or the errors of that linear's outputs.
+    The rounded layer stays; beside it come the factor of the widest Hessian and the work on some
+    rows of the largest linear that reads it.
     """
     factored = factors(recipe)
     work, flops, seconds = 0, 0.0, 0.0
@@ -260,8 +270,7 @@ def layer_cost(spec: LayerSpec, recipe: Recipe, device: str) -> Cost:
         for linear in group.linears:
             shape = spec.linears[linear].shape[-2:]  # of an expert, one of many
             rounding = weight_cost(shape, recipe, factored, device)
-            errors = 3 * FLOAT * math.prod(shape)
-            work = max(work, root + max(rounding.memory, errors))
+            work = max(work, root + rounding.memory)
             flops += rounding.flops + 4 * math.prod(shape) * group.width
             seconds += rounding.seconds
         flops += group.width**3 / 3

@@ -162,6 +162,7 @@ class Pass:
     ) -> tuple[dict[str, float], list[str]]:
         """Round a layer that was watched for each target; states of its own go on through it."""
         spec, weights = layer.spec, dict(layer.weights)
+        layer.weights = weights  # so that a weight is gone when another takes its place
         told: list[str] = []
         hessians = observer.mean()
         experts: Mapping[str, torch.Tensor] = {}
@@ -171,7 +172,7 @@ class Pass:
             told = [f"blk.{layer.index}: {line}" for line in experts.notes()]
         if isinstance(observer, Compared):
             groups = compared(spec)
-            weights = compensate(weights, groups, hessians, observer.errors, self.recipe.damp)
+            compensate(weights, groups, hessians, observer.errors, self.recipe.damp)
         for group in spec.groups:
             if factor := self.importance(f"blk.{layer.index}.{group.linears[0]}.weight"):
                 hessians[group.name] = factor.importance

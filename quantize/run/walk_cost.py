@@ -68,30 +68,45 @@ def layer_at(job: Job, group: Group, index: int, states: int) -> Cost:
     rows, length, tokens = job.calibration.rows, job.calibration.length, job.calibration.tokens
     compensates = job.compensates(group)
     rounding = layer_cost(spec, job.recipe, job.device)
-    packed = max(packed_bytes(member, spec, index) for member in group.members)
-    there = states + streamed_bytes(spec) + plain_hessian_bytes(spec) + expert_bytes(spec)
-    activations = activation_bytes(spec, at_once(rows, length))
-    # experts are rounded last: only then is most of what they become there (rounding.py)
-    last = max(packed_bytes(member, spec, index, experts=True) for member in group.members)
-    of_experts = streamed_bytes(spec) + 2 * expert_bytes(spec) + packed
-    work = max(activations, rounding.memory + packed - last, of_experts if last else 0)
+    there = states + streamed_bytes(spec) + plain_hessian_bytes(spec)
+    summing = activation_bytes(spec, at_once(rows, length))
     times = 2 if group.own_prefix else 1
     flops = hessian_flops(spec, tokens) + len(group.members) * rounding.flops
     if compensates:
         compensation = compensation_cost(spec, tokens)
-        there += beside_bytes(spec, rows, length)
-        work = max(compensation.memory, streamed_bytes(spec) + work)
+        summing = beside_bytes(spec, rows, length) + max(summing, compensation.memory)
         flops += compensation.flops
         times = 3
+    # experts are rounded last: only then is most of what they become there (rounding.py)
+    packed = max(packed_bytes(member, spec, index, experts=False) for member in group.members)
+    work = max(summing, rounding.memory + packed, experts_bytes(group, spec, index))
     if spec.mixture:  # experts compute again what their Hessians are made of
         times += len(group.members)
     flops += times * forward_flops(spec, tokens)
     return Cost(memory=there + work, flops=flops, seconds=len(group.members) * rounding.seconds)
 
 
-def packed_bytes(member: Assignment, spec: LayerSpec, index: int, experts: bool = False) -> int:
-    """Bytes of the rounded linears of a layer, or of those of `experts` alone."""
-    counted = [part for part in spec.linears.values() if part.experts or not experts]
+def experts_bytes(group: Group, spec: LayerSpec, index: int) -> int:
+    """Bytes that rounding the experts of a layer takes beside the layer and the other Hessians.
+
+    The rounded layer stays; the Hessians of one expert are there with a factor and a copy, and the
+    rows of the largest tensor twice, when those of all experts are put together.
+    """
+    if not spec.mixture:
+        return 0
+    packed = max(packed_bytes(member, spec, index) for member in group.members)
+    tensors = [part for part in spec.linears.values() if part.experts]
+    largest = max(
+        stored_bytes(member.types[f"blk.{index}.{part.name}.weight"], part.shape)
+        for member in group.members
+        for part in tensors
+    )
+    return streamed_bytes(spec) + 3 * expert_bytes(spec) + packed + largest
+
+
+def packed_bytes(member: Assignment, spec: LayerSpec, index: int, experts: bool = True) -> int:
+    """Bytes of the rounded linears of a layer, with those of `experts` or without."""
+    counted = [part for part in spec.linears.values() if experts or not part.experts]
     types = {part.name: member.types[f"blk.{index}.{part.name}.weight"] for part in counted}
     return sum(stored_bytes(types[part.name], part.shape) for part in counted)
 

@@ -67,7 +67,8 @@ def test_states_without_an_error_leave_the_weights_as_they_are(
 ) -> None:
     layer, states = case(random_models["qwen2-tied"])
     hessians, errors = compared(layer, ComparedPrefix(states.exact.copy(), states.exact))
-    found = compensate(dict(layer.weights), layer.spec.groups, hessians, errors, 0.01)
+    found = dict(layer.weights)
+    compensate(found, layer.spec.groups, hessians, errors, 0.01)
     for name, weight in layer.weights.items():
         assert torch.equal(found[name], weight), name
 
@@ -86,10 +87,10 @@ def test_weights_move_to_the_least_squares_solution_by_the_fraction_that_pays(wh
         off[learned].T @ x[learned] / 300, [(x[tried], off[tried])], of_outputs=whole
     )
     group = InputGroup("down", ("ffn_down",), 12, None)
-    last = InputGroup("last", ("none",), 2, None)  # left alone: nothing is known of its inputs
-    groups = (group,) if whole else (group, last)
-    hessians = {"down": hessian, "last": torch.full((2, 2), float("nan"))}
-    found = compensate({"ffn_down.weight": weight}, groups, hessians, {"down": error}, 0)
+    found, kept = {"ffn_down.weight": weight}, {"down": error}
+    compensate(found, (group,), {"down": hessian}, kept, 0)
+    assert not kept
+    assert not hasattr(error, "moment")  # as large as the Hessian, and of no more use
     target = truth @ weight.T
     best = torch.linalg.lstsq(x[learned], target[learned]).solution.T
     taken = STEP * step_fraction(weight, best - weight, error)
@@ -148,7 +149,8 @@ def test_a_group_whose_hessian_is_singular_is_left_alone(random_models: dict[str
     layer, states = case(random_models["qwen2-tied"])
     hessians, errors = compared(layer, states)
     hessians["attn_qkv"].fill_(float("nan"))
-    found = compensate(dict(layer.weights), layer.spec.groups, hessians, errors, 0.01)
+    found = dict(layer.weights)
+    compensate(found, layer.spec.groups, hessians, errors, 0.01)
     assert torch.equal(found["attn_q.weight"], layer.weights["attn_q.weight"])
     assert not torch.equal(found["ffn_down.weight"], layer.weights["ffn_down.weight"])
 

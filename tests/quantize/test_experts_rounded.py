@@ -1,5 +1,6 @@
 """Experts: each has statistics of its own, and is rounded by them."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from quantize.calibration.hessian import Hessians, hessian_bytes, hessian_flops,
 from quantize.calibration.layer_cost import forward_flops, layer_bytes, read_width, streamed_bytes
 from quantize.calibration.routed import Routed
 from quantize.calibration.stream import OriginalLayers, run
+from quantize.calibration.streamed import Streamed
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
 from quantize.run.rounding import Recipe, quantize_layer, quantize_weight
@@ -217,8 +219,8 @@ def test_compensation_leaves_experts_and_router_alone(checkpoint: Checkpoint) ->
     observer = Compared(layer, CPU, routed=empty())
     ComparedPrefix((exact + noise).astype(np.float32), exact).advance(TorchOps(), layer, observer)
     assert layer.spec.output_factor is None
-    groups, weights = compared(layer.spec), dict(layer.weights)
-    out = compensate(weights, groups, observer.mean(), observer.errors, 0.01)
+    groups, weights, out = compared(layer.spec), layer.weights, dict(layer.weights)
+    compensate(out, groups, observer.mean(), observer.errors, 0.01)
     changed = {name for name in weights if not torch.equal(out[name], weights[name])}
     assert "attn_q.weight" in changed
     assert not any("exps" in name or "inp" in name for name in changed)
@@ -249,6 +251,25 @@ def test_gradients_of_experts_are_those_of_the_whole_model(
             sizes[group.stem] = sizes.get(group.stem, 0.0) + float(weight.sum())
         for stem, total in sizes.items():
             assert np.square(layer.tokens[stem]).sum() == pytest.approx(total, rel=1e-3)
+
+
+def test_one_expert_is_in_memory_at_a_time_on_the_way_back(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Any] = []
+    real = Streamed.__getitem__
+
+    def watched(weight: Streamed, expert: int) -> torch.Tensor:
+        assert not any(there() is not None for there in decoded)
+        values = real(weight, expert).numpy().copy()  # lives as long as any tensor that shares it
+        decoded.append(weakref.ref(values))
+        return torch.from_numpy(values)
+
+    monkeypatch.setattr(Streamed, "__getitem__", watched)
+    ids = np.random.default_rng(3).integers(0, 4096, (ROWS, LENGTH))
+    measured(checkpoint, ids)
+    # forward; once more and back; each of three matrices
+    assert len(decoded) >= 3 * 3 * EXPERTS * checkpoint.arch.layers
 
 
 @pytest.mark.slow
