@@ -26,14 +26,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def language_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json with what its `text_config` says in place of what stands beside it.
+    """A config.json with what its `text_config` says in place of what stands beside that.
 
     As in transformers, the head is tied where either says so.
     """
     text = config.get(TEXT)
     if text is None:
         return config
-    outer = {key: value for key, value in config.items() if key not in INNER | {TEXT}}
+    outer = {key: value for key, value in config.items() if key not in INNER}
     named = {key: outer[key] for key in FIRST if outer.get(key) is not None}
     said = [part[TIED] for part in (config, text) if part.get(TIED) is not None]
     return outer | text | named | ({TIED: any(said)} if said else {})

@@ -1,9 +1,16 @@
 """Read the sizes in a GGUF's metadata, each checked."""
 
 from collections.abc import Mapping
+from reprlib import Repr
 from typing import Any
 
+import numpy as np
+
 from runtime.errors import CorruptFileError, EdgequantError
+
+SHORT = Repr()
+"""How a value is shown: an array may be a whole vocabulary."""
+SHORT.maxlist, SHORT.maxstring, SHORT.maxother = 64, 200, 100
 
 
 class GgufKeys:
@@ -18,6 +25,25 @@ class GgufKeys:
         if not isinstance(value, int) or value < 1:
             raise self.wrong(key, value, "a whole number above 0 is needed")
         return value
+
+    def size(self, key: str) -> int | None:
+        """A whole number above 0; None for 0 or a missing key. Raises as `count` does."""
+        value = self.metadata.get(f"{self.family}.{key}", 0)
+        return None if isinstance(value, int) and value == 0 else self.count(key)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false. Raises EdgequantError when it is something else."""
+        value = self.metadata.get(f"{self.family}.{key}", default)
+        if not isinstance(value, bool):
+            raise self.wrong(key, value, "true or false is needed")
+        return value
+
+    def whole_numbers(self, key: str, need: str) -> tuple[int, ...]:
+        """An array of whole numbers. Raises EdgequantError, saying `need`, when it is none."""
+        value = plain(self.metadata.get(f"{self.family}.{key}"))
+        if not isinstance(value, list) or any(type(part) is not int for part in value):
+            raise self.wrong(key, value, need)
+        return tuple(value)
 
     def number(self, key: str) -> float:
         """A finite number above 0. Raises EdgequantError when it is missing or is not one."""
@@ -38,5 +64,11 @@ class GgufKeys:
     ) -> EdgequantError:
         """The error for a value that cannot be right."""
         return kind(
-            f"the GGUF's {self.family}.{key} is {value!r}, but {need}; convert the model again."
+            f"the GGUF's {self.family}.{key} is {SHORT.repr(plain(value))}, but {need}; convert "
+            "the model again."
         )
+
+
+def plain(value: Any) -> Any:
+    """A value with arrays of numbers as lists."""
+    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -6,6 +6,7 @@ from msgspec import Meta
 
 Size = Annotated[int, Meta(gt=0, lt=2**31)]
 Id = Annotated[int, Meta(ge=0, lt=2**32)]
+Switch = Annotated[int, Meta(ge=0, le=1)]
 Ids = Id | list[Id] | None
 Number = Annotated[float, Meta(gt=0, lt=1e300)]
 Finite = Annotated[float, Meta(gt=-1e300, lt=1e300)]

@@ -7,6 +7,7 @@ from runtime.errors import CorruptFileError, UnsupportedError
 if TYPE_CHECKING:
     from runtime.archs.base import Arch
     from runtime.archs.gguf_sizes import GgufSizes
+    from runtime.gguf_keys import GgufKeys
 
 YARN_RAMP = (32.0, 1.0)
 """beta_fast and beta_slow of every yarn model in llama.cpp."""
@@ -36,6 +37,15 @@ def refuse_settings(config: dict[str, Any]) -> None:
     if (activation := config.get("hidden_act", "silu")) != "silu":
         raise UnsupportedError(
             f"config.json has hidden_act {activation!r}; only 'silu' is supported."
+        )
+
+
+def check_causal(keys: "GgufKeys") -> None:
+    """Raise UnsupportedError for a GGUF whose tokens see those after them, as llama.cpp obeys."""
+    if not keys.flag("attention.causal", True):
+        raise UnsupportedError(
+            f"the GGUF sets {keys.family}.attention.causal to false, so that tokens see those "
+            "after them; only causal attention is supported: run it with llama.cpp's own programs."
         )
 
 

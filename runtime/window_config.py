@@ -51,6 +51,20 @@ def used(config: dict[str, Any]) -> int | None:
     return size(config, 4096)
 
 
+def boundary(config: dict[str, Any], usual: int) -> int:
+    """`max_window_layers`, which must be a number, as in transformers.
+
+    Raises CorruptFileError for null.
+    """
+    found: int | None = config.get("max_window_layers", usual)
+    if found is None:
+        raise CorruptFileError(
+            "config.json sets use_sliding_window, and max_window_layers to null, so that nothing "
+            "tells which layers have the window; take the config.json that came with the weights."
+        )
+    return found
+
+
 def size(config: dict[str, Any], usual: int | None) -> int | None:
     """`sliding_window`; null is no window, and `usual` what transformers takes without the key."""
     found: int | None = config.get("sliding_window", usual)

@@ -10,6 +10,8 @@ from quantize.plan import Plan, check_limits, window_length
 from quantize.report.original import check_reference
 from runtime.errors import InputError
 
+SHORTEST_WINDOW = 16
+"""Tokens."""
 MOST_WINDOWS = 64
 """Of a text that has more, when no number was asked for."""
 
@@ -56,10 +58,18 @@ class Settings:
 def held_out(settings: Settings, checkpoint: Checkpoint, context: int) -> Windows:
     """Windows of text that calibration with the same source never sees; see `prepare`."""
     length = window_length(settings.eval_length, context)
-    if not 16 <= length <= context:
-        whose = "the model's" if context == checkpoint.arch.context else "an artifact's"
+    own = context == checkpoint.arch.context
+    whose = "the model's" if own else "an artifact's"
+    if context < SHORTEST_WINDOW:
+        longer = "" if own else ", or write an ONNX folder alone"
         raise InputError(
-            f"--eval-length must be between 16 and {whose} context of {context}, not {length}."
+            f"artifacts are judged on windows of at least {SHORTEST_WINDOW} tokens, and {whose} "
+            f"context is {context}: quantize without judging (--no-check){longer}."
+        )
+    if not SHORTEST_WINDOW <= length <= context:
+        raise InputError(
+            f"--eval-length must be between {SHORTEST_WINDOW} and {whose} context of {context}, "
+            f"not {length}."
         )
 
     def load(rows: int) -> Windows:

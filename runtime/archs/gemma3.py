@@ -193,11 +193,12 @@ class Gemma3(Family):
         factors: tuple[float, ...] | None = None,
     ) -> dict[str, Any]:
         keys = GgufKeys(metadata, self.name)
-        if cap := metadata.get(f"{self.name}.final_logit_softcapping"):
+        cap = metadata.get(f"{self.name}.final_logit_softcapping", 0)
+        if not isinstance(cap, int | float) or cap:
             need = "a soft cap of logits is not computed here"
             raise keys.wrong("final_logit_softcapping", cap, need, UnsupportedError)
         sizes = super().gguf_sizes(metadata, shapes, factors)
-        window = metadata.get(f"{self.name}.attention.sliding_window") or None
+        window = keys.size("attention.sliding_window")
         every = keys.count("attention.sliding_window_pattern", PATTERN)
         layers = sizes["layers"]
         base = {"rope.freq_base_swa": BASES[SLIDING][1]} | keys.section("rope.freq_base_swa")
@@ -206,7 +207,7 @@ class Gemma3(Family):
             "local_rope": Rope.from_gguf(
                 {"rope.freq_base": base["rope.freq_base_swa"]}, sizes["context"]
             ),
-            "window": window and keys.count("attention.sliding_window"),
+            "window": window,
             "windowed": with_window(every, layers) if window else (),
             "query_scalar": scalar,
             "embedding_scale": math.sqrt(sizes["hidden"]),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from runtime.gguf_keys import GgufKeys
-from runtime.limits import check_gguf
+from runtime.limits import check_causal, check_gguf
 from runtime.rope import Rope
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class GgufSizes:
     ) -> dict[str, Any]:
         """The fields of `arch_type`; arguments and errors as in `gguf_arch`."""
         keys = GgufKeys(metadata, self.architecture)
+        check_causal(keys)
         heads, hidden = keys.count("attention.head_count"), keys.count("embedding_length")
         head_dim = keys.count("attention.key_length", hidden // heads)
         layers, context = keys.count("block_count"), keys.count("context_length")

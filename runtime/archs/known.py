@@ -82,14 +82,17 @@ def nearest(config: dict[str, Any]) -> str:
     def distance(family: Family) -> tuple[int, int]:
         return len(unread(config, family)), len(set(family.hf_keys) - config.keys())
 
-    family = min(FAMILIES.values(), key=distance)
+    inner = (config.get("text_config") or {}).get("model_type")
+    named = next((family for family in FAMILIES.values() if inner in family.hf_types), None)
+    family = named or min(FAMILIES.values(), key=distance)
+    kind = f"{inner} (model_type of its text_config)" if named else family.hf_types[0]
     differs = []
     if extra := unread(config, family):
         differs.append(f"which has no {_some(extra)}")
     if missing := sorted(SIZES - config.keys()):
         differs.append(f"which needs {_some(missing)}")
     found = " and ".join(differs) or "whose settings it has, so that its layers must differ"
-    return f"the nearest is {family.hf_types[0]}, {found}"
+    return f"the nearest is {kind}, {found}"
 
 
 def unread(config: dict[str, Any], family: Family) -> list[str]:

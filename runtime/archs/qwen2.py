@@ -20,6 +20,7 @@ class Qwen2(Family):
 
 def later_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
     """The windows of Qwen: layers from `max_window_layers` on have one, where any has."""
-    first = config.get("max_window_layers", 28)
     window = window_config.used(config)
-    return window_config.windows(config, layers, window, lambda index: index >= first)
+    return window_config.windows(
+        config, layers, window, lambda index: index >= window_config.boundary(config, 28)
+    )

@@ -23,9 +23,12 @@ class Qwen2MoE(MoEFamily):
 
     def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
         # unlike in the dense models: every other layer before `max_window_layers`
-        stop, window = config.get("max_window_layers", 28), window_config.used(config)
+        window = window_config.used(config)
         return window_config.windows(
-            config, layers, window, lambda index: index < stop and index % 2 == 0
+            config,
+            layers,
+            window,
+            lambda index: index < window_config.boundary(config, 28) and index % 2 == 0,
         )
 
     def biases(self, config: dict[str, Any]) -> tuple[str, ...]:

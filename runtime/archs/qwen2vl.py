@@ -73,12 +73,10 @@ class Qwen2VL(Qwen2):
         factors: tuple[float, ...] | None = None,
     ) -> dict[str, Any]:
         sizes = super().gguf_sizes(metadata, shapes, factors)
-        found = metadata.get(f"{self.name}.{GGUF_SECTIONS}")
-        sections = tuple(int(part) for part in found) if found is not None else ()
+        keys, need = GgufKeys(metadata, self.name), "three numbers and a 0 are needed"
+        sections = keys.whole_numbers(GGUF_SECTIONS, need)
         if len(sections) != 4 or sections[3] or min(sections) < 0:
-            raise GgufKeys(metadata, self.name).wrong(
-                GGUF_SECTIONS, list(sections), "three numbers and a 0 are needed"
-            )
+            raise keys.wrong(GGUF_SECTIONS, list(sections), need)
         return sizes | {"sections": whole(sections[:3], sizes["head_dim"], "the GGUF")}
 
 

@@ -4,14 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import Struct
+
 from runtime import window_config
 from runtime.archs.base import Arch
 from runtime.archs.layer import Attention
 from runtime.archs.llama import Llama
 from runtime.errors import CorruptFileError, UnsupportedError
+from runtime.json_files import checked
+from runtime.json_types import Size, Switch
 
 INTERVAL = 4
 """One layer in so many, the last of them, has no rope where config.json does not say."""
+
+
+class SmolLM3Config(Struct):
+    """What config.json says of this family alone."""
+
+    no_rope_layers: list[Switch] | None = None
+    """1 where there is a rope."""
+    no_rope_layer_interval: Size = INTERVAL
 
 
 @dataclass(frozen=True)
@@ -28,9 +40,10 @@ def every(interval: int, layers: int) -> tuple[int, ...]:
 
 def without_rope(config: dict[str, Any], layers: int) -> tuple[int, ...]:
     """The layers that are not told positions. Raises CorruptFileError for a list of others."""
-    told: list[int] | None = config.get("no_rope_layers")  # 1 where there is a rope
+    facts = checked(config, SmolLM3Config, "config.json")
+    told = facts.no_rope_layers
     if told is None:
-        return every(int(config.get("no_rope_layer_interval", INTERVAL)), layers)
+        return every(facts.no_rope_layer_interval, layers)
     if len(told) != layers:
         raise CorruptFileError(
             f"config.json has no_rope_layers for {len(told)} layers and num_hidden_layers "
@@ -42,7 +55,7 @@ def without_rope(config: dict[str, Any], layers: int) -> tuple[int, ...]:
 class SmolLM3(Llama):
     name = "smollm3"
     hf_types = ("smollm3",)
-    hf_keys = ("no_rope_layers", "no_rope_layer_interval", "attention_bias", *window_config.KEYS)
+    hf_keys = (*SmolLM3Config.__struct_fields__, "attention_bias", *window_config.KEYS)
     gguf_ffn_scales = False
     hf_class = "SmolLM3ForCausalLM"
     theta = 2e6

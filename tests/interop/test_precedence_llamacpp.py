@@ -218,6 +218,18 @@ def test_keys_that_change_nothing_in_a_llama(keys: dict[str, Any], tmp_path: Pat
     assert close(ours, foreign)
 
 
+def test_llamacpp_obeys_attention_that_is_not_causal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"llama.attention.causal": False}
+    with pytest.raises(EdgequantError, match="sets llama.attention.causal to false"):
+        logits(tmp_path, keys)
+    plain = logits(tmp_path, {"llama.attention.causal": True})[0]
+    assert close(plain, logits(tmp_path, {})[0])
+    monkeypatch.setattr("runtime.archs.gguf_sizes.check_causal", lambda keys: None)
+    assert not close(logits(tmp_path, keys)[0], plain)
+
+
 def test_a_head_that_the_file_holds_is_the_head(tmp_path: Path) -> None:
     """No key says tied: it is what a file without a head is."""
     head = WIDE.standard_normal((FIRST, WIDTH))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from export.genai import LONGEST_CONTEXT
 from runtime.archs import FAMILIES, family_of
 from runtime.errors import EdgequantError
 from runtime.gguf_file import read
+from tests.one_file_models import edit
 from tests.windowed import WINDOWED, checkpoint_of, facts_of
 
 SETTINGS: dict[str, Any] = {"method": "rtn", "eval_rows": 1}
@@ -58,6 +60,15 @@ def test_plan_run_report_and_artifact_say_that_a_gguf_ends_at_the_window(
 def test_a_longer_evaluation_is_refused_before_work(mistral: Path, tmp_path: Path) -> None:
     with pytest.raises(EdgequantError, match="between 16 and an artifact's context of 64, not 512"):
         edgequant.quantize(mistral, "gguf:F32", tmp_path / "out", **SETTINGS, eval_length=512)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_window_too_short_to_judge_is_told_the_way_out(mistral: Path, tmp_path: Path) -> None:
+    model = copytree(mistral, tmp_path / "model")
+    edit(model, "config.json", sliding_window=8)
+    said = r"at least 16 tokens, and an artifact's context is 8: quantize without judging"
+    with pytest.raises(EdgequantError, match=said):
+        edgequant.quantize(model, "gguf:F32", tmp_path / "out", **SETTINGS)
     assert not (tmp_path / "out").exists()
 
 

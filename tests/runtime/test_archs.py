@@ -1,12 +1,14 @@
 """Facts of each family: sizes from a config and back, names, shapes, GGUF's row order."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
 from runtime.archs import FAMILIES, family_of
+from runtime.config_file import language_config
 from runtime.errors import EdgequantError, UnsupportedError
 from tests.conftest import CONFIGS, SIZES, config
 
@@ -191,6 +193,19 @@ def test_a_list_of_ropes_for_other_layers_is_refused() -> None:
         family_of(facts).arch(facts)
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        *(("no_rope_layer_interval", v) for v in (0, -1, None, "x", [], {}, 1.5, math.nan)),
+        *(("no_rope_layers", v) for v in (4, 1.5, True, "1110", [1, 1, 1, 2], [1, 1, 1, "x"])),
+    ],
+)
+def test_layers_without_rope_that_nobody_can_read_are_refused(key: str, said: Any) -> None:
+    facts = config("smollm3", **{key: said})
+    with pytest.raises(EdgequantError, match=rf"^config.json: {key}.* is not what it must be"):
+        family_of(facts).arch(facts)
+
+
 @pytest.mark.parametrize(("told", "named"), [([0, 1, 1, 0], "0, 3"), ([1, 1, 1, 1], "none")])
 def test_gguf_holds_no_other_layers_without_rope_than_llamacpp_s(told, named: str) -> None:
     facts = config("smollm3", no_rope_layers=told)
@@ -229,6 +244,13 @@ def test_an_unknown_architecture_is_told_the_nearest(case: str) -> None:
     message = rf"^unknown architecture 'mine'.*; the nearest is {said}"
     with pytest.raises(UnsupportedError, match=message):
         family_of(facts)
+
+
+def test_the_nearest_of_a_known_text_config_is_what_it_names() -> None:
+    inner = SIZES | {"model_type": "qwen2", "a": 1}
+    said = r"'mine' in .*; the nearest is qwen2 \(model_type of its text_config\), which has no a"
+    with pytest.raises(UnsupportedError, match=said):
+        family_of(language_config({"model_type": "mine", "text_config": inner}))
 
 
 def test_what_an_unknown_architecture_lacks_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from runtime.archs import family_of
@@ -94,6 +95,29 @@ def test_the_largest_is_scaled_by_another_width_and_known_by_its_layers() -> Non
     assert found.layer(0).attention.scores_scale == 16**-0.5
     with pytest.raises(UnsupportedError, match="query_pre_attn_scalar 32, and llama.cpp takes 16"):
         family.gguf_keys(arch_of(num_hidden_layers=62))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "attention.sliding_window_pattern",
+            np.array([True, False]),
+            r"pattern is \[True, False\],",
+        ),
+        ("attention.sliding_window", np.array([8, 8]), r"sliding_window is \[8, 8\], but a whole"),
+        (
+            "final_logit_softcapping",
+            np.array([1.0, 2.0]),
+            r"is \[1.0, 2.0\], but a soft",
+        ),
+    ],
+)
+def test_arrays_in_a_gguf_where_numbers_are_read(key: str, value: np.ndarray, said: str) -> None:
+    family, arch = family_of({"model_type": "gemma3_text"}), arch_of()
+    keys = family.gguf_keys(arch) | {f"gemma3.{key}": value}
+    with pytest.raises(EdgequantError, match=said):
+        family.gguf_arch(keys, arch.shapes())
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def test_layers_with_a_window(name: str) -> None:
         ("qwen2", {"use_sliding_window": False}, (None, ())),
         ("qwen2", {"sliding_window": None}, (None, ())),
         ("qwen2", {"max_window_layers": 4}, (None, ())),
+        ("qwen2", {"max_window_layers": None, "use_sliding_window": False}, (None, ())),
         ("qwen2_moe", {"use_sliding_window": False, "sliding_window": 0}, (None, ())),
         ("mistral", {"sliding_window": None}, (None, ())),
         ("smollm3", {"no_rope_layers": [0, 1, 1, 0]}, (8, (0, 3))),
@@ -50,6 +51,8 @@ def test_what_transformers_takes_where_a_key_is_missing() -> None:
 REFUSED = [
     ("qwen2", {"layer_types": [SLIDING, FULL]}, "layer_types for 2 layers and num_hidden_layers 4"),
     ("qwen2", {"layer_types": ["x"] * 4}, "has 'x' among its layer_types; supported: full_att"),
+    ("qwen2", {"max_window_layers": None}, "max_window_layers to null, so that nothing tells"),
+    ("qwen2_moe", {"max_window_layers": None}, "max_window_layers to null, so that nothing tells"),
     ("qwen2", {"sliding_window": 0}, "gives 3 layers a sliding window, and its size is 0; take"),
     (
         "qwen2",

@@ -171,6 +171,15 @@ def test_sections_of_a_gguf_that_do_not_fit_are_refused(sections: list[int] | No
         family.gguf_arch(keys, arch.shapes())
 
 
+@pytest.mark.parametrize("sections", ["x", 5, [2.0, 3.0, 3.0, 0.0], ["2", "3", "3", "0"]])
+def test_sections_of_a_gguf_of_another_kind_are_refused(sections: Any) -> None:
+    config, family = SIZES | HEADS | {"model_type": "qwen2_vl"}, FAMILIES["qwen2vl"]
+    arch = family.arch(config)
+    keys = family.gguf_keys(arch) | {"qwen2vl.rope.dimension_sections": sections}
+    with pytest.raises(CorruptFileError, match="sections is .*, but three numbers and a 0 are"):
+        family.gguf_arch(keys, arch.shapes())
+
+
 def test_the_sizes_of_both_towers() -> None:
     newer, older = tower_of(QWEN25), tower_of(QWEN2)
     assert newer == Tower(3, 32, 2, 44, 64, 14, 2, 2, 3, True, 112, (1,))
