@@ -30,7 +30,19 @@ SURE = 4.0
 WIDE = 1024
 """Of that hidden size, or with experts, one layer is enough, for time's sake."""
 WINDOW = 24
-LENGTHS = ("rope_theta", "max_position_embeddings")
+LENGTHS = (
+    "rope_theta",
+    "max_position_embeddings",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "num_hidden_layers",
+    "moe_intermediate_size",
+    "vision_config",
+)
+"""Numbers that do not decide what is computed."""
 WIDTHS = ("moe_intermediate_size", "shared_expert_intermediate_size")
 TOWER: dict[str, Any] = {
     "depth": 2,
@@ -86,12 +98,15 @@ def small_config(release: Release) -> dict[str, Any]:
 
 
 def alike() -> list[list[Release]]:
-    """Releases whose small ones differ in lengths alone, or in their base of rope or context."""
+    """Releases by what decides how they are computed and stored, the least of each first."""
     groups: dict[str, list[Release]] = {}
     for release in RELEASES:
-        config = {k: v for k, v in small_config(release).items() if k not in LENGTHS}
-        groups.setdefault(json.dumps(config, sort_keys=True), []).append(release)
-    return list(groups.values())
+        config = small_config(release)
+        blocks = [math.gcd(config[key], BLOCK) for key in ("hidden_size", "intermediate_size")]
+        facts = {key: value for key, value in config.items() if key not in LENGTHS}
+        facts["own_width"] = release.heads * release.head_dim != release.hidden
+        groups.setdefault(json.dumps([blocks, facts], sort_keys=True), []).append(release)
+    return [sorted(g, key=lambda one: small_config(one)["hidden_size"]) for g in groups.values()]
 
 
 def small_heads(release: Release) -> tuple[int, int]:

@@ -60,7 +60,10 @@ def test_a_token_ends_a_text_because_of_what_it_says(text: str, tmp_path: Path) 
         assert same(engine, f"a{text}b", f" {text} ") == {5, FIRST}
 
 
-@pytest.mark.parametrize("text", ["<|eos|>", "<|im_start|>", "<|endofprompt|>", "END", *sorted(SHOWN)])
+OTHERS = ["<|eos|>", "<|im_start|>", "<|endofprompt|>", "END", *sorted(SHOWN)]
+
+
+@pytest.mark.parametrize("text", OTHERS)
 def test_other_texts_end_nothing(text: str, tmp_path: Path) -> None:
     assert same(opened(tmp_path, [text], EOS), f"a{text}b") == {5}
 
