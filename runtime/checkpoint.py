@@ -16,7 +16,7 @@ from runtime.adapter import Adapter, read_adapter, refuse_adapter
 from runtime.adapter_files import SmallFiles, small_files, tokenizer_folder
 from runtime.archs import Arch, Family, family_of
 from runtime.checkpoint_names import refuse_without, unused_head, unwrapped, with_own_head
-from runtime.checkpoint_tensors import already_quantized, checked_tensors
+from runtime.checkpoint_tensors import already_quantized, checked_tensors, in_one_type
 from runtime.config_file import config_notes, language_config
 from runtime.errors import CorruptFileError
 from runtime.json_files import read_json
@@ -194,7 +194,7 @@ def _with_adapters(base: Checkpoint, adapters: list[Adapter]) -> Checkpoint:
         base,
         config=config,
         arch=arch,
-        tensors=checked_tensors(base.folder, arch, arrays, None),
+        tensors=checked_tensors(base.folder, arch, in_one_type(arch, arrays), None),
         tokenizer=Tokenizer.from_folder(files.path) if files else base.tokenizer,
         notes=(*base.notes, *named, *told, *own_head, *from_adapter),
         adapters=tuple(adapters),

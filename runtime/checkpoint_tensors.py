@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from runtime.archs import Arch
+from runtime.archs.heads import SCORE
 from runtime.checkpoint_names import FLOATS, misplaced
 from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
+from runtime.merged import Unchanged, merged
 from runtime.quant_types import QUANT_TYPES
 from runtime.stored import Expected, Parts, StoredArray, StoredTensors, rows_of
 from runtime.tensor import Shape, Tensor
@@ -41,6 +43,18 @@ def parts_of(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> P
         return found
     names = (hf_name.replace("{expert}", str(expert)) for expert in range(shape[0]))
     return Parts(shape, {name: Expected(shape[1:], FLOATS) for name in names})
+
+
+def in_one_type(arch: Arch, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
+    """The arrays of a merged model: experts of one weight are all F32 where an adapter changed
+    the type of some."""
+    found, names = dict(arrays), arch.hf_names()
+    for name, shape in arch.shapes().items():
+        own = [part for part in parts_of(shape, names[name], arrays).arrays if part in arrays]
+        if len({arrays[part].dtype for part in own}) > 1:
+            others = (part for part in own if arrays[part].dtype != "F32")
+            found |= {part: merged(arrays[part], Unchanged()) for part in others}
+    return found
 
 
 def _shifted(offset: float, name: str, shape: Shape, arrays: list[StoredArray]) -> Tensor:
@@ -92,6 +106,12 @@ def _check(
         _check_types(parts, arrays)
     known = {name for parts in weights.values() for name in parts.arrays}
     extra = [name for name in arrays if name not in known and not _ignorable(name)]
+    if scores := [name for name in extra if name.startswith(SCORE)]:
+        raise UnsupportedError(
+            f"{folder} holds a head that scores texts ({scores[0]}), but architectures in "
+            "config.json names no model with it; write its class there, such as "
+            "Qwen2ForSequenceClassification or Qwen2ForRewardModel."
+        )
     if extra:
         raise UnsupportedError(
             f"{folder} holds {len(extra)} tensors this architecture does not know ({extra[0]}); "

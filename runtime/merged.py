@@ -104,6 +104,19 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class Unchanged:
+    """The same values in float32: what is put together with a changed array has its type."""
+
+    arrays: tuple[StoredArray, ...] = ()
+
+    def fits(self, shape: Shape) -> bool:
+        return True
+
+    def apply(self, values: np.ndarray) -> None:
+        """Nothing to do."""
+
+
+@dataclass(frozen=True)
 class AddBias:
     """A bias and scale times that of B."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime import adapter as peft
 from runtime.adapter import Adapter
-from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT
+from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT, SCORE
 from runtime.checkpoint_names import without_wrappers
 from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
 from runtime.merged import AddBias, Change, LowRank, SetRows, merged
@@ -94,6 +94,13 @@ def _place(adapter: Adapter, name: str, known: set[str]) -> str:
     for candidate in (name, plain, inner, f"model.{inner}"):
         if candidate in known:
             return candidate
+    if plain.startswith(SCORE) and not any(name.startswith(SCORE) for name in known):
+        raise UnsupportedError(
+            f"the adapter {adapter.folder} changes {plain} of a model that scores texts, and the "
+            "base predicts tokens; load the base with transformers' "
+            "AutoModelForSequenceClassification and the num_labels of the training, save it with "
+            "save_pretrained, and give that as the base."
+        )
     raise UnsupportedError(
         f"the adapter {adapter.folder} changes {name}, which the base does not have; "
         f"{_other_base(adapter)}."

@@ -24,7 +24,7 @@ from quantize.report.original import (
 from quantize.report.reject import reject_failed
 from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report, read_report
 from quantize.report.scan import weights
-from quantize.report.score_judge import measure_scores
+from quantize.report.score_judge import check_texts, measure_scores
 from quantize.report.score_report import AnyReport, ScoreGates
 from quantize.report.settings import Settings, held_out
 from quantize.report.written import refuse_reports, write
@@ -190,6 +190,7 @@ def prepare(
         require_memory(checkpoint.merged_bytes)
     if arch.score_head:
         marker_id(arch.score_head, checkpoint.tokenizer)  # what has none is told before any work
+        check_texts(windows)
         return Setup(windows, evaluation, original, ScoreGates(settings.min_rank), [])
     baseline, name = None, None
     if settings.baseline is not None:

@@ -195,6 +195,12 @@ class Report:
     @staticmethod
     def from_json(values: Any) -> "Report":
         """The inverse of `to_json`. Raises EdgequantError for another schema or broken values."""
+        if isinstance(values, dict) and values.get("kind") == "scores":
+            raise UnsupportedError(
+                "this report compares scores of texts, not predictions of tokens, and is no "
+                "baseline; use --min-rank for a model that scores texts, or give the report of "
+                "one that predicts tokens."
+            )
         found = values.get("schema_version") if isinstance(values, dict) else None
         if found != SCHEMA_VERSION:
             raise UnsupportedError(

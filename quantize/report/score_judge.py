@@ -39,10 +39,25 @@ class Texts:
     """Of every window."""
 
 
+def places_of(length: int, every: int = EVERY) -> np.ndarray:
+    """Where windows of so many tokens are scored: the last token, and every so many before it."""
+    return np.arange(length - 1, -1, -every)[::-1]
+
+
+def check_texts(windows: Windows) -> None:
+    """Raise InputError for a single text, which has no order."""
+    rows, length = windows.ids.shape
+    if rows * len(places_of(length)) < 2:
+        raise InputError(
+            f"{rows} window of {length} tokens is a single text to score, and an order takes two; "
+            "use --eval-rows 2 or more, or other text with --eval-data."
+        )
+
+
 def texts_of(windows: Windows, head: ScoreHead, marker: int | None, every: int = EVERY) -> Texts:
     """Windows as texts that end at their last token, and every so many before it."""
     ids = windows.ids.copy()
-    places = np.arange(ids.shape[1] - 1, -1, -every)[::-1]
+    places = places_of(ids.shape[1], every)
     if marker is not None:
         ids[:, places] = marker
     return Texts(ids, places, windows.domains)

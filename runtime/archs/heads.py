@@ -21,6 +21,8 @@ HF_GLOBALS = {
 }
 """Tensors outside the layers -> their names in a Hugging Face checkpoint."""
 
+SCORE = "score."
+"""What the names of a scoring head's tensors begin with."""
 STEP = "<extra_0>"
 """What Qwen's process reward models read after each step of an answer."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from runtime.archs import Arch
 from runtime.checkpoint import read_checkpoint
-from runtime.errors import CorruptFileError, InputError, UnsupportedError
+from runtime.errors import CorruptFileError, EdgequantError, InputError, UnsupportedError
 from runtime.tokenizer import Tokenizer, surroundings
 
 READS_FILES = True
@@ -119,12 +119,10 @@ def open(
         )
         if checkpoint.arch.vocab != model.config.get_text_config().vocab_size:
             model.resize_token_embeddings(checkpoint.arch.vocab, mean_resizing=False)
-        for place, adapter in enumerate(adapters, 1):
-            peft: Any = import_module("peft")
-            model = peft.PeftModel.from_pretrained(model, adapter)
-            if place < len(adapters):  # the last one runs: see runtime/merging.py
-                model = model.merge_and_unload()
+        model = _with_adapters(model, adapters)
         found = library.AutoTokenizer.from_pretrained(checkpoint.files, local_files_only=True)
+    except EdgequantError:
+        raise
     except Exception as error:  # whatever its many readers raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedError(
@@ -140,6 +138,34 @@ def open(
     return engine(
         checkpoint.arch, model.eval().to(device), _tokenizer(found, model, checkpoint.files)
     )
+
+
+def _with_adapters(model: Any, adapters: Sequence[Path]) -> Any:
+    """The model with the last adapter running, those before it merged: see runtime/merging.py.
+
+    Raises UnsupportedError for an adapter that PEFT cannot run, or would run without some tensors:
+    transformers 5 keeps experts and routers in modules of its own, which PEFT does not always know.
+    """
+    for place, adapter in enumerate(adapters, 1):
+        peft: Any = import_module("peft")
+        try:
+            model = peft.PeftModel.from_pretrained(model, adapter)
+            # from_pretrained says nothing of what it leaves out
+            unused = sorted(model.load_adapter(adapter, "default").unexpected_keys)
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UnsupportedError(
+                f"peft {peft.__version__} does not run the adapter {adapter} in transformers "
+                f"({reason[0].rstrip('.')}); judge without it as reference."
+            ) from error
+        if unused:
+            raise UnsupportedError(
+                f"peft {peft.__version__} finds no place for {unused[0]} of the adapter {adapter} "
+                "in transformers and would leave it out; judge without it as reference."
+            )
+        # without peft around it: its layers hold the factors
+        model = model.merge_and_unload() if place < len(adapters) else model.get_base_model()
+    return model
 
 
 def _tokenizer(found: Any, model: Any, folder: Path) -> Tokenizer:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import edgequant
 from quantize.checkpoint import bundled, open_checkpoint
 from runtime.backends.numpy import NumpyOps
-from runtime.engine import OpsEngine
+from runtime.engine import OpsEngine, open_engine
 from tests.conftest import config
+from tests.moe_models import QWEN2, moe
 from tests.random_checkpoint import random_checkpoint
 
 peft = pytest.importorskip("peft")
@@ -190,3 +192,65 @@ def test_adapters_are_judged_as_they_run(
     assert found.results[0].metrics.kl < 1e-6
     with pytest.raises(edgequant.GateError):
         edgequant.check(made.path, base, max_kl=1e-3, **judged)
+
+
+@pytest.mark.parametrize(
+    ("targets", "modules", "told"),
+    [
+        (["q_proj"], ["self_attn.q_proj"], ""),
+        (["up_proj"], ["mlp.shared_expert.up_proj"], ""),
+        (["q_proj"], ["mlp.gate"], "finds no place for base_model.*mlp.gate.lora_A.weight of"),
+        (["gate"], ["mlp.gate"], "does not run the adapter .*Router"),
+        (
+            ["gate_proj", "up_proj", "down_proj"],
+            [f"mlp.experts.{at}.{part}_proj" for at in range(6) for part in ("gate", "up", "down")],
+            "finds no place for .*experts",
+        ),
+    ],
+)
+def test_an_adapter_that_peft_would_leave_out_is_no_reference(
+    targets: list[str], modules: list[str], told: str, tmp_path: Path
+) -> None:
+    base = moe(tmp_path / "base", QWEN2)
+    arrays = {name: array.shape for name, array in open_checkpoint(base).tensors.arrays.items()}
+    torch.manual_seed(0)
+    tensors = {}
+    for module in modules:
+        name = f"model.layers.1.{module}"
+        outputs, inputs = arrays[f"{name}.weight"]
+        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(4, inputs) * 0.3
+        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(outputs, 4) * 0.3
+    adapter = tmp_path / "adapter"
+    peft.LoraConfig(
+        task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets
+    ).save_pretrained(adapter)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    if told:
+        with pytest.raises(edgequant.UnsupportedError, match=f"{told}.*judge without it as ref"):
+            open_engine(base, "transformers", purpose="judging", adapters=[adapter])
+        return
+    reference = open_engine(base, "transformers", purpose="judging", adapters=[adapter])
+    assert same(ours(base, adapter), reference.logits(IDS.numpy()))
+
+
+def test_a_scoring_head_is_merged_into_the_base_that_the_sentence_names(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    auto = transformers.AutoModelForSequenceClassification
+    plain, base, adapter = bases["qwen2-tied"], tmp_path / "base", tmp_path / "adapter"
+    model = auto.from_pretrained(plain, num_labels=1, dtype=torch.float32)
+    model.save_pretrained(base)
+    shutil.copy(plain / "tokenizer.json", base)
+    model = peft.get_peft_model(
+        model, peft.LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"])
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, values in model.named_parameters():
+            if values.requires_grad:
+                values.add_(torch.randn_like(values) * (0.02 if "score" in name else 0.1))
+    model.save_pretrained(adapter)
+    with pytest.raises(edgequant.UnsupportedError, match="AutoModelForSequenceClassification"):
+        open_checkpoint(plain, [adapter])
+    reference = open_engine(base, "transformers", purpose="judging", adapters=[adapter])
+    assert same(ours(base, adapter), reference.logits(IDS.numpy()))

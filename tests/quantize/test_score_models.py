@@ -141,6 +141,11 @@ def test_gradients_of_scores_shape_the_embedding_and_nothing_else(
         (("--to", "onnx:int4", "--calibration", "self"), "--calibration self is text that the"),
         (("--to", "onnx:int4", "--max-kl", "1"), "--max-kl measures predictions of next tokens"),
         (("--to", "onnx:int4", "--rule", "score=INT8_32"), "score=INT8_32 matches no tensor"),
+        (
+            ("--to", "onnx:int4", "--eval-rows", "1", "--eval-length", "64"),
+            "1 window of 64 tokens is a single text to score, and an order takes two; use "
+            "--eval-rows 2",
+        ),
     ],
 )
 def test_what_a_model_that_scores_is_refused_is_told_before_any_work(

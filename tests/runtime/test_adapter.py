@@ -16,6 +16,7 @@ from quantize.inspection import describe
 from quantize.plan import Plan
 from runtime.engine import open_engine
 from tests.conftest import config
+from tests.moe_models import QWEN3, moe
 from tests.random_checkpoint import random_checkpoint
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -244,3 +245,32 @@ def test_names_of_an_adapter_may_be_wrapped_or_bare(start: str, base: Path, tmp_
     found = open_checkpoint(base, [made(tmp_path / "bare", factors(name), r=4)])
     usual = open_checkpoint(base, [made(tmp_path / "usual", factors(), r=4)])
     assert np.array_equal(value(found, "blk.0.attn_q.weight"), value(usual, "blk.0.attn_q.weight"))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_adapter_may_change_some_experts_of_a_weight(whole: bool, tmp_path: Path) -> None:
+    folder = moe(tmp_path / "base", QWEN3)
+    before = open_checkpoint(folder)
+    module = "model.layers.0.mlp.experts.3.up_proj"
+    a, b, own = normal(4, 64), normal(32, 4), normal(32, 64)
+    start = f"base_model.model.{module}"
+    tensors = {f"{start}.lora_A.weight": a, f"{start}.lora_B.weight": b}
+    tensors = {f"{start}.weight": own} if whole else tensors
+    after = open_checkpoint(folder, [made(tmp_path / "mine", tensors, r=4, lora_alpha=8)])
+    name = "blk.0.ffn_up_exps.weight"
+    assert before.tensors[name].qtype.name == "BF16"
+    assert after.tensors[name].qtype.name == "F32"
+    expected = value(before, name).astype(np.float64).reshape(6, 32, 64)
+    expected[3] = own if whole else slow(expected[3], a, b, 2)
+    found = value(after, name).reshape(6, 32, 64)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(after.tensors.matrix(name, 2).decode(), expected[2])
+
+
+def test_an_adapter_with_a_scoring_head_says_which_base_it_wants(
+    base: Path, tmp_path: Path
+) -> None:
+    tensors = factors() | {"base_model.model.score.weight": normal(1, WIDTH)}
+    adapter = made(tmp_path / "mine", tensors, r=4, task_type="SEQ_CLS")
+    with pytest.raises(UnsupportedError, match=r"score\.weight .* AutoModelForSequenceClassif"):
+        open_checkpoint(base, [adapter])

@@ -17,7 +17,7 @@ from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.generate import generate
 from runtime.scores import as_scores, places, scores, text_ids
 from tests.conftest import CONFIGS, SIZES
-from tests.one_file_models import weights
+from tests.one_file_models import edit, weights
 from tests.score_models import KINDS, make_scorer
 
 
@@ -158,3 +158,13 @@ def test_what_cannot_be_scored_is_told(tmp_path: Path, tiny: Any) -> None:
         list(generate(engine, [5], 3))
     with pytest.raises(UnsupportedError, match="predicts tokens and scores no texts"):
         scores(open_engine(tiny.model(), "numpy"), [5])
+
+
+@pytest.mark.parametrize("named", [["Qwen2ForCausalLM"], None])
+def test_a_head_that_architectures_does_not_name_is_told(
+    named: list[str] | None, tmp_path: Path
+) -> None:
+    folder = make_scorer(tmp_path, "qwen2")
+    edit(folder, "config.json", architectures=named)
+    with pytest.raises(UnsupportedError, match=r"\(score\.weight\), but architectures in config"):
+        open_checkpoint(folder)

@@ -48,3 +48,10 @@ def test_a_baseline_with_nan_is_refused(report: Report, tmp_path: Path) -> None:
     names = [{report.results[0].label}]
     read = partial(read_baseline, path, report.original, report.evaluation, names)
     assert told(read, "NaN", "holds a number that is not finite")
+
+
+def test_a_report_of_scores_is_no_baseline(report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(json.dumps({"kind": "scores", "schema_version": 1, "results": []}))
+    read = partial(read_baseline, path, report.original, report.evaluation, [])
+    assert told(read, "scores", "baseline.json compares scores of texts, not predictions")
