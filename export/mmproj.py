@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from export.clipping import clipped
 from export.files import new_file
 from export.gguf import write_file
 from export.gguf_general import FILE_TYPES
 from runtime.errors import InputError, UnsupportedError
 from runtime.quant_types import QUANT_TYPES, QuantType
-from runtime.tensor import Shape, Tensor, is_matrix
+from runtime.tensor import Shape, Tensor, is_matrix, rows_and_cols
 from runtime.vision.image import Preparation
 from runtime.vision.tower import EPS, Tower
 
@@ -52,8 +53,9 @@ def write(
     *,
     overwrite: bool = False,
 ) -> list[str]:
-    """Write the file `path`, linears in a type of TYPES; what became another type, as sentences.
+    """Write the file `path`, linears in a type of TYPES.
 
+    Returns what became another type or was clipped, as sentences.
     `extra` becomes further metadata. Raises EdgequantError for a tower that llama.cpp would compute
     otherwise, for another type, and as `new_file` does.
     """
@@ -77,7 +79,7 @@ def write(
             "clip",
             metadata,
             shapes,
-            (packed(name, array, types[name]) for name, array in values),
+            (packed(name, array, types[name], told) for name, array in values),
         )
     return told + fallbacks(types, shapes, kind)
 
@@ -189,12 +191,14 @@ def stored_type(name: str, shape: Shape, kind: str) -> QuantType:
     return QUANT_TYPES[kind if fits or kind != "Q8_0" else "F16"]
 
 
-def packed(name: str, values: np.ndarray, qtype: QuantType) -> Tensor:
-    """float32 values of any shape in a type, rounded to nearest."""
+def packed(name: str, values: np.ndarray, qtype: QuantType, told: list[str]) -> Tensor:
+    """float32 values of any shape in a type, rounded to nearest; `told` gets what was clipped."""
     values = np.ascontiguousarray(values)
-    if qtype.name in ("F32", "F16"):
-        return Tensor.dense(name, values, qtype.name)
-    return Tensor(name, values.shape, qtype, qtype.pack(*qtype.quantize(values)))
+    rows = values.reshape(rows_and_cols(values.shape))
+    out = Tensor(name, values.shape, qtype, qtype.pack(*qtype.quantize(rows)))
+    note = clipped(Tensor.dense(name, values), out, "--type F32 holds them")
+    told += [note] if note else []
+    return out
 
 
 def fallbacks(types: Mapping[str, QuantType], shapes: Mapping[str, Shape], kind: str) -> list[str]:

@@ -40,10 +40,11 @@ def _local(source: str | Path, way_out: str = CHECKPOINT) -> Path:
     return Path(source) if Path(source).exists() else download(str(source), way_out)
 
 
-def check_finite(tensor: Tensor, values: Array) -> None:
+def check_finite(tensor: Tensor, values: Array, name: str | None = None) -> None:
     """Raise EdgequantError naming the tensor and how many of its values are NaN or infinite.
 
-    `values` are numpy's or torch's, of any shape.
+    `values` are numpy's or torch's, of any shape; `name` is that of the sentence, by default the
+    tensor's.
     """
     xp = array_namespace(values)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -53,8 +54,8 @@ def check_finite(tensor: Tensor, values: Array) -> None:
     bad = int(xp.sum(~xp.isfinite(values)))
     if bad:  # finite values may have an infinite sum
         raise CorruptFileError(
-            f"{tensor.name} holds {bad} NaN or infinite values of {math.prod(values.shape)}; "
-            "the checkpoint is damaged: download it again."
+            f"{name or tensor.name} holds {bad} NaN or infinite values of "
+            f"{math.prod(values.shape)}; the checkpoint is damaged: download it again."
         )
 
 

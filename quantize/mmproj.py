@@ -8,10 +8,8 @@ import quantize
 from export import mmproj
 from export.files import check_target
 from quantize.checkpoint import open_checkpoint
+from quantize.vision import open_vision
 from runtime.errors import InputError
-from runtime.vision.encode import tower_tensors
-from runtime.vision.image import read_preparation
-from runtime.vision.tower import tower_of
 
 
 def make(
@@ -29,8 +27,8 @@ def make(
     """
     check_target(output, overwrite)
     checkpoint = open_checkpoint(model)
-    tower = tower_of(checkpoint.config)
-    if tower is None or not checkpoint.beside:
+    vision = open_vision(checkpoint)
+    if vision is None:
         raise InputError(
             f"{checkpoint.folder} has no vision tower of a known kind (its config.json has no "
             "vision_config, or is not Qwen's); give the checkpoint of a Qwen2-VL or Qwen2.5-VL."
@@ -40,9 +38,5 @@ def make(
         "edgequant.version": quantize.__version__,
         "edgequant.fingerprint": checkpoint.fingerprint(),
     }
-    tensors, preparation = (
-        tower_tensors(tower, checkpoint.beside),
-        read_preparation(checkpoint.files),
-    )
-    for line in mmproj.write(output, tower, tensors, preparation, kind, extra, overwrite=overwrite):
+    for line in mmproj.write(output, *vision[:3], kind, extra, overwrite=overwrite):
         say(line)

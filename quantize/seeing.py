@@ -6,14 +6,14 @@ from pathlib import Path
 
 from quantize.checkpoint import open_checkpoint
 from quantize.loading import kind
-from runtime.engine import Engine
-from runtime.errors import InputError
+from quantize.vision import open_vision
+from runtime.containers import recognise
+from runtime.engine import Engine, reads_files
+from runtime.errors import InputError, UnsupportedError
 from runtime.tokenizer import Tokenizer
-from runtime.vision.encode import tower_tensors
-from runtime.vision.image import patches_of, read_image, read_preparation
-from runtime.vision.place import IDS
+from runtime.vision.ids import IDS
+from runtime.vision.image import patches_of, read_image
 from runtime.vision.seeing import SeeingEngine, SeenImages
-from runtime.vision.tower import tower_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,20 @@ class ImagePrompt:
         return SeeingEngine(engine, self.seen)
 
 
+def check_image_flags(
+    images: Sequence[Path], file: Path, tower: str | None, backend: str | None
+) -> None:
+    """Raise EdgequantError for a tower without images, or images for a backend that takes none."""
+    if tower is not None and not images:
+        raise InputError("--tower is for images; give --image as well, or leave it out.")
+    backend = backend or recognise(file).engine
+    if images and reads_files(backend):
+        raise UnsupportedError(
+            f"the backend {backend} is given no images here; give a checkpoint or a GGUF file with "
+            "--backend native, torch or numpy."
+        )
+
+
 def image_prompt(
     images: Sequence[Path], file: Path, tower: str | None, tokenizer: Tokenizer | None
 ) -> ImagePrompt:
@@ -70,17 +84,17 @@ def image_prompt(
             f"{file} has no vision tower; give --tower the checkpoint that it was made from."
         )
     checkpoint = open_checkpoint(tower or file)
-    found = tower_of(checkpoint.config)
-    if found is None or any(key not in checkpoint.config for key in IDS):
+    vision = open_vision(checkpoint)
+    if vision is None or vision.ids is None:
         raise InputError(
             f"{checkpoint.folder} reads no images: its config.json has no vision_config or not all "
             f"of {', '.join(IDS)}; give the checkpoint of a Qwen2-VL or Qwen2.5-VL."
         )
-    ids = [int(checkpoint.config[key]) for key in IDS]
+    (found, tensors, preparation), ids = vision[:3], vision.ids
     texts = [tokenizer.backend.id_to_token(token) if tokenizer else None for token in ids]
     if any(text is None for text in texts):
-        raise InputError(f"{file} has no tokens {ids} for images; use the model's own tokenizer.")
-    preparation = read_preparation(checkpoint.folder)
+        raise InputError(
+            f"{file} has no tokens {list(ids)} for images; use the model's own tokenizer."
+        )
     patches = [patches_of(read_image(image), found, preparation) for image in images]
-    tensors = tower_tensors(found, checkpoint.beside)
     return ImagePrompt(SeenImages(found, tensors, patches, ids[1]), *map(str, texts))

@@ -6,10 +6,12 @@ from typing import Any
 import msgspec
 
 from runtime.json_files import Config, SpecialIds, read_json
+from runtime.vision.ids import IDS
 
 TEXT = "text_config"
 TIED = "tie_word_embeddings"
-FIRST = {"model_type", "architectures", *(part.name for part in msgspec.structs.fields(SpecialIds))}
+SPECIAL = {part.name for part in msgspec.structs.fields(SpecialIds)}
+FIRST = {"model_type", "architectures", *SPECIAL, *IDS}
 """Settings that count where they stand beside a `text_config`, whatever that says of them."""
 OUTER = FIRST | {TIED, "tokenizer_class", "quantization_config", TEXT}
 """Settings that count where they stand beside a `text_config`."""

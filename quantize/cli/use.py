@@ -45,11 +45,13 @@ def generate(
     from runtime.generate import generate_text
     from runtime.sample import Sampler
 
+    if image or tower is not None:
+        from quantize.seeing import check_image_flags, image_prompt
+
+        check_image_flags(image or (), file, tower, backend)
     engine = loading.open_any(file, backend, purpose="generation")
     seen = None
     if image:
-        from quantize.seeing import image_prompt
-
         seen = image_prompt(image, file, tower, engine.tokenizer)
         engine, prompt = seen.engine(engine), seen.placed(prompt)
     if chat:

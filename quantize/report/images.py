@@ -14,13 +14,12 @@ from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress
 from quantize.report.examine import Subject
 from quantize.report.metrics import Metrics, TokenScores, score, stack, summarize
+from quantize.vision import open_vision
 from runtime.engine import Engine, OpsEngine, open_engine
 from runtime.errors import UnsupportedError
-from runtime.vision.encode import tower_tensors
-from runtime.vision.image import patches_of, read_preparation
-from runtime.vision.place import IDS, with_room
+from runtime.vision.image import patches_of
+from runtime.vision.place import with_room
 from runtime.vision.seeing import SeeingEngine, SeenImages, see_together
-from runtime.vision.tower import tower_of
 
 DRAWINGS = 12
 LENGTH = 32
@@ -41,14 +40,13 @@ class ImageRow:
 def image_rows(checkpoint: Checkpoint, count: int = DRAWINGS) -> list[ImageRow]:
     """Rows to judge a model that reads images with; [] for one that does not, or has no room.
 
-    Raises EdgequantError for a tower that is not whole.
+    Raises EdgequantError as `open_vision` does.
     """
-    tower, config = tower_of(checkpoint.config), checkpoint.config
-    if tower is None or any(key not in config for key in IDS):
+    vision = open_vision(checkpoint)
+    if vision is None or vision.ids is None:
         return []
-    tensors = tower_tensors(tower, checkpoint.beside)
-    preparation = read_preparation(checkpoint.folder)
-    start, token, end = (int(config[key]) for key in IDS)
+    tower, tensors, preparation = vision[:3]
+    start, token, end = vision.ids
     rows = []
     for drawing in drawings(count):
         seen = SeenImages(tower, tensors, [patches_of(drawing.pixels, tower, preparation)], token)

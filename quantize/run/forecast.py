@@ -16,12 +16,12 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from export.clipping import too_large
 from quantize.checkpoint import Checkpoint, check_tables
 from quantize.methods.rtn import rtn
 from quantize.plan import Assignment, Plan
 from quantize.progress import Progress, silent
 from quantize.report.judge import prepare_run
-from quantize.run.clipping import too_large
 from quantize.run.cost import Cost
 from quantize.run.disk_usage import run_cost
 from quantize.run.job import Job

@@ -7,9 +7,9 @@ from typing import Any
 
 import export
 import quantize
+from export.clipping import watch
 from quantize.allocation.budget import Size, Types
 from quantize.plan import Assignment, Target, matrix_widths
-from quantize.run.clipping import watch
 from quantize.run.cost import Cost
 from quantize.run.job import Job
 from quantize.run.stored import artifact_tensors

@@ -14,6 +14,7 @@ from runtime.errors import CorruptFileError
 from runtime.gguf_keys import GgufKeys
 from runtime.json_files import checked
 from runtime.json_types import Size
+from runtime.vision.ids import image_ids
 
 ROPES = ("rope_scaling", "rope_parameters")
 SECTIONS = [16, 24, 24]
@@ -46,6 +47,8 @@ class Qwen2VL(Qwen2):
         said = scaling.get("mrope_section", SECTIONS)
         found = checked(said, list[Size], "mrope_section of config.json")
         sizes = super().sizes(plain_rope(config))
+        if config.get("vision_config"):
+            image_ids(config, sizes["vocab"])
         return sizes | {"sections": whole(tuple(found), sizes["head_dim"])}
 
     def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:

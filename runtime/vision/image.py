@@ -9,6 +9,7 @@ As transformers' Qwen2VLImageProcessor does with Pillow; with torchvision it res
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from runtime.errors import InputError, UnsupportedError
+from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.json_files import checked, read_json
 from runtime.json_types import Finite, Number, Size
 from runtime.vision.tower import Tower
@@ -42,6 +43,9 @@ class ImageConfig(Struct):
     size: Pixels | None = None
     min_pixels: Size | None = None
     max_pixels: Size | None = None
+    patch_size: Size | None = None
+    merge_size: Size | None = None
+    temporal_patch_size: Size | None = None
     resample: int = BICUBIC
     do_resize: bool = True
     do_rescale: bool = True
@@ -77,10 +81,11 @@ class Patches:
         return self.rows * self.cols // merge**2
 
 
-def read_preparation(folder: Path) -> Preparation:
+def read_preparation(folder: Path, tower: Tower) -> Preparation:
     """The settings of a checkpoint, those of transformers where it says nothing.
 
-    Raises EdgequantError for what is not what it must be, or what is not done here.
+    Raises EdgequantError for what is not what it must be, contradicts the tower, or is not done
+    here.
     """
     found: dict[str, Any] = {}
     for name in reversed(FILES):
@@ -95,23 +100,45 @@ def read_preparation(folder: Path) -> Preparation:
             "and normalize images; only what Qwen2-VL's releases do is supported."
         )
     size = settings.size or Pixels()
-    return Preparation(
-        settings.min_pixels or size.shortest_edge,
-        settings.max_pixels or size.longest_edge,
-        settings.image_mean,
-        settings.image_std,
-    )
+    least = settings.min_pixels or size.shortest_edge
+    most = settings.max_pixels or size.longest_edge
+    wrong = _contradiction(settings, tower)
+    if least > most:
+        wrong = f"at least {least} pixels and at most {most}"
+    if wrong:
+        raise CorruptFileError(
+            f"preprocessor_config.json of {folder} has {wrong}; take the files of one download."
+        )
+    return Preparation(least, most, settings.image_mean, settings.image_std)
+
+
+def _contradiction(settings: ImageConfig, tower: Tower) -> str | None:
+    """What the settings say of patches that is not the tower's."""
+    pairs = {
+        ("patch_size", "patch_size"): (settings.patch_size, tower.patch),
+        ("merge_size", "spatial_merge_size"): (settings.merge_size, tower.merge),
+        ("temporal_patch_size",) * 2: (settings.temporal_patch_size, tower.temporal),
+    }
+    for (name, own), (said, right) in pairs.items():
+        if said not in (None, right):
+            return f"{name} {said}, and vision_config of config.json has {own} {right}"
+    return None
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as (h, w, 3) uint8. Raises EdgequantError where it does not open."""
+    """An image file as (h, w, 3) uint8, turned as its EXIF orientation says, as transformers does.
+
+    Raises EdgequantError where it does not open.
+    """
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         raise UnsupportedError("reading images needs Pillow; pip install pillow.") from None
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        with warnings.catch_warnings():  # of large images, and of transparency that is left out
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give the path of an image file.") from None
     except Exception as error:  # every format of Pillow has exceptions of its own

@@ -17,9 +17,6 @@ from runtime.positions import Positions, Tables
 from runtime.tensor import Tensor
 from runtime.vision.image import Patches
 
-IDS = ("vision_start_token_id", "image_token_id", "vision_end_token_id")
-"""Keys of config.json: the tokens before an image, for each of its embeddings, and after it."""
-
 
 def with_room(ids: Sequence[int], images: Sequence[Patches], merge: int, token: int) -> list[int]:
     """A text in which each image is one `token`: as many of it as the image has embeddings.

@@ -18,6 +18,7 @@ from runtime.errors import InputError, UnsupportedError
 from runtime.gguf_file import open_gguf
 from runtime.quant_types import QUANT_TYPES
 from runtime.vision.tower import Tower, tower_of
+from tests.one_file_models import weights
 from tests.vision_models import MODELS, QWEN25, vision_model
 
 
@@ -112,6 +113,35 @@ def test_rows_that_blocks_do_not_divide_get_channels_of_zeros_aloud(tmp_path: Pa
     assert not found["v.blk.2.ffn_gate.bias"].data[44:].any()
     plain = stored(open_checkpoint(folder), "blocks.2.mlp.down_proj.weight")
     assert np.abs(values[:, :44] - plain).max() < np.abs(plain).max() / 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "largest", "kept"),
+    [
+        ("F16", "blocks.1.mlp.gate_proj.weight", 1e7, 65504),
+        ("F16", "patch_embed.proj.weight", 1e7, 65504),
+        ("Q8_0", "blocks.1.mlp.gate_proj.weight", 1e9, 127 * 65504),
+        ("Q8_0", "blocks.1.mlp.gate_proj.weight", 1e6, 1e6),
+        ("F32", "blocks.1.mlp.gate_proj.weight", 1e9, 1e9),
+    ],
+)
+def test_values_beyond_a_type_are_clipped_aloud(
+    kind: str, name: str, largest: float, kept: float, tmp_path: Path
+) -> None:
+    folder, told = vision_model(tmp_path / "x", QWEN25), []
+    weights(folder, lambda v: v[f"visual.{name}"].view(-1).__setitem__(0, -largest))
+    make(tmp_path / "x.gguf", str(folder), kind, say=told.append)
+    new = mmproj.names(name)[0]
+    found = tensors_of(tmp_path / "x.gguf")[new]
+    values = gguf.quants.dequantize(found.data, found.tensor_type).reshape(-1)
+    assert values[0] == pytest.approx(-kept, rel=1e-2)
+    clipped = [line for line in told if "clipped" in line]
+    if kept == largest:
+        assert not clipped
+    else:
+        assert len(clipped) == 1
+        assert clipped[0].startswith(f"{new}: {kind} cannot hold 1 values, the largest ")
+        assert clipped[0].endswith("they were clipped: --type F32 holds them")
 
 
 def test_other_rows_that_blocks_do_not_divide_are_f16_aloud(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def seen_by(checkpoint: Checkpoint, images: Sequence[np.ndarray]) -> SeenImages:
     """Images as the model's tower sees them."""
     tower = tower_of(checkpoint.config)
     assert tower
-    preparation = read_preparation(checkpoint.folder)
+    preparation = read_preparation(checkpoint.folder, tower)
     found = [patches_of(image, tower, preparation) for image in images]
     return SeenImages(tower, tower_tensors(tower, checkpoint.beside), found, IMAGE)
 

@@ -7,7 +7,7 @@ import pytest
 
 from quantize.checkpoint import open_checkpoint
 from runtime.vision.encode import encode, tower_tensors
-from runtime.vision.image import patches_of, read_preparation
+from runtime.vision.image import patches_of, read_image, read_preparation
 from runtime.vision.tower import tower_of
 from tests.vision_models import MODELS, vision_model
 
@@ -31,7 +31,7 @@ def test_pixels_and_embeddings_equal_transformers(name: str, tmp_path: Path) -> 
     tower = tower_of(checkpoint.config)
     assert tower
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
-    found = [patches_of(image, tower, read_preparation(folder)) for image in images]
+    found = [patches_of(image, tower, read_preparation(folder, tower)) for image in images]
 
     processor = reference.Qwen2VLImageProcessorPil.from_pretrained(folder)
     expected = processor([Image.fromarray(image) for image in images], return_tensors="pt")
@@ -46,3 +46,15 @@ def test_pixels_and_embeddings_equal_transformers(name: str, tmp_path: Path) -> 
         there = model.model.visual(expected["pixel_values"], grid_thw=grids).pooler_output
     ours = encode(tower, tower_tensors(tower, checkpoint.beside), found)
     np.testing.assert_allclose(ours, there.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_photo_is_turned_as_transformers_does(turn: int, tmp_path: Path) -> None:
+    from transformers.image_utils import load_image
+
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    pixels = np.random.default_rng(turn).integers(0, 256, (8, 24, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.jpg", exif=exif)
+    expected = np.asarray(load_image(str(tmp_path / "x.jpg")))
+    np.testing.assert_array_equal(read_image(tmp_path / "x.jpg"), expected)

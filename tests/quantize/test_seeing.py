@@ -97,3 +97,20 @@ def test_an_onnx_folder_takes_no_images(folder: Path, images: list[Path], tmp_pa
     with pytest.raises(UnsupportedError, match="images are read by our own engines"):
         found.engine(engine)
     assert np.isfinite(found.seen.values).all()
+
+
+@pytest.mark.parametrize("backend", ["transformers", "onnxruntime", "llamacpp"])
+def test_a_backend_that_takes_no_images_is_named_before_work(
+    backend: str, folder: Path, images: list[Path]
+) -> None:
+    words = ["generate", str(folder), "x", "--image", str(images[0]), "--backend", backend]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, UnsupportedError)
+    assert f"the backend {backend} is given no images here; give a checkpoint" in str(error)
+
+
+def test_a_tower_without_images_is_told(folder: Path) -> None:
+    words = ["generate", str(folder), "x", "--tower", str(folder)]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, InputError)
+    assert "--tower is for images; give --image as well" in str(error)

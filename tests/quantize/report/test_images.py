@@ -9,6 +9,7 @@ import pytest
 import edgequant
 from calib_data.drawings import SIZES, drawings
 from quantize.checkpoint import bundled, open_checkpoint
+from quantize.mmproj import make
 from quantize.report.examine import open_subject
 from quantize.report.images import DRAWINGS, LENGTH, after_images, image_rows
 from quantize.report.metrics import Metrics
@@ -88,3 +89,16 @@ def test_a_tower_that_is_not_whole_is_refused_before_work(tmp_path: Path) -> Non
     with pytest.raises(CorruptFileError, match=f"{name} of the vision tower is not there"):
         edgequant.quantize(folder, "gguf:Q4_0", tmp_path / "out")
     assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_tower_that_holds_no_number_is_refused_before_work(value: float, tmp_path: Path) -> None:
+    folder, name = vision_model(tmp_path / "x", QWEN25), "blocks.1.attn.qkv.bias"
+    weights(folder, lambda v: v[f"visual.{name}"].__setitem__(3, value))
+    sentence = f"{name} of the vision tower holds 1 NaN or infinite values of 96"
+    with pytest.raises(CorruptFileError, match=sentence):
+        edgequant.quantize(folder, "gguf:Q4_0", tmp_path / "out")
+    assert not list(tmp_path.glob("out/*"))
+    with pytest.raises(CorruptFileError, match=sentence):
+        make(tmp_path / "x.gguf", str(folder))
+    assert not list(tmp_path.glob("*.gguf"))

@@ -12,14 +12,15 @@ from runtime.vision.image import fitting_size, patches_of, read_image, read_prep
 from runtime.vision.tower import tower_of
 from tests.vision_models import QWEN25
 
+TOWER = tower_of(QWEN25)
+assert TOWER
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def test_patches_of_one_token_lie_beside_each_other(tmp_path: Path) -> None:
-    tower, preparation = tower_of(QWEN25), read_preparation(tmp_path)
-    assert tower
+    preparation = read_preparation(tmp_path, TOWER)
     image = np.random.default_rng(0).integers(0, 256, (84, 112, 3), np.uint8)
-    found = patches_of(image, tower, preparation)
+    found = patches_of(image, TOWER, preparation)
     assert (found.rows, found.cols, found.tokens(2)) == (6, 8, 12)
     plain = (image / 255 - np.array(MEAN)) / np.array(STD)
     at = 0
@@ -49,13 +50,13 @@ def test_patches_of_one_token_lie_beside_each_other(tmp_path: Path) -> None:
 def test_sizes_are_multiples_within_the_bounds(
     size: tuple[int, int], fitting: tuple[int, int], tmp_path: Path
 ) -> None:
-    assert fitting_size(*size, 28, read_preparation(tmp_path)) == fitting
+    assert fitting_size(*size, 28, read_preparation(tmp_path, TOWER)) == fitting
 
 
 @pytest.mark.parametrize("size", [(0, 4), (10, 2001)])
 def test_an_image_that_is_too_narrow_is_refused(size: tuple[int, int], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not read: one side may be 200 times"):
-        fitting_size(*size, 28, read_preparation(tmp_path))
+        fitting_size(*size, 28, read_preparation(tmp_path, TOWER))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_bounds_are_those_of_the_checkpoint(
 ) -> None:
     for name, stored in files.items():
         (tmp_path / name).write_text(json.dumps(stored))
-    found = read_preparation(tmp_path)
+    found = read_preparation(tmp_path, TOWER)
     assert (found.least, found.most, found.mean, found.std) == (least, most, MEAN, STD)
 
 
@@ -95,6 +96,11 @@ def test_bounds_are_those_of_the_checkpoint(
         ({"image_std": [0.5, 0, 0.5]}, CorruptFileError, "image_std"),
         ({"do_resize": False}, UnsupportedError, "does not resize"),
         ({"resample": 2}, UnsupportedError, "another interpolation than bicubic"),
+        ({"patch_size": 16}, CorruptFileError, "patch_size 16, and vision_config .* patch_size 14"),
+        ({"merge_size": 4}, CorruptFileError, "merge_size 4, .* has spatial_merge_size 2"),
+        ({"temporal_patch_size": 1}, CorruptFileError, "temporal_patch_size 1, .* 2"),
+        ({"min_pixels": 9000, "max_pixels": 9}, CorruptFileError, "least 9000 pixels .* most 9;"),
+        ({"size": {"longest_edge": 99}}, CorruptFileError, "least 3136 pixels and at most 99;"),
     ],
 )
 def test_another_preparation_is_refused(
@@ -102,7 +108,7 @@ def test_another_preparation_is_refused(
 ) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(stored))
     with pytest.raises(kind, match=sentence) as caught:
-        read_preparation(tmp_path)
+        read_preparation(tmp_path, TOWER)
     assert "\n" not in str(caught.value)
 
 
@@ -121,3 +127,40 @@ def test_an_image_file_is_read_as_three_colours(tmp_path: Path) -> None:
     grey = np.random.default_rng(1).integers(0, 256, (5, 7), np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.dstack([grey] * 3))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_photo_stands_as_its_orientation_says(turn: int, tmp_path: Path) -> None:
+    from PIL import Image
+
+    pixels = np.random.default_rng(2).integers(0, 256, (4, 6, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    flipped = pixels.transpose(1, 0, 2)
+    expected = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: flipped,
+        6: flipped[:, ::-1],
+        7: flipped[::-1, ::-1],
+        8: flipped[::-1],
+    }
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), expected[turn])
+
+
+def test_what_pillow_warns_of_is_read_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    image = Image.new("P", (5, 6), 1)  # 30 pixels: Pillow warns, and refuses twice as many
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.save(tmp_path / "x.png", transparency=b"\x00\xff")
+    assert (read_image(tmp_path / "x.png") == (10, 20, 30)).all()
+    Image.new("P", (5, 9)).save(tmp_path / "large.png")
+    with pytest.raises(InputError, match=r"large.png does not open as an image \(Image size"):
+        read_image(tmp_path / "large.png")

@@ -16,6 +16,7 @@ from runtime.config_file import language_config
 from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
 from runtime.gguf_file import open_gguf
 from runtime.tensor import Tensor
+from runtime.vision.ids import IDS, image_ids
 from runtime.vision.tower import Tower, tower_of
 from tests.one_file_models import SIZES, edit, own_head, weights
 from tests.vision_models import (
@@ -139,6 +140,26 @@ def test_a_vision_config_without_tower_weights_is_refused(tmp_path: Path) -> Non
     weights(folder, lambda v: {n: value for n, value in v.items() if not n.startswith("visual.")})
     with pytest.raises(CorruptFileError, match="has a vision_config, but the weights hold no"):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("value", [None, "x", [], {}, float("nan"), -1, 1.5, True, 4608, 999999])
+@pytest.mark.parametrize("key", IDS)
+def test_a_token_of_images_is_one_of_the_vocabulary(key: str, value: object) -> None:
+    config = SIZES | QWEN25 | {"vocab_size": 4608}
+    family_of(config).arch(config | {key: 4607})
+    with pytest.raises(CorruptFileError, match=f"{key} of config.json is .* from 0 to 4607"):
+        family_of(config).arch(config | {key: value})
+    language = config | {"model_type": "qwen2_5_vl_text", "vision_config": None}
+    family_of(language).arch(language | {key: value})  # nobody asks for it
+
+
+def test_tokens_beside_a_text_config_count(tmp_path: Path) -> None:
+    folder = vision_model(tmp_path / "x", QWEN25)
+    nested(folder)
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edit(folder, "config.json", text_config=text | dict.fromkeys(IDS))  # as transformers 4 saves
+    config = open_checkpoint(folder).config
+    assert image_ids(config, 4608) == (4096, 4098, 4097)
 
 
 def written(path: Path, checkpoint: Checkpoint) -> Path:

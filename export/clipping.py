@@ -13,6 +13,7 @@ BITS: dict[str, tuple[Any, int]] = {
     "F32": (np.uint32, 0x477FE001),
 }
 """Type -> a number of its width, and the bits of the least value above LARGEST."""
+BY_RULE = "use BF16 or F32 for it (--rule)"
 KEPT = 0.9
 """A value that keeps this part is rounded, not clipped: rewrites move scales a little."""
 ROWS = 1024
@@ -29,7 +30,7 @@ def watch(
         yield tensor
 
 
-def clipped(original: Tensor, written: Tensor) -> str | None:
+def clipped(original: Tensor, written: Tensor, way_out: str = BY_RULE) -> str | None:
     """A sentence on the values that were clipped, None when there are none."""
     if original.qtype.name not in BITS:
         return None
@@ -49,7 +50,7 @@ def clipped(original: Tensor, written: Tensor) -> str | None:
         return None
     return (
         f"{written.name}: {written.qtype.name} cannot hold {count} values, the largest "
-        f"{largest:g}; they were clipped: use BF16 or F32 for it (--rule)"
+        f"{largest:g}; they were clipped: {way_out}"
     )
 
 
