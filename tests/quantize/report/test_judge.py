@@ -17,6 +17,7 @@ from export import CONTAINERS
 from quantize.checkpoint import Checkpoint
 from quantize.plan import Plan, Target, assign
 from quantize.report import examine, judge
+from quantize.report import settings as report_settings
 from quantize.report.examine import open_subject
 from quantize.report.metrics import EDGES
 from quantize.report.original import original_backend
@@ -211,7 +212,7 @@ def test_a_baseline_that_lacks_one_of_the_files_is_told(
 
 def test_at_most_64_windows_are_used_unless_more_are_asked_for(small: Checkpoint) -> None:
     settings = judge.Settings(eval_length=32)
-    assert judge.held_out(settings, small, 256).rows == judge.MOST_WINDOWS
+    assert judge.held_out(settings, small, 256).rows == report_settings.MOST_WINDOWS
     assert judge.held_out(replace(settings, eval_rows=70), small, 256).rows == 70
 
 
