@@ -74,11 +74,11 @@ struct DecoderSizes {
 // Every weight; the owner keeps the memory.
 struct DecoderWeights {
     Linear embedding;
-    float embedding_scale = 1.0f;  // of the embedding's rows, before the first layer
-    Linear head;                   // data is nullptr: the normed states are what is wanted
+    Linear head;  // data is nullptr: the normed states are what is wanted
     Norm output_norm;
     std::vector<LayerOps> layers;
-    std::vector<Rope> ropes;  // of all layers, each once
+    std::vector<Rope> ropes;       // of all layers, each once
+    float embedding_scale = 1.0f;  // of the embedding's rows, before the first layer
 };
 
 // Which tokens' logits are wanted of a step.
