@@ -150,6 +150,7 @@ class LlamaEngine:
         """A context with room for `capacity` tokens."""
         _complaints.clear()
         _told.clear()
+        self.library.llama_log_set(_listener, None)  # servers in the same process take it away
         settings = self.library.llama_context_default_params()
         most = min(capacity, 2**32 - 1)  # n_ctx is the first field, a uint32
         settings.bytes[0:4] = list(most.to_bytes(4, "little"))
