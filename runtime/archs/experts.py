@@ -3,7 +3,6 @@
 No family by itself: qwen2moe.py and qwen3moe.py are.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,9 +10,9 @@ from msgspec import Struct
 
 from runtime import window_config
 from runtime.archs.base import Arch, Family
+from runtime.archs.gguf_sizes import GgufFacts
 from runtime.archs.layer import GatedMLP, Linear, MoE, Op
 from runtime.errors import CorruptFileError, UnsupportedError
-from runtime.gguf_keys import GgufKeys
 from runtime.json_files import checked
 from runtime.json_types import Id, Size
 
@@ -128,20 +127,18 @@ class MoEFamily(Family):
             keys["expert_shared_feed_forward_length"] = arch.shared_ffn
         return super().gguf_keys(arch) | {f"{self.name}.{key}": n for key, n in keys.items()}
 
-    def gguf_sizes(
-        self,
-        metadata: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, ...]],
-        factors: tuple[float, ...] | None = None,
-    ) -> dict[str, Any]:
-        keys = GgufKeys(metadata, self.name)
+    def gguf_sizes(self, facts: GgufFacts) -> dict[str, Any]:
+        keys = facts.keys
         # some converters leave the lengths out: the tensors have them
-        rows = {part: shapes.get(f"blk.0.ffn_gate_{part}.weight", ()) for part in ("exps", "shexp")}
+        rows = {
+            part: facts.shapes.get(f"blk.0.ffn_gate_{part}.weight", ())
+            for part in ("exps", "shexp")
+        }
         widths = {part: shape[-2] if len(shape) > 1 else 0 for part, shape in rows.items()}
         experts, top_k = keys.count("expert_count"), keys.count("expert_used_count")
         if top_k > experts:
             raise keys.wrong("expert_used_count", top_k, f"there are {experts} experts")
-        return super().gguf_sizes(metadata, shapes, factors) | {
+        return super().gguf_sizes(facts) | {
             "experts": experts,
             "top_k": top_k,
             "expert_ffn": keys.count("expert_feed_forward_length", widths["exps"] or None),

@@ -5,7 +5,6 @@ The embedding is multiplied by the root of its width (Gemma Team 2025).
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +12,9 @@ from msgspec import Struct
 
 from runtime import window_config
 from runtime.archs.base import Arch, Family
+from runtime.archs.gguf_sizes import GgufFacts
 from runtime.archs.layer import Attention, GatedMLP, Norm, Op, Residual
 from runtime.errors import UnsupportedError
-from runtime.gguf_keys import GgufKeys
 from runtime.json_files import RopeSettings, checked
 from runtime.json_types import Number, Size
 from runtime.rope import ORIGINAL, Rope
@@ -186,18 +185,13 @@ class Gemma3(Family):
         if wrong:
             raise UnsupportedError(f"config.json has {wrong} in a gemma3; write an ONNX folder.")
 
-    def gguf_sizes(
-        self,
-        metadata: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, ...]],
-        factors: tuple[float, ...] | None = None,
-    ) -> dict[str, Any]:
-        keys = GgufKeys(metadata, self.name)
-        cap = metadata.get(f"{self.name}.final_logit_softcapping", 0)
+    def gguf_sizes(self, facts: GgufFacts) -> dict[str, Any]:
+        keys = facts.keys
+        cap = keys.metadata.get(f"{self.name}.final_logit_softcapping", 0)
         if not isinstance(cap, int | float) or cap:
             need = "a soft cap of logits is not computed here"
             raise keys.wrong("final_logit_softcapping", cap, need, UnsupportedError)
-        sizes = super().gguf_sizes(metadata, shapes, factors)
+        sizes = super().gguf_sizes(facts)
         window = keys.size("attention.sliding_window")
         every = keys.count("attention.sliding_window_pattern", PATTERN)
         layers = sizes["layers"]

@@ -1,6 +1,7 @@
 """What GGUF says of a family: the keys of its sizes, written and read."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,17 @@ from runtime.rope import Rope
 
 if TYPE_CHECKING:
     from runtime.archs.base import Arch
+
+
+@dataclass(frozen=True)
+class GgufFacts:
+    """What sizes are read from."""
+
+    keys: GgufKeys
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of every tensor."""
+    factors: tuple[float, ...] | None = None
+    """What frequencies of the rope are divided by, where the file says."""
 
 
 class GgufSizes:
@@ -73,16 +85,12 @@ class GgufSizes:
 
         Raises EdgequantError naming a key that is missing or impossible.
         """
-        return self.arch_type(**self.gguf_sizes(metadata, shapes, factors))
-
-    def gguf_sizes(
-        self,
-        metadata: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, ...]],
-        factors: tuple[float, ...] | None = None,
-    ) -> dict[str, Any]:
-        """The fields of `arch_type`; arguments and errors as in `gguf_arch`."""
         keys = GgufKeys(metadata, self.architecture)
+        return self.arch_type(**self.gguf_sizes(GgufFacts(keys, shapes, factors)))
+
+    def gguf_sizes(self, facts: GgufFacts) -> dict[str, Any]:
+        """The fields of `arch_type`; raises as `gguf_arch` does."""
+        keys, shapes, factors = facts.keys, facts.shapes, facts.factors
         check_causal(keys)
         heads, hidden = keys.count("attention.head_count"), keys.count("embedding_length")
         head_dim = keys.count("attention.key_length", hidden // heads)

@@ -4,14 +4,13 @@ A token of text stands at the same place on all three, which is plain rope; the 
 do not (runtime/vision).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from runtime.archs.base import Arch
+from runtime.archs.gguf_sizes import GgufFacts
 from runtime.archs.qwen2 import Qwen2, later_layers
 from runtime.errors import CorruptFileError
-from runtime.gguf_keys import GgufKeys
 from runtime.json_files import checked
 from runtime.json_types import Size
 from runtime.vision.ids import image_ids
@@ -69,14 +68,9 @@ class Qwen2VL(Qwen2):
         # room for four axes, of which this family has three
         return super().gguf_keys(arch) | {f"{self.name}.{GGUF_SECTIONS}": [*arch.sections, 0]}
 
-    def gguf_sizes(
-        self,
-        metadata: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, ...]],
-        factors: tuple[float, ...] | None = None,
-    ) -> dict[str, Any]:
-        sizes = super().gguf_sizes(metadata, shapes, factors)
-        keys, need = GgufKeys(metadata, self.name), "three numbers and a 0 are needed"
+    def gguf_sizes(self, facts: GgufFacts) -> dict[str, Any]:
+        sizes = super().gguf_sizes(facts)
+        keys, need = facts.keys, "three numbers and a 0 are needed"
         sections = keys.whole_numbers(GGUF_SECTIONS, need)
         if len(sections) != 4 or sections[3] or min(sections) < 0:
             raise keys.wrong(GGUF_SECTIONS, list(sections), need)

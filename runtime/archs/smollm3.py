@@ -1,6 +1,5 @@
 """SmolLM3: Llama whose every fourth layer, as a rule, is not told positions."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +7,7 @@ from msgspec import Struct
 
 from runtime import window_config
 from runtime.archs.base import Arch
+from runtime.archs.gguf_sizes import GgufFacts
 from runtime.archs.layer import Attention
 from runtime.archs.llama import Llama
 from runtime.errors import CorruptFileError, UnsupportedError
@@ -93,11 +93,6 @@ class SmolLM3(Llama):
             )
         return super().gguf_keys(arch)
 
-    def gguf_sizes(
-        self,
-        metadata: Mapping[str, Any],
-        shapes: Mapping[str, tuple[int, ...]],
-        factors: tuple[float, ...] | None = None,
-    ) -> dict[str, Any]:
-        sizes = super().gguf_sizes(metadata, shapes, factors)
+    def gguf_sizes(self, facts: GgufFacts) -> dict[str, Any]:
+        sizes = super().gguf_sizes(facts)
         return sizes | {"without_rope": every(INTERVAL, sizes["layers"])}
