@@ -18,7 +18,7 @@ from runtime.archs.heads import STEP
 from runtime.errors import EdgequantError
 from tests.one_file_models import make, weights
 from tests.releases import RELEASES, Release
-from tests.vision_models import vision_model
+from tests.vision_models import OLDER_TOWER, TOWER, vision_model
 
 BLOCK = 256
 """The longest block of a quantization type."""
@@ -44,23 +44,6 @@ LENGTHS = (
 )
 """Numbers that do not decide what is computed."""
 WIDTHS = ("moe_intermediate_size", "shared_expert_intermediate_size")
-TOWER: dict[str, Any] = {
-    "depth": 2,
-    "hidden_size": 32,
-    "intermediate_size": 44,  # no multiple of 32, as 3,420
-    "num_heads": 2,
-    "window_size": 112,
-    "fullatt_block_indexes": [1],
-    "hidden_act": "silu",
-}
-OLDER_TOWER: dict[str, Any] = {
-    "depth": 2,
-    "embed_dim": 32,
-    "mlp_ratio": 2,
-    "num_heads": 2,
-    "hidden_act": "quick_gelu",
-}
-
 TARGETS = {"gguf": ("gguf:F32", "gguf:Q4_K_M"), "onnx": ("onnx:fp32", "onnx:int4")}
 """Container -> the file without quantization, and the usual one."""
 

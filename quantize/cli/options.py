@@ -108,6 +108,7 @@ EvalLength = Annotated[
     int | None, typer.Option(help="Tokens a window. Default: 512, or the model's whole context.")
 ]
 Backend = Annotated[str, typer.Option(help="Engine for GGUF files.")]
+Runner = Annotated[str | None, typer.Option(help="Default: native, onnxruntime for ONNX.")]
 Reference = Annotated[
     str | None,
     typer.Option(help="Engine for the original, such as transformers. Default: one of ours."),

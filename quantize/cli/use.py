@@ -35,9 +35,7 @@ def generate(
         str | None,
         typer.Option(help="Checkpoint whose vision tower reads images. Default: FILE."),
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Default: native, onnxruntime for ONNX.")
-    ] = None,
+    backend: options.Runner = None,
     as_json: options.Json = False,
 ) -> None:
     """Stream text from a model."""
@@ -77,9 +75,7 @@ def score(
         Path | None,
         typer.Option("--file", help="Texts or conversations: .txt, .json, .jsonl or .parquet."),
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Default: native, onnxruntime for ONNX.")
-    ] = None,
+    backend: options.Runner = None,
     as_json: options.Json = False,
 ) -> None:
     """What a reward model or classifier makes of texts: a score each, or one for each step."""

@@ -18,7 +18,7 @@ from quantize.report.positions import by_position
 from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore, WorstToken
 from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
-from quantize.report.tokens import check_tokenizer
+from quantize.report.tokens import TokenizerCheck, check_tokenizer
 from runtime.checkpoint import model_name
 from runtime.containers import recognise
 from runtime.engine import Engine, OpsEngine, option_names
@@ -126,6 +126,27 @@ def refuse_another_model(subject: Subject, checkpoint: Checkpoint) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What an artifact is beside what it computes."""
+
+    scan: Scan
+    bits_per_weight: float
+    tokenizer: TokenizerCheck | None
+    notes: tuple[str, ...]
+
+
+def look(source: Model, subject: Subject) -> Stored:
+    """Its tensors against the original's, and its tokenizer."""
+    found = scan(source, subject.model) if subject.model else Scan((), (), False)
+    stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
+    checked = None
+    if source.tokenizer is not None and subject.tokenizer is not None:
+        checked = check_tokenizer(source.tokenizer, subject.tokenizer)
+    notes = subject.notes + found.notes + (checked.notes if checked else ())
+    return Stored(found, 8 * stored / weights(source.arch), checked, notes)
+
+
 def examine(
     original: OpsEngine | None,
     source: Model,
@@ -138,22 +159,19 @@ def examine(
 
     Without `original` the effect of each part alone, which takes longest, is not measured.
     """
-    found = scan(source, subject.model) if subject.model else Scan((), (), False)
+    stored = look(source, subject)
+    found, checked = stored.scan, stored.tokenizer
     effects = Sensitivity("not measured; --report measures it.")
     if original is not None:
         effects = measure_effects(original, subject, found, windows.ids, progress)
-    stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
     names = np.array(windows.domains)
-    checked = None
-    if source.tokenizer is not None and subject.tokenizer is not None:
-        checked = check_tokenizer(source.tokenizer, subject.tokenizer)
     progress(f"speed of {subject.label}", 0, 1, "")
     result = ArtifactResult(
         label=subject.label,
         file=model_name(subject.path),
         container=subject.container,
         bytes=subject.bytes,
-        bits_per_weight=8 * stored / weights(source.arch),
+        bits_per_weight=stored.bits_per_weight,
         backend=subject.backend,
         metrics=summarize(scores, np.ones(len(names), bool)),
         domains={str(name): summarize(scores, names == name) for name in np.unique(names)},
@@ -169,7 +187,7 @@ def examine(
         broken_tokens=int(scores.non_finite.sum()),
         failures=(),
         maker=subject.maker,
-        notes=subject.notes + found.notes + (checked.notes if checked else ()),
+        notes=stored.notes,
     )
     progress(f"speed of {subject.label}", 1, 1, f"{result.speed.tokens_per_second:.1f} tokens/s")
     return result, found.problems

@@ -66,11 +66,12 @@ def after_images(
 ) -> dict[str, Metrics]:
     """Metrics of text after images, by the label of each artifact whose tensors are ours to run."""
     engines = {s.label: engine for s in subjects if (engine := ours(s)) is not None}
+    if not engines:
+        return {}
     kept: dict[str, list[TokenScores]] = {label: [] for label in engines}
-    if engines:
-        progress("judging text after images", 0, len(rows), "vision tower")
-        see_together([row.seen for row in rows])
-    for number, row in enumerate(rows if engines else (), 1):
+    progress("judging text after images", 0, len(rows), "vision tower")
+    see_together([row.seen for row in rows])
+    for number, row in enumerate(rows, 1):
         for label, scores in _row_scores(original, engines, row).items():
             kept[label].append(scores)
         progress("judging text after images", number, len(rows), "")
@@ -80,8 +81,10 @@ def after_images(
 
 def ours(subject: Subject) -> Engine | None:
     """An engine of ours for an artifact; None where its tensors are not read."""
-    if isinstance(subject.engine, OpsEngine) or subject.model is None:
-        return subject.engine if isinstance(subject.engine, OpsEngine) else None
+    if isinstance(subject.engine, OpsEngine):
+        return subject.engine
+    if subject.model is None:
+        return None
     try:
         return open_engine(subject.model, "native", purpose="judging")
     except UnsupportedError:

@@ -9,13 +9,11 @@ from calib_data import Windows
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress
 from quantize.report import tokens
-from quantize.report.examine import Subject
+from quantize.report.examine import Subject, look
 from quantize.report.original import open_original
 from quantize.report.report import Evaluation, OriginalModel
-from quantize.report.scan import Scan, scan, weights
 from quantize.report.score_metrics import summarize
 from quantize.report.score_report import ScoreGates, ScoreReport, ScoreResult
-from quantize.report.tokens import check_tokenizer
 from runtime.archs import ScoreHead
 from runtime.checkpoint import model_name
 from runtime.engine import Engine
@@ -147,21 +145,18 @@ def judged(
     """One artifact, with its failures."""
     scores = scores_of(subject.engine, head, texts, subject.label, progress)
     metrics = summarize(expected, scores)
-    found = scan(source, subject.model) if subject.model else Scan((), (), False)
-    stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
-    checked = None
-    if source.tokenizer is not None and subject.tokenizer is not None:
-        checked = check_tokenizer(source.tokenizer, subject.tokenizer)
+    stored = look(source, subject)
     broken = int(np.count_nonzero(~np.isfinite(scores).all(1)))
     told = [f"it computes NaN or infinite scores for {broken:,} of {len(scores):,} texts"]
-    problems = [*found.problems, *(told if broken else []), *tokens.failures(checked)]
+    problems = [*stored.scan.problems, *(told if broken else [])]
+    problems += tokens.failures(stored.tokenizer)
     names = np.repeat(np.array(texts.domains), len(texts.places))
     return ScoreResult(
         label=subject.label,
         file=model_name(subject.path),
         container=subject.container,
         bytes=subject.bytes,
-        bits_per_weight=8 * stored / weights(source.arch),
+        bits_per_weight=stored.bits_per_weight,
         backend=subject.backend,
         metrics=metrics,
         domains={
@@ -169,10 +164,10 @@ def judged(
             for name in np.unique(names)
         },
         scores=rows_of(scores),
-        tensors=found.tensors,
-        tokenizer=checked,
+        tensors=stored.scan.tensors,
+        tokenizer=stored.tokenizer,
         failures=(*problems, *gates.failures(metrics)),
-        notes=subject.notes + found.notes + (checked.notes if checked else ()),
+        notes=stored.notes,
         maker=subject.maker,
     )
 
