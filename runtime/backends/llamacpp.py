@@ -95,6 +95,14 @@ def _listen(level: int, text: bytes | None, data: int | None) -> None:
 _listener = _Log(_listen)  # llama.cpp keeps its address
 
 
+def _hear(library: Any) -> None:
+    """Forget what was logged and listen from here on: a server of xllamacpp in the same process
+    takes the log away."""
+    _complaints.clear()
+    _told.clear()
+    library.llama_log_set(_listener, None)
+
+
 @cache
 def load_library() -> Any:
     """llama.cpp, loaded and silenced. Raises EdgequantError where it is not installed."""
@@ -113,7 +121,7 @@ def load_library() -> Any:
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    library.llama_log_set(_listener, None)
+    _hear(library)
     library.llama_backend_init()
     return library
 
@@ -137,7 +145,7 @@ class LlamaEngine:
     ) -> None:
         self.arch, self.tokenizer, self.threads, self.kv = arch, tokenizer, threads, kv
         self.library = load_library()
-        _complaints.clear()
+        _hear(self.library)
         settings = self.library.llama_model_default_params()
         self.model = self.library.llama_model_load_from_file(str(path).encode(), settings)
         if not self.model:
@@ -148,9 +156,7 @@ class LlamaEngine:
 
     def context(self, capacity: int) -> int:
         """A context with room for `capacity` tokens."""
-        _complaints.clear()
-        _told.clear()
-        self.library.llama_log_set(_listener, None)  # servers in the same process take it away
+        _hear(self.library)
         settings = self.library.llama_context_default_params()
         most = min(capacity, 2**32 - 1)  # n_ctx is the first field, a uint32
         settings.bytes[0:4] = list(most.to_bytes(4, "little"))
@@ -215,7 +221,7 @@ class LlamaEngine:
             seq_id=(POINTER(c_int32) * count)(*[sequence] * count),
             logits=flags.ctypes.data_as(POINTER(c_int8)),
         )
-        _complaints.clear()
+        _hear(self.library)
         code = self.library.llama_decode(context, batch)
         if code:
             raise InputError(
