@@ -72,6 +72,10 @@ class Container:
     {literal}, the name in Python or JSON, and {model}, the model's name for ollama. `scoring` is
     that of a model that scores texts."""
     scoring: str = ""
+    uniform: bool = False
+    """Whether all linears that are packed must be of one type."""
+    own_name: str = ""
+    """Where two containers have one reader: the second one's name."""
     refuse: Callable[[Arch], object] = lambda arch: None
     """Raises UnsupportedError for a model that readers of an artifact would not compute."""
     tokenizer: Callable[[Arch, Path], Tokenizer | None] = lambda arch, source: None
@@ -91,11 +95,11 @@ class Container:
     @property
     def name(self) -> str:
         """What --to and reports call it."""
-        return self.reader.name
+        return self.own_name or self.reader.name
 
     def __post_init__(self) -> None:
         CONTAINERS[self.name] = self
-        READERS.setdefault(self.name, self.reader)
+        READERS.setdefault(self.reader.name, self.reader)
 
 
 def check_tensor(

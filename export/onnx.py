@@ -32,13 +32,14 @@ from export.onnx_data import (
     weight_arrays,
     weight_values,
 )
-from export.onnx_presets import PRESETS
+from export.onnx_presets import HALF_PRESETS, PRESETS
 from runtime.archs import Arch
 from runtime.errors import CorruptFileError
 from runtime.onnx_file import READER, maker, metadata
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Tensor, is_matrix
+from runtime.tokenizer import Tokenizer
 
 CHUNK = 1 << 24
 """Bytes read at a time when the written file is compared."""
@@ -215,20 +216,47 @@ def _crc(file: BinaryIO, length: int) -> int:
     return total
 
 
+FOLDED = (
+    "its scales are float16 behind a Cast, which onnxruntime folds away as it opens the model: keep "
+    "graph optimization on (the default), since without it MatMulNBits sees no scales and gives "
+    "zeros"
+)
+"""What users of scales in float16 must know; seen with onnxruntime 1.32 at accuracy level 4."""
+
+
+def folded_notes(tokenizer: Tokenizer, source: Path, texts: Iterable[str]) -> tuple[str, ...]:
+    """What holds of every folder, and that its scales are folded."""
+    return (*genai_tokenizer.notes(tokenizer, source, texts), FOLDED)
+
+
+FACTS: dict[str, Any] = {
+    "widest": "F32",
+    "write": write,
+    "size": size,
+    "provenance": metadata,
+    "maker": maker,
+    "refuse": onnx_graph.check_ops,
+    "usage": USAGE,
+    "scoring": SCORING,
+    "context": genai.context_length,
+    "cut": "cosines and sines of so many positions are stored",
+}
+"""What folders with scales in float32 and in float16 share."""
+
 Container(
     READER,
     suffix="-onnx",
-    widest="F32",
-    holds=lambda qtype: isinstance(qtype, OnnxInt) or qtype.name == "F32",
+    holds=lambda qtype: isinstance(qtype, OnnxInt) and not qtype.half or qtype.name == "F32",
     presets=PRESETS,
-    write=write,
-    size=size,
-    provenance=metadata,
-    maker=maker,
-    refuse=onnx_graph.check_ops,
-    usage=USAGE,
-    scoring=SCORING,
     reader_notes=genai_tokenizer.notes,
-    context=genai.context_length,
-    cut="cosines and sines of so many positions are stored",
+    **FACTS,
+)
+Container(
+    READER,
+    own_name="onnx-f16",
+    suffix="-onnx-f16",
+    holds=lambda qtype: isinstance(qtype, OnnxInt) and qtype.half or qtype.name == "F32",
+    presets=HALF_PRESETS,
+    reader_notes=folded_notes,
+    **FACTS,
 )

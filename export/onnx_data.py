@@ -66,7 +66,7 @@ def _matrix_arrays(name: str, shape: Shape, qtype: QuantType) -> list[Array]:
         whole = (rows, blocks * qtype.code_bytes)
         codes = whole if name == onnx_nodes.EMBEDDING else (rows, blocks, qtype.code_bytes)
         zeros = (rows, -(-blocks * qtype.code_bits // 8))
-        dims, kinds = (codes, (rows, blocks), zeros), (BYTE, SINGLE, BYTE)
+        dims, kinds = (codes, (rows, blocks), zeros), (BYTE, qtype.scale_type, BYTE)
         # a symmetric layout has no zero points, and so one name less
         names = onnx_nodes.stored_names(name, qtype)
         return [Array(*array) for array in zip(names, dims, kinds, strict=False)]

@@ -77,7 +77,22 @@ def stored_names(name: str, qtype: QuantType) -> list[str]:
     """Initializers of one weight: itself, or B, scales and (unless symmetric) zero points."""
     if not isinstance(qtype, OnnxInt):
         return [name]
-    return [f"{name}.q", f"{name}.scale"] + ([] if qtype.symmetric else [f"{name}.zero"])
+    return [f"{name}.q", qtype.scale_of(name)] + ([] if qtype.symmetric else [f"{name}.zero"])
+
+
+def _operands(graph: Graph, name: str, qtype: OnnxInt) -> list[str]:
+    """Codes, scales and zero points as operators read them: scales in float32.
+
+    onnxruntime computes a cast of what is stored when it opens the model: the file is smaller,
+    nothing else changes.
+    """
+    codes, scales, *zeros = stored_names(name, qtype)
+    if qtype.half:
+        cast = f"{name}.scale"
+        if not any(node.name == cast for node in graph.nodes):  # a tied table has two readers
+            graph.op("Cast", [scales], cast, to=onnx.TensorProto.FLOAT)
+        scales = cast
+    return [codes, scales, *zeros]
 
 
 def embed(graph: Graph) -> str:
@@ -92,9 +107,9 @@ def embed(graph: Graph) -> str:
 def _rows(graph: Graph) -> str:
     """Rows of the embedding: (B, T, D)."""
     name, qtype = EMBEDDING, graph.layouts[EMBEDDING]
-    stored = stored_names(name, qtype)
     if not isinstance(qtype, OnnxInt):
         return graph.op("Gather", [name, "input_ids"], "token_embd", axis=0)
+    stored = _operands(graph, name, qtype)
     facts = {"bits": qtype.code_bits, "block_size": qtype.size}
     return graph.op(
         "GatherBlockQuantized",
@@ -162,7 +177,7 @@ def linear(graph: Graph, part: str, x: str, out: str = "") -> str:
             return graph.op("MatMul", [x, turned], out)
         return graph.op("Add", [graph.op("MatMul", [x, turned], f"{out}.product"), *bias], out)
     rows, cols = shape
-    stored = stored_names(name, qtype)
+    stored = _operands(graph, name, qtype)
     inputs = [x, TIED_BLOCKS if name == EMBEDDING else stored[0], *stored[1:]]
     if bias:
         inputs += [""] * (5 - len(inputs)) + bias

@@ -2,13 +2,20 @@
 
 from pathlib import Path
 
-from runtime import checkpoint, gguf_file, onnx_file
+from runtime import checkpoint, gguf_file, onnx_file, packed_folders
 from runtime.errors import InputError
 from runtime.links import check_kind, check_links, check_name
 from runtime.reader import Reader
 
 READERS: dict[str, Reader] = {
-    reader.name: reader for reader in (gguf_file.READER, onnx_file.READER, checkpoint.READER)
+    reader.name: reader
+    for reader in (
+        gguf_file.READER,
+        onnx_file.READER,
+        packed_folders.GPTQ,
+        packed_folders.AWQ,
+        checkpoint.READER,
+    )
 }
 """Readers by name, in the order in which they are asked: an ONNX folder has a config.json, too."""
 
@@ -28,5 +35,5 @@ def recognise(path: Path) -> Reader:
         kinds = (f"a {reader.name.upper()} file" for reader in READERS.values() if reader.is_file)
         raise InputError(f"{path} is not {' or '.join(kinds)}; give {ways}.")
     check_links(path)
-    signs = (reader.sign for reader in READERS.values() if not reader.is_file)
+    signs = dict.fromkeys(reader.sign for reader in READERS.values() if not reader.is_file)
     raise InputError(f"{path} has no {' and no '.join(signs)}; give {ways}.")

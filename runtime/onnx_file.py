@@ -109,7 +109,7 @@ def _arrays_of(name: str, shape: Shape, qtype: OnnxInt) -> dict[str, Expected]:
     rows, blocks = shape[0], shape[-1] // qtype.size
     arrays = {
         f"{name}.q": Expected((rows, blocks, qtype.code_bytes), ("U8",)),
-        f"{name}.scale": Expected((rows, blocks), ("F32",)),
+        qtype.scale_of(name): Expected((rows, blocks), ("F16" if qtype.half else "F32",)),
     }
     if not qtype.symmetric:
         arrays[f"{name}.zero"] = Expected((rows, -(-blocks * qtype.code_bits // 8)), ("U8",))
@@ -125,7 +125,7 @@ def _join(qtype: OnnxInt, name: str, shape: Shape, arrays: list[StoredArray]) ->
         quants, scales, *zeros = (array.read() for array in arrays[at : at + step])
         records = qtype.join_parts(
             quants.reshape(rows, blocks, -1),  # an embedding's are (rows, codes' bytes)
-            scales.view("<f4").reshape(rows, blocks),
+            scales.view(qtype.scale_type).reshape(rows, blocks),
             zeros[0].reshape(rows, -1) if zeros else None,
         )
         data.append(records)
@@ -185,6 +185,7 @@ def _names(model: Any) -> Iterator[str]:
 def _layouts(model: Any) -> dict[str, OnnxInt]:
     """Layout of every weight that an integer operator reads; other writers' have none."""
     out: dict[str, OnnxInt] = {}
+    stored = {proto.name for proto in model.graph.initializer}
     for node in model.graph.node:
         scales = next((name for name in node.input if name.endswith(".scale")), "")
         if node.op_type not in INT_OPERATORS or not scales:
@@ -192,7 +193,8 @@ def _layouts(model: Any) -> dict[str, OnnxInt]:
         facts = {attribute.name: attribute.i for attribute in node.attribute}
         name = scales.removesuffix(".scale")
         bits, size = facts.get("bits", 0), facts.get("block_size", 0)
-        qtype = QUANT_TYPES.get(onnx_name(bits, size, f"{name}.zero" not in node.input))
+        symmetric, half = f"{name}.zero" not in node.input, scales not in stored
+        qtype = QUANT_TYPES.get(onnx_name(bits, size, symmetric, half))
         if not isinstance(qtype, OnnxInt):
             raise UnsupportedError(
                 f"{name} has {bits} bits in blocks of {size}; "
@@ -206,7 +208,11 @@ def _arrays(folder: Path, model: Any) -> dict[str, StoredArray]:
     """Every external initializer of a type we write, by its name."""
     from onnx import TensorProto
 
-    dtypes: dict[int, str] = {TensorProto.FLOAT: "F32", TensorProto.UINT8: "U8"}
+    dtypes: dict[int, str] = {
+        TensorProto.FLOAT: "F32",
+        TensorProto.FLOAT16: "F16",
+        TensorProto.UINT8: "U8",
+    }
     files: dict[str, MappedFile] = {}
     out: dict[str, StoredArray] = {}
     for proto in model.graph.initializer:

@@ -20,6 +20,8 @@ class Reader:
     """The first bytes, where a model is one file."""
     sign: str = ""
     """A file that only such a folder has, where a model is a folder."""
+    is_kind: Callable[[Path], bool] = lambda path: True
+    """Whether a folder with that file is of this kind, where several have it."""
     engine: str = "native"
     """Backend that runs it unless another is named."""
     parts: Callable[[Path], list[Path]] = lambda path: [path]
@@ -33,7 +35,7 @@ class Reader:
     def recognises(self, path: Path) -> bool:
         """Whether a path that exists is of this kind, judged by its content."""
         if not self.is_file:
-            return (path / self.sign).exists()
+            return (path / self.sign).exists() and self.is_kind(path)
         if not path.is_file():
             return False
         with path.open("rb") as file:

@@ -1,5 +1,6 @@
 """From a plan to the type of every tensor: preset, rules, and what fits a row."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,8 +60,21 @@ def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
     preset = container.presets[target.preset]
     widths = matrix_widths(arch)
     wanted = {name: ruled(name, rules, container) or preset.choose(arch, name) for name in widths}
-    types = {name: narrow(type_name, widths[name], container) for name, type_name in wanted.items()}
+    types = fitted(widths, wanted, container)
     return Assignment(target, types, fallback_sentences(arch, wanted, container))
+
+
+def fitted(
+    widths: Mapping[str, int], wanted: Mapping[str, str], container: Container
+) -> dict[str, QuantType]:
+    """The type wanted of each weight, or the next best one that fits its rows; in a container whose
+    packed linears are of one type, one that fits the rows of all."""
+    own = {name: narrow(type_name, widths[name], container) for name, type_name in wanted.items()}
+    packed = [name for name, qtype in own.items() if not qtype.is_float]
+    if not (container.uniform and packed):
+        return own
+    shared = math.gcd(*(widths[name] for name in packed))
+    return own | {name: narrow(wanted[name], shared, container) for name in packed}
 
 
 def matrix_widths(arch: Arch) -> dict[str, int]:
@@ -86,14 +100,22 @@ def fallback_sentences(
     """One for each group of tensors whose rows do not fit the blocks of the type wanted."""
     widths = matrix_widths(arch)
     narrowed: dict[tuple[str, str, int], list[str]] = {}
-    for name, type_name in wanted.items():
-        got = narrow(type_name, widths[name], container).name
-        if got != type_name:
-            narrowed.setdefault((type_name, got, widths[name]), []).append(name)
+    for name, qtype in fitted(widths, wanted, container).items():
+        if qtype.name != wanted[name]:
+            narrowed.setdefault((wanted[name], qtype.name, widths[name]), []).append(name)
     return tuple(
         f"{len(names)} tensors with rows of {cols} cannot be {type_name} "
-        f"(packs {QUANT_TYPES[type_name].size} at a time) and became {got}: {_span(names)}"
+        f"({_reason(QUANT_TYPES[type_name], cols)}) and became {got}: {_span(names)}"
         for (type_name, got, cols), names in narrowed.items()
+    )
+
+
+def _reason(qtype: QuantType, cols: int) -> str:
+    """Why rows of `cols` weights did not get this type."""
+    return (
+        "others do not fit it, and all must be of one type"
+        if qtype.fits(cols)
+        else f"packs {qtype.size} at a time"
     )
 
 

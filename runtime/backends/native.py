@@ -60,6 +60,8 @@ class NativeOps(NumpyOps):
         if not tensor.is_matrix:
             return np.array(tensor.decode())  # of a mapped F32 tensor that would be a view
         tensor = tensor.scaled()
+        if same := tensor.qtype.widened(tensor.data):
+            tensor = Tensor(tensor.name, tensor.shape, *same)
         if tensor.qtype.name not in TYPES:
             # the layout's own definition decodes it, once: slower and larger, never different
             values = tensor.decode().reshape(tensor.shape)

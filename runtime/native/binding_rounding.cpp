@@ -70,7 +70,7 @@ static void make_rounder(Rounder* rounder, const std::string& name, const std::s
                          int size, int group, std::pair<int, int> codes,
                          const std::vector<double>& first, const std::vector<double>& second,
                          std::pair<int, int> span, int rounds, const std::vector<double>& parts,
-                         int middle) {
+                         int middle, bool half) {
     new (rounder) Rounder;
     rounder->name = name;
     Spec& spec = rounder->spec;
@@ -92,6 +92,7 @@ static void make_rounder(Rounder* rounder, const std::string& name, const std::s
     spec.parts = (int)parts.size();
     for (size_t i = 0; i < parts.size(); i++) spec.part[i] = (float)parts[i];
     spec.middle = middle;
+    spec.half = half;
 }
 
 // Codes that name points: `nearest` has a code for each half step from points[0] on.
@@ -277,6 +278,7 @@ void bind_rounding(nb::module_& m) {
              nb::arg("group"), nb::arg("codes"), nb::arg("first"),
              nb::arg("second") = std::vector<double>(), nb::arg("span") = std::pair<int, int>(0, 0),
              nb::arg("rounds") = 1, nb::arg("parts") = std::vector<double>(), nb::arg("middle") = 0,
+             nb::arg("half") = false,
              "Raises EdgequantError for a family or for sizes that it does not know.")
         .def("set_points", &set_points, nb::arg("points"), nb::arg("nearest"),
              "Let codes name points; `nearest` is the code of every half step from the first on.")

@@ -152,6 +152,11 @@ class QuantType:
         codes, params = self.unpack(data)
         return np.asarray(self.value(codes, *self.grid(params)), np.float32)
 
+    def widened(self, data: np.ndarray) -> "tuple[QuantType, np.ndarray] | None":
+        """Another type with the very same weights that kernels multiply with, and its bytes of
+        uint8 (rows, row_bytes); None where there is none."""
+        return None
+
     def quantize(self, w: Array, importance: Array | None = None) -> tuple[Array, Params]:
         """Round to nearest on the fitted grid: codes (rows, cols) and params."""
         params = self.fit(w, importance)

@@ -1,11 +1,11 @@
-"""INT4 and INT8 of ONNX: what com.microsoft's MatMulNBits multiplies with, 32 to 128 a block.
+"""INT4 and INT8 of ONNX, GPTQ and AWQ: whole codes with a zero point, 32 to 128 a block.
 
 In an ONNX file one weight is two or three tensors; here it is one row of records, so that every
 method and reader handles it like any other layout. `split` and `join_parts` go between the two:
 
-    record      bytes 0..3  scale  float32
-                byte  4     zero   uint8 (layouts without _SYM only)
-                then        codes  4 bits: byte j = code 2j | code 2j+1 << 4; 8 bits: one a byte
+    record      4 or 2 bytes  scale  float32; float16 in layouts with _F16
+                1 byte        zero   uint8 (layouts without _SYM only)
+                then          codes  4 bits: byte j = code 2j | code 2j+1 << 4; 8 bits: one a byte
 
     in a file   B            uint8 (rows, blocks, codes' bytes)
                 scales       float32 (rows, blocks)
@@ -13,15 +13,25 @@ method and reader handles it like any other layout. `split` and `join_parts` go 
 
 weight = (code - zero) * scale, as onnxruntime computes it. Without zero points the zero is the
 middle of the codes (8 or 128), and a scale may be negative: the longer side on the lowest code.
+GPTQ and AWQ hold float16 scales. GPTQ stores zero points less 1, and readers disagree on what a
+stored -1 does to its neighbours, so that those of layouts with _F16 begin at 1.
 """
 
 from functools import cached_property
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from runtime.quant_types.base import Array, Params, QuantType, normalize_importance
+from runtime.quant_types.base import (
+    QUANT_TYPES,
+    Array,
+    Params,
+    QuantType,
+    float16,
+    normalize_importance,
+)
 from runtime.quant_types.native_fit import NativeSearch, native_search
 
 SHRINK = {4: [1 - 0.03 * step for step in range(12)], 8: [1 - 0.004 * step for step in range(12)]}
@@ -32,17 +42,29 @@ LEAST_SCALE = 2.0**-100
 
 
 class OnnxInt(QuantType):
-    """One layout of the module's drawing; the loop below names twelve of them."""
+    """One layout of the module's drawing; the loop below names them."""
 
     code_bits: ClassVar[int]
     symmetric: ClassVar[bool]
+    half: ClassVar[bool]
+    """Whether scales are float16, and zero points from 1 on."""
     linear = ("scale",)
     low = 0
     floor = 0.0
 
     @property
     def bits(self) -> float:
-        return self.code_bits + (32 + (0 if self.symmetric else self.code_bits)) / self.size
+        zero = 0 if self.symmetric else self.code_bits
+        return self.code_bits + (8 * self.scale_type.itemsize + zero) / self.size
+
+    @property
+    def scale_type(self) -> np.dtype:
+        """Of a scale in a file."""
+        return np.dtype("<f2" if self.half else "<f4")
+
+    def scale_of(self, name: str) -> str:
+        """What an ONNX file calls the scales of a weight."""
+        return f"{name}.scale_f16" if self.half else f"{name}.scale"
 
     @property
     def code_bytes(self) -> int:
@@ -57,11 +79,10 @@ class OnnxInt(QuantType):
     @cached_property
     def native(self) -> NativeSearch | None:
         if self.symmetric:
-            facts = {"first": self._symmetric_parts, "middle": self.middle}
+            facts = {"first": self._symmetric_parts, "middle": self.middle, "half": self.half}
             return native_search(self, "onnx symmetric", ("scale",), **facts)
-        return native_search(
-            self, "onnx zero point", ("scale", "zero"), first=SHRINK[self.code_bits]
-        )
+        facts = {"first": SHRINK[self.code_bits], "half": self.half}
+        return native_search(self, "onnx zero point", ("scale", "zero"), **facts)
 
     def search(self, w: Array, importance: Array | None = None) -> Params:
         """Search scale and zero (rows, blocks) of least importance-weighted squared error."""
@@ -110,7 +131,7 @@ class OnnxInt(QuantType):
         least = xp.clip(xp.min(unit, axis=-1), None, 0.0)
         step = (greatest - least) / self.high
         step = xp.where(step == 0, xp.ones_like(step), step)
-        zero = xp.clip(xp.round(-least / step), 0, self.high) + 0.0  # never -0.0
+        zero = xp.clip(xp.round(-least / step), float(self.half), self.high) + 0.0  # never -0.0
         return [(step * part, zero) for part in SHRINK[self.code_bits]]
 
     def _refit(
@@ -148,6 +169,8 @@ class OnnxInt(QuantType):
 
     def round_to_stored(self, x: Array) -> Array:
         xp = array_namespace(x)
+        if self.half:
+            return float16(xp, x)
         stored = xp.astype(x, xp.float32)
         return xp.where(xp.abs(stored) < LEAST_SCALE, xp.zeros_like(stored), stored)
 
@@ -155,7 +178,7 @@ class OnnxInt(QuantType):
         small: np.ndarray = np.asarray(codes).astype(np.uint8).reshape(len(codes), -1, self.size)
         if self.code_bits == 4:
             small = small[..., 0::2] | small[..., 1::2] << 4
-        parts = [np.ascontiguousarray(params["scale"], "<f4")[..., None].view(np.uint8)]
+        parts = [np.ascontiguousarray(params["scale"], self.scale_type)[..., None].view(np.uint8)]
         if not self.symmetric:
             parts.append(np.asarray(params["zero"]).astype(np.uint8)[..., None])
         return np.concatenate([*parts, small], axis=-1).reshape(len(codes), -1)
@@ -163,32 +186,46 @@ class OnnxInt(QuantType):
     def unpack(self, data: np.ndarray) -> tuple[np.ndarray, Params]:
         rows = len(data)
         records = np.asarray(data).reshape(rows, -1, self.bytes)
-        params = {"scale": np.ascontiguousarray(records[..., :4]).view("<f4")[..., 0]}
+        scales, zeros, small = self._fields(records)
+        params = {"scale": scales.astype(np.float32)}
         if not self.symmetric:
-            params["zero"] = records[..., 4].astype(np.float32)
-        small: np.ndarray = records[..., 4 if self.symmetric else 5 :]
+            params["zero"] = zeros.astype(np.float32)
         if self.code_bits == 4:
             small = _nibbles(small)
         return small.reshape(rows, -1).astype(np.int32), params
 
+    def widened(self, data: np.ndarray) -> tuple[QuantType, np.ndarray] | None:
+        if not self.half:
+            return None
+        single = QUANT_TYPES[onnx_name(self.code_bits, self.size, self.symmetric)]
+        assert isinstance(single, OnnxInt)
+        return single, single.join_parts(*self.split(data))
+
     def split(self, data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Records (rows, row_bytes) -> B, scales and zero_points as an ONNX file stores them."""
         records = np.asarray(data).reshape(len(data), -1, self.bytes)
-        scales = np.ascontiguousarray(records[..., :4]).view("<f4")[..., 0]
+        scales, zeros, codes = self._fields(records)
         if self.symmetric:
-            return np.ascontiguousarray(records[..., 4:]), scales, None
-        zeros = records[..., 4]  # (rows, blocks)
+            return np.ascontiguousarray(codes), scales, None
         if self.code_bits == 4:
             zeros = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
             zeros = zeros[:, 0::2] | zeros[:, 1::2] << 4
-        return np.ascontiguousarray(records[..., 5:]), scales, np.ascontiguousarray(zeros)
+        return np.ascontiguousarray(codes), scales, np.ascontiguousarray(zeros)
+
+    def _fields(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Records (rows, blocks, bytes) -> scales (rows, blocks), zero points (rows, blocks), which
+        mean nothing in a symmetric layout, and the bytes of codes."""
+        end = self.scale_type.itemsize
+        scales = np.ascontiguousarray(records[..., :end]).view(self.scale_type)[..., 0]
+        return scales, records[..., end], records[..., end + (not self.symmetric) :]
 
     def join_parts(
         self, quants: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None
     ) -> np.ndarray:
         """What `split` returned -> records uint8 (rows, row_bytes)."""
         rows, blocks = quants.shape[:2]
-        parts = [np.ascontiguousarray(scales, "<f4").reshape(rows, blocks, 1).view(np.uint8)]
+        stored = np.ascontiguousarray(scales, self.scale_type)
+        parts = [stored.reshape(rows, blocks, 1).view(np.uint8)]
         if zeros is not None:
             zeros = zeros.reshape(rows, -1)
             if self.code_bits == 4:
@@ -197,9 +234,9 @@ class OnnxInt(QuantType):
         return np.concatenate([*parts, quants], axis=-1).reshape(rows, -1)
 
 
-def onnx_name(code_bits: int, size: int, symmetric: bool) -> str:
-    """Name of a layout: INT4_32, INT8_128_SYM..."""
-    return f"INT{code_bits}_{size}" + ("_SYM" if symmetric else "")
+def onnx_name(code_bits: int, size: int, symmetric: bool, half: bool = False) -> str:
+    """Name of a layout: INT4_32, INT8_128_SYM, INT4_128_SYM_F16..."""
+    return f"INT{code_bits}_{size}" + "_SYM" * symmetric + "_F16" * half
 
 
 def _nibbles(packed: np.ndarray) -> np.ndarray:
@@ -215,17 +252,16 @@ def _total(x: Array) -> Array:
     return x[..., 0]
 
 
-for _bits in (4, 8):
-    for _size in (32, 64, 128):
-        for _symmetric in (False, True):
-            _facts = {
-                "name": onnx_name(_bits, _size, _symmetric),
-                "size": _size,
-                "group": _size,
-                "bytes": 4 + (not _symmetric) + _size * _bits // 8,
-                "high": (1 << _bits) - 1,
-                "code_bits": _bits,
-                "symmetric": _symmetric,
-                "narrower": onnx_name(_bits, _size // 2, _symmetric) if _size > 32 else None,
-            }
-            type(f"Int{_bits}Of{_size}", (OnnxInt,), _facts)
+for _half, _bits, _size, _symmetric in product((False, True), (4, 8), (32, 64, 128), (False, True)):
+    _facts = {
+        "name": onnx_name(_bits, _size, _symmetric, _half),
+        "size": _size,
+        "group": _size,
+        "bytes": (2 if _half else 4) + (not _symmetric) + _size * _bits // 8,
+        "high": (1 << _bits) - 1,
+        "code_bits": _bits,
+        "symmetric": _symmetric,
+        "half": _half,
+        "narrower": onnx_name(_bits, _size // 2, _symmetric, _half) if _size > 32 else None,
+    }
+    type(f"Int{_bits}Of{_size}", (OnnxInt,), _facts)

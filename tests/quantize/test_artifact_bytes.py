@@ -16,7 +16,15 @@ from tests.quantize.runs import small_plan
 
 pytestmark = pytest.mark.slow
 
-TARGETS = ("gguf:Q4_K_M", "gguf:IQ4_XS", "onnx:int4", "onnx:int4-128-sym")
+TARGETS = (
+    "gguf:Q4_K_M",
+    "gguf:IQ4_XS",
+    "onnx:int4",
+    "onnx:int4-128-sym",
+    "onnx-f16:int4",
+    "gptq:int4",
+    "awq:int4",
+)
 
 
 def left(path: Path) -> int:

@@ -97,7 +97,10 @@ WRONG_FLAGS: list[tuple[dict[str, Any], str]] = [
     ({"to": []}, "name a target with --to, like gguf:Q4_K_M"),
     ({"to": ["onnx:int4", "onnx:INT4"]}, "a target is given twice"),
     ({"to": ["onnx"]}, "there is no preset in --to onnx; known for onnx: int4"),
-    ({"to": ["exe:int4"]}, "unknown container 'exe' in --to exe:int4; known: gguf, onnx"),
+    (
+        {"to": ["exe:int4"]},
+        "unknown container 'exe' in --to exe:int4; known: awq, gguf, gptq, onnx, onnx-f16",
+    ),
     ({"to": ["onnx:auto"]}, "--to onnx:auto needs something to reach; add --target-size 350MB, "),
     ({"to": ["gguf:Q4_K_X"]}, "unknown preset 'Q4_K_X' .*Q4_K_M"),
     ({"method": "magic"}, "unknown method 'magic'; known: .*gptq"),
@@ -171,8 +174,8 @@ def test_a_rule_that_matches_nothing_is_refused(arch: Arch) -> None:
 
 
 def test_a_type_that_no_target_holds_is_refused(arch: Arch) -> None:
-    with pytest.raises(EdgequantError, match="can hold BF16, which goes into gguf; choose"):
-        check_rules(plan("attn_v=BF16"), arch)
+    with pytest.raises(EdgequantError, match="can hold Q6_K, which goes into gguf; choose"):
+        check_rules(Plan.from_flags(None, flags(to=["onnx:int4"], rules=["attn_v=Q6_K"])), arch)
 
 
 def test_good_rules_pass(arch: Arch) -> None:

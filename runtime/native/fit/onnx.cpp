@@ -46,7 +46,8 @@ void fit_onnx(const Spec& spec, float* x, const float* weight, float* params) {
         low = at_most(low, repeat(0.0f));
         start = (high - low) / (float)spec.high;
         start = start == 0.0f ? repeat(1.0f) : start;
-        zero = clip(nearest(-low / start), repeat(0.0f), repeat((float)spec.high)) + 0.0f;
+        const float first = spec.half ? 1.0f : 0.0f;
+        zero = clip(nearest(-low / start), repeat(first), repeat((float)spec.high)) + 0.0f;
     }
     Refit best = {};
     for (int at = 0; at < spec.tries; at++) {
@@ -56,7 +57,8 @@ void fit_onnx(const Spec& spec, float* x, const float* weight, float* params) {
         best.error = better ? tried.error : best.error;
     }
     const Floats<> scale = best.scale * top;
-    store(params, absolute(scale) < 0x1p-100f ? repeat(0.0f) : scale);
+    const Floats<> tiny = absolute(scale) < 0x1p-100f ? repeat(0.0f) : scale;
+    store(params, spec.half ? float16(scale) : tiny);
     if (spec.form == ZERO_POINT) store(params + ROWS, zero);
 }
 

@@ -136,45 +136,38 @@ static void pack_q6_k(const uint8_t* codes, const float* params, uint8_t* out) {
     pack_half(params[0], out + 208);
 }
 
-// A scale, a zero point with ZERO_POINT, and the codes.
-template <int BITS, int SIZE, Form FORM>
+// A scale, in float16 with HALF, a zero point with ZERO_POINT, and the codes.
+template <int BITS, int SIZE, Form FORM, bool HALF>
 static void pack_onnx(const uint8_t* codes, const float* params, uint8_t* out) {
-    memcpy(out, params, 4);
-    out += 4;
+    if (HALF) {
+        pack_half(params[0], out);
+    } else {
+        memcpy(out, params, 4);
+    }
+    out += HALF ? 2 : 4;
     if (FORM == ZERO_POINT) *out++ = (uint8_t)params[1];
     pack_fields(codes, SIZE, 0, 0, BITS, 1, out);
 }
 
-template <int BITS, int SIZE, Form FORM>
+template <int BITS, int SIZE, Form FORM, bool HALF>
 constexpr Packer onnx(const char* name) {
-    return {name, (FORM == SYMMETRIC ? 4 : 5) + SIZE * BITS / 8, pack_onnx<BITS, SIZE, FORM>};
+    return {name, (HALF ? 2 : 4) + (FORM == SYMMETRIC ? 0 : 1) + SIZE * BITS / 8,
+            pack_onnx<BITS, SIZE, FORM, HALF>};
 }
 
+#define ONNX_INT(bits, size)                                              \
+    onnx<bits, size, ZERO_POINT, false>("INT" #bits "_" #size),           \
+        onnx<bits, size, SYMMETRIC, false>("INT" #bits "_" #size "_SYM"), \
+        onnx<bits, size, ZERO_POINT, true>("INT" #bits "_" #size "_F16"), \
+        onnx<bits, size, SYMMETRIC, true>("INT" #bits "_" #size "_SYM_F16")
+
 const Packer PACKERS[PACKER_COUNT] = {
-    {"Q4_0", 18, pack_q4_0},
-    {"Q4_1", 20, pack_q4_1},
-    {"Q5_0", 22, pack_q5_0},
-    {"Q5_1", 24, pack_q5_1},
-    {"Q8_0", 34, pack_q8_0},
-    {"IQ4_NL", 18, pack_iq4_nl},
-    {"Q2_K", 84, pack_q2_k},
-    {"Q3_K", 110, pack_q3_k},
-    {"Q4_K", 144, pack_q4_k},
-    {"Q5_K", 176, pack_q5_k},
-    {"Q6_K", 210, pack_q6_k},
-    {"IQ4_XS", 136, pack_iq4_xs},
-    onnx<4, 32, ZERO_POINT>("INT4_32"),
-    onnx<4, 32, SYMMETRIC>("INT4_32_SYM"),
-    onnx<4, 64, ZERO_POINT>("INT4_64"),
-    onnx<4, 64, SYMMETRIC>("INT4_64_SYM"),
-    onnx<4, 128, ZERO_POINT>("INT4_128"),
-    onnx<4, 128, SYMMETRIC>("INT4_128_SYM"),
-    onnx<8, 32, ZERO_POINT>("INT8_32"),
-    onnx<8, 32, SYMMETRIC>("INT8_32_SYM"),
-    onnx<8, 64, ZERO_POINT>("INT8_64"),
-    onnx<8, 64, SYMMETRIC>("INT8_64_SYM"),
-    onnx<8, 128, ZERO_POINT>("INT8_128"),
-    onnx<8, 128, SYMMETRIC>("INT8_128_SYM"),
+    {"Q4_0", 18, pack_q4_0},  {"Q4_1", 20, pack_q4_1},  {"Q5_0", 22, pack_q5_0},
+    {"Q5_1", 24, pack_q5_1},  {"Q8_0", 34, pack_q8_0},  {"IQ4_NL", 18, pack_iq4_nl},
+    {"Q2_K", 84, pack_q2_k},  {"Q3_K", 110, pack_q3_k}, {"Q4_K", 144, pack_q4_k},
+    {"Q5_K", 176, pack_q5_k}, {"Q6_K", 210, pack_q6_k}, {"IQ4_XS", 136, pack_iq4_xs},
+    ONNX_INT(4, 32),          ONNX_INT(4, 64),          ONNX_INT(4, 128),
+    ONNX_INT(8, 32),          ONNX_INT(8, 64),          ONNX_INT(8, 128),
 };
 
 }  // namespace KERNELS

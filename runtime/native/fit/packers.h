@@ -5,7 +5,7 @@
 
 namespace KERNELS {
 
-constexpr int PACKER_COUNT = 24;
+constexpr int PACKER_COUNT = 36;
 extern const Packer PACKERS[PACKER_COUNT];
 
 }  // namespace KERNELS

@@ -34,6 +34,7 @@ struct Spec {
     const float* points;
     float lowest, highest;
     int middle;  // ONNX: zero point of layouts that store none
+    bool half;   // ONNX: scales are float16, and zero points begin at 1
 
     int groups;  // size / group
     int params;  // numbers stored of one block, in the order d, dmin, scales, mins

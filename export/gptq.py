@@ -1,0 +1,123 @@
+"""Write a GPTQ folder (version 1 of the format), which vLLM, SGLang and transformers load.
+
+Of a linear (N, K) with b bits and groups of g columns, as AutoGPTQ packs it:
+
+    qweight  int32 (K b / 32, N)      32 / b codes of a column in a word, lowest bits first
+    qzeros   int32 (K / g, N b / 32)  zero points less 1, packed along N alike
+    scales   float16 (K / g, N)
+    g_idx    int32 (K,)               the group of each column: k // g
+
+weight[n, k] = (code - zero) * scale. The embedding and the head are float16. Linears that differ
+from the rest have a line under `dynamic`, which GPTQModel and vLLM read.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from export.base import Container
+from export.packed import FLOATS, Packing, Types, maker, preset, provenance
+from export.shards import Array
+from runtime.packed_folders import GPTQ
+from runtime.quant_types.onnx_int import OnnxInt
+from runtime.tensor import Shape
+
+USAGE = """```sh
+vllm serve {file}
+quantize generate {file} "Once upon a time"
+```"""
+
+
+def arrays(stem: str, shape: Shape, qtype: OnnxInt) -> list[Array]:
+    """What is stored of a linear of this shape (N, K)."""
+    rows, cols = shape
+    bits, groups = qtype.code_bits, cols // qtype.size
+    return [
+        Array(f"{stem}.g_idx", "I32", (cols,)),
+        Array(f"{stem}.qweight", "I32", (cols * bits // 32, rows)),
+        Array(f"{stem}.qzeros", "I32", (groups, rows * bits // 32)),
+        Array(f"{stem}.scales", "F16", (groups, rows)),
+    ]
+
+
+def values(qtype: OnnxInt, data: np.ndarray) -> list[np.ndarray]:
+    """The values of those arrays, of records (N, row bytes)."""
+    codes, scales, _ = qtype.split(data)
+    rows, groups = scales.shape
+    # four bytes of a row are a word: codes are packed along K in both layouts
+    words = codes.reshape(rows, -1).view("<i4")
+    zeros = np.full((rows, groups), qtype.middle, np.uint8)
+    if not qtype.symmetric:
+        zeros = qtype.unpack(data)[1]["zero"].astype(np.uint8)
+    order = np.arange(groups * qtype.size, dtype="<i4") // qtype.size
+    return [order, words.T, _packed(zeros.T - 1, qtype.code_bits), scales.T]
+
+
+def _packed(numbers: np.ndarray, bits: int) -> np.ndarray:
+    """uint8 (groups, N) of 4 or 8 bits -> int32 (groups, N * bits / 32)."""
+    if bits == 4:
+        numbers = numbers[:, 0::2] | numbers[:, 1::2] << 4
+    return np.ascontiguousarray(numbers).view("<i4")
+
+
+def config(types: Types, modules: Mapping[str, str], version: str) -> dict[str, Any]:
+    """quantization_config by an edgequant of this version: what most linears have, a line for each
+    that differs."""
+    packed = [_facts(qtype) for qtype in types.values() if isinstance(qtype, OnnxInt)]
+    usual = dict(Counter(tuple(facts.items()) for facts in packed).most_common(1)[0][0])
+    dynamic: dict[str, dict[str, Any]] = {}
+    for name, qtype in types.items():
+        pattern = modules[name].replace(".", r"\.").replace("{expert}", r"\d+")
+        if not isinstance(qtype, OnnxInt):
+            dynamic[f"-:{pattern}$"] = {}
+        elif (facts := _facts(qtype)) != usual:
+            dynamic[f"+:{pattern}$"] = facts
+    return {
+        "quant_method": "gptq",
+        "checkpoint_format": "gptq",
+        **usual,
+        "desc_act": False,
+        "static_groups": False,
+        "true_sequential": True,
+        "damp_percent": 0.01,
+        "lm_head": False,
+        "meta": {"quantizer": [f"edgequant:{version}"]},
+        **({"dynamic": dynamic} if dynamic else {}),
+    }
+
+
+def _facts(qtype: OnnxInt) -> dict[str, Any]:
+    return {"bits": qtype.code_bits, "group_size": qtype.size, "sym": qtype.symmetric}
+
+
+def files(found: dict[str, Any]) -> dict[str, bytes]:
+    """AutoGPTQ reads quantize_config.json, transformers config.json: the same is in both."""
+    return {"quantize_config.json": (json.dumps(found, indent=2) + "\n").encode()}
+
+
+_packing = Packing(("g_idx", "qweight", "qzeros", "scales"), arrays, values, config, files)
+
+Container(
+    GPTQ,
+    suffix="-gptq",
+    widest="F16",
+    holds=lambda qtype: isinstance(qtype, OnnxInt) and qtype.half or qtype.name in FLOATS,
+    presets={
+        "int4": preset("INT4_128_SYM_F16"),
+        "int4-64": preset("INT4_64_SYM_F16"),
+        "int4-32": preset("INT4_32_SYM_F16"),
+        "int4-asym": preset("INT4_128_F16"),
+        "int4-64-asym": preset("INT4_64_F16"),
+        "int4-32-asym": preset("INT4_32_F16"),
+        "int8": preset("INT8_128_SYM_F16"),
+        "int8-32": preset("INT8_32_SYM_F16"),
+    },
+    write=_packing.write,
+    size=_packing.size,
+    provenance=provenance,
+    maker=maker,
+    usage=USAGE,
+)

@@ -1,0 +1,218 @@
+"""Folders of packed linears in safetensors, as transformers, vLLM and SGLang load them.
+
+    model*.safetensors   shards.py; each packed linear as several arrays, the rest as floats
+    config.json          the checkpoint's, with `quantization_config`
+    tokenizer.json...    the checkpoint's own files, unchanged
+
+What GPTQ and AWQ share. Weights keep the checkpoint's names; norms and biases are float32, which
+readers turn into the type that they compute in.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export import genai
+from export.base import check_complete, check_tensor
+from export.files import new_folder
+from export.mixture import Preset
+from export.shards import Array, Places, ShardWriter, room_for
+from runtime.archs import Arch
+from runtime.config_file import read_config
+from runtime.errors import InputError, UnsupportedError
+from runtime.json_files import read_json
+from runtime.quant_types import QUANT_TYPES, QuantType
+from runtime.quant_types.onnx_int import OnnxInt
+from runtime.safetensors_file import header
+from runtime.sources import CONFIG, INDEX, WEIGHTS
+from runtime.tensor import Shape, Tensor, is_matrix
+from runtime.tokenizer import Tokenizer
+
+FLOATS = ("F16", "BF16", "F32")
+
+PREFIX = "edgequant."
+"""Of what a file says of its making."""
+
+Types = Mapping[str, QuantType]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A format of packed linears."""
+
+    stored: tuple[str, ...]
+    """Last words of the names of a linear's arrays."""
+    arrays: Callable[[str, Shape, OnnxInt], list[Array]]
+    """Name of a linear without ".weight", its shape, its type -> what is stored of it."""
+    values: Callable[[OnnxInt, np.ndarray], list[np.ndarray]]
+    """Type and records (rows, row bytes) -> the values of those arrays."""
+    config: Callable[[Types, Mapping[str, str], str], dict[str, Any]]
+    """Types of the linears of decoder layers, their names as modules, and the version that wrote
+    them -> quantization_config. Raises UnsupportedError for a mixture that it cannot say."""
+    files: Callable[[dict[str, Any]], dict[str, bytes]] = lambda config: {}
+    """quantization_config -> further files."""
+
+    def write(
+        self,
+        path: Path,
+        arch: Arch,
+        tensors: Iterable[Tensor],
+        source: Path,
+        extra: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        largest: int | None = None,
+    ) -> None:
+        """Write the folder `path` from tensors in any order.
+
+        `source` is the checkpoint's folder, `extra` goes into the first file's metadata, `largest`
+        is the size of a file. Raises EdgequantError when the folder exists, the disk is too small,
+        a tensor is missing or of a type that the format cannot hold, or the written files do not
+        read back as they were meant.
+        """
+        shapes, names = arch.shapes(), arch.hf_names()
+        places = self._places(arch, extra, largest)
+        types: dict[str, QuantType] = {}
+        with new_folder(path, overwrite, needed=0) as temp:
+            writer = ShardWriter(temp, places)
+            for tensor in tensors:
+                check_tensor(tensor, shapes, types)
+                types[tensor.name] = tensor.qtype
+                for array, data in self._stored(tensor, names[tensor.name], arch):
+                    writer.add(array, data)
+            check_complete(shapes, types)
+            writer.finish()
+            for name, content in self._small_files(arch, types, source, extra).items():
+                (temp / name).write_bytes(content)
+
+    def size(self, arch: Arch, types: Types, source: Path, extra: dict[str, Any]) -> int:
+        """Bytes of the folder that `write` makes when its 2-D weights have these types."""
+        places, names = self._places(arch, extra), arch.hf_names()
+        for name, shape in arch.shapes().items():
+            qtype = types.get(name, QUANT_TYPES["F32"])
+            for part, matrix in parts_of(names[name], shape):
+                for array in self._arrays(part, matrix, qtype):
+                    places.add(array)
+        return places.size + sum(map(len, self._small_files(arch, types, source, extra).values()))
+
+    def _places(self, arch: Arch, extra: dict[str, Any], largest: int | None = None) -> Places:
+        """Room for every array that a model may have."""
+        told = {PREFIX + key: genai_text(extra[key]) for key in sorted(extra)}
+        names: list[str] = []
+        for name, shape in arch.shapes().items():
+            for part, matrix in parts_of(arch.hf_names()[name], shape):
+                packed = is_matrix(matrix) and name.startswith("blk.")
+                stem = part.removesuffix(".weight")
+                names += [f"{stem}.{array}" for array in self.stored] * packed
+                names.append(part)
+        places = Places(told, room_for(names, told))
+        if largest:
+            places.largest = largest
+        return places
+
+    def _arrays(self, name: str, shape: Shape, qtype: QuantType) -> list[Array]:
+        """What is stored of a weight, or of one expert's."""
+        if isinstance(qtype, OnnxInt) and qtype.half:
+            return self.arrays(name.removesuffix(".weight"), shape, qtype)
+        if qtype.name not in FLOATS:
+            raise UnsupportedError(
+                f"{name} is {qtype.name}, which this format cannot hold; choose INT4_128_SYM_F16, "
+                "another of these types, or F16."
+            )
+        return [Array(name, qtype.name, shape)]
+
+    def _stored(self, tensor: Tensor, hf: str, arch: Arch) -> Iterator[tuple[Array, np.ndarray]]:
+        """What is stored of a tensor, and its values."""
+        parts = parts_of(hf, tensor.shape)
+        rows = tensor.rows // len(parts)
+        for at, (name, shape) in enumerate(parts):
+            data, qtype = tensor.data[at * rows : (at + 1) * rows], tensor.qtype
+            values = self.values(qtype, data) if isinstance(qtype, OnnxInt) else [data]
+            if (norm := arch.norms().get(tensor.name)) and norm.offset:
+                values = [tensor.decode() - np.float32(norm.offset)]
+            yield from zip(self._arrays(name, shape, qtype), values, strict=True)
+
+    def _small_files(
+        self, arch: Arch, types: Types, source: Path, extra: dict[str, Any]
+    ) -> dict[str, bytes]:
+        """Every file beside the weights: name -> bytes."""
+        stored = read_json(source / CONFIG)
+        if stored.get("vision_config"):
+            raise UnsupportedError(
+                f"{source} has a vision tower, which GPTQ and AWQ folders of ours do not hold; "
+                "choose --to gguf:Q4_K_M and `quantize mmproj`, or --to onnx:int4."
+            )
+        names = {n: hf.removesuffix(".weight") for n, hf in arch.hf_names().items()}
+        linears = {n: t for n, t in types.items() if n.startswith("blk.") and n in names}
+        matrices = {n: t for n, t in linears.items() if is_matrix(arch.shapes()[n])}
+        config = self.config(matrices, names, extra.get("version", "0"))
+        files = genai.copied_files(source, arch, Tokenizer.from_folder(source))
+        told = {"quantization_config": config, "torch_dtype": "float16", "dtype": "float16"}
+        settings = json.loads(files[CONFIG]) | told
+        files[CONFIG] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+        return files | self.files(config)
+
+
+@dataclass(frozen=True)
+class LinearPreset(Preset):
+    """One type for the linears whose rows can be packed eight at a time, F16 for the rest."""
+
+    def choose(self, arch: Arch, name: str) -> str:
+        chosen = super().choose(arch, name)
+        rows = arch.shapes()[name][-2]
+        return chosen if rows % 8 == 0 or QUANT_TYPES[chosen].is_float else "F16"
+
+
+def preset(base: str) -> LinearPreset:
+    """The embedding and the head stay float16, as in every published folder."""
+    return LinearPreset(base, {}, "F16", embedding="F16")
+
+
+def parts_of(hf: str, shape: Shape) -> list[tuple[str, Shape]]:
+    """Name and shape of a weight in a checkpoint, or of each expert's."""
+    if "{expert}" not in hf:
+        return [(hf, shape)]
+    return [(hf.replace("{expert}", str(expert)), shape[1:]) for expert in range(shape[0])]
+
+
+def genai_text(value: Any) -> str:
+    """A value as metadata holds it."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """What the writer noted in the first file: name -> text."""
+    first = folder / WEIGHTS
+    if not first.exists():
+        table = read_json(folder / INDEX)["weight_map"]
+        first = folder / min(table.values())
+    found = json.loads(header(first) or b"{}").get("__metadata__") or {}
+    return {
+        key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX)
+    }
+
+
+def maker(folder: Path) -> str | None:
+    """The tool that quantized a folder, where it says so."""
+    if provenance(folder):
+        return "edgequant"
+    meta = (read_config(folder).get("quantization_config") or {}).get("meta") or {}
+    names = meta.get("quantizer") or ()
+    return str([names] if isinstance(names, str) else names[0]).partition(":")[0] if names else None
+
+
+def one_of(types: Types, what: Callable[[OnnxInt], Any], flag: str) -> Any:
+    """What all packed linears must have alike. Raises UnsupportedError where they differ."""
+    found = {what(qtype) for qtype in types.values() if isinstance(qtype, OnnxInt)}
+    if not found:
+        raise InputError("no linear is packed; choose a type such as INT4_128_SYM_F16.")
+    if len(found) > 1:
+        raise UnsupportedError(
+            f"linears have {flag} of {' and '.join(map(str, sorted(found)))}, and this format says "
+            "it once for all of them; give them one."
+        )
+    return found.pop()
