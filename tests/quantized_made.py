@@ -141,3 +141,35 @@ def read_as(folder: Path, settings: dict[str, Any], arrays: Tensors) -> Readable
     found = read_quantized(settings, safetensors_file.read(folder / "a.safetensors"))
     assert found is not None
     return found
+
+
+AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
+
+def awq_gemm(made: Codes) -> Tensors:
+    """qweight, qzeros and scales of AutoAWQ's version gemm."""
+
+    def packed(numbers: np.ndarray) -> torch.Tensor:
+        words = [
+            [
+                stream([row[8 * word + at] for at in AWQ_ORDER], 4)[0]
+                for word in range(len(row) // 8)
+            ]
+            for row in numbers
+        ]
+        return torch.tensor(words, dtype=torch.int32)
+
+    scales = torch.tensor(made.scales.T.copy()).half()
+    return {"qweight": packed(made.codes.T), "qzeros": packed(made.zeros.T), "scales": scales}
+
+
+def awq_gemv(made: Codes, words: int) -> Tensors:
+    """The same of version gemv, zero points padded to so many words and scales to 8 times that."""
+    groups = made.zeros.shape[1]
+    pad = [(0, 0), (0, 8 * words - groups)]
+    zeros = np.pad(made.zeros, pad)
+    return {
+        "qweight": torch.tensor([stream(list(row), 4) for row in made.codes], dtype=torch.int32),
+        "qzeros": torch.tensor([stream(list(row), 4) for row in zeros], dtype=torch.int32),
+        "scales": torch.tensor(np.pad(made.scales, pad)).half(),
+    }

@@ -90,6 +90,11 @@ def parsed(settings: Settings, kind: type[T], harmless: Iterable[str]) -> T:
     return checked(settings, kind, KEY)
 
 
+def original(what: str) -> str:
+    """The note of a source, `what` it is."""
+    return f"the source is {what}: its values are the original that artifacts are compared with"
+
+
 def modules(arrays: Arrays, part: str) -> list[str]:
     """Names of the modules that store an array `part`, in their order."""
     end = f".{part}"
@@ -126,6 +131,7 @@ def put(arrays: Arrays, name: str, array: StoredArray) -> None:
 
 def check(name: str, array: StoredArray, shape: tuple[int, ...], dtypes: Iterable[str]) -> None:
     """Raise EdgequantError for an array that is not as the settings say."""
+    dtypes = tuple(dtypes)
     if array.dtype not in dtypes:
         raise UnsupportedError(
             f"{name} is {array.dtype}, not {' or '.join(dtypes)} as {KEY} says; take the "
@@ -136,3 +142,14 @@ def check(name: str, array: StoredArray, shape: tuple[int, ...], dtypes: Iterabl
             f"{name} has shape {array.shape}, {KEY} implies {shape}; take the config.json that "
             "came with the weights."
         )
+
+
+def check_matrix(name: str, array: StoredArray, dtypes: Iterable[str]) -> tuple[int, int]:
+    """Rows and columns of an array. Raises EdgequantError where it is no matrix of these types."""
+    if len(array.shape) != 2 or 0 in array.shape:
+        raise CorruptFileError(
+            f"{name} has shape {array.shape} and is no matrix; download the checkpoint again."
+        )
+    rows, cols = array.shape
+    check(name, array, (rows, cols), dtypes)
+    return rows, cols

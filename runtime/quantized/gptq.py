@@ -13,9 +13,7 @@ For a linear X of (out, in) weights with codes of b bits:
 weight = (code - zero) * scale.
 """
 
-import re
 from functools import partial
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,16 +24,20 @@ from runtime.quantized.base import (
     Readable,
     Settings,
     check,
+    check_matrix,
     modules,
+    original,
     parsed,
     put,
     reads,
     take,
 )
+from runtime.quantized.dynamic import Override, changed
 from runtime.quantized.integers import (
     FLOATS,
     Coded,
     Grid,
+    IntegerArray,
     dense_fields,
     floats,
     integer_array,
@@ -74,8 +76,12 @@ HARMLESS = (
     "use_exllama",
 )
 """How the weights came to be, or how to run them; which are quantized is told by their arrays."""
-PER_MODULE = ("bits", "group_size", "sym", "desc_act")
-"""Settings that `dynamic` may change for a module; the others there only say how it was made."""
+
+
+class Meta(msgspec.Struct):
+    """`meta` of GPTQModel."""
+
+    quantizer: str | list[str] | None = None
 
 
 class Gptq(msgspec.Struct):
@@ -89,9 +95,8 @@ class Gptq(msgspec.Struct):
     format: str | None = None
     """Another name for the former."""
     pack_dtype: str | None = None
-    dynamic: dict[str, dict[str, Any]] | None = None
-    """Pattern of module names -> settings; "-:" before it leaves them in floats."""
-    meta: dict[str, Any] | None = None
+    dynamic: dict[str, Override] | None = None
+    meta: Meta | None = None
 
     @property
     def stored_format(self) -> str:
@@ -101,9 +106,9 @@ class Gptq(msgspec.Struct):
     @property
     def carries(self) -> bool:
         """GPTQModel subtracts from whole words: what a zero point of 0 borrows, adding returns."""
-        made_by = (self.meta or {}).get("quantizer") or ()
+        made_by = (self.meta.quantizer if self.meta else None) or ()
         names = [made_by] if isinstance(made_by, str) else made_by
-        return any(str(name).startswith("gptqmodel") for name in names)
+        return any(name.startswith("gptqmodel") for name in names)
 
 
 @reads("gptq")
@@ -114,7 +119,7 @@ def gptq(settings: Settings, arrays: Arrays) -> Readable:
     left = dict(arrays)
     scattered = 0
     for module in modules(arrays, "qweight"):
-        own = _for_module(found, module)
+        own = msgspec.structs.replace(found, **changed(found.dynamic, module))
         parts = take(left, module, ("qweight", "qzeros", "scales"), ("g_idx",))
         weight = _weight(own, module, parts)
         scattered += weight.grid.order is not None
@@ -132,40 +137,20 @@ def _refuse(found: Gptq) -> None:
         )
     if found.pack_dtype not in (None, "int32"):
         raise UnsupportedError(f"GPTQ packed in {found.pack_dtype} is not read; {way_out}.")
-    for pattern, own in ((None, {}), *(found.dynamic or {}).items()):
-        bits, group = own.get("bits", found.bits), own.get("group_size", found.group_size)
-        if bits not in (2, 3, 4, 8) or not isinstance(group, int) or (group < 1 and group != -1):
-            where = f" for {pattern}" if pattern else ""
+    settings: list[Gptq | Override] = [found, *(found.dynamic or {}).values()]
+    for own in settings:
+        bits, group = own.bits, own.group_size
+        if bits not in (2, 3, 4, 8, None) or (group is not None and group < 1 and group != -1):
             raise UnsupportedError(
-                f"GPTQ of {bits} bits in groups of {group} is not read{where}, only of 2, 3, 4 "
-                f"and 8 bits; {way_out}."
+                f"GPTQ of {bits} bits in groups of {group} is not read, only of 2, 3, 4 and 8 "
+                f"bits; {way_out}."
             )
 
 
-def _for_module(found: Gptq, module: str) -> Gptq:
-    """The settings of one module: `dynamic`'s first pattern that begins its name changes them."""
-    for pattern, own in (found.dynamic or {}).items():
-        plain = re.sub(r"^[+-]:", "", pattern)
-        try:
-            matches = re.match(plain, module)
-        except re.error as error:
-            raise CorruptFileError(
-                f"quantization_config: dynamic has {pattern!r}, which is no pattern ({error}); "
-                "correct it."
-            ) from error
-        if matches and not pattern.startswith("-:"):
-            changed = {key: own[key] for key in PER_MODULE if key in own}
-            return msgspec.structs.replace(found, **changed)
-        if matches:
-            break
-    return found
-
-
-def _weight(own: Gptq, module: str, parts: dict[str, StoredArray]) -> Any:
+def _weight(own: Gptq, module: str, parts: dict[str, StoredArray]) -> IntegerArray:
     """The weight of one module, once its arrays fit together."""
-    qweight = parts["qweight"]
-    check(f"{module}.qweight", qweight, qweight.shape[:2], ("I32",))
-    inputs, outputs = qweight.shape[0] * 32 // own.bits, qweight.shape[1]
+    words, outputs = check_matrix(f"{module}.qweight", parts["qweight"], ("I32",))
+    inputs = words * 32 // own.bits
     group = inputs if own.group_size == -1 else own.group_size
     groups = -(-inputs // group)
     check(f"{module}.scales", parts["scales"], (groups, outputs), FLOATS)
@@ -239,10 +224,7 @@ def _notes(found: Gptq, scattered: int) -> list[str]:
     groups = "rows" if found.group_size == -1 else f"groups of {found.group_size}"
     some = ", other modules otherwise" if found.dynamic else ""
     how = "symmetric" if found.sym else "with zero points"
-    told = [
-        f"the source is GPTQ of {found.bits} bits in {groups}, {how}{some}: its values are the "
-        "original that artifacts are compared with"
-    ]
+    told = [original(f"GPTQ of {found.bits} bits in {groups}, {how}{some}")]
     if scattered:
         told.append(
             f"{scattered} weights of it are in act-order: they are read as float32, 4 bytes a "

@@ -20,7 +20,7 @@ from quantize.checkpoint import bundled, open_checkpoint
 from runtime.engine import open_engine
 from tests.conftest import config
 from tests.moe_models import QWEN3
-from tests.quantized_made import Codes, Tensors, gptq, quantized_checkpoint, random_codes
+from tests.quantized_made import Codes, Tensors, awq_gemm, gptq, quantized_checkpoint, random_codes
 from tests.random_checkpoint import random_checkpoint
 
 Make = Callable[[str, torch.Tensor], tuple[Tensors, np.ndarray]]
@@ -68,6 +68,16 @@ def each(bits: int, group: int, store: Callable[[Codes], Tensors], **changes: An
     return make
 
 
+QWEN_AWQ = {
+    "bits": 4,
+    "group_size": 128,
+    "modules_to_not_convert": None,
+    "quant_method": "awq",
+    "version": "gemm",
+    "zero_point": True,
+}
+"""quantization_config of Qwen's AWQ releases."""
+
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Make]] = {
     "GPTQ int4": (QWEN_GPTQ, {}, each(4, 128, lambda made: gptq(made, 4))),
     "GPTQ int8": (QWEN_GPTQ | {"bits": 8}, {}, each(8, 128, lambda made: gptq(made, 8))),
@@ -76,6 +86,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Make]] = {
         {},
         each(4, 128, lambda made: gptq(made, 4), symmetric=False, shuffled=True),
     ),
+    "AWQ": (QWEN_AWQ, {}, each(4, 128, awq_gemm, symmetric=False)),
     "GPTQ experts": (
         QWEN_GPTQ | {"group_size": 32},
         QWEN3,

@@ -184,7 +184,7 @@ REFUSED = {
         {"dynamic": {"X": {"bits": 5}}},
         nothing,
         UnsupportedError,
-        "GPTQ of 5 bits in groups of 128 is not read for X",
+        "GPTQ of 5 bits in groups of None is not read",
     ),
     "dynamic that is no pattern": (
         {"dynamic": {"+:(": {}}},
@@ -200,6 +200,12 @@ REFUSED = {
         "has rotation = 'hadamard', and what that does to the weights is not known",
     ),
     "bits in words": ({"bits": "four"}, nothing, CorruptFileError, "bits is not what it must be"),
+    "no matrix": (
+        {},
+        put("qweight", torch.ones(64, dtype=torch.int32)),
+        CorruptFileError,
+        r"X.qweight has shape \(64,\) and is no matrix",
+    ),
     "twice": ({}, put("weight", torch.ones(64, 256)), CorruptFileError, "in floats and quantized"),
 }
 
