@@ -217,9 +217,9 @@ def _crc(file: BinaryIO, length: int) -> int:
 
 
 FOLDED = (
-    "its scales are float16 behind a Cast, which onnxruntime folds away as it opens the model: keep "
-    "graph optimization on (the default), since without it MatMulNBits sees no scales and gives "
-    "zeros"
+    "its scales are float16 behind a Cast, which onnxruntime folds away as it opens the model: "
+    "keep graph optimization on (the default), since without it MatMulNBits sees no scales and "
+    "gives zeros"
 )
 """What users of scales in float16 must know; seen with onnxruntime 1.32 at accuracy level 4."""
 

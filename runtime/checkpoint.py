@@ -21,9 +21,9 @@ from runtime.config_file import config_notes, language_config
 from runtime.errors import CorruptFileError
 from runtime.json_files import read_json
 from runtime.links import check_links, check_name
-from runtime.merged import MergedArray
 from runtime.merging import merge_all, refuse_beside
 from runtime.model import Model
+from runtime.quantized import read_quantized, settings_of
 from runtime.reader import Reader
 from runtime.safetensors_file import header, read
 from runtime.sources import (
@@ -35,7 +35,7 @@ from runtime.sources import (
     refuse_other_kinds,
     unread,
 )
-from runtime.stored import StoredArray, StoredTensors
+from runtime.stored import ComputedArray, StoredArray, StoredTensors
 from runtime.tokenizer import Tokenizer
 from runtime.tokenizer_class import replaced_rules
 
@@ -81,7 +81,8 @@ class Checkpoint:
     @property
     def shards(self) -> list[Path]:
         """The files with weights, by name."""
-        return sorted({array.file.path for array in self.tensors.arrays.values()})
+        arrays = self.tensors.arrays.values()
+        return sorted({part.file.path for array in arrays for part in array.sources})
 
     @property
     def nbytes(self) -> int:
@@ -89,10 +90,10 @@ class Checkpoint:
         return sum(shard.stat().st_size for shard in self.shards)
 
     @property
-    def merged_bytes(self) -> int:
-        """Bytes of memory for all that adapters change: unlike the rest it lies in no file."""
+    def computed_bytes(self) -> int:
+        """Bytes of memory for what adapters change and what is unpacked: it lies in no file."""
         arrays = self.tensors.arrays.values()
-        return sum(array.nbytes for array in arrays if isinstance(array, MergedArray))
+        return sum(array.nbytes for array in arrays if isinstance(array, ComputedArray))
 
     def model(self) -> Model:
         """The original, ready for an engine."""
@@ -153,14 +154,20 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     config = language_config(stored)
     family = family_of(config)
     arch = family.arch(config)
-    quantized = quantized_as(config)
+    settings = settings_of(folder, config)
+    quantized = quantized_as(config, settings)
     if quantized and not any((folder / name).exists() for name in (WEIGHTS, INDEX)):
         raise already_quantized(folder, quantized)
     arrays, told = _arrays(folder)
+    readable = read_quantized(settings, arrays) if settings else None
+    if readable:
+        arrays, quantized = readable.arrays, None
+        told += readable.notes
     named = unwrapped(arrays, family.hf_beside)
     refuse_without("vision", config, named)
     arch, own_head = with_own_head(arch, named.language)
-    tensors = checked_tensors(folder, arch, named.language, quantized)
+    language = in_one_type(arch, named.language) if readable else named.language
+    tensors = checked_tensors(folder, arch, language, quantized)
     if quantized:
         told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
     notes = (*config_notes(stored), *family.notes(config), *told, *unread(folder), *named.notes)

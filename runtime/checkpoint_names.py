@@ -8,6 +8,7 @@ import numpy as np
 from runtime.archs import Arch
 from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT
 from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
+from runtime.quant_types import QUANT_TYPES
 from runtime.stored import StoredArray, rows_of
 
 FLOATS = ("F32", "F16", "BF16")
@@ -110,7 +111,7 @@ def with_own_head(arch: Arch, arrays: Mapping[str, StoredArray]) -> tuple[Arch, 
     head, embedding = arrays.get(HF_GLOBALS[OUTPUT]), arrays.get(HF_GLOBALS[EMBEDDING])
     if not arch.tied or head is None or embedding is None:
         return arch, []
-    if head.dtype not in FLOATS:
+    if head.dtype not in QUANT_TYPES:
         raise UnsupportedError(
             f"{HF_GLOBALS[OUTPUT]} is {head.dtype}, not F32, F16 or BF16; save it as one of them, "
             "or leave it out where it is the embedding."
@@ -150,7 +151,7 @@ def misplaced(arrays: Mapping[str, StoredArray]) -> EdgequantError | None:
 
 def _equal(one: StoredArray, other: StoredArray) -> bool:
     """Whether two matrices hold the same values; of those that are none it is told elsewhere."""
-    if one.shape != other.shape or len(one.shape) != 2 or other.dtype not in FLOATS:
+    if one.shape != other.shape or len(one.shape) != 2 or other.dtype not in QUANT_TYPES:
         return one.shape == other.shape
     tensors = [rows_of(OUTPUT, one.shape, [array]) for array in (one, other)]
     step = max(1, CHUNK // one.shape[1])

@@ -13,7 +13,7 @@ from runtime.checkpoint_names import FLOATS, misplaced
 from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
 from runtime.merged import Unchanged, merged
 from runtime.quant_types import QUANT_TYPES
-from runtime.stored import Expected, Parts, StoredArray, StoredTensors, rows_of
+from runtime.stored import ComputedArray, Expected, Parts, StoredArray, StoredTensors, rows_of
 from runtime.tensor import Shape, Tensor
 
 
@@ -46,8 +46,8 @@ def parts_of(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> P
 
 
 def in_one_type(arch: Arch, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
-    """The arrays of a merged model: experts of one weight are all F32 where an adapter changed
-    the type of some."""
+    """The arrays of a model that is computed: experts of one weight are all F32 where some have
+    another type."""
     found, names = dict(arrays), arch.hf_names()
     for name, shape in arch.shapes().items():
         own = [part for part in parts_of(shape, names[name], arrays).arrays if part in arrays]
@@ -137,7 +137,7 @@ def _check_array(name: str, found: StoredArray, expected: Expected) -> None:
             f"{name} has shape {found.shape}, config.json implies {expected.shape}; "
             "take the config.json that came with the weights."
         )
-    if found.dtype not in expected.dtypes:
+    if found.dtype not in expected.dtypes and not isinstance(found, ComputedArray):
         raise UnsupportedError(
             f"{name} is {found.dtype}, not F32, F16 or BF16; give a full-precision checkpoint."
         )

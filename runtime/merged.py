@@ -8,8 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime.quant_types import QUANT_TYPES
-from runtime.stored import StoredArray
+from runtime.stored import ComputedArray, StoredArray, rows_of
 from runtime.tensor import Shape
 
 CHUNK = 1 << 22
@@ -31,7 +30,7 @@ class Change(Protocol):
 
 
 @dataclass(frozen=True)
-class MergedArray(StoredArray):
+class MergedArray(ComputedArray):
     """A base's array and what is done to it; it lies nowhere, and is F32."""
 
     base: StoredArray
@@ -43,12 +42,9 @@ class MergedArray(StoredArray):
         self.change.apply(values)
         return values.reshape(-1).view(np.uint8)
 
-    def read_rows(self, start: int, stop: int) -> np.ndarray:
-        return self.read().reshape(-1, 4 * self.shape[-1])[start:stop]
-
-    def drop(self) -> None:
-        for array in (self.base, *self.change.arrays):
-            array.drop()
+    @property
+    def parts(self) -> tuple[StoredArray, ...]:
+        return (self.base, *self.change.arrays)
 
 
 def merged(base: StoredArray, change: Change) -> MergedArray:
@@ -57,8 +53,9 @@ def merged(base: StoredArray, change: Change) -> MergedArray:
 
 
 def float32(array: StoredArray) -> np.ndarray:
-    """A float array's values, float32 of its shape, and nobody else's."""
-    return np.array(QUANT_TYPES[array.dtype].decode(array.read()), np.float32).reshape(array.shape)
+    """An array's values, float32 of its shape, and nobody else's."""
+    values = rows_of("", array.shape, [array]).decode()
+    return np.array(values, np.float32).reshape(array.shape)
 
 
 @dataclass(frozen=True)

@@ -118,15 +118,14 @@ def unread(folder: Path) -> list[str]:
     ]
 
 
-def quantized_as(config: dict[str, object]) -> str | None:
+def quantized_as(config: dict[str, object], settings: dict[str, object] | None) -> str | None:
     """How config.json says that the weights were rounded, None where it says nothing.
 
-    `quantization` is what MLX writes.
+    `settings`: quantization_config, or what stands in its place; `quantization` is what MLX writes.
     """
-    keys = [key for key in ("quantization_config", "quantization") if config.get(key) is not None]
-    if not keys:
+    values = settings if settings is not None else config.get("quantization")
+    if values is None:
         return None
-    values = config[keys[0]]
     found = values if isinstance(values, dict) else {}
     by = found.get("quant_method") or ("MLX" if config.get("quantization") else "")
     bits = found.get("bits") or next((b for b in (4, 8) if found.get(f"load_in_{b}bit")), "")

@@ -18,7 +18,7 @@ import numpy as np
 
 from runtime.errors import CorruptFileError
 from runtime.quant_types import QUANT_TYPES
-from runtime.tensor import Shape, Tensor, rows_and_cols
+from runtime.tensor import Shape, Tensor, rows_and_cols, stored_bytes
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1} | {
     "I64": 8,
@@ -99,6 +99,40 @@ class StoredArray:
         if self.nbytes:
             self.file.drop(self.start, self.start + self.nbytes)
 
+    @property
+    def sources(self) -> tuple["StoredArray", ...]:
+        """The arrays in files that it is made of: itself."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class ComputedArray(StoredArray):
+    """An array that lies in no file: it is computed from others each time it is read.
+
+    `dtype` is any name of QUANT_TYPES; `file` and `start` are those of the first of its parts.
+    """
+
+    @property
+    def parts(self) -> tuple[StoredArray, ...]:
+        """The arrays that it is computed from."""
+        raise NotImplementedError
+
+    @property
+    def nbytes(self) -> int:
+        return stored_bytes(QUANT_TYPES[self.dtype], self.shape)
+
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        row = QUANT_TYPES[self.dtype].row_bytes(self.shape[-1])
+        return self.read().reshape(-1, row)[start:stop]
+
+    def drop(self) -> None:
+        for part in self.parts:
+            part.drop()
+
+    @property
+    def sources(self) -> tuple[StoredArray, ...]:
+        return tuple(source for part in self.parts for source in part.sources)
+
 
 class Expected(NamedTuple):
     """What an array must be."""
@@ -113,7 +147,7 @@ Join = Callable[[str, Shape, list[StoredArray]], Tensor]
 
 
 def rows_of(name: str, shape: Shape, arrays: list[StoredArray]) -> Tensor:
-    """Float arrays of one type, each the next rows of a tensor: the whole of it, or an expert."""
+    """Arrays of one type, each the next rows of a tensor: the whole of it, or an expert."""
     data = arrays[0].read() if len(arrays) == 1 else np.concatenate([a.read() for a in arrays])
     rows, _ = rows_and_cols(shape)
     return Tensor(name, shape, QUANT_TYPES[arrays[0].dtype], data.reshape(rows, -1))

@@ -60,7 +60,7 @@ def draw_result(result: ArtifactResult, place: int) -> dict[str, str]:
         charts["positions"] = (lambda axes: kl_by_position(axes, result), HEIGHT)
     if result.parts:
         charts["parts"] = (lambda axes: kl_by_part(axes, result), HEIGHT)
-    if any(fact.kl is not None for fact in result.tensors):
+    if any(fact.kl is not None and fact.name.startswith("blk.") for fact in result.tensors):
         charts["tensors"] = (lambda axes: kl_by_tensor(axes, result), HEIGHT)
     if result.tensors:
         charts["bytes"] = (lambda axes: bytes_by_tensor(axes, result), HEIGHT + 0.5)

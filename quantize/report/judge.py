@@ -187,7 +187,7 @@ def prepare(
         backend=settings.reference or original_backend(arch, settings.device),
     )
     if original.backend == "native":
-        require_memory(checkpoint.merged_bytes)
+        require_memory(checkpoint.computed_bytes)
     if arch.score_head:
         marker_id(arch.score_head, checkpoint.tokenizer)  # what has none is told before any work
         check_texts(windows)

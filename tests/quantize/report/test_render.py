@@ -130,6 +130,14 @@ def test_what_was_not_measured_has_no_chart_and_is_said(report: Report) -> None:
     assert "It has no tokenizer" in words
 
 
+def test_an_embedding_alone_that_changed_has_no_map_of_layers(report: Report) -> None:
+    (one,) = report.results
+    kept = (replace(f, kl=f.kl if f.name == "token_embd.weight" else None) for f in one.tensors)
+    text = render.html(replace(report, results=(replace(one, tensors=tuple(kept)),)))
+    assert "<h3>KL by tensor</h3>" not in text
+    assert "<h3>KL by layer</h3>" in text
+
+
 def test_a_perfect_copy_can_be_drawn(report: Report) -> None:
     (one,) = report.results
     counts = (one.metrics.tokens, *[0] * (len(one.histogram.counts) - 1))

@@ -1,0 +1,155 @@
+"""Which tool quantized a checkpoint, and its arrays under the names of the weights they hold.
+
+    quantization_config -> METHODS -> arrays, X.qweight, X.scales, ... of a linear X now X.weight
+
+A method puts a `ComputedArray` in the place of what it stores, so that all that is read of a
+checkpoint (experts, adapters, a head of its own) reads a quantized one alike.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from runtime.errors import CorruptFileError, UnsupportedError
+from runtime.json_files import checked, read_json
+from runtime.stored import StoredArray
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+Arrays = dict[str, StoredArray]
+Settings = dict[str, Any]
+"""quantization_config of config.json, or what stands in its place."""
+
+KEY = "quantization_config"
+FLOATS = ("F32", "F16", "BF16", "F64")
+"""Types of weights that nobody quantized."""
+BESIDE = "quantize_config.json"
+"""Where auto-gptq says it when config.json does not."""
+
+
+class Readable(NamedTuple):
+    """A quantized checkpoint, as it is read."""
+
+    arrays: Arrays
+    """By the names of a checkpoint in floats."""
+    notes: list[str]
+
+
+Read = Callable[[Settings, Arrays], Readable]
+METHODS: dict[str, Read] = {}
+"""Reader of each `quant_method`; filled by the files of this package."""
+
+
+def reads(*methods: str) -> Callable[[Read], Read]:
+    """Register the reader of a `quant_method`."""
+
+    def register(read: Read) -> Read:
+        METHODS.update(dict.fromkeys(methods, read))
+        return read
+
+    return register
+
+
+def settings_of(folder: Path, config: Settings) -> Settings | None:
+    """How a checkpoint says that it was quantized, None where it says nothing."""
+    if config.get(KEY) is not None:
+        return dict(config[KEY])
+    found = read_json(folder / BESIDE)
+    return {"quant_method": "gptq", **found} if found else None
+
+
+def read_quantized(settings: Settings, arrays: Arrays) -> Readable | None:
+    """The arrays by their plain names, None where all are floats or no reader knows the method.
+
+    Raises EdgequantError for settings that are not read, or arrays that are not as they say.
+    """
+    method = settings.get("quant_method")
+    if not isinstance(method, str) or method not in METHODS:
+        return None
+    if all(array.dtype in FLOATS for array in arrays.values()):
+        return None
+    return METHODS[method](settings, arrays)
+
+
+def parsed(settings: Settings, kind: type[T], harmless: Iterable[str]) -> T:
+    """Settings as a described type.
+
+    `harmless`: names of settings that say how the weights came to be, not what they are. Raises
+    UnsupportedError for one that is neither known nor empty: it might change the weights.
+    """
+    known = {field.name for field in msgspec.structs.fields(kind)} | {*harmless, "quant_method"}
+    for key, value in settings.items():
+        if key not in known and value not in (None, False, "", [], {}):
+            raise UnsupportedError(
+                f"{KEY} has {key} = {value!r}, and what that does to the weights is not known "
+                "here; take it out of config.json if they are the same without it, or give the "
+                "full-precision checkpoint."
+            )
+    return checked(settings, kind, KEY)
+
+
+def original(what: str) -> str:
+    """The note of a source, `what` it is."""
+    return f"the source is {what}: its values are the original that artifacts are compared with"
+
+
+def modules(arrays: Arrays, part: str) -> list[str]:
+    """Names of the modules that store an array `part`, in their order."""
+    end = f".{part}"
+    return [name.removesuffix(end) for name in arrays if name.endswith(end)]
+
+
+def take(
+    arrays: Arrays, module: str, needed: Iterable[str], others: Iterable[str] = ()
+) -> dict[str, StoredArray]:
+    """A module's arrays by their last names, taken out of `arrays`.
+
+    Raises CorruptFileError for one that is needed and missing.
+    """
+    found = {}
+    for part in (*needed, *others):
+        if f"{module}.{part}" in arrays:
+            found[part] = arrays.pop(f"{module}.{part}")
+        elif part in needed:
+            raise CorruptFileError(
+                f"{module}.{part} is missing, without which {module} cannot be read; download "
+                "all files of the checkpoint again."
+            )
+    return found
+
+
+def put(arrays: Arrays, name: str, array: StoredArray) -> None:
+    """Give a weight its array. Raises CorruptFileError where it has one."""
+    if name in arrays:
+        raise CorruptFileError(
+            f"{name} is stored in floats and quantized; save the checkpoint with one of them."
+        )
+    arrays[name] = array
+
+
+def check(name: str, array: StoredArray, shape: tuple[int, ...], dtypes: Iterable[str]) -> None:
+    """Raise EdgequantError for an array that is not as the settings say."""
+    dtypes = tuple(dtypes)
+    if array.dtype not in dtypes:
+        raise UnsupportedError(
+            f"{name} is {array.dtype}, not {' or '.join(dtypes)} as {KEY} says; take the "
+            "config.json that came with the weights."
+        )
+    if array.shape != shape:
+        raise CorruptFileError(
+            f"{name} has shape {array.shape}, {KEY} implies {shape}; take the config.json that "
+            "came with the weights."
+        )
+
+
+def check_matrix(name: str, array: StoredArray, dtypes: Iterable[str]) -> tuple[int, int]:
+    """Rows and columns of an array. Raises EdgequantError where it is no matrix of these types."""
+    if len(array.shape) != 2 or 0 in array.shape:
+        raise CorruptFileError(
+            f"{name} has shape {array.shape} and is no matrix; download the checkpoint again."
+        )
+    rows, cols = array.shape
+    check(name, array, (rows, cols), dtypes)
+    return rows, cols

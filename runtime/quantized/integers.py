@@ -1,0 +1,144 @@
+"""Weights of integer codes, (code - zero) * scale, a scale for each group of a row.
+
+They stay packed where a layout of onnx_int.py holds the very same numbers, and are float32 where
+none does: groups of scattered columns (act-order), or a width that no block divides.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from runtime.quant_types import QUANT_TYPES
+from runtime.quant_types.onnx_int import OnnxInt, onnx_name
+from runtime.stored import ComputedArray, StoredArray
+from runtime.tensor import Shape
+
+FLOATS = ("F16", "BF16", "F32")
+"""Types of scales."""
+CHUNK = 1 << 22
+ROWS = 32
+"""Rows are unpacked so many at a time, or a multiple: their zero points then begin with a word."""
+
+
+class Coded(NamedTuple):
+    """Some rows of a weight (out, in)."""
+
+    codes: np.ndarray
+    """uint8 (rows, in)."""
+    zeros: np.ndarray | None
+    """uint8 (rows, groups); None: the middle of the codes."""
+    scales: np.ndarray
+    """float32 (rows, groups)."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is known of a weight before it is read."""
+
+    bits: int
+    group: int
+    """Columns that share a scale; the last group of a row may be shorter."""
+    symmetric: bool
+    """Every zero point is the middle of the codes."""
+    half: bool = False
+    """Scales are stored in float16."""
+    order: StoredArray | None = None
+    """Group of each column, int32 (in,); None: one group after the other."""
+
+    @property
+    def middle(self) -> int:
+        """The zero point of codes that lie around it."""
+        return 1 << (self.bits - 1)
+
+    def type_for(self, cols: int) -> str:
+        """Name of the layout that holds rows of so many columns."""
+        if self.order is not None:
+            return "F32"
+        wide = 4 if self.bits <= 4 else 8
+        whole = self.group >= cols  # then nothing but the row's end must fall on a block's
+        sizes = (s for s in (128, 64, 32) if cols % s == 0 and (whole or self.group % s == 0))
+        size = next(sizes, None)
+        return onnx_name(wide, size, self.symmetric, self.half) if size else "F32"
+
+
+@dataclass(frozen=True)
+class IntegerArray(ComputedArray):
+    """A weight of integer codes, in the layout that `Grid.type_for` names."""
+
+    arrays: tuple[StoredArray, ...]
+    grid: Grid
+    rows: Callable[[int, int], Coded]
+    """Rows start..stop."""
+    chunk: int = CHUNK
+    """Codes that are unpacked at a time."""
+
+    @property
+    def parts(self) -> tuple[StoredArray, ...]:
+        return self.arrays
+
+    def read(self) -> np.ndarray:
+        """Its bytes: uint8 (nbytes,), computed now."""
+        rows, cols = self.shape
+        qtype = QUANT_TYPES[self.dtype]
+        order = None if self.grid.order is None else integers(self.grid.order).reshape(-1)
+        out: np.ndarray = np.empty((rows, qtype.row_bytes(cols)), np.uint8)
+        step = max(ROWS, self.chunk // cols // ROWS * ROWS)
+        for start in range(0, rows, step):
+            stop = min(rows, start + step)
+            out[start:stop] = self._packed(self.rows(start, stop), order)
+        return out.reshape(-1)
+
+    def _packed(self, coded: Coded, order: np.ndarray | None) -> np.ndarray:
+        """Rows as bytes of the layout; never rounds."""
+        qtype, grid, cols = QUANT_TYPES[self.dtype], self.grid, self.shape[1]
+        codes, zeros, scales = coded
+        if not isinstance(qtype, OnnxInt):
+            each = np.arange(cols) // grid.group if order is None else order
+            zero = grid.middle if zeros is None else zeros[:, each].astype(np.float32)
+            return qtype.pack((codes.astype(np.float32) - zero) * scales[:, each], {})
+        groups = np.arange(0, cols, qtype.size) // grid.group
+        params = {"scale": scales[:, groups]}
+        if grid.symmetric:
+            return qtype.pack(codes + np.uint8(qtype.middle - grid.middle), params)
+        assert zeros is not None
+        return qtype.pack(codes, params | {"zero": zeros[:, groups]})
+
+
+def integer_array(
+    shape: Shape, arrays: tuple[StoredArray, ...], grid: Grid, rows: Callable[[int, int], Coded]
+) -> IntegerArray:
+    """A weight (out, in) that is computed from these arrays."""
+    first = arrays[0]
+    type_name = grid.type_for(shape[1])
+    return IntegerArray(first.file, type_name, shape, first.start, arrays, grid, rows)
+
+
+def floats(array: StoredArray) -> np.ndarray:
+    """An array of scales, float32 of its shape."""
+    return QUANT_TYPES[array.dtype].decode(array.read().reshape(1, -1)).reshape(array.shape)
+
+
+def integers(array: StoredArray) -> np.ndarray:
+    """An array of I32 or I64, of its shape."""
+    kind = {"I32": "<i4", "I64": "<i8"}[array.dtype]
+    return array.read().view(kind).reshape(array.shape)
+
+
+def dense_fields(words: np.ndarray, bits: int) -> np.ndarray:
+    """Numbers of 1 to 8 bits that lie one behind the other, the lowest first.
+
+    words: int32 (rows, n) -> uint8 (rows, 32 n // bits); a number may begin in one word and end in
+    the next.
+    """
+    packed = np.ascontiguousarray(words).view(np.uint8)  # (rows, 4 n)
+    if 8 % bits == 0:
+        fields = packed[..., None] >> np.arange(0, 8, bits).astype(np.uint8) & np.uint8(
+            (1 << bits) - 1
+        )
+        return fields.reshape(len(words), -1)
+    count = 8 * packed.shape[1] // bits
+    each = np.unpackbits(packed, axis=1, bitorder="little")[:, : count * bits]
+    fields = np.packbits(each.reshape(-1, bits), axis=1, bitorder="little")
+    return fields.reshape(len(words), count)
