@@ -26,7 +26,7 @@ def test_gemm_is_read(group: int, tmp_path: Path) -> None:
     arrays = {f"X.{part}": array for part, array in awq_gemm(made).items()}
     found = read_as(tmp_path, settings(group), arrays)
     assert list(found.arrays) == ["X.weight"]
-    assert found.arrays["X.weight"].dtype == f"INT4_{128 if group == -1 else group}"
+    assert found.arrays["X.weight"].dtype == f"INT4_{128 if group == -1 else group}_F16"
     assert np.array_equal(float32(found.arrays["X.weight"]), made.values())
 
 
@@ -35,7 +35,7 @@ def test_gemv_is_read_whatever_it_is_padded_to(group: int, words: int, tmp_path:
     made = random_codes(SHAPE, 4, group, symmetric=False)
     arrays = {f"X.{part}": array for part, array in awq_gemv(made, words).items()}
     array = read_as(tmp_path, settings(group, "GEMV"), arrays).arrays["X.weight"]
-    assert array.dtype == f"INT4_{group}"
+    assert array.dtype == f"INT4_{group}_F16"
     assert np.array_equal(float32(array), made.values())
 
 

@@ -47,7 +47,7 @@ def test_every_code_zero_point_and_scale_is_read(
     assert np.array_equal(float32(array), made.values())
     scattered = shuffled and group != -1
     size, wide = (128 if group == -1 else group), max(bits, 4)
-    packed = f"INT{wide}_{size}{'_SYM' if symmetric else ''}"
+    packed = f"INT{wide}_{size}{'_SYM' if symmetric else ''}_F16"
     assert array.dtype == ("F32" if scattered else packed)
     assert array.nbytes == len(array.read())
     assert any("act-order" in note for note in found.notes) == scattered
@@ -56,12 +56,12 @@ def test_every_code_zero_point_and_scale_is_read(
 @pytest.mark.parametrize(
     ("cols", "group", "name"),
     [
-        (192, 128, "INT4_64"),  # the last group of a row is cut short
-        (192, -1, "INT4_64"),
-        (224, -1, "INT4_32"),
-        (224, 128, "INT4_32"),
-        (256, 1024, "INT4_128"),
-        (288, 96, "INT4_32"),
+        (192, 128, "INT4_64_F16"),  # the last group of a row is cut short
+        (192, -1, "INT4_64_F16"),
+        (224, -1, "INT4_32_F16"),
+        (224, 128, "INT4_32_F16"),
+        (256, 1024, "INT4_128_F16"),
+        (288, 96, "INT4_32_F16"),
         (256, 16, "F32"),
         (200, -1, "F32"),
     ],
