@@ -35,12 +35,8 @@ class Codes(NamedTuple):
 
     def values(self) -> np.ndarray:
         """float32 (out, in)."""
-        out = np.empty(self.codes.shape, np.float32)
-        for row in range(out.shape[0]):
-            for col, group in enumerate(self.groups):
-                step = np.float32(int(self.codes[row, col]) - int(self.zeros[row, group]))
-                out[row, col] = step * self.scales[row, group]
-        return out
+        steps = self.codes - self.zeros[:, self.groups]
+        return steps.astype(np.float32) * self.scales[:, self.groups]
 
 
 def random_codes(
@@ -68,9 +64,11 @@ def random_codes(
 
 def stream(numbers: list[int], bits: int) -> list[int]:
     """Numbers one behind the other, the lowest bit first, as signed words of 32 bits."""
-    whole = sum(int(number) << (at * bits) for at, number in enumerate(numbers))
-    count = -(-len(numbers) * bits // 32)
-    words = [whole >> (32 * at) & 0xFFFFFFFF for at in range(count)]
+    words = []
+    for start in range(0, len(numbers), 32):  # as many fill whole words
+        run = numbers[start : start + 32]
+        whole = sum(int(number) << (at * bits) for at, number in enumerate(run))
+        words += [whole >> (32 * at) & 0xFFFFFFFF for at in range(-(-len(run) * bits // 32))]
     return [word - (1 << 32) if word >> 31 else word for word in words]
 
 
@@ -173,3 +171,56 @@ def awq_gemv(made: Codes, words: int) -> Tensors:
         "qzeros": torch.tensor([stream(list(row), 4) for row in zeros], dtype=torch.int32),
         "scales": torch.tensor(np.pad(made.scales, pad)).half(),
     }
+
+
+def pack_quantized(
+    made: Codes, bits: int, symmetric: bool = True, dense: bool = True, g_idx: bool = False
+) -> Tensors:
+    """What compressed-tensors stores in its format pack-quantized; before 0.18 not densely."""
+
+    def packed(rows: list[list[int]]) -> torch.Tensor:
+        words = []
+        for row in rows:
+            run = len(row) if dense else 32 // bits
+            runs = [row[at : at + run] for at in range(0, len(row), run)]
+            words.append([word for numbers in runs for word in stream(numbers, bits)])
+        return torch.tensor(words, dtype=torch.int32)
+
+    found = {
+        "weight_packed": packed(made.codes.tolist()),
+        "weight_scale": torch.tensor(made.scales.copy()).half(),
+        "weight_shape": torch.tensor(made.codes.shape),
+    }
+    if not symmetric:
+        found["weight_zero_point"] = packed(made.zeros.T.tolist()).T.contiguous()
+    if g_idx:
+        found["weight_g_idx"] = torch.tensor(made.groups, dtype=torch.int32)
+    return found
+
+
+def int_quantized(made: Codes, symmetric: bool = True) -> Tensors:
+    """What compressed-tensors stores in its format int-quantized: int8."""
+    found = {
+        "weight": torch.tensor(made.codes - 128, dtype=torch.int8),
+        "weight_scale": torch.tensor(made.scales.copy()).half(),
+    }
+    if not symmetric:
+        found["weight_zero_point"] = torch.tensor(made.zeros - 128, dtype=torch.int8)
+    return found
+
+
+def scaled_floats(
+    shape: tuple[int, int], block: tuple[int, int], seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """E4M3 numbers of every kind but NaN, float32 scales of blocks, and the values of both."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 256, shape).astype(np.uint8)
+    codes[codes & 127 == 127] = 0
+    weight = torch.from_numpy(codes).view(torch.float8_e4m3fn)
+    counts = [-(-size // part) for size, part in zip(shape, block, strict=True)]
+    scale = rng.uniform(1e-4, 1e-3, counts).astype(np.float32)
+    each, values = weight.float().numpy(), np.empty(shape, np.float32)
+    for row in range(shape[0]):
+        for col in range(shape[1]):
+            values[row, col] = each[row, col] * scale[row // block[0], col // block[1]]
+    return weight, torch.from_numpy(scale), values

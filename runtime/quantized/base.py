@@ -25,6 +25,18 @@ Settings = dict[str, Any]
 KEY = "quantization_config"
 FLOATS = ("F32", "F16", "BF16", "F64")
 """Types of weights that nobody quantized."""
+ACTIVATIONS = (
+    *("input_scale", "input_zero_point", "input_global_scale", "activation_scale"),
+    *("output_scale", "output_zero_point", "q_scale", "k_scale", "v_scale", "prob_scale"),
+    *("q_zero_point", "k_zero_point", "v_zero_point"),
+)
+"""Last names of arrays that say how activations or keys and values are rounded while running."""
+PARTS = (
+    *("qweight", "qzeros", "scales", "g_idx", "weight_scale_inv", "weight_scale", "weight_packed"),
+    *("weight_shape", "weight_zero_point", "weight_g_idx", "weight_global_scale"),
+    *("SCB", "absmax", "quant_map", "nested_absmax", "nested_quant_map"),
+)
+"""Last names of arrays that weights are quantized with, in any of these formats."""
 BESIDE = "quantize_config.json"
 """Where auto-gptq says it when config.json does not."""
 
@@ -70,7 +82,14 @@ def read_quantized(settings: Settings, arrays: Arrays) -> Readable | None:
         return None
     if all(array.dtype in FLOATS for array in arrays.values()):
         return None
-    return METHODS[method](settings, arrays)
+    found = METHODS[method](settings, arrays)
+    for name in found.arrays:
+        if name.rpartition(".")[2] in PARTS:
+            raise UnsupportedError(
+                f"{name} does not belong to what {KEY} names, {method}; take the config.json that "
+                "came with the weights."
+            )
+    return found
 
 
 def parsed(settings: Settings, kind: type[T], harmless: Iterable[str]) -> T:
@@ -108,8 +127,8 @@ def take(
 
     Raises CorruptFileError for one that is needed and missing.
     """
-    found = {}
-    for part in (*needed, *others):
+    needed, found = tuple(needed), {}
+    for part in dict.fromkeys((*needed, *others)):
         if f"{module}.{part}" in arrays:
             found[part] = arrays.pop(f"{module}.{part}")
         elif part in needed:
@@ -153,3 +172,38 @@ def check_matrix(name: str, array: StoredArray, dtypes: Iterable[str]) -> tuple[
     rows, cols = array.shape
     check(name, array, (rows, cols), dtypes)
     return rows, cols
+
+
+def scale_block(
+    name: str,
+    scale: StoredArray,
+    shape: tuple[int, int],
+    block: tuple[int, int] | None,
+    dtypes: Iterable[str],
+) -> tuple[int, int]:
+    """Rows and columns of a weight (out, in) that one scale is for.
+
+    Without `block` there is a single scale, or one for each row. Raises EdgequantError for scales
+    of another shape or type.
+    """
+    rows, cols = shape
+    if block is not None:
+        check(name, scale, (-(-rows // block[0]), -(-cols // block[1])), dtypes)
+        return block
+    if scale.shape in ((), (1,), (1, 1)):
+        check(name, scale, scale.shape, dtypes)
+        return rows, cols
+    check(name, scale, (rows, 1) if len(scale.shape) > 1 else (rows,), dtypes)
+    return 1, cols
+
+
+def without_activations(arrays: Arrays) -> tuple[Arrays, list[str]]:
+    """The arrays without what activations and keys and values were rounded with, and a note."""
+    left = {n: array for n, array in arrays.items() if n.rpartition(".")[2] not in ACTIVATIONS}
+    if len(left) == len(arrays):
+        return arrays, []
+    first = next(name for name in arrays if name not in left)
+    return left, [
+        f"{len(arrays) - len(left)} scales of activations or of the KV cache, {first} the first, "
+        "are left aside: here they stay in floats"
+    ]

@@ -40,8 +40,10 @@ from runtime.quantized.integers import (
     IntegerArray,
     dense_fields,
     floats,
+    group_order,
     integer_array,
     integers,
+    scattered_notes,
 )
 from runtime.stored import StoredArray
 
@@ -117,14 +119,13 @@ def gptq(settings: Settings, arrays: Arrays) -> Readable:
     found = parsed(settings, Gptq, HARMLESS)
     _refuse(found)
     left = dict(arrays)
-    scattered = 0
     for module in modules(arrays, "qweight"):
         own = msgspec.structs.replace(found, **changed(found.dynamic, module))
-        parts = take(left, module, ("qweight", "qzeros", "scales"), ("g_idx",))
-        weight = _weight(own, module, parts)
-        scattered += weight.grid.order is not None
-        put(left, f"{module}.weight", weight)
-    return Readable(left, _notes(found, scattered))
+        needed, more = ("qweight", "qzeros", "scales"), ("g_idx",)
+        # columns that are out of order cannot be read without it
+        parts = take(left, module, (*needed, *more) if own.desc_act else needed, more)
+        put(left, f"{module}.weight", _weight(own, module, parts))
+    return Readable(left, [_what(found), *scattered_notes(left)])
 
 
 def _refuse(found: Gptq) -> None:
@@ -155,36 +156,12 @@ def _weight(own: Gptq, module: str, parts: dict[str, StoredArray]) -> IntegerArr
     groups = -(-inputs // group)
     check(f"{module}.scales", parts["scales"], (groups, outputs), FLOATS)
     check(f"{module}.qzeros", parts["qzeros"], (groups, outputs * own.bits // 32), ("I32",))
-    order = _order(own, module, parts.get("g_idx"), inputs, group)
+    order = group_order(f"{module}.g_idx", parts.get("g_idx"), inputs, group)
     grid = Grid(own.bits, group, bool(own.sym), parts["scales"].dtype == "F16", order)
     if own.sym:
         _check_middle(own, module, parts["qzeros"])
     rows = partial(_rows, own, parts["qweight"], parts["qzeros"], parts["scales"])
     return integer_array((outputs, inputs), tuple(parts.values()), grid, rows)
-
-
-def _order(
-    own: Gptq, module: str, g_idx: StoredArray | None, inputs: int, group: int
-) -> StoredArray | None:
-    """The group of each column where they are not one behind the other."""
-    if g_idx is None:
-        if own.desc_act:
-            raise CorruptFileError(
-                f"{module}.g_idx is missing, and desc_act says that its columns are out of order; "
-                "download all files of the checkpoint again."
-            )
-        return None
-    check(f"{module}.g_idx", g_idx, (inputs,), ("I32",))
-    found = integers(g_idx)
-    g_idx.drop()
-    if np.array_equal(found, np.arange(inputs) // group):
-        return None
-    if found.min() < 0 or found.max() >= -(-inputs // group):
-        raise CorruptFileError(
-            f"{module}.g_idx names group {found.max()} of {-(-inputs // group)}; download the "
-            "checkpoint again."
-        )
-    return g_idx
 
 
 def _check_middle(own: Gptq, module: str, qzeros: StoredArray) -> None:
@@ -220,14 +197,9 @@ def _rows(
     return Coded(codes, zeros, floats(scales)[:, start:stop].T)
 
 
-def _notes(found: Gptq, scattered: int) -> list[str]:
+def _what(found: Gptq) -> str:
+    """The note of what the source is."""
     groups = "rows" if found.group_size == -1 else f"groups of {found.group_size}"
     some = ", other modules otherwise" if found.dynamic else ""
     how = "symmetric" if found.sym else "with zero points"
-    told = [original(f"GPTQ of {found.bits} bits in {groups}, {how}{some}")]
-    if scattered:
-        told.append(
-            f"{scattered} weights of it are in act-order: they are read as float32, 4 bytes a "
-            "weight, because no packed type has groups of scattered columns"
-        )
-    return told
+    return original(f"GPTQ of {found.bits} bits in {groups}, {how}{some}")

@@ -4,14 +4,16 @@ They stay packed where a layout of onnx_int.py holds the very same numbers, and 
 none does: groups of scattered columns (act-order), or a width that no block divides.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from runtime.errors import CorruptFileError
 from runtime.quant_types import QUANT_TYPES
 from runtime.quant_types.onnx_int import OnnxInt, onnx_name
+from runtime.quantized.base import check
 from runtime.stored import ComputedArray, StoredArray
 from runtime.tensor import Shape
 
@@ -142,3 +144,42 @@ def dense_fields(words: np.ndarray, bits: int) -> np.ndarray:
     each = np.unpackbits(packed, axis=1, bitorder="little")[:, : count * bits]
     fields = np.packbits(each.reshape(-1, bits), axis=1, bitorder="little")
     return fields.reshape(len(words), count)
+
+
+def padded_fields(words: np.ndarray, bits: int) -> np.ndarray:
+    """The same of words that hold 32 // bits whole numbers each: uint8 (rows, n (32 // bits))."""
+    starts = np.arange(32 // bits) * bits
+    fields = np.asarray(words)[..., None] >> starts & (1 << bits) - 1
+    return fields.astype(np.uint8).reshape(len(words), -1)
+
+
+def group_order(
+    name: str, g_idx: StoredArray | None, inputs: int, group: int
+) -> StoredArray | None:
+    """The group of each column, where they are not one behind the other.
+
+    Raises EdgequantError for groups that are not there.
+    """
+    if g_idx is None:
+        return None
+    check(name, g_idx, (inputs,), ("I32",))
+    found, groups = integers(g_idx), -(-inputs // group)
+    g_idx.drop()
+    if np.array_equal(found, np.arange(inputs) // group):
+        return None
+    if found.min() < 0 or found.max() >= groups:
+        raise CorruptFileError(
+            f"{name} names group {found.max()} of {groups}; download the checkpoint again."
+        )
+    return g_idx
+
+
+def scattered_notes(arrays: Mapping[str, StoredArray]) -> list[str]:
+    """A note where weights are in act-order."""
+    count = sum(isinstance(a, IntegerArray) and a.grid.order is not None for a in arrays.values())
+    if not count:
+        return []
+    return [
+        f"{count} weights of it are in act-order: they are read as float32, 4 bytes a weight, "
+        "because no packed type has groups of scattered columns"
+    ]

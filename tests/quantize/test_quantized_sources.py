@@ -20,7 +20,16 @@ from quantize.checkpoint import bundled, open_checkpoint
 from runtime.engine import open_engine
 from tests.conftest import config
 from tests.moe_models import QWEN3
-from tests.quantized_made import Codes, Tensors, awq_gemm, gptq, quantized_checkpoint, random_codes
+from tests.quantized_made import (
+    Codes,
+    Tensors,
+    awq_gemm,
+    gptq,
+    pack_quantized,
+    quantized_checkpoint,
+    random_codes,
+    scaled_floats,
+)
 from tests.random_checkpoint import random_checkpoint
 
 Make = Callable[[str, torch.Tensor], tuple[Tensors, np.ndarray]]
@@ -78,6 +87,35 @@ QWEN_AWQ = {
 }
 """quantization_config of Qwen's AWQ releases."""
 
+QWEN_FP8 = {
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "quant_method": "fp8",
+    "weight_block_size": [128, 128],
+}
+"""quantization_config of Qwen's FP8 releases."""
+W4A16 = {
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128},
+        }
+    },
+    "format": "pack-quantized",
+    "ignore": ["lm_head"],
+    "quant_method": "compressed-tensors",
+    "quantization_status": "compressed",
+}
+"""quantization_config of llm-compressor's W4A16."""
+
+
+def floats8(module: str, weight: torch.Tensor) -> tuple[Tensors, np.ndarray]:
+    """A weight in blocks of 128 x 128."""
+    out, cols = weight.shape
+    codes, scale, values = scaled_floats((out, cols), (128, 128), seed=len(module))
+    return {"weight": codes, "weight_scale_inv": scale}, values
+
+
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Make]] = {
     "GPTQ int4": (QWEN_GPTQ, {}, each(4, 128, lambda made: gptq(made, 4))),
     "GPTQ int8": (QWEN_GPTQ | {"bits": 8}, {}, each(8, 128, lambda made: gptq(made, 8))),
@@ -87,6 +125,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Make]] = {
         each(4, 128, lambda made: gptq(made, 4), symmetric=False, shuffled=True),
     ),
     "AWQ": (QWEN_AWQ, {}, each(4, 128, awq_gemm, symmetric=False)),
+    "FP8": (QWEN_FP8, {"intermediate_size": 320, "hidden_size": 224}, floats8),
+    "FP8 experts": (QWEN_FP8, QWEN3, floats8),
+    "W4A16": (W4A16, {}, each(4, 128, lambda made: pack_quantized(made, 4))),
     "GPTQ experts": (
         QWEN_GPTQ | {"group_size": 32},
         QWEN3,
@@ -96,22 +137,29 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Make]] = {
 """Name -> quantization_config, config.json beside Qwen2's, and how a weight is stored."""
 
 
+class Sources(dict[str, tuple[Path, Path]]):
+    """By case: a quantized checkpoint, and its values in floats; made when asked for."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+
+    def __missing__(self, name: str) -> tuple[Path, Path]:
+        settings, changes, make = CASES[name]
+        plain = self.root / name
+        random_checkpoint(plain, config("qwen2-tied", **(SIZES | changes)), bundled())
+        self[name] = quantized_checkpoint(self.root / f"{name} made", plain, settings, make)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    """By case: a quantized checkpoint, and its values in floats."""
-    root = tmp_path_factory.mktemp("sources")
-    found = {}
-    for name, (settings, changes, make) in CASES.items():
-        random_checkpoint(root / name, config("qwen2-tied", **(SIZES | changes)), bundled())
-        found[name] = quantized_checkpoint(root / f"{name} made", root / name, settings, make)
-    return found
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    return Sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("case", CASES)
-def test_the_model_is_that_of_the_values(
-    case: str, backend: str, sources: dict[str, tuple[Path, Path]]
-) -> None:
+def test_the_model_is_that_of_the_values(case: str, backend: str, sources: Sources) -> None:
     logits = []
     for folder in sources[case]:
         engine = open_engine(open_checkpoint(folder).model(), backend)
@@ -121,7 +169,7 @@ def test_the_model_is_that_of_the_values(
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_native_engine_runs_what_is_packed(
-    case: str, sources: dict[str, tuple[Path, Path]], exact_products: None
+    case: str, sources: Sources, exact_products: None
 ) -> None:
     logits = []
     for folder in sources[case]:
@@ -133,7 +181,7 @@ def test_the_native_engine_runs_what_is_packed(
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_keeps_its_values_and_says_what_the_source_was(
-    case: str, sources: dict[str, tuple[Path, Path]], tmp_path: Path, run: Any
+    case: str, sources: Sources, tmp_path: Path, run: Any
 ) -> None:
     quantized, floats = sources[case]
     settings: dict[str, Any] = {"rows": 2, "length": 64, "effort": "low"}
@@ -152,15 +200,16 @@ def test_a_run_keeps_its_values_and_says_what_the_source_was(
     assert code == 0 and out
 
 
+@pytest.mark.slow
 def test_the_values_of_4_bits_in_groups_of_128_are_q4_0_without_an_error(
-    sources: dict[str, tuple[Path, Path]],
+    sources: Sources,
 ) -> None:
     forecast = edgequant.plan(sources["GPTQ int4"][0], to="gguf:Q4_0", method="rtn")
     errors = {t.name: t.error for t in forecast.targets[0].tensors if t.type == "Q4_0"}
     assert len(errors) == 14 and max(errors.values()) == 0
 
 
-def test_a_forecast_counts_what_is_unpacked(sources: dict[str, tuple[Path, Path]]) -> None:
+def test_a_forecast_counts_what_is_unpacked(sources: Sources) -> None:
     source = open_checkpoint(sources["GPTQ int4"][0])
     assert source.tensors.nbytes("blk.0.ffn_up.weight") == 384 * 256 // 128 * 66
     scattered = open_checkpoint(sources["GPTQ act-order"][0])
@@ -187,9 +236,7 @@ def test_experts_of_which_some_are_in_act_order_are_float32(tmp_path: Path) -> N
     assert np.array_equal(ours.decode(), floats.decode())
 
 
-def test_parts_of_a_weight_may_lie_in_several_files(
-    sources: dict[str, tuple[Path, Path]], tmp_path: Path
-) -> None:
+def test_parts_of_a_weight_may_lie_in_several_files(sources: Sources, tmp_path: Path) -> None:
     quantized, floats = sources["GPTQ int4"]
     arrays = load_file(quantized / "model.safetensors")
     for file in quantized.glob("*.json"):
@@ -204,9 +251,7 @@ def test_parts_of_a_weight_may_lie_in_several_files(
         assert np.array_equal(checkpoint.tensors[name].decode(), original.tensors[name].decode())
 
 
-def test_settings_may_stand_in_a_file_of_their_own(
-    sources: dict[str, tuple[Path, Path]], tmp_path: Path
-) -> None:
+def test_settings_may_stand_in_a_file_of_their_own(sources: Sources, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(sources["GPTQ int4"][0], folder)
     config_file = json.loads((folder / "config.json").read_text())
@@ -218,10 +263,11 @@ def test_settings_may_stand_in_a_file_of_their_own(
 
 
 def test_a_vocabulary_as_large_as_a_layer_is_read(tmp_path: Path) -> None:
-    sizes = SIZES | {"intermediate_size": 4096, "num_hidden_layers": 1}
+    sizes = SIZES | {"intermediate_size": 4096, "num_hidden_layers": 1, "hidden_size": 64}
     random_checkpoint(tmp_path / "source", config("qwen2-untied", **sizes), bundled())
-    make = each(4, 128, lambda made: gptq(made, 4))
-    folders = quantized_checkpoint(tmp_path / "made", tmp_path / "source", QWEN_GPTQ, make)
+    make = each(4, 64, lambda made: gptq(made, 4))
+    settings = QWEN_GPTQ | {"group_size": 64}
+    folders = quantized_checkpoint(tmp_path / "made", tmp_path / "source", settings, make)
     ours, floats = (open_checkpoint(folder).tensors for folder in folders)
     assert ours["output.weight"].qtype.name == "F16"
     for name in ours:
@@ -237,7 +283,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_read_is_refused_before_any_work(
-    case: str, sources: dict[str, tuple[Path, Path]], tmp_path: Path, run: Any
+    case: str, sources: Sources, tmp_path: Path, run: Any
 ) -> None:
     changes, message = REFUSED[case]
     folder = tmp_path / "model"

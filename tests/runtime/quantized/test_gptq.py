@@ -151,7 +151,7 @@ REFUSED = {
         {"desc_act": True},
         without("g_idx"),
         CorruptFileError,
-        "X.g_idx is missing, and desc_act says that its columns are out of order",
+        "X.g_idx is missing, without which X cannot be read",
     ),
     "no scales": ({}, without("scales"), CorruptFileError, "X.scales is missing"),
     "groups that are not there": (
