@@ -9,6 +9,7 @@ import torch
 from quantize.checkpoint import check_finite
 from quantize.methods import HessianFactor, output_error
 from quantize.methods.rtn import rtn
+from quantize.run.copied import copied_rows
 from quantize.run.cost import FLOAT, Cost
 from quantize.run.rounding import CHUNK, Recipe, quantize_weight, weight_cost
 from runtime.quant_types import QUANT_TYPES, QuantType, normalize_importance, numpy_of
@@ -29,8 +30,10 @@ def round_tensor(
 
     Each expert is rounded by the importance of its own inputs, where `factor` has (experts, in).
     To nearest in C++ where that can be, the same bytes as methods/rtn.py. Raises EdgequantError for
-    NaN or infinity.
+    NaN or infinity. Rows that have the type already are copied.
     """
+    if (rows := copied_rows(tensor, qtype)) is not None:
+        return rows, 0.0
     if factor is not None and factor.importance.ndim > 1:
         factors = map(HessianFactor, factor.importance)
         matrices = (tensor.matrix(expert) for expert in range(tensor.shape[0]))
