@@ -167,8 +167,10 @@ class StoredTensors(Mapping[str, Tensor]):
         return parts.join(name, parts.shape, self._last)
 
     def matrix(self, name: str, expert: int) -> Tensor:
-        """The matrix of one expert of a weight (experts, rows, cols), read alone."""
+        """The matrix of one expert of a weight (experts, rows, cols), read alone if it can be."""
         parts = self.weights[name]
+        if parts.places is None and len(parts.arrays) == 1:
+            return self[name].matrix(expert)
         _, rows, cols = parts.shape
         for read in self._last:
             read.drop()
