@@ -35,9 +35,9 @@ def check(
 ) -> "Report | ScoreReport":
     """Measure GGUF files and ONNX folders against their original.
 
-    files: one path or several. against: the original, a checkpoint folder or hub id; None = the
-    bundled one. backend: engine for GGUF files. report: folder for report.html and report.json.
-    reject: rename a file that fails a gate to NAME.rejected, as the command line does.
+    files: one path or several. against: the original, a checkpoint folder, hub id or GGUF file;
+    None = the bundled one. backend: engine for GGUF files. report: folder for report.html and
+    report.json. reject: rename a file that fails a gate to NAME.rejected, as the command line does.
     progress: as in `quantize`. settings: the text to measure on, and the gates.
 
     Raises GateError, with the Report as its `result`, when a gate fails; one always holds: no NaN,

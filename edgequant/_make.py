@@ -56,8 +56,8 @@ def quantize(
 ) -> Result:
     """Quantize a checkpoint, write each artifact, and measure the files against the original.
 
-    model: checkpoint folder or hub id; None = the bundled one. to: "CONTAINER:PRESET", one or
-    several, such as "gguf:Q4_K_M". output: folder of artifacts and report; None = "dist".
+    model: checkpoint folder, hub id or GGUF file; None = the bundled one. to: "CONTAINER:PRESET",
+    one or several, such as "gguf:Q4_K_M". output: folder of artifacts and report; None = "dist".
     plan: a Plan, or a TOML file with its fields; the other arguments win over it. progress: called
     with the stage, steps done, steps in all and a status note. settings: fields of Plan.
 

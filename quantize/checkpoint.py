@@ -10,6 +10,8 @@ from array_api_compat import array_namespace
 from quantize.hub import ADAPTER, CHECKPOINT, download
 from runtime.checkpoint import Checkpoint, read_checkpoint
 from runtime.errors import CorruptFileError, InputError
+from runtime.gguf_file import is_gguf
+from runtime.gguf_source import read_gguf
 from runtime.quant_types.base import Array
 from runtime.tensor import Tensor
 
@@ -20,7 +22,8 @@ def bundled() -> Path:
 
 
 def open_checkpoint(source: str | Path | None, adapters: Sequence[str | Path] = ()) -> Checkpoint:
-    """Open a local folder, a hub id such as "Qwen/Qwen2.5-0.5B" (extra `hub`), or the bundled one.
+    """Open a local folder, a hub id such as "Qwen/Qwen2.5-0.5B" (extra `hub`), or the bundled one;
+    or a GGUF file, whose weights are then the original.
 
     LoRA `adapters`, folders or hub ids, are merged into it as it is read, in their order. Checks
     that every tensor that the config asks for is there, with its shape and a float dtype.
@@ -32,7 +35,15 @@ def open_checkpoint(source: str | Path | None, adapters: Sequence[str | Path] = 
             "checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B."
         )
     merged = [_local(adapter, ADAPTER) for adapter in adapters]
-    return read_checkpoint(_local(source or bundled()), merged)
+    path = _local(source or bundled())
+    if not path.is_file() or path.suffix != ".gguf" and not is_gguf(path):
+        return read_checkpoint(path, merged)
+    if merged:
+        raise InputError(
+            f"{path} is a GGUF file, and adapters are merged into checkpoint folders alone; give "
+            "the folder of the checkpoint that it was made from."
+        )
+    return read_gguf(path)
 
 
 def _local(source: str | Path, way_out: str = CHECKPOINT) -> Path:

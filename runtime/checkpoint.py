@@ -6,6 +6,7 @@ Tensors are mapped when they are asked for, and a pickle is never opened.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,9 +43,10 @@ from runtime.tokenizer_class import replaced_rules
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked model folder. `tensors` reads from disk on access and keeps nothing."""
+    """A checked model. `tensors` reads from disk on access and keeps nothing."""
 
     folder: Path
+    """Or the file, where a single one is the source (gguf_source.py)."""
     config: dict[str, Any]
     family: Family
     arch: Arch
@@ -62,7 +64,10 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """The model's name for files and reports; of a hub's cache that of the repository."""
-        return "-".join([model_name(self.folder), *(adapter.name for adapter in self.adapters)])
+        own = model_name(self.folder)
+        if self.folder.is_file():  # NAME.gguf, or NAME-00001-of-00003.gguf
+            own = PART.sub("", self.folder.stem)
+        return "-".join([own, *(adapter.name for adapter in self.adapters)])
 
     @property
     def files(self) -> Path:
@@ -116,6 +121,10 @@ class Checkpoint:
                     file.seek(size * page // 256)
                     digest.update(file.read(4096))
         return digest.hexdigest()
+
+
+PART = re.compile(r"-\d{5}-of-\d{5}$")
+"""How the name of one of several files of a model ends."""
 
 
 def model_name(path: Path) -> str:

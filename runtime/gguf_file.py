@@ -36,6 +36,8 @@ class TensorInfo:
     """Of the first byte, from the start of its file."""
     file: np.ndarray = field(repr=False, compare=False)
     """The whole file that it lies in, mapped: uint8."""
+    path: Path = field(compare=False)
+    """Of that file."""
 
     @property
     def rows(self) -> int:
@@ -93,7 +95,9 @@ def _tensor_info(header: Header, line: TableEntry) -> TensorInfo:
     if 0 in shape or not qtype.fits(shape[-1]):
         packs = f"{line.name!r} has shape {shape}, but {qtype.name} packs {qtype.size}"
         raise header.cursor.damaged(packs)
-    return TensorInfo(line.name, shape, qtype, header.start + line.offset, header.bytes)
+    return TensorInfo(
+        line.name, shape, qtype, header.start + line.offset, header.bytes, header.path
+    )
 
 
 def _place(header: Header, infos: list[TensorInfo]) -> dict[str, TensorInfo]:
@@ -143,14 +147,24 @@ class GgufTensors(Mapping[str, Tensor]):
         return len(self.infos)
 
 
-def open_gguf(path: str | Path) -> Model:
-    """Open a model. Raises EdgequantError for a damaged file or a model that cannot be computed."""
+def open_tensors(path: str | Path) -> tuple[GgufTensors, Tokenizer | None]:
+    """The tensors of a model, with its sizes and all metadata, and its tokenizer.
+
+    Raises EdgequantError for a damaged file or a model that cannot be computed.
+    """
     parts = read_parts(path)
     file = _with_blocks(parts)
     arch, tokenizer = _arch_and_tokenizer(parts)
     infos, scales = _check_tensors(file, arch)
+    return GgufTensors(file, arch, infos, scales), tokenizer
+
+
+def open_gguf(path: str | Path) -> Model:
+    """Open a model. Raises as `open_tensors` does."""
+    tensors, tokenizer = open_tensors(path)
     # a vocabulary's strings take 40 MB, and the tokenizer has its own
-    return Model(arch, GgufTensors(replace(file, metadata={}), arch, infos, scales), tokenizer)
+    lean = replace(tensors, file=replace(tensors.file, metadata={}))
+    return Model(tensors.arch, lean, tokenizer)
 
 
 def arch_and_tokenizer(path: str | Path) -> tuple[Arch, Tokenizer | None]:
@@ -177,6 +191,11 @@ def _arch(parts: Sequence[Header]) -> Arch:
     if header.metadata.get("general.type") == "imatrix":
         raise InputError(
             f"{path} is an importance matrix and not a model; give it to `quantize run --imatrix`."
+        )
+    if header.metadata.get("general.type") == "adapter":
+        raise UnsupportedError(
+            f"{path} is an adapter and not a model; give the whole model, or merge the "
+            "adapter as PEFT saved it with --adapter."
         )
     if header.metadata.get("general.type") == "mmproj":
         raise InputError(

@@ -232,6 +232,34 @@ class Rope:
         return replace(rope, attention_factor=rope.yarn_magnitude * magnitude)
 
 
+def as_llama3(rope: Rope, head_dim: int) -> Rope | None:
+    """The scaling of Llama 3 whose divisors a table of them (factors) is; None for another table.
+
+    Between its ends 1 / divisor is a straight line over the plain frequencies, whose slope and
+    offset tell all but the unit of `low_freq_factor`: here that is 1.
+    """
+    table, factor = np.array(rope.factors), max(rope.factors)
+    if factor == 1:
+        return replace(rope, rope_type="default", factors=())
+    plain = Rope(rope.theta).frequencies(head_dim)
+    smooth = (1 / table - 1 / factor) / (1 - 1 / factor)
+    between = (smooth > NEAR) & (smooth < 1 - NEAR)
+    tried = [(4.0, 8192)]
+    if between.sum() > 1:
+        slope, offset = np.polyfit(plain[between], smooth[between], 1)
+        tried.append((1 - 1 / offset, 2 * math.pi * -slope / offset))
+    elif between.any():
+        tried.append((4.0, (2 * math.pi * (3 * smooth + 1) / plain)[between].item()))
+    for high, context in tried:
+        found = Rope(rope.theta, "llama3", factor, round(context), 1.0, round(float(high), 3))
+        if np.allclose(found.divisors(head_dim), table, rtol=NEAR / 10, atol=0):
+            return found
+    return None
+
+
+NEAR = 1e-4
+"""How near a divisor must be to an end of the line to count as on it."""
+
 GGUF_KINDS = {"none": "default", "linear": "linear", "yarn": "yarn"}
 """GGUF's name of a scaling -> ours."""
 

@@ -27,8 +27,7 @@ KINDS = (
     Kind(
         ("*.gguf",),
         "GGUF, which is converted already",
-        f"{ORIGINAL}, or run the file with `quantize generate` and hold it against that checkpoint "
-        "with `quantize check`",
+        f"{ORIGINAL}, or name the file itself, whose weights are then the original",
     ),
     Kind(
         ("model.onnx", "*.onnx", "onnx/*.onnx"),

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from runtime.errors import CorruptFileError
-from runtime.quant_types import QUANT_TYPES
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Shape, Tensor, rows_and_cols, stored_bytes
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1} | {
@@ -187,6 +187,12 @@ class StoredTensors(Mapping[str, Tensor]):
         """Bytes that a weight takes once it is read, without reading it."""
         return sum(self.arrays[part].nbytes for part in self.weights[name].arrays)
 
+    def qtype(self, name: str) -> QuantType:
+        """The type of a weight; it is read where its arrays do not tell."""
+        parts = self.weights[name]
+        found = QUANT_TYPES.get(self.arrays[next(iter(parts.arrays))].dtype)
+        return found or self[name].qtype
+
     def __getitem__(self, name: str) -> Tensor:
         parts = self.weights[name]
         for array in self._last:
@@ -195,8 +201,10 @@ class StoredTensors(Mapping[str, Tensor]):
         return parts.join(name, parts.shape, self._last)
 
     def matrix(self, name: str, expert: int) -> Tensor:
-        """The matrix of one expert of a weight (experts, rows, cols), read alone."""
+        """The matrix of one expert of a weight (experts, rows, cols), read alone if it can be."""
         parts = self.weights[name]
+        if parts.places is None and len(parts.arrays) == 1:
+            return self[name].matrix(expert)
         _, rows, cols = parts.shape
         for read in self._last:
             read.drop()

@@ -17,6 +17,7 @@ from quantize.calibration.fisher import LayerFisher, fisher, fisher_cost, states
 from quantize.methods import HessianFactor, SingularHessian
 from quantize.methods.gptq import factor
 from quantize.plan import Target
+from quantize.run.copied import stays
 from quantize.run.cost import FLOAT, Cost, on_disk
 from quantize.run.job import Job
 from quantize.run.resume import ENTRY
@@ -146,7 +147,10 @@ class Collection:
             importance = HessianFactor(torch.zeros_like(hessian[0]))
         fitting = [qtype for qtype in self.blocks if qtype.fits(weight.shape[1])]
         known = self.predictions.setdefault(name, dict.fromkeys((q.name for q in fitting), 0.0))
+        source = self.checkpoint.tensors.qtype(name)
         for qtype in fitting:
+            if stays(source, qtype):
+                continue  # it costs nothing
             known[qtype.name] += predicted_kl(weight, qtype, importance, rows)
 
 

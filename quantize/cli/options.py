@@ -8,7 +8,7 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Model = Annotated[
     str | None,
-    typer.Argument(help="Checkpoint folder or hub id. Default: the bundled tiny-qwen2.5."),
+    typer.Argument(help="Checkpoint folder, hub id or GGUF file. Default: the bundled one."),
 ]
 Adapter = Annotated[
     list[str] | None,

@@ -39,11 +39,28 @@ class Assignment:
     """One sentence for each group of tensors that could not have the type that was asked for."""
     allocation: Allocation | None = None
     """For an automatic target."""
+    copied: frozenset[str] = frozenset()
+    """Weights that have their type in the source already (quantize/run/copied.py)."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is told of the types: fallbacks, and which weights are copied."""
+        kinds: dict[str, set[str]] = {}
+        for name in self.types.keys() & self.copied:
+            kinds.setdefault(self.types[name].name, set()).add(name.split(".")[-2])
+        if not kinds:
+            return self.fallbacks
+        listed = "; ".join(f"{kind} {', '.join(sorted(of))}" for kind, of in sorted(kinds.items()))
+        return (
+            *self.fallbacks,
+            f"{len(self.copied)} of {len(self.types)} weights are copied from the source, whose "
+            f"type they have, and not rounded again: {listed}",
+        )
 
     @property
     def is_float(self) -> bool:
-        """Whether nothing is rounded to codes."""
-        return all(qtype.is_float for qtype in self.types.values())
+        """Whether nothing is rounded to codes: all are floats, or copied."""
+        return all(q.is_float or name in self.copied for name, q in self.types.items())
 
     @property
     def bits(self) -> float:

@@ -85,7 +85,7 @@ def open_written(job: Job, paths: list[Path], notes: list[str]) -> list[Subject]
         subject = open_subject(label, path)
         own = [note.removeprefix(label).strip() for note in notes if note.startswith(f"{label} ")]
         of_readers = job.reader_notes[assignment.target.container]
-        told = (*of_readers, *assignment.fallbacks, *own, *subject.notes)
+        told = (*of_readers, *assignment.notes, *own, *subject.notes)
         subjects.append(replace(subject, notes=told))
     return subjects
 

@@ -31,6 +31,11 @@ def check_reference(reference: str | None) -> None:
 def open_original(checkpoint: Checkpoint, backend: str, device: str) -> Engine:
     """The full-precision model, ready to run; transformers reads its files itself."""
     options: dict[str, Any] = {} if backend in ("native", "numpy") else {"device": device}
+    if reads_files(backend) and checkpoint.folder.is_file():
+        raise InputError(
+            f"the original is the file {checkpoint.folder}, and {backend} is asked for checkpoint "
+            "folders alone; leave out --reference, or take one of ours."
+        )
     if reads_files(backend):
         options["adapters"] = [adapter.folder for adapter in checkpoint.adapters]
     model = checkpoint.folder if reads_files(backend) else checkpoint.model()

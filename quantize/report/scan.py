@@ -30,6 +30,8 @@ class TensorFact:
     """Sum of squared changes over sum of squares; None when the original has no such tensor."""
     kl: float | None = None
     """Mean KL of the original with only this tensor replaced, nats a token; None = not measured."""
+    copied: bool = False
+    """Whether it is packed in the original with the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,16 @@ def tensor_fact(tensor: Tensor, original: Tensor | None, cells: int) -> TensorFa
             change += float(np.square(np.where(fine, values - before, 0), dtype=np.float64).sum())
             size += float(np.square(before, dtype=np.float64).sum())
     error = None if original is None else change / size if size else float(change > 0)
-    return TensorFact(
-        tensor.name, tuple(tensor.shape), tensor.qtype.name, tensor.nbytes, bad, error
-    )
+    copied = original is not None and is_copy(tensor, original)
+    shape, kind = tuple(tensor.shape), tensor.qtype.name
+    return TensorFact(tensor.name, shape, kind, tensor.nbytes, bad, error, copied=copied)
+
+
+def is_copy(tensor: Tensor, original: Tensor) -> bool:
+    """Whether both are packed, in one type, with the same bytes."""
+    if tensor.qtype.is_float or tensor.qtype.name != original.qtype.name:
+        return False
+    return np.array_equal(tensor.data, original.data)
 
 
 def rescaled(original: Model, artifact: Model) -> bool:

@@ -1,7 +1,7 @@
 """From the bytes of one tensor to packed bytes, some rows at a time."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -9,10 +9,14 @@ import torch
 from quantize.checkpoint import check_finite
 from quantize.methods import HessianFactor, output_error
 from quantize.methods.rtn import rtn
+from quantize.run.copied import copied_rows
 from quantize.run.cost import FLOAT, Cost
 from quantize.run.rounding import CHUNK, Recipe, quantize_weight, weight_cost
 from runtime.quant_types import QUANT_TYPES, QuantType, normalize_importance, numpy_of
 from runtime.tensor import Shape, Tensor, stored_bytes
+
+DECODED = 1 << 20
+"""Weights of a packed tensor that C++ rounds at a time."""
 
 Rounded = tuple[np.ndarray, float]
 """Packed rows, and the squared error of the weights over their own square."""
@@ -29,8 +33,10 @@ def round_tensor(
 
     Each expert is rounded by the importance of its own inputs, where `factor` has (experts, in).
     To nearest in C++ where that can be, the same bytes as methods/rtn.py. Raises EdgequantError for
-    NaN or infinity.
+    NaN or infinity. Rows that have the type already are copied.
     """
+    if (rows := copied_rows(tensor, qtype)) is not None:
+        return rows, 0.0
     if factor is not None and factor.importance.ndim > 1:
         factors = map(HessianFactor, factor.importance)
         matrices = (tensor.matrix(expert) for expert in range(tensor.shape[0]))
@@ -64,16 +70,41 @@ def packs_natively(qtype: QuantType) -> bool:
 
 def native_tensor(tensor: Tensor, qtype: QuantType, factor: HessianFactor | None) -> Rounded | None:
     """`round_tensor` in C++, tile by tile; None when a weight is not finite."""
+    parts, error, energy = [], 0.0, 0.0
+    for floats in as_floats(tensor):
+        rows, of_rows, own, finite = native_rows(floats, qtype, factor)
+        if not finite:
+            return None
+        parts.append(rows)
+        error += of_rows
+        energy += own
+    return (np.concatenate(parts) if len(parts) > 1 else parts[0]), error / max(energy, 1e-30)
+
+
+def as_floats(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor as it lies in memory, or one that is packed decoded, some rows at a time."""
+    if tensor.qtype.is_float:
+        yield tensor
+        return
+    step = max(1, DECODED // tensor.cols)
+    for start in range(0, tensor.rows, step):
+        yield Tensor.dense(tensor.name, tensor.decode(start, start + step))
+
+
+def native_rows(
+    tensor: Tensor, qtype: QuantType, factor: HessianFactor | None
+) -> tuple[np.ndarray, float, float, bool]:
+    """Packed rows of floats, their squared error, their own square, and whether all are finite."""
     assert qtype.native
     cols = tensor.cols
     importance = None if factor is None else numpy_of(factor.importance).astype(np.float32)
     weight = normalize_importance(np, importance, cols, qtype.size, qtype.floor)
     counted = np.ones(cols, np.float32) if importance is None else importance
     data = np.ascontiguousarray(tensor.data)
-    packed, error, energy, finite = qtype.native.rounder.quantize(
+    found: tuple[np.ndarray, float, float, bool] = qtype.native.rounder.quantize(
         tensor.qtype.name, data, weight, counted
     )
-    return (packed, error / max(energy, 1e-30)) if finite else None
+    return found
 
 
 def round_layer(

@@ -52,6 +52,8 @@ class TensorForecast:
     """Relative squared error of plain rounding, measured on a sample of the rows."""
     clipped: int
     """Values of the sample that are larger than the type can hold."""
+    copied: bool = False
+    """Whether it has this type in the source already and is not rounded again."""
 
 
 @dataclass(frozen=True)
@@ -165,14 +167,15 @@ def target_forecast(checkpoint: Checkpoint, assignment: Assignment, size: int) -
 def tensor_forecast(checkpoint: Checkpoint, assignment: Assignment, name: str) -> TensorForecast:
     """Round evenly spaced rows of a tensor and compare."""
     qtype, tensor = assignment.types[name], checkpoint.tensors[name]
+    copied = name in assignment.copied
     rows = np.unique(np.linspace(0, tensor.rows - 1, SAMPLE).astype(int))
     weight = torch.from_numpy(np.array(tensor.qtype.decode(tensor.data[rows])))
-    value = rtn(weight, qtype).value
+    value = weight if copied else rtn(weight, qtype).value
     error = (value - weight).square().sum() / weight.square().sum().clamp(min=1e-30)
     clipped = too_large(weight.abs().numpy(), value.abs().numpy()).sum()
     shape = (tensor.rows, tensor.cols)
     size = round(shape[0] * shape[1] * qtype.bits / 8)
-    return TensorForecast(name, shape, qtype.name, size, float(error), int(clipped))
+    return TensorForecast(name, shape, qtype.name, size, float(error), int(clipped), copied)
 
 
 def render(result: Forecast) -> RenderableType:
@@ -203,13 +206,15 @@ def types_table(target: TargetForecast) -> Table:
     if target.predicted_kl is not None:
         title += f", predicted KL {target.predicted_kl:.5f}"
     table = Table("tensors", "type", "bytes", "rounding error", title=title, title_justify="left")
-    kinds = dict.fromkeys((t.name.split(".")[-2], t.type) for t in target.tensors)
-    parts = list(dict.fromkeys(part for part, _ in kinds))
-    for part, kind in sorted(kinds, key=lambda pair: parts.index(pair[0])):
-        chosen = [t for t in target.tensors if (t.name.split(".")[-2], t.type) == (part, kind)]
+    kinds: dict[tuple[str, str, bool], list[TensorForecast]] = {}
+    for tensor in target.tensors:
+        part = tensor.name.split(".")[-2]
+        kinds.setdefault((part, tensor.type, tensor.copied), []).append(tensor)
+    parts = list(dict.fromkeys(part for part, _, _ in kinds))
+    for (part, kind, copied), chosen in sorted(kinds.items(), key=lambda k: parts.index(k[0][0])):
         size = sum(t.bytes for t in chosen)
-        error = float(np.mean([t.error for t in chosen]))
-        table.add_row(f"{len(chosen)} x {part}", kind, f"{size:,}", f"{error:.2e}")
+        error = "copied" if copied else f"{np.mean([t.error for t in chosen]):.2e}"
+        table.add_row(f"{len(chosen)} x {part}", kind, f"{size:,}", error)
     return table
 
 

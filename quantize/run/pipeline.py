@@ -1,6 +1,7 @@
 """The main job: open, plan, calibrate and round, write, run what was written, judge it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from quantize.progress import Progress, silent
 from quantize.report.judge import judge, prepare_run
 from quantize.report.score_report import AnyReport
 from quantize.report.written import REPORTS, refuse_other_report
+from quantize.run.copied import copied_names
 from quantize.run.disk_usage import check_space, run_cost
 from quantize.run.job import Job
 from quantize.run.sequential import calibration, quantize_model
@@ -74,7 +76,8 @@ def assign_all(job: Job) -> Job:
         told = rule_fallbacks(target, arch, job.rules)
         size = exact_size(job, target, digest, told)
         found.append(allocate(job.goal, target, arch, job.rules, predictions, size))
-    return job.assigned(found)
+    tensors = job.checkpoint.tensors
+    return job.assigned([replace(a, copied=copied_names(tensors, a.types)) for a in found])
 
 
 def allocation_lines(assignments: tuple[Assignment, ...]) -> list[str]:
@@ -87,8 +90,8 @@ def allocation_lines(assignments: tuple[Assignment, ...]) -> list[str]:
 
 
 def fallback_lines(assignments: tuple[Assignment, ...]) -> list[str]:
-    """What is said aloud about tensors that could not have the type that was asked for."""
-    return [f"{a.target.label}: {line}" for a in assignments for line in a.fallbacks]
+    """What is said aloud about tensors that got another type than was asked for, or are copied."""
+    return [f"{a.target.label}: {line}" for a in assignments for line in a.notes]
 
 
 def artifacts(plan: Plan) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -30,7 +31,6 @@ COLUMN_SECONDS = {"cpu": 1e-5}
 """Time of one column of error feedback beside its products: a loop in C++."""
 STARTED_SECONDS = 4e-4
 """The same on other devices: most of it is starting small operations."""
-
 
 Error = tuple[float, float]
 """Squared error, and the square of what is right."""
@@ -96,20 +96,22 @@ def rewrite_layer(
     hessians: dict[str, torch.Tensor],
     recipe: Recipe,
     where: str,
+    kept: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> tuple[Weights, dict[str, torch.Tensor]]:
     """The layer and its Hessians with the scales of the method and the rewrites of the recipe.
 
-    Arguments as in `quantize_layer`. Raises EdgequantError naming the layer when that changed what
-    it computes beyond rounding.
+    Arguments as in `quantize_layer`; no scale goes into or out of a linear of `kept`. Raises
+    EdgequantError naming the layer when that changed what it computes beyond rounding.
     """
     whole = bool(hessians) and all(hessian.ndim == 2 for hessian in hessians.values())
     if not whole or not (recipe.method.scales or recipe.rewrites):
         return weights, hessians
     new, statistics_of = dict(weights), dict(hessians)
+    groups = tuple(g for g in spec.groups if kept.keys().isdisjoint([*g.linears, g.fold]))
     if recipe.method.scales:
-        fold_scales(new, spec.groups, types, statistics_of, recipe.method)
+        fold_scales(new, groups, types, statistics_of, recipe.method)
     for name in recipe.rewrites:
-        REWRITES[name].apply(new, spec.groups, types, statistics_of, recipe.damp)
+        REWRITES[name].apply(new, groups, types, statistics_of, recipe.damp)
     check_preserved(spec, weights, new, where)
     return new, statistics_of
 
@@ -122,23 +124,27 @@ def quantize_layer(
     recipe: Recipe,
     where: str = "",
     chunk: int = CHUNK,
+    kept: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> LayerResult:
     """Round every linear of one layer, each expert's part of it with a Hessian of its own.
 
     `types`: linear -> block; `hessians`: input group -> H, (in, in), or its diagonal; `chunk`:
-    weights rounded at a time.
+    weights rounded at a time; `kept`: linears that are copied (copied.py) -> what they are.
     """
     values: Weights = {}
     parts: dict[str, list[np.ndarray]] = {}
-    errors: dict[str, list[Error]] = {}
+    errors: dict[str, list[Error]] = {linear: [] for linear in kept}
     shapes: dict[str, Shape] = {}
     notes: list[str] = []
     # experts last: what became of them is not there yet while the largest Hessians are
     for group in sorted(groups, key=lambda group: group.expert is not None):
-        hessian, named = hessians.get(group.name), "/".join(map(group.part, group.linears))
+        linears = [linear for linear in group.linears if linear not in kept]
+        if not linears:
+            continue
+        hessian, named = hessians.get(group.name), "/".join(map(group.part, linears))
         factor, note = recipe.factor(hessian, f"{where}{named}")
         notes += [note] if note else []
-        for linear in group.linears:
+        for linear in linears:
             name = f"{linear}.weight"
             weight = group.matrix(linear, weights)
             rows, value = quantize_weight(weight, types[linear], recipe, factor, chunk)
@@ -147,19 +153,28 @@ def quantize_layer(
             shapes[name] = (len(parts[name]), *weight.shape)
             if group.expert is None:
                 values[name] = value
-    packed = {}
+    packed: dict[str, np.ndarray] = {}
+    for name, tensor in ((f"{linear}.weight", tensor) for linear, tensor in kept.items()):
+        packed[name], values[name] = tensor.data, values_of(tensor, weights[name].device)
     for name in list(parts):
         of = parts.pop(name)  # gone when the next ones are put together
         packed[name] = np.concatenate(of) if len(of) > 1 else of[0]
         if name not in values:
             whole = Tensor(name, shapes[name], types[name.removesuffix(".weight")], packed[name])
-            values[name] = Streamed(whole.matrix, weights[name].device)
+            values[name] = values_of(whole, weights[name].device)
     losses = {linear: relative(of) for linear, of in errors.items()}
     for name, vector in weights.items():
         if name not in packed:
             packed[name] = QUANT_TYPES["F32"].pack(numpy_of(vector).reshape(1, -1), {})
             values[name] = vector
     return LayerResult(packed, values, losses, tuple(notes))
+
+
+def values_of(tensor: Tensor, device: torch.device) -> torch.Tensor | Streamed:
+    """What a reader sees of a tensor: experts, which are many, are decoded when they are read."""
+    if len(tensor.shape) == 3:
+        return Streamed(tensor.matrix, device)
+    return torch.from_numpy(np.array(tensor.decode())).to(device)
 
 
 def quantize_weight(

@@ -15,6 +15,7 @@ from quantize.calibration.sensitivity import FisherStatistics, collect
 from quantize.calibration.stream import Carried, OriginalLayers, Prefix, embed, forward
 from quantize.checkpoint import check_finite
 from quantize.methods import HessianFactor
+from quantize.run.copied import copied_linears
 from quantize.run.data_free import round_layer, round_tensor
 from quantize.run.job import Group, Job
 from quantize.run.rounding import LayerResult, quantize_layer, rewrite_layer
@@ -181,10 +182,11 @@ class Pass:
         for member in self.group.members:
             where = f"blk.{layer.index}"
             types = {linear: member.types[f"{where}.{linear}.weight"] for linear in spec.linears}
-            rewritten = rewrite_layer(spec, weights, types, hessians, self.recipe, where)
+            kept = copied_linears(self.checkpoint.tensors, member, spec, layer.index)
+            rewritten = rewrite_layer(spec, weights, types, hessians, self.recipe, where, kept)
             known = ChainMap(rewritten[1], experts)  # type: ignore[arg-type]  # only read
             result: LayerResult = quantize_layer(
-                rewritten[0], spec.groups, types, known, self.recipe, f"{where}."
+                rewritten[0], spec.groups, types, known, self.recipe, f"{where}.", kept=kept
             )
             self.store.packed(member.target, layer.index).save(result.packed)
             losses |= {f"{member.target.label} {k}": v for k, v in result.losses.items()}

@@ -10,6 +10,7 @@ import quantize
 from export.clipping import watch
 from quantize.allocation.budget import Size, Types
 from quantize.plan import Assignment, Target, matrix_widths
+from quantize.run.copied import copied_names
 from quantize.run.cost import Cost
 from quantize.run.job import Job
 from quantize.run.stored import artifact_tensors
@@ -21,7 +22,8 @@ def exact_size(job: Job, target: Target, digest: str, fallbacks: tuple[str, ...]
     container, checkpoint = export.CONTAINERS[target.container], job.checkpoint
 
     def size(types: Types) -> int:
-        extra = provenance(job, Assignment(target, types, fallbacks), digest)
+        copied = copied_names(checkpoint.tensors, types)
+        extra = provenance(job, Assignment(target, types, fallbacks, copied=copied), digest)
         return container.size(checkpoint.arch, types, checkpoint.files, extra)
 
     return size
@@ -69,6 +71,8 @@ def provenance(job: Job, assignment: Assignment, digest: str) -> dict[str, Any]:
     """What the file says about its making. Nothing in it depends on when or where it was made."""
     told = job.reader_notes[assignment.target.container]
     noted = {"reader_notes": list(told)} if told else {}
+    if assignment.copied:
+        noted["copied"] = [assignment.notes[-1]]
     return (
         job.imatrix_keys
         | noted

@@ -127,7 +127,7 @@ def open_student(job: Job, member: Assignment, ops: TorchOps) -> Student:
     """A target as it was rounded."""
     arch = job.checkpoint.arch
     head = Head(stored(job, member, arch.head), ops.device)
-    return Student(arch, ops, lambda name: stored(job, member, name), head)
+    return Student(arch, ops, lambda name: stored(job, member, name), head, member.copied)
 
 
 def tune(job: Job, task: TuningTask, member: Assignment) -> None:

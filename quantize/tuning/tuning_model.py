@@ -56,11 +56,14 @@ class Student:
     """Name of a tensor -> its packed rows."""
     head: Head
     """Not tuned."""
+    copied: frozenset[str] = frozenset()
+    """Tensors that stay as they are (quantize/run/copied.py)."""
 
     def layer(self, index: int) -> list["TunableTensor"]:
         """The tensors of one decoder layer."""
         names = self.arch.layer(index).shapes
-        return [open_part(self.read(f"blk.{index}.{name}"), self.ops.device) for name in names]
+        whole = [f"blk.{index}.{name}" for name in names]
+        return [open_part(self.read(n), self.ops.device, n in self.copied) for n in whole]
 
     def norm(self) -> "TunableTensor":
         """The norm before the head."""
@@ -94,11 +97,15 @@ class TunableTensor:
     """(rows, cols) int32; None for a float tensor."""
     params: Params
     """Of the block layout; "" is a float tensor itself."""
+    fixed: bool = False
+    """Whether nothing in it moves."""
 
     @property
     def free(self) -> dict[str, str]:
         """Name of a delta -> the param that it changes."""
         name = self.tensor.name
+        if self.fixed:
+            return {}
         if self.codes is not None:
             return {f"{name}:{param}": param for param in self.tensor.qtype.linear}
         return {} if self.tensor.is_matrix else {name: ""}
@@ -124,13 +131,15 @@ class TunableTensor:
 
     def packed(self, deltas: Deltas) -> np.ndarray:
         """The rows to store after the changes: uint8."""
+        if self.fixed:
+            return self.tensor.data
         params = to_numpy(self.moved(deltas, as_stored=True))
         if self.codes is None:
             return self.tensor.qtype.pack(params[""].reshape(len(self.tensor.data), -1), {})
         return self.tensor.qtype.pack(numpy_of(self.codes), params)
 
 
-def open_part(tensor: Tensor, device: torch.device) -> TunableTensor:
+def open_part(tensor: Tensor, device: torch.device, fixed: bool = False) -> TunableTensor:
     """Unpack a tensor to float32 params on a device."""
     if tensor.qtype.is_float:
         return TunableTensor(
@@ -138,7 +147,7 @@ def open_part(tensor: Tensor, device: torch.device) -> TunableTensor:
         )
     codes, params = tensor.qtype.unpack(tensor.data)
     on_device = {key: torch.from_numpy(np.array(value)).to(device) for key, value in params.items()}
-    return TunableTensor(tensor, torch.from_numpy(codes).to(device), on_device)
+    return TunableTensor(tensor, torch.from_numpy(codes).to(device), on_device, fixed)
 
 
 def zeros(student: Student) -> Deltas:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from runtime import long_context, window_config
 from runtime.archs.gguf_sizes import GgufSizes
 from runtime.archs.heads import EMBEDDING, HF_GLOBALS, OUTPUT, OUTPUT_NORM, ScoreHead, score_head
+from runtime.archs.hf_sizes import HfSizes
 from runtime.archs.layer import Attention, GatedMLP, LayerSpec, Linear, Norm, Op, Residual, Shape
 from runtime.errors import CorruptFileError
 from runtime.limits import check_sizes, refuse_settings
@@ -119,7 +120,7 @@ def _shapes(arch: Arch) -> dict[str, Shape]:
     return out
 
 
-class Family(GgufSizes):
+class Family(GgufSizes, HfSizes):
     """Facts of one family; the defaults are those of a Llama-like dense decoder."""
 
     name: ClassVar[str]

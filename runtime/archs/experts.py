@@ -99,6 +99,22 @@ class MoEFamily(Family):
             "dense": tuple(i for i in range(sizes["layers"]) if (i + 1) % step or i in alone),
         }
 
+    def config(self, arch: Arch) -> dict[str, Any]:
+        assert isinstance(arch, MoEArch)
+        shared = {"shared_expert_intermediate_size": arch.shared_ffn} if arch.shared_ffn else {}
+        return (
+            super().config(arch)
+            | dict.fromkeys(self.hf_experts, arch.experts)
+            | shared
+            | {
+                "num_experts_per_tok": arch.top_k,
+                "moe_intermediate_size": arch.expert_ffn,
+                "norm_topk_prob": arch.normalized,
+                "decoder_sparse_step": 1,
+                "mlp_only_layers": list(arch.dense),
+            }
+        )
+
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:
         assert isinstance(arch, MoEArch)
         if arch.normalized != self.gguf_normalized:

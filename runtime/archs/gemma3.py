@@ -13,6 +13,7 @@ from msgspec import Struct
 from runtime import window_config
 from runtime.archs.base import Arch, Family
 from runtime.archs.gguf_sizes import GgufFacts
+from runtime.archs.hf_sizes import rope_settings
 from runtime.archs.layer import Attention, GatedMLP, Norm, Op, Residual
 from runtime.errors import UnsupportedError
 from runtime.json_files import RopeSettings, checked
@@ -143,6 +144,21 @@ class Gemma3(Family):
             "local_rope": Rope.from_config(config | {"rope_scaling": local}),
             "query_scalar": float(facts.query_pre_attn_scalar),
             "embedding_scale": math.sqrt(sizes["hidden"]),
+        }
+
+    def config(self, arch: Arch) -> dict[str, Any]:
+        assert isinstance(arch, Gemma3Arch)
+        found = super().config(arch)
+        del found["hidden_act"]
+        local = rope_settings(arch.local_rope, arch.head_dim)
+        scalar = arch.query_scalar
+        return found | {
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": int(scalar) if scalar.is_integer() else scalar,
+            "sliding_window": arch.window or USUAL["sliding_window"],
+            "layer_types": [SLIDING if i in arch.windowed else FULL for i in range(arch.layers)],
+            "rope_parameters": {FULL: found["rope_parameters"], SLIDING: local},
+            "rope_local_base_freq": arch.local_rope.theta,
         }
 
     def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:

@@ -50,6 +50,12 @@ class Qwen2VL(Qwen2):
             image_ids(config, sizes["vocab"])
         return sizes | {"sections": whole(tuple(found), sizes["head_dim"])}
 
+    def config(self, arch: Arch) -> dict[str, Any]:
+        assert isinstance(arch, VisionArch)
+        found = super().config(arch)
+        sections = {"mrope_section": list(arch.sections)}
+        return found | {key: found["rope_parameters"] | sections for key in ROPES}
+
     def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
         return later_layers({"max_window_layers": 80} | config, layers)
 

@@ -11,6 +11,7 @@ from runtime.errors import UnsupportedError
 class Qwen3MoE(MoEFamily, Qwen3):
     name = "qwen3moe"
     hf_types = ("qwen3_moe",)
+    hf_keys = (*MoEFamily.hf_keys, "attention_bias")
     hf_class = "Qwen3MoeForCausalLM"
     hf_experts = ("num_local_experts", "num_experts")  # transformers 5 saves the former
     gguf_normalized = True

@@ -72,6 +72,11 @@ class SmolLM3(Llama):
         sizes = super().sizes({"tie_word_embeddings": True} | config)
         return sizes | {"without_rope": without_rope(config, sizes["layers"])}
 
+    def config(self, arch: Arch) -> dict[str, Any]:
+        assert isinstance(arch, SmolLM3Arch)
+        turned = [int(index not in arch.without_rope) for index in range(arch.layers)]
+        return super().config(arch) | {"no_rope_layers": turned}
+
     def windows(self, config: dict[str, Any], layers: int) -> dict[str, Any]:
         # layers without rope have it; layer_types count whatever use_sliding_window says
         return window_config.windows(

@@ -139,7 +139,8 @@ def _packed(module: str, left: Arrays, weights: Weights) -> ComputedArray:
         words = _words(outputs, bits, dense)
         check(f"{module}.weight_zero_point", zeros, (words, groups), ("I32",))
     order = group_order(f"{module}.weight_g_idx", parts.get("weight_g_idx"), inputs, group)
-    grid = Grid(bits, group, weights.symmetric, order)
+    half = parts["weight_scale"].dtype == "F16"
+    grid = Grid(bits, group, weights.symmetric, half, order)
     unpack = dense_fields if dense else padded_fields
     rows = partial(_packed_rows, parts["weight_packed"], zeros, parts["weight_scale"])
     rows = partial(rows, partial(unpack, bits=bits), (outputs, inputs))
@@ -236,7 +237,7 @@ def _unpacked(module: str, left: Arrays, weights: Weights) -> ComputedArray:
     zeros = parts.get("weight_zero_point")
     if zeros is not None:
         check(f"{module}.weight_zero_point", zeros, scale.shape, ("I8",))
-    grid = Grid(8, group, weights.symmetric)
+    grid = Grid(8, group, weights.symmetric, scale.dtype == "F16")
     rows = partial(_int8_rows, weight, zeros, scale)
     return integer_array(shape, tuple(parts.values()), grid, rows)
 

@@ -14,7 +14,7 @@ from tests.conftest import config
 from tests.random_checkpoint import random_checkpoint
 
 OTHER_FORMATS = {
-    "model-Q4_0.gguf": r"holds GGUF, .* \(model-Q4_0.gguf\); give the folder of the checkpoint",
+    "model-Q4_0.gguf": r"holds GGUF, .* \(model-Q4_0.gguf\); .* or name the file itself",
     "model.onnx": r"holds ONNX, .* \(model.onnx\); give the folder of the checkpoint",
     "onnx/model_q4.onnx": r"holds ONNX, .* \(onnx/model_q4.onnx\)",
     "openvino_model.xml": "holds OpenVINO",
@@ -46,7 +46,7 @@ def test_a_folder_of_another_format_is_named(name: str, with_config: bool, tmp_p
 
 
 FILES = {
-    "model-Q4_0.gguf": "is GGUF, which is converted already; give the folder of the checkpoint",
+    "model-Q4_0.gguf": "is not a GGUF file: it does not start with 'GGUF'",
     "model.onnx": "is ONNX, which is converted already",
     "pytorch_model.bin": "is pickled weights",
     "consolidated.00.pth": "is the layout of Meta's or Mistral's own releases",
