@@ -81,6 +81,9 @@ class PlanSettings(GateSettings, total=False):
     """Average bits per weight at most, for an automatic target."""
     calibration: str
     """"builtin[:domains]", a .txt, .json, .jsonl or .parquet file, "hub:..." or "self"."""
+    calib_images: StrPath
+    """Images with captions for a model that reads them: "builtin", "none", or a folder in which
+    each has its caption in a .txt file of the same name. Default: "builtin"."""
     imatrix: StrPath | None
     """An importance matrix of llama.cpp, instead of calibration text."""
     rows: int

@@ -50,6 +50,12 @@ Calibration = Annotated[
     str | None,
     typer.Option(help="builtin[:domains], a .txt/.json/.jsonl/.parquet, hub:..., or self."),
 ]
+CalibImages = Annotated[
+    str | None,
+    typer.Option(
+        help="For a model that reads images: builtin, none, or a folder of images with captions."
+    ),
+]
 ImatrixFile = Annotated[
     Path | None,
     typer.Option("--imatrix", help="llama.cpp's importance matrix, instead of calibration text."),

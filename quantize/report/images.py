@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calib_data.drawings import drawings
+from calib_data.drawings import HELD_OUT, drawings
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress
 from quantize.report.examine import Subject
@@ -21,7 +21,6 @@ from runtime.vision.image import patches_of
 from runtime.vision.place import with_room
 from runtime.vision.seeing import SeeingEngine, SeenImages, see_together
 
-DRAWINGS = 12
 LENGTH = 32
 """Tokens of a caption that are judged."""
 
@@ -37,7 +36,7 @@ class ImageRow:
     """Tokens after which the next one is predicted: LENGTH of them, from the image's end on."""
 
 
-def image_rows(checkpoint: Checkpoint, count: int = DRAWINGS) -> list[ImageRow]:
+def image_rows(checkpoint: Checkpoint, count: int = HELD_OUT) -> list[ImageRow]:
     """Rows to judge a model that reads images with; [] for one that does not, or has no room.
 
     Raises EdgequantError as `open_vision` does.

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import edgequant
-from calib_data.drawings import SIZES, drawings
+from calib_data.drawings import HELD_OUT, SIZES, drawings
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.mmproj import make
 from quantize.report.examine import open_subject
-from quantize.report.images import DRAWINGS, LENGTH, after_images, image_rows
+from quantize.report.images import LENGTH, after_images, image_rows
 from quantize.report.metrics import Metrics
 from runtime.engine import OpsEngine, open_engine
 from runtime.errors import CorruptFileError
@@ -78,7 +78,7 @@ def test_a_run_reports_text_after_images(tmp_path: Path) -> None:
     report = json.loads((out / "report.json").read_text())
     assert not errors(report, schema(), schema())
     low, high = (result["images"] for result in report["results"])
-    assert low["windows"] == high["windows"] == DRAWINGS
+    assert low["windows"] == high["windows"] == HELD_OUT
     assert 0 < high["kl"] < low["kl"]
     assert "after images" in (out / "report.html").read_text()
 
