@@ -50,6 +50,8 @@ class GateSettings(TextSettings, total=False):
     """Least top-1 agreement, 0 to 1."""
     max_ppl_ratio: float | None
     """Highest perplexity over the original's."""
+    max_image_kl: float | None
+    """Of models that read images: highest mean KL divergence of text after them, nats a token."""
     min_rank: float | None
     """Of reward models: least rank correlation of the scores with the original's, -1 to 1."""
     baseline: StrPath | None

@@ -43,6 +43,7 @@ def planned(
     max_kl: options.MaxKl = None,
     min_top1: options.MinTop1 = None,
     max_ppl_ratio: options.MaxRatio = None,
+    max_image_kl: options.MaxImageKl = None,
     min_rank: options.MinRank = None,
     baseline: options.Baseline = None,
     eval_data: options.EvalData = None,
@@ -59,8 +60,9 @@ def planned(
         rows=calib_rows, length=calib_length, seed=seed, damp=damp, allow_fallback=allow_fallback,
         calibrate_all_experts=calibrate_all_experts,
         max_ram=max_ram, device=device, overwrite=overwrite, check=check_, max_kl=max_kl,
-        min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, min_rank=min_rank, baseline=baseline,
-        eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+        min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, max_image_kl=max_image_kl,
+        min_rank=min_rank, baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
+        eval_length=eval_length,
     )  # fmt: skip
     return Plan.from_flags(plan, flags)
 

@@ -96,6 +96,10 @@ MaxRatio = Annotated[
     float | None,
     typer.Option("--max-ppl-ratio", help="Gate: highest perplexity over the original's."),
 ]
+MaxImageKl = Annotated[
+    float | None,
+    typer.Option(help="Gate: highest mean KL divergence of text after images, nats a token."),
+]
 MinRank = Annotated[
     float | None,
     typer.Option(help="Gate of reward models: least rank correlation of the scores, -1 to 1."),

@@ -31,11 +31,12 @@ LIMITS = (
     ("max_kl", 0, inf),
     ("min_top1", 0, 1),
     ("max_ppl_ratio", 0, inf),
+    ("max_image_kl", 0, inf),
     ("min_rank", -1, 1),
 )
 """Least and greatest value of a Plan's numbers."""
 
-GATES = ("max_kl", "min_top1", "max_ppl_ratio", "min_rank", "baseline")
+GATES = ("max_kl", "min_top1", "max_ppl_ratio", "max_image_kl", "min_rank", "baseline")
 """What an artifact is held against; `max_kl` may be what automatic targets aim at instead."""
 TEXTS = ("model", "output", "baseline", "imatrix", "calibration", "calib_images", "eval_data")
 """Names that a user writes."""
@@ -101,6 +102,8 @@ class Plan:
     max_kl: float | None = None
     min_top1: float | None = None
     max_ppl_ratio: float | None = None
+    max_image_kl: float | None = None
+    """Of a model that reads images: the highest mean KL of text after them."""
     min_rank: float | None = None
     """Of a model that scores texts: the least rank correlation with the original's scores."""
     baseline: Path | None = None
