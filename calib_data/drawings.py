@@ -1,4 +1,4 @@
-"""Drawings with captions, made by code and free of rights (CC0): images to judge with.
+"""Drawings with captions, made by code and free of rights (CC0): to judge and to calibrate with.
 
 Each has a few plain shapes on a ground; the caption says which, in what colour and where. Sizes are
 multiples of 28 pixels, so that no tool resizes them.
@@ -41,6 +41,8 @@ PLACES = {
 """Where a shape stands -> its centre, as a share of height and width."""
 SIZES = ((112, 112), (140, 168), (224, 140))
 """Height and width in pixels."""
+HELD_OUT = 12
+"""Drawings that artifacts are judged by; calibration sees others."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,28 @@ class Drawing:
     """(h, w, 3) uint8."""
     caption: str
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.pixels.shape[:2]
+        return height, width
+
 
 def drawings(count: int, seed: int = 0) -> list[Drawing]:
-    """`count` drawings, the same for the same seed."""
+    """`count` drawings, the same for the same seed; those that judge are the first of seed 0."""
     return [_drawing(Random(f"{seed} {number}"), number) for number in range(count)]
+
+
+def calibration_drawings(count: int, seed: int = 0) -> list[Drawing]:
+    """`count` others: whatever the seed, none shows what one of those that judge does."""
+    judging = {drawing.caption for drawing in drawings(HELD_OUT)}
+    found: list[Drawing] = []
+    number = 0
+    while len(found) < count:
+        drawing = _drawing(Random(f"calibration {seed} {number}"), number)
+        found += [drawing] if drawing.caption not in judging else []
+        number += 1
+    return found
 
 
 def _drawing(random: Random, number: int) -> Drawing:

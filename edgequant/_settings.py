@@ -50,6 +50,8 @@ class GateSettings(TextSettings, total=False):
     """Least top-1 agreement, 0 to 1."""
     max_ppl_ratio: float | None
     """Highest perplexity over the original's."""
+    max_image_kl: float | None
+    """Of models that read images: highest mean KL divergence of text after them, nats a token."""
     min_rank: float | None
     """Of reward models: least rank correlation of the scores with the original's, -1 to 1."""
     baseline: StrPath | None
@@ -81,6 +83,9 @@ class PlanSettings(GateSettings, total=False):
     """Average bits per weight at most, for an automatic target."""
     calibration: str
     """"builtin[:domains]", a .txt, .json, .jsonl or .parquet file, "hub:..." or "self"."""
+    calib_images: StrPath
+    """Images with captions for a model that reads them: "builtin", "none", or a folder in which
+    each has its caption in a .txt file of the same name. Default: "builtin"."""
     imatrix: StrPath | None
     """An importance matrix of llama.cpp, instead of calibration text."""
     rows: int

@@ -1,8 +1,11 @@
-"""Calibration text as token windows, for a run and for an importance matrix alike."""
+"""Calibration text as token windows, and images with captions, for a run and for an importance
+matrix alike."""
 
 from collections.abc import Callable
 
 import calib_data
+from quantize.calibration.image_text import ImageText, image_rows, mixed
+from quantize.calibration.rows import Rows
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress, silent
 from runtime.engine import open_engine
@@ -27,6 +30,21 @@ def load_text(
     progress("calibration text", 0, 1, spec)
     draw = writer(checkpoint) if spec == "self" else None
     return calib_data.load(spec, checkpoint.tokenizer, rows, length, seed, generate=draw)
+
+
+def with_images(
+    text: calib_data.Windows,
+    images: ImageText | None,
+    checkpoint: Checkpoint,
+    progress: Progress = silent,
+) -> tuple[calib_data.Windows, Rows]:
+    """What the layers see: the text, and rows of images among it where there are some."""
+    if images is None:
+        return text, Rows(text.ids)
+    progress("calibration images", 0, 1, "vision tower")
+    found = mixed(text, image_rows(images, checkpoint))
+    progress("calibration images", 1, 1, f"{images.seen} images")
+    return found
 
 
 def check_length(length: int, context: int) -> None:

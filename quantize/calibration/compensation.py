@@ -19,11 +19,12 @@ import torch
 from quantize.calibration.hessian import Hessians
 from quantize.calibration.layer_cost import at_once
 from quantize.calibration.routed import Routed
-from quantize.calibration.stream import Prefix, Weights, batches, fetch
+from quantize.calibration.rows import placed
+from quantize.calibration.stream import Prefix, Weights, fetch
 from quantize.run.cost import FLOAT, Cost
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
-from runtime.forward import NOBODY, Layer, Observer, Positions, decoder_layer
+from runtime.forward import NOBODY, Layer, Observer, decoder_layer
 
 EVERY = 8
 """One window in so many is held back."""
@@ -155,8 +156,8 @@ class ComparedPrefix(Prefix):
         """
         assert isinstance(observer, Compared)
         rows, length = self.values.shape[:2]
-        positions, held = Positions(0, length), held_back(rows)
-        for here in batches(rows, max(1, self.tokens // length)):
+        held = held_back(rows)
+        for here, positions in placed(rows, length, self.tokens, self.images):
             at = [row - here.start for row in range(here.start, here.stop) if row in held]
             observer.held = [slice(row * length, (row + 1) * length) for row in at]
             batch = fetch(self.exact, here, ops.device)

@@ -31,6 +31,7 @@ from quantize.calibration.layer_cost import (
     forward_flops,
     streamed_bytes,
 )
+from quantize.calibration.rows import Rows
 from quantize.calibration.score_gradient import score_gradient
 from quantize.calibration.stream import (
     TOKENS_BACK,
@@ -94,7 +95,7 @@ class Tables:
 
 def fisher(
     checkpoint: Checkpoint,
-    ids: np.ndarray,
+    rows: Rows,
     ops: TorchOps,
     allocate: Allocate,
     visit: Callable[[int, LayerFisher], None] | None = None,
@@ -105,13 +106,13 @@ def fisher(
 ) -> Tables:
     """Call `visit` with every layer from the last to the first; returns what is outside them.
 
-    ids (rows, T) are token windows. The same arguments give the same numbers. Without `visit`
-    gradients only pass through the layers, which is faster. `tokens` go backwards and `logits` are
-    made at a time.
+    The same arguments give the same numbers. Without `visit` gradients only pass through the
+    layers, which is faster. `tokens` go backwards and `logits` are made at a time.
     """
     arch, source = checkpoint.arch, OriginalLayers(checkpoint, ops.device, streamed=True)
-    states = Kept(allocate("gradient-states", (arch.layers + 1, *ids.shape, arch.hidden)))
-    embed(arch, checkpoint.tensors["token_embd.weight"], ids, states.values[0])
+    room = allocate("gradient-states", (arch.layers + 1, *rows.shape, arch.hidden))
+    states = Kept(room, images=rows.images)
+    embed(arch, checkpoint.tensors["token_embd.weight"], rows, states.values[0])
     steps = 2 * arch.layers
     with torch.inference_mode():
         for layer, _ in forward(ops, source, states):
@@ -122,10 +123,10 @@ def fisher(
     if arch.score_head:
         score_gradient(checkpoint, ops, gradient, seed)
     else:
-        head, used = head_gradient(checkpoint, ops, gradient, seed, logits)
+        head, used = head_gradient(checkpoint, ops, gradient, rows.text, seed, logits)
 
     def observe(layer: Layer) -> Gradients:
-        return FisherSums(layer, *ids.shape) if visit else Gradients()
+        return FisherSums(layer, *rows.shape) if visit else Gradients()
 
     back = StreamingOps(str(ops.device))
     for layer, observer in backward(back, source, states, gradient, observe, tokens):
@@ -133,15 +134,21 @@ def fisher(
             visit(layer.index, observer.mean())
         progress("gradients", steps - layer.index, steps, f"layer {layer.index}")
         del layer, observer
-    return tables(checkpoint, ids, ops, gradient, head, used)
+    return tables(checkpoint, rows, ops, gradient, head, used)
 
 
 def head_gradient(
-    checkpoint: Checkpoint, ops: TorchOps, states: np.ndarray, seed: int, logits: int = LOGITS
+    checkpoint: Checkpoint,
+    ops: TorchOps,
+    states: np.ndarray,
+    text: np.ndarray,
+    seed: int,
+    logits: int = LOGITS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Replace last states (rows, T, D) by the gradient of log p of a token drawn from p.
 
-    Returns the mean of x x^T of what the head reads, (D, D), and mean probabilities (V,).
+    Tokens that are not `text` (rows, T) predict nothing. Returns, over the others, the mean of
+    x x^T of what the head reads, (D, D), and mean probabilities (V,).
     """
     arch = checkpoint.arch
     norm = ops.load(checkpoint.tensors["output_norm.weight"])
@@ -151,7 +158,10 @@ def head_gradient(
     flat = states.reshape(-1, arch.hidden)
     # drawn at once and on the CPU: neither the chunk size nor the device changes which tokens come
     u = torch.rand(len(flat), generator=torch.Generator().manual_seed(seed)).to(ops.device)
-    for here in batches(len(flat), max(1, logits // arch.vocab)):
+    flat[~text.reshape(-1)] = 0
+    predict = np.flatnonzero(text)
+    for part in batches(len(predict), max(1, logits // arch.vocab)):
+        here = predict[part]
         x = fetch(flat, here, ops.device).requires_grad_()
         normed = ops.rmsnorm(x, norm, arch.eps)
         read = normed.detach()
@@ -161,7 +171,7 @@ def head_gradient(
         # d log p[token] / d logits = (1 at the token, 0 elsewhere) - p
         change = head[sample_categorical(probs, u[here])] - probs @ head
         flat[here] = torch.autograd.grad((normed * change).sum(), x)[0].cpu().numpy()
-    return mirror(hessian).div_(len(flat)), used / len(flat)
+    return mirror(hessian).div_(len(predict)), used / len(predict)
 
 
 def sample_categorical(probs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -239,7 +249,7 @@ class FisherSums(Gradients):
 
 def tables(
     checkpoint: Checkpoint,
-    ids: np.ndarray,
+    rows: Rows,
     ops: TorchOps,
     gradient: np.ndarray,
     head: torch.Tensor | None,
@@ -251,11 +261,13 @@ def tables(
     """
     arch, flat = checkpoint.arch, gradient.reshape(-1, gradient.shape[-1])
     hessian = torch.zeros(arch.hidden, arch.hidden, device=ops.device)
-    for here in batches(len(flat), TOKENS_BACK):
-        piece = fetch(flat, here, ops.device)
+    looked_up = np.flatnonzero(rows.text)
+    for part in batches(len(looked_up), TOKENS_BACK):
+        piece = fetch(flat, looked_up[part], ops.device)
         add_gram(hessian, piece, piece)
-    mirror(hessian).div_(len(flat) / arch.embedding_scale**2)  # by the rows, not by their multiples
-    counts = np.bincount(ids.reshape(-1), minlength=arch.vocab) / ids.size
+    # by the rows of the table, not by their multiples
+    mirror(hessian).div_(len(looked_up) / arch.embedding_scale**2)
+    counts = np.bincount(rows.ids.reshape(-1)[looked_up], minlength=arch.vocab) / len(looked_up)
     seen = torch.from_numpy(counts.astype(np.float32)).to(ops.device)
     if head is None or used is None:
         return Tables({"token_embd.weight": TableFisher(hessian, seen)})

@@ -84,15 +84,19 @@ class Hessians(Observer):
         }
 
 
-def head_hessian(ops: TorchOps, arch: Arch, norm: torch.Tensor, hidden: np.ndarray) -> torch.Tensor:
-    """X^T X / tokens of what the output head reads, (D, D): final states (rows, T, D), normed."""
-    rows, length, width = hidden.shape
-    hessian = torch.zeros(width, width, device=ops.device)
-    for here in batches(rows, max(1, TOKENS // length)):
-        x = fetch(hidden, here, ops.device)
-        x = ops.rmsnorm(x, norm, arch.eps).reshape(-1, width)
+def head_hessian(
+    ops: TorchOps, arch: Arch, norm: torch.Tensor, hidden: np.ndarray, text: np.ndarray
+) -> torch.Tensor:
+    """X^T X / tokens of what the output head reads, (D, D): final states (rows, T, D), normed.
+
+    Those of `text` (rows, T) count: nobody reads a prediction within an image.
+    """
+    length, width = hidden.shape[1:]
+    hessian, predict = torch.zeros(width, width, device=ops.device), np.flatnonzero(text)
+    for part in batches(len(predict), max(1, TOKENS // length) * length):
+        x = ops.rmsnorm(fetch(hidden.reshape(-1, width), predict[part], ops.device), norm, arch.eps)
         add_gram(hessian, x, x)
-    return mirror(hessian).div_(rows * length)
+    return mirror(hessian).div_(len(predict))
 
 
 def add_gram(total: torch.Tensor, weighed: torch.Tensor, x: torch.Tensor) -> None:

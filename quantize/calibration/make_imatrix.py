@@ -14,8 +14,10 @@ import torch
 
 import calib_data
 from export.files import check_target
-from quantize.calibration.calibration_text import check_length, load_text
+from quantize.calibration.calibration_text import check_length, load_text, with_images
+from quantize.calibration.image_text import open_images
 from quantize.calibration.imatrix import Imatrix, write
+from quantize.calibration.rows import Rows
 from quantize.calibration.stream import (
     TOKENS,
     Carried,
@@ -43,6 +45,7 @@ class ImatrixRequest:
     model: str | None = Plan.model
     adapter: Sequence[str] = Plan.adapter
     calibration: str = Plan.calibration
+    calib_images: str = Plan.calib_images
     rows: int = Plan.rows
     length: int | None = Plan.length
     seed: int = Plan.seed
@@ -98,17 +101,18 @@ def make(
     checkpoint = open_checkpoint(request.model, request.adapter)
     length = window_length(request.length, checkpoint.arch.context)
     check_length(length, checkpoint.arch.context)
-    windows = load_text(
-        checkpoint, request.calibration, request.rows, length, request.seed, progress
-    )
+    sizes = (request.rows, length, request.seed)
+    images, told = open_images(checkpoint, request.calib_images, *sizes)
+    text = load_text(checkpoint, request.calibration, *sizes, progress)
+    windows, read = with_images(text, images, checkpoint, progress)
     progress("calibration text", 1, 1, windows.summary())
-    for line in (*checkpoint.notes, *windows.left_out):
+    for line in (*checkpoint.notes, *told, *windows.left_out):
         say(line)
-    rows, length = windows.ids.shape
+    rows, length = read.shape
     with tempfile.TemporaryDirectory(prefix=".imatrix-", dir=request.output.parent) as folder:
         shape = (rows, length, checkpoint.arch.hidden)
         hidden = Work(Path(folder), "").allocate("hidden", shape, request.max_ram)
-        every = list(collect(checkpoint, windows.ids, hidden, request.device, progress))
+        every = list(collect(checkpoint, read, hidden, request.device, progress))
     own_file = calib_data.is_file(request.calibration)
     dataset = Path(request.calibration).name if own_file else request.calibration
     means = {name: mean for name, mean, _ in every}
@@ -120,7 +124,7 @@ def make(
 
 def collect(
     checkpoint: Checkpoint,
-    ids: np.ndarray,
+    rows: Rows,
     hidden: np.ndarray,
     device: str = "cpu",
     progress: Progress = silent,
@@ -128,20 +132,21 @@ def collect(
 ) -> Iterator[Measured]:
     """Every weight, in the order of the layers.
 
-    `ids` (rows, T); `hidden` (rows, T, D) float32 is room for the states. The head comes last,
-    under the name of its weight: the token embedding's when they are tied. Raises EdgequantError
-    for weights or inputs that are not finite.
+    `hidden` (rows, T, D) float32 is room for the states. The head comes last, under the name
+    of its weight: the token embedding's when they are tied. Raises EdgequantError for weights or
+    inputs that are not finite.
     """
     arch, ops = checkpoint.arch, TorchOps(device)
-    embed(arch, checkpoint.tensors["token_embd.weight"], ids, hidden)
+    embed(arch, checkpoint.tensors["token_embd.weight"], rows, hidden)
     source = OriginalLayers(checkpoint, ops.device, streamed=True)
-    states = Carried(hidden, tokens=tokens)
+    states = Carried(hidden, images=rows.images, tokens=tokens)
     for layer, squares in forward(ops, source, states, lambda layer: Squares(layer, ops.device)):
         yield from measured(layer, squares)
         progress("layers", layer.index + 1, arch.layers, "")
         del layer, squares
     if arch.score_head is None:  # else it is not rounded
-        yield arch.head, head(ops, checkpoint, hidden, tokens), ids.size
+        text = rows.text
+        yield arch.head, head(ops, checkpoint, hidden, text, tokens), int(text.sum())
 
 
 def measured(layer: Layer, squares: Squares) -> Iterator[Measured]:
@@ -161,17 +166,25 @@ def measured(layer: Layer, squares: Squares) -> Iterator[Measured]:
 
 
 def head(
-    ops: TorchOps, checkpoint: Checkpoint, hidden: np.ndarray, tokens: int = TOKENS
+    ops: TorchOps,
+    checkpoint: Checkpoint,
+    hidden: np.ndarray,
+    text: np.ndarray,
+    tokens: int = TOKENS,
 ) -> np.ndarray:
-    """Mean squared input of the output head, (D,): final states (rows, T, D), normed."""
-    rows, length, width = hidden.shape
+    """Mean squared input of the output head, (D,): final states (rows, T, D), normed.
+
+    Those of `text` (rows, T) count, as in `head_hessian`.
+    """
+    length, width = hidden.shape[1:]
     norm = ops.load(checkpoint.tensors["output_norm.weight"])
     squares = torch.zeros(width, dtype=torch.float64, device=ops.device)
-    for here in batches(rows, max(1, tokens // length)):
-        x = fetch(hidden, here, ops.device)
+    predict = np.flatnonzero(text)
+    for part in batches(len(predict), max(1, tokens // length) * length):
+        x = fetch(hidden.reshape(-1, width), predict[part], ops.device)
         normed = ops.rmsnorm(x, norm, checkpoint.arch.eps)
-        squares += normed.reshape(-1, width).square().sum(0, dtype=torch.float64)
-    return as_mean(checkpoint.arch.head, squares, rows * length)
+        squares += normed.square().sum(0, dtype=torch.float64)
+    return as_mean(checkpoint.arch.head, squares, len(predict))
 
 
 def as_mean(name: str, squares: torch.Tensor, tokens: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 from export import CONTAINERS
 from quantize.allocation.allocate import SAMPLE, predicted_kl, sample
 from quantize.calibration.fisher import LayerFisher, fisher, fisher_cost, states_bytes
+from quantize.calibration.rows import Rows
 from quantize.methods import HessianFactor, SingularHessian
 from quantize.methods.gptq import factor
 from quantize.plan import Target
@@ -69,11 +70,11 @@ def token_key(index: int, group: str) -> str:
     return f"{index}.{group}"
 
 
-def collect(job: Job, ids: np.ndarray) -> FisherStatistics:
-    """Take gradients on the first windows of calibration rows (rows, T), unless that is done."""
+def collect(job: Job, rows: Rows) -> FisherStatistics:
+    """Take gradients on the first windows of calibration rows, unless that is done."""
     entry = job.store.statistics
     if not entry.done:
-        Collection(job, ids).run(entry)
+        Collection(job, rows).run(entry)
     return FisherStatistics(entry)
 
 
@@ -91,10 +92,10 @@ def candidates(targets: tuple[Target, ...]) -> list[QuantType]:
 class Collection:
     """One pass of gradients, and what is kept of each layer."""
 
-    def __init__(self, job: Job, ids: np.ndarray) -> None:
+    def __init__(self, job: Job, rows: Rows) -> None:
         self.job, self.checkpoint, self.damp = job, job.checkpoint, job.recipe.damp
         self.weigh = job.calibration.weigh
-        self.ids = ids[: job.calibration.windows]
+        self.rows = rows.taken(np.arange(job.calibration.windows))
         self.blocks = candidates(job.targets)
         self.arrays: dict[str, np.ndarray] = {}
         self.predictions: dict[str, dict[str, float]] = {}
@@ -105,7 +106,7 @@ class Collection:
         ops, seed = TorchOps(job.device), job.calibration.seed
         visit = self.layer if self.weigh or self.blocks else None
         with job.store.scratch(job.max_ram) as allocate:
-            found = fisher(checkpoint, self.ids, ops, allocate, visit, seed, job.progress)
+            found = fisher(checkpoint, self.rows, ops, allocate, visit, seed, job.progress)
             for name, table in found.tables.items():
                 self.arrays[name] = table.hessian.cpu().numpy()
                 if self.blocks:

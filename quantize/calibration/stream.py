@@ -18,11 +18,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from quantize.calibration.rows import Images, Rows, placed
+from quantize.calibration.rows import batches as batches
 from quantize.calibration.streamed import Streamed
 from quantize.checkpoint import Checkpoint, check_finite
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
-from runtime.forward import NOBODY, Layer, Observer, Ops, Positions, decoder_layer
+from runtime.forward import NOBODY, Layer, Observer, Ops, decoder_layer
 from runtime.tensor import Tensor
 
 TOKENS = 2048
@@ -93,10 +95,12 @@ class Carried:
     """Hidden states (rows, T, D) that every layer replaces; `tokens` of them go at a time."""
 
     values: np.ndarray
+    images: Images = field(default_factory=dict, kw_only=True)
+    """Of rows that have some."""
     tokens: int = field(default=TOKENS, kw_only=True)
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        run(ops, layer, self.values, self.values, observer, self.tokens)
+        run(ops, layer, self.values, self.values, self.images, observer, self.tokens)
 
 
 @dataclass
@@ -104,11 +108,11 @@ class Prefix(Carried):
     """Hidden states behind rounded layers: the walk looks at a layer, `replace` goes through it."""
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        run(ops, layer, self.values, None, observer, self.tokens)
+        run(ops, layer, self.values, None, self.images, observer, self.tokens)
 
     def replace(self, ops: TorchOps, layer: Layer) -> None:
         """Go on through what the layer became."""
-        run(ops, layer, self.values, self.values)
+        run(ops, layer, self.values, self.values, self.images)
 
 
 @dataclass
@@ -116,9 +120,11 @@ class Kept:
     """The states before every layer and after the last: (layers + 1, rows, T, D)."""
 
     values: np.ndarray
+    images: Images = field(default_factory=dict, kw_only=True)
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer) -> None:
-        run(ops, layer, self.values[layer.index], self.values[layer.index + 1], observer)
+        before, after = self.values[layer.index], self.values[layer.index + 1]
+        run(ops, layer, before, after, self.images, observer)
 
 
 def forward(
@@ -167,8 +173,8 @@ def backward(
     count, length = gradient.shape[:2]
     for index in reversed(range(source.arch.layers)):
         layer = source.layer(index)
-        observer, positions = observe(layer), Positions(0, length)
-        for here in batches(count, max(1, tokens // length)):
+        observer = observe(layer)
+        for here, positions in placed(count, length, tokens, states.images):
             x = fetch(states.values[index], here, ops.device).requires_grad_()
             after = decoder_layer(ops, layer, x, positions, observer=observer)
             wanted = observer.wanted()
@@ -186,6 +192,7 @@ def run(
     layer: Layer,
     hidden: np.ndarray,
     after: np.ndarray | None,
+    images: Images,
     observer: Observer = NOBODY,
     tokens: int = TOKENS,
 ) -> None:
@@ -194,29 +201,27 @@ def run(
     Results go to `after`, which may be `hidden` itself, unless it is None.
     """
     rows, length = hidden.shape[:2]
-    positions = Positions(0, length)
-    for here in batches(rows, max(1, tokens // length)):
+    for here, positions in placed(rows, length, tokens, images):
         x = fetch(hidden, here, ops.device)
         x = decoder_layer(ops, layer, x, positions, observer=observer)
         if after is not None:
             after[here] = x.cpu().numpy()
 
 
-def embed(arch: Arch, table: Tensor, ids: np.ndarray, hidden: np.ndarray) -> None:
-    """Write what the first layer reads of ids (rows, T) to hidden (rows, T, D), a window at a
-    time; `table` is the embedding."""
-    for row, tokens in enumerate(ids):
+def embed(arch: Arch, table: Tensor, rows: Rows, hidden: np.ndarray) -> None:
+    """Write what the first layer reads of rows to hidden (rows, T, D), a window at a time.
+
+    `table` is the embedding of tokens; those of images were made by a vision tower.
+    """
+    for row, tokens in enumerate(rows.ids):
         hidden[row] = table.qtype.decode(table.data[tokens])
         if arch.embedding_scale != 1.0:
             hidden[row] *= np.float32(arch.embedding_scale)
+        if row in rows.images:
+            images = rows.images[row].images
+            hidden[row, images.rows] = images.values
 
 
 def fetch(states: np.ndarray, here: slice | np.ndarray, device: torch.device) -> torch.Tensor:
     """Some rows of states, which may lie on disk, copied to the device."""
     return torch.from_numpy(np.array(states[here])).to(device)
-
-
-def batches(total: int, step: int) -> Iterator[slice]:
-    """Slices of at most `step` that cover `total`."""
-    for start in range(0, total, step):
-        yield slice(start, min(start + step, total))

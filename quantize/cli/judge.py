@@ -17,6 +17,7 @@ def check(
     max_kl: options.MaxKl = None,
     min_top1: options.MinTop1 = None,
     max_ppl_ratio: options.MaxRatio = None,
+    max_image_kl: options.MaxImageKl = None,
     min_rank: options.MinRank = None,
     baseline: options.Baseline = None,
     eval_data: options.EvalData = None,
@@ -33,8 +34,8 @@ def check(
 
     flags = options.given(
         adapter=adapter or None, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
-        min_rank=min_rank, baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
-        eval_length=eval_length, reference=reference, kv=kv,
+        max_image_kl=max_image_kl, min_rank=min_rank, baseline=baseline, eval_data=eval_data,
+        eval_rows=eval_rows, eval_length=eval_length, reference=reference, kv=kv,
     )  # fmt: skip
     with Bar(errors) as bar:
         result = judge.check_files([file], against, report, backend, flags, bar.update, reject=True)

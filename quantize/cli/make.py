@@ -28,6 +28,7 @@ def planned(
     rule: options.Rules = None,
     plan: options.PlanFile = None,
     calibration: options.Calibration = None,
+    calib_images: options.CalibImages = None,
     imatrix: options.ImatrixFile = None,
     calib_rows: options.CalibRows = None,
     calib_length: options.CalibLength = None,
@@ -42,6 +43,7 @@ def planned(
     max_kl: options.MaxKl = None,
     min_top1: options.MinTop1 = None,
     max_ppl_ratio: options.MaxRatio = None,
+    max_image_kl: options.MaxImageKl = None,
     min_rank: options.MinRank = None,
     baseline: options.Baseline = None,
     eval_data: options.EvalData = None,
@@ -54,12 +56,13 @@ def planned(
     flags = options.given(
         model=model, adapter=adapter or None, to=to or None, output=output, method=method,
         target_size=target_size, target_bpw=target_bpw, effort=effort, rewrites=rewrite or None,
-        rules=rule or None, calibration=calibration, imatrix=imatrix, rows=calib_rows,
-        length=calib_length, seed=seed, damp=damp, allow_fallback=allow_fallback,
+        rules=rule or None, calibration=calibration, calib_images=calib_images, imatrix=imatrix,
+        rows=calib_rows, length=calib_length, seed=seed, damp=damp, allow_fallback=allow_fallback,
         calibrate_all_experts=calibrate_all_experts,
         max_ram=max_ram, device=device, overwrite=overwrite, check=check_, max_kl=max_kl,
-        min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, min_rank=min_rank, baseline=baseline,
-        eval_data=eval_data, eval_rows=eval_rows, eval_length=eval_length,
+        min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, max_image_kl=max_image_kl,
+        min_rank=min_rank, baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
+        eval_length=eval_length,
     )  # fmt: skip
     return Plan.from_flags(plan, flags)
 
@@ -112,6 +115,7 @@ def imatrix(
     model: options.Model = None,
     adapter: options.Adapter = None,
     calibration: options.Calibration = None,
+    calib_images: options.CalibImages = None,
     calib_rows: options.CalibRows = None,
     calib_length: options.CalibLength = None,
     seed: options.Seed = None,
@@ -124,8 +128,9 @@ def imatrix(
     from quantize.calibration import make_imatrix
 
     flags = options.given(
-        model=model, adapter=adapter or None, calibration=calibration, rows=calib_rows,
-        length=calib_length, seed=seed, max_ram=max_ram, device=device, overwrite=overwrite,
+        model=model, adapter=adapter or None, calibration=calibration, calib_images=calib_images,
+        rows=calib_rows, length=calib_length, seed=seed, max_ram=max_ram, device=device,
+        overwrite=overwrite,
     )  # fmt: skip
     with Bar(errors) as bar:
         made = make_imatrix.make(make_imatrix.ImatrixRequest(output, **flags), bar.update, bar.say)

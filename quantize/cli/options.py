@@ -50,6 +50,12 @@ Calibration = Annotated[
     str | None,
     typer.Option(help="builtin[:domains], a .txt/.json/.jsonl/.parquet, hub:..., or self."),
 ]
+CalibImages = Annotated[
+    str | None,
+    typer.Option(
+        help="For a model that reads images: builtin, none, or a folder of images with captions."
+    ),
+]
 ImatrixFile = Annotated[
     Path | None,
     typer.Option("--imatrix", help="llama.cpp's importance matrix, instead of calibration text."),
@@ -89,6 +95,10 @@ MinTop1 = Annotated[float | None, typer.Option(help="Gate: least top-1 agreement
 MaxRatio = Annotated[
     float | None,
     typer.Option("--max-ppl-ratio", help="Gate: highest perplexity over the original's."),
+]
+MaxImageKl = Annotated[
+    float | None,
+    typer.Option(help="Gate: highest mean KL divergence of text after images, nats a token."),
 ]
 MinRank = Annotated[
     float | None,

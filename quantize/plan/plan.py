@@ -31,12 +31,17 @@ LIMITS = (
     ("max_kl", 0, inf),
     ("min_top1", 0, 1),
     ("max_ppl_ratio", 0, inf),
+    ("max_image_kl", 0, inf),
     ("min_rank", -1, 1),
 )
 """Least and greatest value of a Plan's numbers."""
 
-GATES = ("max_kl", "min_top1", "max_ppl_ratio", "min_rank", "baseline")
+GATES = ("max_kl", "min_top1", "max_ppl_ratio", "max_image_kl", "min_rank", "baseline")
 """What an artifact is held against; `max_kl` may be what automatic targets aim at instead."""
+TEXTS = ("model", "output", "baseline", "imatrix", "calibration", "calib_images", "eval_data")
+"""Names that a user writes."""
+IMAGE_WORDS = ("builtin", "none")
+"""What `calib_images` may be besides a folder."""
 LENGTH = 512
 """Tokens a window where the model's context has room."""
 
@@ -73,6 +78,8 @@ class Plan:
     target_bpw: float | None = None
     """Bits a weight that its tensors may take."""
     calibration: str = "builtin"
+    calib_images: str = "builtin"
+    """Images with captions for a model that reads them: "builtin", "none" or a folder."""
     imatrix: Path | None = None
     """File with the mean squared inputs, taken instead of calibration text."""
     rows: int = 64
@@ -95,6 +102,8 @@ class Plan:
     max_kl: float | None = None
     min_top1: float | None = None
     max_ppl_ratio: float | None = None
+    max_image_kl: float | None = None
+    """Of a model that reads images: the highest mean KL of text after them."""
     min_rank: float | None = None
     """Of a model that scores texts: the least rank correlation with the original's scores."""
     baseline: Path | None = None
@@ -125,11 +134,7 @@ class Plan:
             raise InputError(
                 "--imatrix takes the place of calibration text; give it or --calibration, not both."
             )
-        if self.calibrate_all_experts and not METHODS[self.method].calibrated:
-            raise InputError(
-                f"--calibrate-all-experts says what experts learn from, and {self.method} reads no "
-                "text; use --method gptq, or leave it out."
-            )
+        self._check_read()
         check_limits(self)
         self._check_automatic()
         self._check_gates()
@@ -140,6 +145,19 @@ class Plan:
         if self.rewrites is not None:
             return self.rewrites
         return () if METHODS[self.method].scales else EFFORTS[self.effort].rewrites
+
+    def _check_read(self) -> None:
+        """What is read to calibrate needs a method that calibrates."""
+        if self.calib_images not in IMAGE_WORDS and not METHODS[self.method].calibrated:
+            raise InputError(
+                f"--calib-images is for calibration, and {self.method} reads nothing; use --method "
+                "gptq, or leave it out."
+            )
+        if self.calibrate_all_experts and not METHODS[self.method].calibrated:
+            raise InputError(
+                f"--calibrate-all-experts says what experts learn from, and {self.method} reads no "
+                "text; use --method gptq, or leave it out."
+            )
 
     def _check_automatic(self) -> None:
         """Automatic targets need something to reach, and calibration to know the way."""
@@ -189,6 +207,8 @@ class Plan:
         recipe: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.calibrate_all_experts:
             recipe["calibrate_all_experts"] = True
+        if self.calib_images != Plan.calib_images:
+            recipe["calib_images"] = Path(self.calib_images).name
         recipe["rewrites"] = list(self.chosen_rewrites)
         recipe["rules"] = [str(rule) for rule in self.rules]
         if any(target.automatic for target in self.targets):
@@ -223,6 +243,12 @@ class Plan:
         if self.calibration_file and self.calibration_file.is_file():
             state["text"] = hashlib.sha256(self.calibration_file.read_bytes()).hexdigest()
         state["imatrix"] = imatrix_sha256
+        if self.calib_images not in IMAGE_WORDS:
+            files = sorted(path for path in Path(self.calib_images).iterdir() if path.is_file())
+            digests = (hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+            state["images"] = [
+                [path.name, digest] for path, digest in zip(files, digests, strict=True)
+            ]
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
@@ -238,11 +264,13 @@ class Plan:
         values["targets"] = tuple(map(Target.parse, as_list(values.pop("to", ()), "to")))
         values["adapter"] = paths_of(values.get("adapter") or (), "adapter")
         values["rules"] = tuple(map(Rule.parse, as_list(values.get("rules", ()), "rules")))
-        for name in ("model", "output", "baseline", "imatrix", "calibration", "eval_data"):
+        for name in TEXTS:
             text = str(values.get(name))
             if not text or "\0" in text:
                 raise InputError(f"{name} is {text!r}, a name that nothing has; leave it out.")
             check_name(Path(text))
+        if isinstance(values.get("calib_images"), os.PathLike):
+            values["calib_images"] = os.fspath(values["calib_images"])
         for name in ("output", "baseline", "imatrix"):
             if (found := values.get(name)) is not None:
                 if not isinstance(found, str | os.PathLike):

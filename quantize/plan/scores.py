@@ -7,7 +7,7 @@ from quantize.plan.plan import Plan
 from runtime.archs import Arch
 from runtime.errors import InputError
 
-OF_TOKENS = ("max_kl", "min_top1", "max_ppl_ratio", "baseline")
+OF_TOKENS = ("max_kl", "min_top1", "max_ppl_ratio", "max_image_kl", "baseline")
 """Gates on the predictions of next tokens."""
 OF_SCORES = ("min_rank",)
 """Gates on scores."""

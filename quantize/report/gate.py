@@ -37,10 +37,17 @@ class Gates:
     max_ppl_ratio: float | None = None
     baseline: Report | None = None
     baseline_file: str | None = None
+    max_image_kl: float | None = None
 
     def values(self) -> GateValues:
         """As the report tells them."""
-        return GateValues(self.max_kl, self.min_top1, self.max_ppl_ratio, self.baseline_file)
+        return GateValues(
+            self.max_kl,
+            self.min_top1,
+            self.max_ppl_ratio,
+            self.baseline_file,
+            self.max_image_kl,
+        )
 
     def failures(self, result: ArtifactResult) -> list[str]:
         """A sentence for every limit that the result breaks."""
@@ -54,9 +61,42 @@ class Gates:
             found.append(
                 f"perplexity ratio {m.ppl_ratio:.4f} is above the limit of {self.max_ppl_ratio:g}"
             )
-        if self.baseline and (earlier := match(self.baseline, {result.label, result.file})):
+        found += self.image_failures(result)
+        if earlier := self.earlier(result):
             found += regressions(result.windows, earlier.windows)
+            if result.image_windows and earlier.image_windows:
+                lines = regressions(result.image_windows, earlier.image_windows)
+                found += [f"after images {line}" for line in lines]
         return found
+
+    def image_failures(self, result: ArtifactResult) -> list[str]:
+        """The same for text after images."""
+        if self.max_image_kl is None:
+            return []
+        if result.images is None:
+            return [
+                "text after images was not measured, because its tensors are not read here, so "
+                f"that nothing keeps the limit of {self.max_image_kl:g}"
+            ]
+        if result.images.kl > self.max_image_kl:
+            kl = result.images.kl
+            return [f"after images mean KL {kl:.5f} is above the limit of {self.max_image_kl:g}"]
+        return []
+
+    def earlier(self, result: ArtifactResult) -> ArtifactResult | None:
+        """The baseline's result of the same artifact."""
+        return match(self.baseline, {result.label, result.file}) if self.baseline else None
+
+    def notes(self, result: ArtifactResult) -> tuple[str, ...]:
+        """What of a result the baseline does not have."""
+        if self.baseline is None:
+            return ()
+        earlier = self.earlier(result)
+        if earlier is None:
+            return (f"not in the baseline {self.baseline_file}, so not compared with it",)
+        if result.image_windows and not earlier.image_windows:
+            return (f"text after images is not in the baseline {self.baseline_file}",)
+        return ()
 
 
 def integrity_failures(result: ArtifactResult, problems: tuple[str, ...]) -> list[str]:
@@ -133,6 +173,11 @@ def read_baseline(
             f"baseline {path} was measured on other text ({then.data}, {then.windows} windows of "
             f"{then.length}) than now ({evaluation.data}, {evaluation.windows} of "
             f"{evaluation.length}); use the same --eval-data, --eval-rows and --eval-length."
+        )
+    if baseline.evaluation.images not in ("", evaluation.images):
+        raise InputError(
+            f"baseline {path} was measured on other images than this version has; make a baseline "
+            "with this one."
         )
     if any(len(result.windows) != evaluation.windows for result in baseline.results):
         raise CorruptFileError(

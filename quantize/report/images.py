@@ -4,16 +4,18 @@ The tower of the original makes the embeddings for all, so that the language mod
 another engine would run is run by one of ours: none of the others takes embeddings.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from calib_data.drawings import drawings
+from calib_data.drawings import HELD_OUT, drawings
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress
-from quantize.report.examine import Subject
+from quantize.report.examine import Subject, window_scores
 from quantize.report.metrics import Metrics, TokenScores, score, stack, summarize
+from quantize.report.report import WindowScore
 from quantize.vision import open_vision
 from runtime.engine import Engine, OpsEngine, open_engine
 from runtime.errors import UnsupportedError
@@ -21,7 +23,6 @@ from runtime.vision.image import patches_of
 from runtime.vision.place import with_room
 from runtime.vision.seeing import SeeingEngine, SeenImages, see_together
 
-DRAWINGS = 12
 LENGTH = 32
 """Tokens of a caption that are judged."""
 
@@ -37,7 +38,28 @@ class ImageRow:
     """Tokens after which the next one is predicted: LENGTH of them, from the image's end on."""
 
 
-def image_rows(checkpoint: Checkpoint, count: int = DRAWINGS) -> list[ImageRow]:
+@dataclass(frozen=True)
+class ImageScores:
+    """How an artifact fares in text after images."""
+
+    metrics: Metrics
+    windows: tuple[WindowScore, ...]
+    """Of each drawing."""
+    problems: tuple[str, ...]
+    """What makes it unfit, whatever the limits are."""
+
+
+def digest(rows: Sequence[ImageRow]) -> str:
+    """sha256 of what is judged, "" of nothing."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(row.ids.astype("<i8").tobytes())
+        for image in row.seen.images:
+            found.update(image.values.astype("<f4").tobytes())
+    return found.hexdigest() if rows else ""
+
+
+def image_rows(checkpoint: Checkpoint, count: int = HELD_OUT) -> list[ImageRow]:
     """Rows to judge a model that reads images with; [] for one that does not, or has no room.
 
     Raises EdgequantError as `open_vision` does.
@@ -63,8 +85,8 @@ def after_images(
     subjects: Sequence[Subject],
     rows: Sequence[ImageRow],
     progress: Progress,
-) -> dict[str, Metrics]:
-    """Metrics of text after images, by the label of each artifact whose tensors are ours to run."""
+) -> dict[str, ImageScores]:
+    """Scores of text after images, by the label of each artifact whose tensors are ours to run."""
     engines = {s.label: engine for s in subjects if (engine := ours(s)) is not None}
     if not engines:
         return {}
@@ -75,8 +97,21 @@ def after_images(
         for label, scores in _row_scores(original, engines, row).items():
             kept[label].append(scores)
         progress("judging text after images", number, len(rows), "")
-    everything = np.ones(len(rows), bool)
-    return {label: summarize(stack(done), everything) for label, done in kept.items() if done}
+    return {label: summary(stack(done)) for label, done in kept.items() if done}
+
+
+def summary(scores: TokenScores) -> ImageScores:
+    """Of scores (rows, LENGTH)."""
+    count, broken = len(scores.kl), int(scores.non_finite.sum())
+    problem = (
+        f"it computes NaN or infinite logits for {broken:,} of {scores.kl.size:,} tokens after "
+        "images",
+    )
+    return ImageScores(
+        summarize(scores, np.ones(count, bool)),
+        window_scores(scores, ("images",) * count),
+        problem if broken else (),
+    )
 
 
 def ours(subject: Subject) -> Engine | None:

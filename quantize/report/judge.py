@@ -13,9 +13,8 @@ from quantize.progress import Progress
 from quantize.report import render
 from quantize.report.compare import compare
 from quantize.report.examine import Subject, examine, open_subject, refuse_another_model
-from quantize.report.gate import Gates, integrity_failures, match, read_baseline
-from quantize.report.images import ImageRow, after_images, image_rows
-from quantize.report.metrics import Metrics
+from quantize.report.gate import Gates, integrity_failures, read_baseline
+from quantize.report.images import ImageRow, ImageScores, after_images, digest, image_rows
 from quantize.report.original import (
     for_effects,
     open_original,
@@ -168,16 +167,22 @@ def prepare(
     Raises EdgequantError for a bad length, a baseline about something else or a vision tower that
     is not whole, CalibrationError for text that cannot be had.
     """
-    windows = held_out(settings, checkpoint, context)
+    windows, images = held_out(settings, checkpoint, context), image_rows(checkpoint)
     evaluation = Evaluation(
         data=settings.eval_data,
         windows=windows.rows,
         length=windows.ids.shape[1],
         sha256=windows.sha256,
         summary=windows.summary(),
+        images=digest(images),
     )
     arch = checkpoint.arch
     check_gates(settings, arch)
+    if settings.max_image_kl is not None and not images:
+        raise InputError(
+            f"--max-image-kl measures text after images, and {checkpoint.name} reads none, or none "
+            f"of those that judge fits its context of {arch.context}; leave it out."
+        )
     original = OriginalModel(
         name=checkpoint.name,
         fingerprint=fingerprint,
@@ -196,8 +201,15 @@ def prepare(
     if settings.baseline is not None:
         baseline = read_baseline(settings.baseline, original, evaluation, artifacts)
         name = settings.baseline.name
-    gates = Gates(settings.max_kl, settings.min_top1, settings.max_ppl_ratio, baseline, name)
-    return Setup(windows, evaluation, original, gates, image_rows(checkpoint))
+    gates = Gates(
+        settings.max_kl,
+        settings.min_top1,
+        settings.max_ppl_ratio,
+        baseline,
+        name,
+        settings.max_image_kl,
+    )
+    return Setup(windows, evaluation, original, gates, images)
 
 
 def measure(
@@ -218,7 +230,7 @@ def measure(
     engines = {subject.label: subject.engine for subject in subjects}
     scores = compare(original, engines, setup.windows.ids, progress)
     exchanged = for_effects(original, checkpoint, device) if effects else None
-    images: dict[str, Metrics] = {}
+    images: dict[str, ImageScores] = {}
     if setup.images:
         seeing = exchanged or for_effects(original, checkpoint, device)
         images = after_images(seeing, subjects, setup.images, progress)
@@ -227,7 +239,9 @@ def measure(
         result, problems = examine(
             exchanged, source, subject, scores[subject.label], setup.windows, progress
         )
-        result = replace(result, images=images.get(subject.label))
+        if found := images.get(subject.label):
+            result = replace(result, images=found.metrics, image_windows=found.windows)
+            problems += found.problems
         results.append(apply_gates(result, problems, setup.gates))
     return Report(
         version=quantize.__version__,
@@ -241,8 +255,6 @@ def measure(
 
 def apply_gates(result: ArtifactResult, problems: tuple[str, ...], gates: Gates) -> ArtifactResult:
     """The result with its failures, and a note where the baseline does not have it."""
-    notes = result.notes
-    if gates.baseline is not None and not match(gates.baseline, {result.label, result.file}):
-        notes += (f"not in the baseline {gates.baseline_file}, so not compared with it",)
+    notes = (*result.notes, *gates.notes(result))
     failures = (*integrity_failures(result, problems), *gates.failures(result))
     return replace(result, failures=failures, notes=notes)

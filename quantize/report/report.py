@@ -34,6 +34,8 @@ class Evaluation:
     sha256: str
     """Of the token ids: reports with the same one can be compared token by token."""
     summary: str
+    images: str = ""
+    """sha256 of the drawings and captions, "" where the model reads no images or has no room."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class GateValues:
     max_ppl_ratio: float | None = None
     baseline: str | None = None
     """File name of the earlier report."""
+    max_image_kl: float | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ class ArtifactResult:
     notes: tuple[str, ...]
     images: Metrics | None = None
     """Text after drawings, through the original's vision tower; None where the model has none."""
+    image_windows: tuple[WindowScore, ...] = ()
+    """Of each drawing; reports of earlier versions have none."""
     maker: str | None = None
     """The tool that made it, from its metadata; None where they do not tell."""
     positions: tuple[PositionScore, ...] = ()

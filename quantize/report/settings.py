@@ -26,6 +26,7 @@ class Settings:
     max_kl: float | None = Plan.max_kl
     min_top1: float | None = Plan.min_top1
     max_ppl_ratio: float | None = Plan.max_ppl_ratio
+    max_image_kl: float | None = Plan.max_image_kl
     min_rank: float | None = Plan.min_rank
     baseline: Path | None = Plan.baseline
     adapter: tuple[str, ...] = Plan.adapter

@@ -85,6 +85,8 @@ class Forecast:
     weights: int
     method: str
     calibration_tokens: int
+    image_rows: int
+    """Calibration windows of images with captions."""
     memory: int
     """Bytes resident at most."""
     disk: int
@@ -119,6 +121,7 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
         weights=count(checkpoint),
         method=job.recipe.method.name,
         calibration_tokens=job.calibration.tokens if job.recipe.method.calibrated else 0,
+        image_rows=job.calibration.image_rows,
         memory=BASE_BYTES + cost.memory,
         disk=cost.disk,
         seconds=seconds_of(cost),
@@ -126,7 +129,7 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
             target_forecast(checkpoint, assignment, size)
             for assignment, size in zip(job.assignments, sizes, strict=True)
         ),
-        notes=(*checkpoint.notes, *job.reader_lines),
+        notes=(*checkpoint.notes, *job.reader_lines, *job.calibration.image_notes),
     )
 
 

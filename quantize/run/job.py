@@ -15,13 +15,11 @@ import quantize
 import runtime
 from quantize.allocation.budget import Goal
 from quantize.calibration.calibration_text import check_length
-from quantize.calibration.experts import Share
 from quantize.calibration.imatrix import Imatrix, for_model
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
 from quantize.plan import (
     EFFORTS,
-    LEAST_WINDOWS,
     Assignment,
     Effort,
     Plan,
@@ -35,31 +33,11 @@ from quantize.progress import Progress, silent
 from quantize.report.report import read_report
 from quantize.report.tokens import check_tokenizer, failures
 from quantize.report.torture import TORTURE
+from quantize.run.calibration import Calibration, calibration_of
 from quantize.run.rounding import Recipe
 from quantize.run.store import Store, folder_name, work_path
 from runtime.backends.torch import check_device
 from runtime.errors import InputError, UnsupportedError
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Which text the model reads before it is rounded, and what is taken from it."""
-
-    spec: str
-    rows: int
-    """Windows of `length` tokens."""
-    length: int
-    seed: int
-    windows: int
-    """First windows whose gradients are taken: none, a few, or all when they weigh tokens."""
-    weigh: bool
-    """Whether gradients weigh the tokens in every Hessian."""
-    share: Share = "few"
-    """Which experts learn from tokens that were not given to them."""
-
-    @property
-    def tokens(self) -> int:
-        return self.rows * self.length
 
 
 @dataclass(frozen=True)
@@ -156,7 +134,9 @@ class Job:
         if plan.imatrix and imatrix:
             digest = hashlib.sha256(plan.imatrix.read_bytes()).hexdigest()
             keys = imatrix.keys(plan.imatrix) | {"imatrix_sha256": digest}
+        calibration = calibration_of(plan, effort, length, checkpoint)
         key = plan.key(fingerprint, code_version(), keys.get("imatrix_sha256", ""))
+        rows = {"image_rows": calibration.image_rows} if calibration.images else {}
         return Job(
             checkpoint=checkpoint,
             fingerprint=fingerprint,
@@ -165,10 +145,10 @@ class Job:
             goal=Goal(plan.target_size, plan.target_bpw, plan.max_kl),
             recipe=recipe_of(plan, effort),
             effort=effort,
-            calibration=calibration_of(plan, effort, length),
+            calibration=calibration,
             imatrix=imatrix,
             imatrix_keys=keys,
-            described=plan.recipe() | checkpoint.facts,
+            described=plan.recipe() | checkpoint.facts | rows,
             max_ram=plan.max_ram,
             device=plan.device,
             output=plan.output,
@@ -240,23 +220,6 @@ def recipe_of(plan: Plan, effort: Effort) -> Recipe:
         allow_fallback=plan.allow_fallback,
         descent_iterations=effort.descent_iterations,
         rewrites=plan.chosen_rewrites,
-    )
-
-
-def calibration_of(plan: Plan, effort: Effort, length: int) -> Calibration:
-    """The text, and of how many of its windows gradients are taken."""
-    automatic = any(target.automatic for target in plan.targets)
-    windows = max(effort.windows, LEAST_WINDOWS if automatic else 0)
-    windows = plan.rows if effort.weigh else min(plan.rows, windows)
-    calibrated = METHODS[plan.method].calibrated
-    return Calibration(
-        spec=plan.calibration,
-        rows=plan.rows,
-        length=length,
-        seed=plan.seed,
-        windows=windows if calibrated else 0,
-        weigh=effort.weigh and calibrated,
-        share="all" if plan.calibrate_all_experts else "few",
     )
 
 

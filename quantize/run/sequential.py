@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from quantize.calibration.calibration_text import load_text
+from quantize.calibration.calibration_text import load_text, with_images
 from quantize.calibration.compensation import Compared, ComparedPrefix, compared, compensate
 from quantize.calibration.experts import ExpertHessians
 from quantize.calibration.hessian import Hessians, head_hessian
 from quantize.calibration.routed import Routed
+from quantize.calibration.rows import Rows, rows_of
 from quantize.calibration.sensitivity import FisherStatistics, collect
 from quantize.calibration.stream import Carried, OriginalLayers, Prefix, embed, forward
 from quantize.checkpoint import check_finite
@@ -28,26 +29,28 @@ from runtime.forward import Layer
 def quantize_model(job: Job) -> str:
     """Round every weight for every target into the work folder; returns the sha256 of the text that
     was read, or "" when none was."""
-    ids = None
+    rows = None
     if any(group.calibrated for group in job.groups):
-        ids = calibration(job)
+        rows = calibration(job)
         if job.calibration.windows:
-            collect(job, ids)
+            collect(job, rows)
     for group in job.groups:
-        Pass(job, group).run(ids if group.calibrated else None)
+        Pass(job, group).run(rows if group.calibrated else None)
     # an automatic target of floats alone was chosen by the text as well
     return str(job.store.calibration.facts.get("sha256", ""))
 
 
-def calibration(job: Job) -> np.ndarray:
-    """Token windows (rows, length) int32, kept so that a continued run sees the same."""
-    entry, ask = job.store.calibration, job.calibration
+def calibration(job: Job) -> Rows:
+    """Windows of text, and of images, kept so that a continued run sees the same."""
+    entry, ask, source = job.store.calibration, job.calibration, job.checkpoint
     if not entry.done:
-        text = load_text(job.checkpoint, ask.spec, ask.rows, ask.length, ask.seed, job.progress)
-        entry.save({"ids": text.ids, "domains": np.array(text.domains)})
-        entry.finish(sha256=text.sha256, summary=text.summary(), notes=text.left_out)
+        text = load_text(source, ask.spec, ask.text_rows, ask.length, ask.seed, job.progress)
+        text, rows = with_images(text, ask.images, source, job.progress)
+        entry.save(rows.arrays() | {"domains": np.array(text.domains)})
+        notes = (*ask.image_notes, *text.left_out)
+        entry.finish(sha256=text.sha256, summary=text.summary(), notes=notes)
     job.progress("calibration text", 1, 1, entry.facts["summary"])
-    return entry.load("ids")
+    return rows_of(source.arch, entry.load, ask.image_rows)
 
 
 class Pass:
@@ -62,20 +65,20 @@ class Pass:
         self.tokens = 0
         """Of the calibration windows."""
 
-    def run(self, ids: np.ndarray | None) -> None:
+    def run(self, rows: Rows | None) -> None:
         """Embedding, layers, head."""
-        layers, self.tokens = self.checkpoint.arch.layers, 0 if ids is None else ids.size
+        layers, self.tokens = self.checkpoint.arch.layers, 0 if rows is None else rows.size
         norm = self.checkpoint.tensors["output_norm.weight"]
         check_finite(norm, norm.decode())
-        self.embedding(ids)
+        self.embedding(rows)
         done = (self.store.walked(self.group.name, index).done for index in range(layers))
         start = next((index for index, over in enumerate(done) if not over), layers)
         states = None
-        if ids is None:
+        if rows is None:
             for index in range(start, layers):
                 self.finish(index, self.plain_layer(index), [])
         elif start < layers:
-            states = self.start(ids, start)
+            states = self.start(rows, start)
             source = OriginalLayers(self.checkpoint, self.ops.device, streamed=True)
             for layer, hessians in forward(self.ops, source, states, self.observe, start):
                 found = self.layer(layer, states, hessians)
@@ -83,7 +86,7 @@ class Pass:
                 self.finish(layer.index, *found)
                 del layer, hessians
         if self.checkpoint.arch.own_head:
-            self.head(ids, states)
+            self.head(rows, states)
         for states_of in map(self.states_of, WHICH):
             states_of.drop()
             states_of.drop(layers - 1)
@@ -102,23 +105,23 @@ class Pass:
         layers, worst = self.checkpoint.arch.layers, max(losses.values())
         self.job.progress(f"layers ({self.group.name})", index + 1, layers, f"loss {worst:.2e}")
 
-    def embedding(self, ids: np.ndarray | None) -> None:
+    def embedding(self, rows: Rows | None) -> None:
         """The embedding, by what its rows do as inputs and, when tied, as output head."""
         name, note = "token_embd.weight", None
         factor = self.importance(name)
-        hessian = self.measured.table(name) if ids is not None else None
+        hessian = self.measured.table(name) if rows is not None else None
         if hessian is not None:
             factor, note = self.recipe.factor(hessian.to(self.ops.device), "token_embd")
         self.quantize_table(name, factor, note)
 
-    def start(self, ids: np.ndarray, index: int) -> Carried:
+    def start(self, rows: Rows, index: int) -> Carried:
         """States before layer `index`, on the way that this group takes."""
-        hidden = self.states("hidden", ids, index)
+        hidden, images = self.states("hidden", rows, index), rows.images
         if not self.group.own_prefix:
-            return Carried(hidden)
+            return Carried(hidden, images=images)
         if not self.compensates:
-            return Prefix(hidden)
-        return ComparedPrefix(hidden, self.states("exact", ids, index))
+            return Prefix(hidden, images=images)
+        return ComparedPrefix(hidden, self.states("exact", rows, index), images=images)
 
     @property
     def ram_limit(self) -> float:
@@ -132,9 +135,9 @@ class Pass:
         """Where the group's states are kept."""
         return self.store.states(self.group.name, which)
 
-    def states(self, which: Which, ids: np.ndarray, index: int) -> np.ndarray:
+    def states(self, which: Which, rows: Rows, index: int) -> np.ndarray:
         """States before layer `index`: embedded rows, or what the last one left."""
-        shape = (*ids.shape, self.checkpoint.arch.hidden)
+        shape = (*rows.shape, self.checkpoint.arch.hidden)
         kept = self.states_of(which)
         hidden = kept.allocate(shape, self.ram_limit)
         if index:
@@ -143,7 +146,7 @@ class Pass:
         tensor = self.checkpoint.tensors["token_embd.weight"]
         if self.group.own_prefix and which == "hidden":
             tensor = stored(self.job, self.group.members[0], "token_embd.weight")
-        embed(self.checkpoint.arch, tensor, ids, hidden)
+        embed(self.checkpoint.arch, tensor, rows, hidden)
         return hidden
 
     def observe(self, layer: Layer) -> Hessians:
@@ -234,14 +237,14 @@ class Pass:
                 entry.finish(notes=[f"{member.target.label} {note}"] if note else [])
                 self.job.progress(name, 1, 1, member.target.label)
 
-    def head(self, ids: np.ndarray | None, states: Carried | None) -> None:
+    def head(self, rows: Rows | None, states: Carried | None) -> None:
         """The untied output head, against the Hessian of the final hidden states."""
         factor, note = self.importance("output.weight"), None
         members = self.group.members
         done = all(self.store.table(m.target, "output.weight").done for m in members)
-        if ids is not None and not done:
-            hidden = (states or self.start(ids, self.checkpoint.arch.layers)).values
+        if rows is not None and not done:
+            hidden = (states or self.start(rows, self.checkpoint.arch.layers)).values
             norm = self.ops.load(self.checkpoint.tensors["output_norm.weight"])
-            hessian = head_hessian(self.ops, self.checkpoint.arch, norm, hidden)
+            hessian = head_hessian(self.ops, self.checkpoint.arch, norm, hidden, rows.text)
             factor, note = self.recipe.factor(hessian, "output")
         self.quantize_table("output.weight", factor, note)

@@ -5,6 +5,7 @@ from quantize.calibration.experts import expert_bytes
 from quantize.calibration.hessian import hessian_flops, plain_hessian_bytes
 from quantize.calibration.layer_cost import activation_bytes, at_once, forward_flops, streamed_bytes
 from quantize.calibration.routed import routed_bytes
+from quantize.calibration.rows import image_bytes
 from quantize.plan import Assignment
 from quantize.run.cost import FLOAT, Cost, in_memory, in_turn, on_disk
 from quantize.run.data_free import tensor_cost
@@ -17,8 +18,10 @@ from runtime.tensor import stored_bytes
 
 
 def text_cost(job: Job) -> Cost:
-    """Of the calibration text: its tokens, int32."""
-    kept = FLOAT * job.calibration.tokens + ENTRY if job.reads_text else 0
+    """Of the calibration text: its tokens, int32, and what stands for images."""
+    ask = job.calibration
+    images = image_bytes(job.checkpoint.arch, ask.image_rows, ask.length)
+    kept = FLOAT * ask.tokens + images + ENTRY if job.reads_text else 0
     return Cost(disk=kept, kept=kept)
 
 

@@ -14,6 +14,7 @@ from math import cos, pi, sqrt
 import numpy as np
 import torch
 
+from quantize.calibration.rows import Rows, rows_of
 from quantize.calibration.stream import Allocate
 from quantize.plan import Assignment
 from quantize.run.job import Job
@@ -52,8 +53,7 @@ class TuningTask:
 
     student: Student
     teacher: Teacher
-    ids: np.ndarray
-    """(rows, T)"""
+    rows: Rows
     domains: np.ndarray
     """(rows,) names"""
     allocate: Allocate
@@ -68,7 +68,7 @@ class TuningTask:
     @property
     def training(self) -> np.ndarray:
         """All other rows."""
-        return np.setdiff1d(np.arange(len(self.ids)), self.held_back)
+        return np.setdiff1d(np.arange(len(self.rows.ids)), self.held_back)
 
     def batch(self, step: int) -> np.ndarray:
         """Rows of one step: all are seen, in random order, before any comes again."""
@@ -82,7 +82,7 @@ class TuningTask:
     def judge(self, deltas: Deltas) -> dict[str, float]:
         """Domain -> mean KL of its windows held back, as the file would store the deltas."""
         rows = self.held_back
-        found = kl(self.student, deltas, self.ids, self.teacher, rows, self.allocate)
+        found = kl(self.student, deltas, self.rows, self.teacher, rows, self.allocate)
         names = np.unique(self.domains)
         return {str(name): float(found[self.domains[rows] == name].mean()) for name in names}
 
@@ -114,12 +114,14 @@ def tune_targets(job: Job) -> None:
     if not left or not job.tuning_steps:
         return
     ops = TorchOps(job.device)
-    ids, domains = (job.store.calibration.load(key) for key in ("ids", "domains"))
+    entry, arch = job.store.calibration, job.checkpoint.arch
+    rows = rows_of(arch, entry.load, job.calibration.image_rows)
     with job.store.scratch(job.max_ram) as allocate:
-        teacher = run_teacher(job.checkpoint, ids, ops, allocate)
+        teacher = run_teacher(job.checkpoint, rows, ops, allocate)
         for member in left:
             student = open_student(job, member, ops)
-            task = TuningTask(student, teacher, ids, domains, allocate, job.calibration.seed)
+            domains, seed = entry.load("domains"), job.calibration.seed
+            task = TuningTask(student, teacher, rows, domains, allocate, seed)
             tune(job, task, member)
 
 
@@ -134,7 +136,7 @@ def tune(job: Job, task: TuningTask, member: Assignment) -> None:
     """Tune one target, from where a killed run left it, and store it when it got better."""
     label, steps, entry = member.target.label, job.tuning_steps, job.store.tuned(member.target)
     if not len(task.training):
-        rows = len(task.ids)
+        rows = len(task.rows.ids)
         note = f"{label} tuning was left out: {rows} windows leave none to train on; give more rows"
         entry.finish(accepted=False, notes=[note])
         return
@@ -169,7 +171,7 @@ def train(task: TuningTask, state: State, steps: int, keep: Callable[[State], No
     size = STEP * sqrt(average(state.start))
     while state.step < steps:
         rows = task.batch(state.step)
-        _, gradient = kl_gradient(task.student, state.deltas, task.ids, task.teacher, rows)
+        _, gradient = kl_gradient(task.student, state.deltas, task.rows, task.teacher, rows)
         state = adam(state, gradient, size * schedule(state.step, steps))
         if state.step % EVERY == 0 or state.step == steps:
             state = keep_best(state, task.judge(state.deltas))

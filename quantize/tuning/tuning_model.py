@@ -12,10 +12,12 @@ time; going backwards, a layer is computed again from the states before it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 
+from quantize.calibration.rows import Rows
 from quantize.calibration.stream import (
     Allocate,
     Carried,
@@ -167,17 +169,18 @@ def layer_weights(parts: list[TunableTensor], deltas: Deltas, as_stored: bool = 
 
 @torch.inference_mode()
 def run_teacher(
-    checkpoint: Checkpoint, ids: np.ndarray, ops: TorchOps, allocate: Allocate
+    checkpoint: Checkpoint, windows: Rows, ops: TorchOps, allocate: Allocate
 ) -> Teacher:
-    """Run the original on windows ids (rows, T)."""
-    arch = checkpoint.arch
-    states = allocate("teacher-states", (*ids.shape, arch.hidden))
-    embed(arch, checkpoint.tensors["token_embd.weight"], ids, states)
-    for layer, _ in forward(ops, OriginalLayers(checkpoint, ops.device), Carried(states)):
+    """Run the original on windows."""
+    arch, (count, length) = checkpoint.arch, windows.shape
+    states = allocate("teacher-states", (count, length, arch.hidden))
+    embed(arch, checkpoint.tensors["token_embd.weight"], windows, states)
+    carried = Carried(states, images=windows.images)
+    for layer, _ in forward(ops, OriginalLayers(checkpoint, ops.device), carried):
         del layer
     norm, head = ops.load(checkpoint.tensors[NORM]), Head(checkpoint.tensors[arch.head], ops.device)
-    normalizer = np.zeros(ids.shape, np.float32)
-    for here in batches(len(ids), max(1, TOKENS // ids.shape[1])):
+    normalizer = np.zeros((count, length), np.float32)
+    for here in batches(count, max(1, TOKENS // length)):
         x = ops.rmsnorm(fetch(states, here, ops.device), norm, arch.eps)
         states[here] = x.cpu().numpy()
         found = read(x.flatten(0, 1), head).normalizer
@@ -189,47 +192,48 @@ def run_teacher(
 def kl(
     student: Student,
     deltas: Deltas,
-    ids: np.ndarray,
+    windows: Rows,
     teacher: Teacher,
     rows: np.ndarray,
     allocate: Allocate,
 ) -> np.ndarray:
-    """Mean KL of windows `rows` of ids (all, T), as the file would store the deltas: (rows,)."""
-    arch, device = student.arch, student.ops.device
-    states = allocate("student-states", (len(rows), ids.shape[1], arch.hidden))
-    embed(arch, student.read("token_embd.weight"), ids[rows], states)
+    """Mean KL of some windows, `rows`, as the file would store the deltas: (rows,)."""
+    arch, device, windows = student.arch, student.ops.device, windows.taken(rows)
+    count, length = windows.shape
+    states = allocate("student-states", (count, length, arch.hidden))
+    embed(arch, student.read("token_embd.weight"), windows, states)
     source = Tuned(student, deltas, as_stored=True)
-    for layer, _ in forward(student.ops, source, Carried(states)):
+    for layer, _ in forward(student.ops, source, Carried(states, images=windows.images)):
         del layer
     norm = student.norm().value(deltas, as_stored=True)
     out = np.zeros(len(rows))
-    for here in batches(len(rows), max(1, TOKENS // ids.shape[1])):
+    for here in batches(count, max(1, TOKENS // length)):
         x = fetch(states, here, device).flatten(0, 1)
         target = read(student.ops.rmsnorm(x, norm, arch.eps), student.head)
         found = divergence(teacher.reading(rows[here]), target)
-        out[here] = found.reshape(-1, ids.shape[1]).mean(1).cpu().numpy()
+        by_window = zip(found.reshape(-1, length).cpu().numpy(), windows.text[here], strict=True)
+        out[here] = [tokens[text].mean() for tokens, text in by_window]
     return out
 
 
 def kl_gradient(
-    student: Student, deltas: Deltas, ids: np.ndarray, teacher: Teacher, rows: np.ndarray
+    student: Student, deltas: Deltas, windows: Rows, teacher: Teacher, rows: np.ndarray
 ) -> tuple[float, Deltas]:
-    """Mean KL of windows `rows` of ids (all, T), and its gradient by every delta."""
-    arch = student.arch
-    shape = (arch.layers + 1, len(rows), ids.shape[1], arch.hidden)
-    states = Kept(np.zeros(shape, np.float32))
-    embed(arch, student.read("token_embd.weight"), ids[rows], states.values[0])
+    """Mean KL of some windows, `rows`, and its gradient by every delta."""
+    arch, windows = student.arch, windows.taken(rows)
+    shape = (arch.layers + 1, *windows.shape, arch.hidden)
+    states = Kept(np.zeros(shape, np.float32), images=windows.images)
+    embed(arch, student.read("token_embd.weight"), windows, states.values[0])
     with torch.inference_mode():
         for layer, _ in forward(student.ops, Tuned(student, deltas), states):
             del layer
     reading = teacher.reading(rows)
-    loss, gradient, found = head_gradient(student, deltas, states.values[-1], reading)
+    known = (states.values[-1], windows.text, reading)
+    loss, gradient, found = head_gradient(student, deltas, *known)
     leaves = {name: delta.clone().requires_grad_() for name, delta in deltas.items()}
     source = Tuned(student, leaves)
-    tokens = len(rows) * ids.shape[1]  # of the whole step: gradients of deltas are sums over it
-    for layer, by in backward(
-        student.ops, source, states, gradient, lambda layer: ByDeltas(source, layer), tokens
-    ):
+    observe = partial(ByDeltas, source)
+    for layer, by in backward(student.ops, source, states, gradient, observe, windows.size):
         found |= by.gradients
         del layer, by
     return loss, found
@@ -272,15 +276,20 @@ class ByDeltas(Gradients):
 
 
 def head_gradient(
-    student: Student, deltas: Deltas, states: np.ndarray, original: Reading
+    student: Student, deltas: Deltas, states: np.ndarray, text: np.ndarray, original: Reading
 ) -> tuple[float, np.ndarray, Deltas]:
-    """Mean KL of last states (rows, T, D), its gradient by them, and by the last norm's delta."""
+    """Mean KL of last states (rows, T, D), its gradient by them, and by the last norm's delta.
+
+    Tokens that are not `text` (rows, T) do not count.
+    """
     x = torch.from_numpy(states).to(student.ops.device).requires_grad_()
     delta = deltas[NORM].clone().requires_grad_()
     normed = student.ops.rmsnorm(x, student.norm().value({NORM: delta}), student.arch.eps)
     target = read(normed.detach().flatten(0, 1), student.head)
     change = torch.zeros_like(target.states)
-    mean = divergence(original, target, change).mean()
-    change = (change / len(change)).reshape(x.shape)
+    counted = torch.from_numpy(text.reshape(-1)).to(change.device)
+    mean = divergence(original, target, change)[counted].mean()
+    change[~counted] = 0
+    change = (change / int(counted.sum())).reshape(x.shape)
     gradient, by_norm = torch.autograd.grad(normed, [x, delta], change)
     return mean.item(), gradient.cpu().numpy(), {NORM: by_norm}

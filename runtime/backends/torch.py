@@ -57,12 +57,14 @@ class TorchOps:
     def _on_device(self, table: np.ndarray) -> torch.Tensor:
         """A rope table (T, R / 2) as (T, 1, R / 2); it travels to the device once a forward.
 
+        Rows that stand at places of their own have a table each, (B, T, R / 2).
+
         Layers are given the same few arrays: those of the last forwards are kept, by identity.
         """
         if id(table) not in self._tables:
             if len(self._tables) >= MOST_TABLES:
                 self._tables.clear()
-            self._tables[id(table)] = (table, torch.from_numpy(table).to(self.device)[:, None])
+            self._tables[id(table)] = (table, torch.from_numpy(table).to(self.device).unsqueeze(-2))
         return self._tables[id(table)][1]
 
     def attention(

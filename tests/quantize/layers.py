@@ -35,7 +35,7 @@ def hessians_of(
 ) -> dict[str, torch.Tensor]:
     """Hessian of each input group for states (rows, T, D); those behind the layer go to `after`."""
     observer = Hessians(layer.spec, CPU, tokens)
-    run(TorchOps(), layer, hidden, after, observer, step)
+    run(TorchOps(), layer, hidden, after, {}, observer, step)
     return observer.mean()
 
 

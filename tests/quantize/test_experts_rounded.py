@@ -78,7 +78,7 @@ def inner(layer: Layer, expert: int, x: torch.Tensor) -> torch.Tensor:
 
 def watched(layer: Layer, hidden: np.ndarray, observer: Observer) -> None:
     """Run the states through a layer, some rows at a time."""
-    run(TorchOps(), layer, hidden, None, observer, 2 * LENGTH)
+    run(TorchOps(), layer, hidden, None, {}, observer, 2 * LENGTH)
 
 
 def empty(count: int = ROWS * LENGTH) -> Routed:

@@ -10,6 +10,7 @@ import torch
 
 from quantize.calibration import fisher as fisher_file
 from quantize.calibration.fisher import LayerFisher, Tables, fisher, sample_categorical
+from quantize.calibration.rows import Rows
 from quantize.calibration.stream import OriginalLayers
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.run.resume import Work
@@ -58,7 +59,9 @@ def measured(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fisher_file, "sample_categorical", watched)
-        out = fisher(checkpoint, ids, ops or TorchOps(), room, seen.__setitem__, seed, **chunks)
+        out = fisher(
+            checkpoint, Rows(ids), ops or TorchOps(), room, seen.__setitem__, seed, **chunks
+        )
     return Found(seen, out, torch.cat(tokens))
 
 
@@ -195,7 +198,7 @@ def same(left: Found, right: Found) -> None:
 
 def test_the_tables_need_no_look_at_the_layers(random_models: dict[str, Path]) -> None:
     checkpoint, ids = open_checkpoint(random_models["qwen2-untied"]), random_ids()
-    unwatched = fisher(checkpoint, ids, TorchOps(), rooms)
+    unwatched = fisher(checkpoint, Rows(ids), TorchOps(), rooms)
     for name, table in measured(checkpoint, ids).outside.tables.items():
         assert torch.equal(unwatched.tables[name].hessian, table.hessian)
         assert torch.equal(unwatched.tables[name].rows, table.rows)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from quantize.calibration.imatrix import read
 from quantize.calibration.make_imatrix import ImatrixRequest, collect, make
+from quantize.calibration.rows import Rows
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.methods import HessianFactor
 from quantize.methods.rtn import rtn
@@ -43,7 +44,7 @@ def test_means_are_the_diagonals_of_a_dense_runs_hessians(
     ids = np.random.default_rng(0).integers(0, 4096, (5, 40))
     dense = dense_run(checkpoint.model(), ids)
     hidden = np.zeros((5, 40, 96), np.float32)
-    found = collect(checkpoint, ids, hidden, tokens=80)  # two rows, and one left over
+    found = collect(checkpoint, Rows(ids), hidden, tokens=80)  # two rows, and one left over
     means = {name: mean for name, mean, _ in found}
     assert list(means)[-1] == ("token_embd.weight" if checkpoint.arch.tied else "output.weight")
     assert means.keys() == dense.inputs.keys()

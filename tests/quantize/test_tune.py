@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from quantize.calibration.rows import Rows
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.plan import EFFORTS
 from quantize.run import pipeline
@@ -72,10 +73,10 @@ def test_gradient_by_layers_is_that_of_the_whole_model(
     found = rounded(tmp_path / "work", random_models[name], effort="low")
     ids = found.work.load("calibration", "ids")
     student = open_student(found.job, found.assignments[0], OPS)
-    teacher = run_teacher(found.checkpoint, ids, OPS, room)
+    teacher = run_teacher(found.checkpoint, Rows(ids), OPS, room)
     deltas = small_deltas(student)
     rows = np.array([3, 1])
-    loss, gradient = kl_gradient(student, deltas, ids, teacher, rows)
+    loss, gradient = kl_gradient(student, deltas, Rows(ids), teacher, rows)
 
     # in float64: the KL is 1e-4 of the terms that cancel in it, and float32 loses 1e-3 of it
     leaves = {n: d.double().requires_grad_() for n, d in deltas.items()}
@@ -159,7 +160,7 @@ def task(domains: list[str]) -> TuningTask:
     """Only what splits windows."""
     ids = np.zeros((len(domains), 4), np.int32)
     nothing: Any = None
-    return TuningTask(nothing, nothing, ids, np.array(domains), room, seed=0)
+    return TuningTask(nothing, nothing, Rows(ids), np.array(domains), room, seed=0)
 
 
 def test_one_window_of_eight_of_each_domain_is_held_back_and_at_least_one() -> None:
@@ -226,7 +227,7 @@ def test_tuning_lowers_the_kl_of_the_stored_tensors_on_windows_held_back(tmp_pat
     ids, domains = (found.work.load("calibration", key) for key in ("ids", "domains"))
     student = open_student(found.job, found.assignments[0], OPS)
     whole = TuningTask(
-        student, run_teacher(found.checkpoint, ids, OPS, room), ids, domains, room, 0
+        student, run_teacher(found.checkpoint, Rows(ids), OPS, room), Rows(ids), domains, room, 0
     )
     again = whole.judge(zeros(student))
     assert again == pytest.approx(stage["kl"]["after"], rel=1e-3)

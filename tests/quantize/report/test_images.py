@@ -1,20 +1,24 @@
 """Text after images, as a report has it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import edgequant
-from calib_data.drawings import SIZES, drawings
+from calib_data.drawings import HELD_OUT, SIZES, drawings
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.mmproj import make
 from quantize.report.examine import open_subject
-from quantize.report.images import DRAWINGS, LENGTH, after_images, image_rows
-from quantize.report.metrics import Metrics
+from quantize.report.gate import Gates
+from quantize.report.images import LENGTH, after_images, image_rows, summary
+from quantize.report.metrics import Metrics, score, stack
+from quantize.report.report import Report
 from runtime.engine import OpsEngine, open_engine
-from runtime.errors import CorruptFileError
+from runtime.errors import CorruptFileError, GateError, InputError
 from tests.one_file_models import edit, weights
 from tests.quantize.report.schemas import errors, schema
 from tests.vision_models import IMAGE, QWEN2, QWEN25, vision_model
@@ -58,7 +62,7 @@ def measured(folder: Path, path: Path) -> Metrics:
     assert isinstance(original, OpsEngine)
     rows = image_rows(checkpoint, 3)
     found = after_images(original, [subject], rows, lambda stage, done, total, note: None)
-    return found["x"]
+    return found["x"].metrics
 
 
 @pytest.mark.parametrize("target", ["gguf:F32", "onnx:fp32"])
@@ -78,9 +82,88 @@ def test_a_run_reports_text_after_images(tmp_path: Path) -> None:
     report = json.loads((out / "report.json").read_text())
     assert not errors(report, schema(), schema())
     low, high = (result["images"] for result in report["results"])
-    assert low["windows"] == high["windows"] == DRAWINGS
+    assert low["windows"] == high["windows"] == HELD_OUT
     assert 0 < high["kl"] < low["kl"]
+    assert all(len(result["image_windows"]) == HELD_OUT for result in report["results"])
     assert "after images" in (out / "report.html").read_text()
+
+
+BRIEF: Any = {"eval_rows": 2, "eval_length": 32}
+
+
+def blinded(path: Path) -> None:
+    """Axes of rope in another order: text stands at the same place on all of them."""
+    key = b"qwen2vl.rope.dimension_sections"
+    whole = bytearray(path.read_bytes())
+    at = whole.index(key) + len(key) + 4 + 4 + 8  # the kinds of the value and of its items, count
+    assert np.frombuffer(whole[at : at + 16], "<i4").tolist() == [2, 3, 3, 0]
+    whole[at : at + 16] = np.array([6, 1, 1, 0], "<i4").tobytes()
+    path.write_bytes(whole)
+
+
+@pytest.mark.slow
+def test_an_artifact_whose_text_is_fine_is_refused_for_its_images(tmp_path: Path) -> None:
+    folder, out = vision_model(tmp_path / "x", QWEN25), tmp_path / "out"
+    done = edgequant.quantize(folder, "gguf:F16", out, method="rtn", **BRIEF)
+    path, baseline = done.artifacts[0].path, out / "report.json"
+    again = edgequant.check(path, against=folder, max_image_kl=1e-3, baseline=baseline, **BRIEF)
+    assert not again.failures and not again.results[0].notes
+    blinded(path)
+    limits: dict[str, Any]
+    for limits in ({"max_kl": 5e-4, "max_image_kl": 5e-4}, {"baseline": baseline}):
+        with pytest.raises(GateError) as caught:
+            edgequant.check(path, against=folder, **limits, **BRIEF)
+        (result,) = caught.value.result.results
+        assert result.metrics.kl < 5e-4 < result.images.kl
+        said = "worse than the baseline's" if "baseline" in limits else "above the limit of 0.0005"
+        assert all(line.startswith("after images") for line in result.failures)
+        assert said in result.failures[0]
+
+
+def result_of(path: Path, changes: dict[str, Any]) -> Path:
+    """The report with other values in its evaluation or its only result."""
+    values = json.loads(path.read_text())
+    for name, value in changes.items():
+        place = values["evaluation"] if name == "images" else values["results"][0]
+        place[name] = value
+    changed = path.with_name("changed.json")
+    changed.write_text(json.dumps(values))
+    return changed
+
+
+@pytest.mark.slow
+def test_what_a_baseline_has_of_images_is_told(tmp_path: Path) -> None:
+    folder, out = vision_model(tmp_path / "x", QWEN25), tmp_path / "out"
+    done = edgequant.quantize(folder, "gguf:F16", out, method="rtn", **BRIEF)
+    path, baseline = done.artifacts[0].path, out / "report.json"
+    older = result_of(baseline, {"images": "", "image_windows": []})
+    found = edgequant.check(path, against=folder, baseline=older, **BRIEF)
+    assert not found.failures
+    assert "text after images is not in the baseline changed.json" in found.results[0].notes
+    other = result_of(baseline, {"images": "0" * 64})
+    with pytest.raises(InputError, match="was measured on other images than this version has"):
+        edgequant.check(path, against=folder, baseline=other, **BRIEF)
+
+
+def test_logits_that_are_no_numbers_make_it_unfit(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(LENGTH, 8)).astype(np.float32)
+    broken = np.where(np.arange(LENGTH)[:, None] < 3, np.nan, logits)
+    following = np.zeros(LENGTH, int)
+    good, bad = (score(logits, other, following) for other in (logits, broken))
+    assert summary(stack([good, good])).problems == ()
+    (line,) = summary(stack([good, bad])).problems
+    assert line == f"it computes NaN or infinite logits for 3 of {2 * LENGTH} tokens after images"
+
+
+def test_a_gate_on_images_needs_a_measurement(report: Report) -> None:
+    (text,) = report.results
+    assert "was not measured" in Gates(max_image_kl=9.0).failures(text)[0]
+    seen = replace(text, images=replace(text.metrics, kl=0.02))
+    assert Gates(max_image_kl=0.02).failures(seen) == Gates().failures(seen) == []
+    (line,) = Gates(max_image_kl=0.019).failures(seen)
+    assert line == "after images mean KL 0.02000 is above the limit of 0.019"
+    with pytest.raises(InputError, match="max_image_kl measures text after images, and tiny-qwen"):
+        edgequant.quantize(to="gguf:Q4_0", max_image_kl=0.1)
 
 
 def test_a_tower_that_is_not_whole_is_refused_before_work(tmp_path: Path) -> None:
