@@ -72,6 +72,9 @@ class Container:
     {literal}, the name in Python or JSON, and {model}, the model's name for ollama. `scoring` is
     that of a model that scores texts."""
     scoring: str = ""
+    sees: bool = False
+    """Whether a vision tower goes into an artifact: `write` and `size` then take a `sight`, which
+    is a Sight or None."""
     refuse: Callable[[Arch], object] = lambda arch: None
     """Raises UnsupportedError for a model that readers of an artifact would not compute."""
     tokenizer: Callable[[Arch, Path], Tokenizer | None] = lambda arch, source: None

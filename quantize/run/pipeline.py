@@ -17,6 +17,7 @@ from quantize.report.written import REPORTS, refuse_other_report
 from quantize.run.disk_usage import check_space, run_cost
 from quantize.run.job import Job
 from quantize.run.sequential import calibration, quantize_model
+from quantize.run.sight import tower_told
 from quantize.run.writing import artifact_bytes, exact_size, refuse_unwritable, write
 from quantize.tuning.tune import tune_targets
 from runtime.errors import InputError
@@ -74,7 +75,7 @@ def assign_all(job: Job) -> Job:
         told = rule_fallbacks(target, arch, job.rules)
         size = exact_size(job, target, digest, told)
         found.append(allocate(job.goal, target, arch, job.rules, predictions, size))
-    return job.assigned(found)
+    return job.assigned([tower_told(job, assignment) for assignment in found])
 
 
 def allocation_lines(assignments: tuple[Assignment, ...]) -> list[str]:
