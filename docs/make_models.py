@@ -18,13 +18,13 @@ calibration (`--effort low`), as F32 and Q4_K_M for GGUF and as fp32 and int4 fo
 files are run in llama.cpp, with keys and values in float32, and in onnxruntime. A cell has the KL
 from transformers, which runs the checkpoint itself, in nats a token: of the file without
 quantization, then of the quantized one. Of models that read images it is that of text; their
-towers are judged in `tests/interop/test_images_llamacpp.py`. Of models that score texts a cell
-has the largest deviation of a score, in standard deviations of the scores, and the rank
-correlation of the quantized file's; heads that transformers has no class for are held against our
-own run of the original. What cannot be right in a container is refused before any work, with the
-sentence shown. `tests/interop/test_releases.py` runs the same cells, and fails where a file
-without quantization differs by 1e-6 or more (1e-5 with rope on three axes in llama.cpp, 1e-4 of a
-score).
+towers are judged in `tests/interop/test_images_llamacpp.py` and `test_images_genai.py`. Of models
+that score texts a cell has the largest deviation of a score, in standard deviations of the scores,
+and the rank correlation of the quantized file's; heads that transformers has no class for are held
+against our own run of the original. What cannot be right in a container is refused before any work,
+with the sentence shown. `tests/interop/test_releases.py` runs the same cells, and fails where a
+file without quantization differs by 1e-6 or more (1e-5 with rope on three axes in llama.cpp, 1e-4
+of a score).
 
 | release | GGUF in llama.cpp: F32; Q4_K_M | ONNX in onnxruntime: fp32; int4 |
 |---|---|---|

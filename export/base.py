@@ -76,6 +76,9 @@ class Container:
     """Whether all linears that are packed must be of one type."""
     own_name: str = ""
     """Where two containers have one reader: the second one's name."""
+    sees: bool = False
+    """Whether a vision tower goes into an artifact: `write` and `size` then take a `sight`, which
+    is a Sight or None."""
     refuse: Callable[[Arch], object] = lambda arch: None
     """Raises UnsupportedError for a model that readers of an artifact would not compute."""
     tokenizer: Callable[[Arch, Path], Tokenizer | None] = lambda arch, source: None

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from export import genai_vision
+from export.sight import Sight
 from runtime import generation_config
 from runtime.added_tokens import TOKENIZER_FILES
 from runtime.archs import FAMILIES, Arch, family_of
@@ -34,18 +36,22 @@ def context_length(arch: Arch) -> int:
     return min(arch.context, LONGEST_CONTEXT)
 
 
-def small_files(arch: Arch, source: Path) -> dict[str, bytes]:
+def small_files(arch: Arch, source: Path, sight: Sight | None = None) -> dict[str, bytes]:
     """Every file of a folder beside the graph and its weights: name -> bytes.
 
     onnxruntime-genai runs no model that scores texts: of it there is no genai_config.json.
     Raises EdgequantError when the source has no config.json or tokenizer.
     """
     tokenizer = Tokenizer.from_folder(source)
-    config, files = genai_config(arch, source, tokenizer), copied_files(source, arch, tokenizer)
+    config = genai_config(arch, source, tokenizer, sight)
+    files = copied_files(source, arch, tokenizer)
     if arch.score_head:
         return files
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    return files | {"genai_config.json": text.encode("utf-8")}
+    files["genai_config.json"] = _sorted(config)
+    if sight:
+        files |= genai_vision.preparation_files(source)
+        files[genai_vision.PROCESSOR] = _sorted(genai_vision.processor(sight))
+    return files
 
 
 def copied_files(source: Path, arch: Arch, tokenizer: Tokenizer) -> dict[str, bytes]:
@@ -69,11 +75,17 @@ def copied_files(source: Path, arch: Arch, tokenizer: Tokenizer) -> dict[str, by
     return files
 
 
+def _sorted(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("utf-8")
+
+
 def _json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
-def genai_config(arch: Arch, source: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+def genai_config(
+    arch: Arch, source: Path, tokenizer: Tokenizer, sight: Sight | None = None
+) -> dict[str, Any]:
     """genai_config.json."""
     settings = read_config(source)
     if not settings:
@@ -81,16 +93,18 @@ def genai_config(arch: Arch, source: Path, tokenizer: Tokenizer) -> dict[str, An
             f"{source} has no config.json; give the folder of the original checkpoint."
         )
     settings |= read_json(source / "generation_config.json")
-    eos = list(tokenizer.eos)
+    eos, family = list(tokenizer.eos), FAMILIES[arch.family]
     model = {
-        "type": FAMILIES[arch.family].genai_type or arch.family,
+        "type": (family.genai_sees if sight else family.genai_type) or arch.family,
         "vocab_size": arch.vocab,
         "context_length": context_length(arch),
         "eos_token_id": eos[0] if len(eos) == 1 else eos,
         "pad_token_id": _first(settings.get("pad_token_id"), *reversed(eos)),
         "bos_token_id": _first(settings.get("bos_token_id"), tokenizer.bos, *reversed(eos)),
-        "decoder": _decoder(arch),
+        "decoder": _decoder(arch, sight),
     }
+    if sight:
+        model |= genai_vision.sections(sight, source, arch.vocab)
     return {"model": model, "search": _search(arch, source)}
 
 
@@ -108,7 +122,8 @@ def _search(arch: Arch, source: Path) -> dict[str, Any]:
     }
 
 
-def _decoder(arch: Arch) -> dict[str, Any]:
+def _decoder(arch: Arch, sight: Sight | None) -> dict[str, Any]:
+    reads = genai_vision.decoder_inputs() if sight else {"input_ids": "input_ids"}
     return {
         "filename": "model.onnx",
         "head_size": arch.head_dim,
@@ -118,7 +133,7 @@ def _decoder(arch: Arch) -> dict[str, Any]:
         "num_key_value_heads": arch.kv_heads,
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
         "inputs": {
-            "input_ids": "input_ids",
+            **reads,
             "attention_mask": "attention_mask",
             "past_key_names": "past_key_values.%d.key",
             "past_value_names": "past_key_values.%d.value",

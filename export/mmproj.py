@@ -167,20 +167,22 @@ def widened(inner: int, kind: str) -> int:
 def file_values(
     tower: Tower, wide: Tower, tensors: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of the file with its float32 values, one of the checkpoint at a time.
-
-    `wide` has the sizes of the file; what the checkpoint lacks of them is zeros.
-    """
-    for (name, shape), full in zip(tower.shapes().items(), wide.shapes().values(), strict=True):
-        values = np.pad(
-            tensors[name].decode().reshape(shape),
-            [(0, more - there) for more, there in zip(full, shape, strict=True)],
-        )
+    """Every tensor of the file with its float32 values, one of the checkpoint at a time."""
+    for name, values in padded(tower, wide, tensors):
         parts = names(name)
         if parts == PATCHES:
             yield from zip(parts, np.moveaxis(values, 2, 0), strict=True)
         else:
             yield from zip(parts, np.split(values, len(parts)), strict=True)
+
+
+def padded(
+    tower: Tower, wide: Tower, tensors: Mapping[str, Tensor]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of a tower with its float32 values in the sizes of `wide`, padded with zeros."""
+    for (name, shape), full in zip(tower.shapes().items(), wide.shapes().values(), strict=True):
+        missing = [(0, more - there) for more, there in zip(full, shape, strict=True)]
+        yield name, np.pad(tensors[name].decode().reshape(shape), missing)
 
 
 def stored_type(name: str, shape: Shape, kind: str) -> QuantType:

@@ -4,6 +4,9 @@
     model.onnx.data    every weight, each at a multiple of 4096 bytes, so that it can be mapped;
                        cos and sin of every position up to genai.LONGEST_CONTEXT
     genai_config.json  what onnxruntime-genai must know (genai.py)
+    embedding.onnx     of a model that reads images (onnx_seeing.py); its weights stand in
+                       model.onnx.data
+    vision.onnx, vision.onnx.data   its vision tower (onnx_vision.py)
     tokenizer.json...  the checkpoint's own files, unchanged
 
 Weights pass through one at a time: the model is never whole in memory, and no 2 GB limit applies.
@@ -20,7 +23,7 @@ from typing import Any, BinaryIO
 import onnx
 from onnx import TensorProto, helper
 
-from export import genai, genai_tokenizer, onnx_graph, onnx_nodes
+from export import genai, genai_tokenizer, onnx_graph, onnx_nodes, onnx_seeing, onnx_vision
 from export.base import Container, check_complete, check_tensor
 from export.files import new_folder
 from export.onnx_data import (
@@ -33,9 +36,10 @@ from export.onnx_data import (
     weight_values,
 )
 from export.onnx_presets import HALF_PRESETS, PRESETS
+from export.sight import Sight
 from runtime.archs import Arch
 from runtime.errors import CorruptFileError
-from runtime.onnx_file import READER, maker, metadata
+from runtime.onnx_file import EMBEDDING_MODEL, MODEL, READER, VISION_MODEL, maker, metadata
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Tensor, is_matrix
@@ -43,8 +47,6 @@ from runtime.tokenizer import Tokenizer
 
 CHUNK = 1 << 24
 """Bytes read at a time when the written file is compared."""
-
-MODEL = "model.onnx"
 
 USAGE = """```sh
 quantize generate {file} "Once upon a time"
@@ -92,6 +94,7 @@ def write(
     overwrite: bool = False,
     accuracy_level: int = 4,
     alignment: int = ALIGNMENT,
+    sight: Sight | None = None,
 ) -> None:
     """Write the folder `path` from tensors in any order; F16 and BF16 ones are stored as F32.
 
@@ -104,19 +107,28 @@ def write(
     file does not read back as it was meant.
     """
     onnx_graph.check_ops(arch)
-    small = genai.small_files(arch, source)
-    with new_folder(path, overwrite, needed=least_bytes(arch)) as temp:
+    small = genai.small_files(arch, source, sight)
+    needed = least_bytes(arch) + (onnx_vision.tower_bytes(sight) if sight else 0)
+    with new_folder(path, overwrite, needed=needed) as temp:
         with (temp / DATA).open("wb") as file:
             data = DataFile(file, Places(alignment=alignment))
             layouts = _store(data, arch, tensors)
-        protos = data.places.protos
-        (temp / MODEL).write_bytes(_model(arch, layouts, protos, extra, accuracy_level))
-        for name, content in small.items():
+        graphs = _graphs(arch, layouts, data.places.protos, extra, sight, accuracy_level)
+        for name, content in (graphs | small).items():
             (temp / name).write_bytes(content)
-        check(temp, data.sums)
+        check(temp, data.sums, DATA, *graphs)
+        if sight:
+            sums = onnx_vision.write_tower(temp, sight, alignment)
+            check(temp, sums, onnx_vision.VISION_DATA, VISION_MODEL)
 
 
-def size(arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[str, Any]) -> int:
+def size(
+    arch: Arch,
+    types: Mapping[str, QuantType],
+    source: Path,
+    extra: dict[str, Any],
+    sight: Sight | None = None,
+) -> int:
     """Bytes of the folder that `write` makes in file order when its 2-D weights have these types.
 
     The graph is made as it will be; of the weights only places and lengths are counted. Raises
@@ -132,23 +144,30 @@ def size(arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[s
     places.add_view(arch, layouts[onnx_nodes.EMBEDDING])
     for array, _ in rope_arrays(arch):
         places.add(array)
-    model = _model(arch, layouts, places.protos, extra)
-    return places.end + len(model) + sum(map(len, genai.small_files(arch, source).values()))
+    graphs = _graphs(arch, layouts, places.protos, extra, sight)
+    files = (graphs | genai.small_files(arch, source, sight)).values()
+    tower = onnx_vision.tower_bytes(sight) if sight else 0
+    return places.end + sum(map(len, files)) + tower
 
 
-def _model(
+def _graphs(
     arch: Arch,
     layouts: Mapping[str, QuantType],
     protos: list[onnx.TensorProto],
     extra: dict[str, Any],
+    sight: Sight | None,
     accuracy_level: int = 4,
-) -> bytes:
-    """The graph with its metadata, as it stands in model.onnx."""
-    graph = onnx_nodes.Graph(arch, dict(layouts), accuracy_level)
+) -> dict[str, bytes]:
+    """The graphs over the one data file, by their files; the first has the metadata."""
+    graph = onnx_nodes.Graph(arch, dict(layouts), accuracy_level, sees=sight is not None)
     onnx_graph.decoder(graph)
     model = onnx_graph.model(graph, protos)
     helper.set_model_props(model, {key: _text(extra[key]) for key in sorted(extra)})
-    return model.SerializeToString(deterministic=True)
+    models = {MODEL: model}
+    if sight:
+        words = onnx_nodes.Graph(arch, dict(layouts), accuracy_level)
+        models[EMBEDDING_MODEL] = onnx_seeing.embedding_model(words, sight.ids[1], protos)
+    return {name: one.SerializeToString(deterministic=True) for name, one in models.items()}
 
 
 def least_bytes(arch: Arch) -> int:
@@ -184,25 +203,24 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def check(folder: Path, sums: dict[str, int]) -> None:
-    """Reopen a folder: a valid graph, and every stored array as its checksum (crc32) says.
+def check(folder: Path, sums: dict[str, int], data: str, *graphs: str) -> None:
+    """Reopen graphs over a data file: valid ones, and every array as its checksum (crc32) says.
 
     Raises EdgequantError naming the first array that differs.
     """
-    onnx.checker.check_model(str(folder / MODEL))
-    graph = onnx.load(str(folder / MODEL), load_external_data=False).graph
-    found = {
-        proto.name: {entry.key: entry.value for entry in proto.external_data}
-        for proto in graph.initializer
-        if proto.data_location == TensorProto.EXTERNAL
-    }
-    with (folder / DATA).open("rb") as file:
+    found: dict[str, dict[str, str]] = {}
+    for name in graphs:
+        onnx.checker.check_model(str(folder / name))
+        for proto in onnx.load(str(folder / name), load_external_data=False).graph.initializer:
+            if proto.data_location == TensorProto.EXTERNAL:
+                found[proto.name] = {entry.key: entry.value for entry in proto.external_data}
+    with (folder / data).open("rb") as file:
         for name, expected in sums.items():
             where = found.get(name, {})
             file.seek(int(where.get("offset", 0)))
             if _crc(file, int(where.get("length", 0))) != expected:
                 raise CorruptFileError(
-                    f"{name} in {folder / DATA} does not read back as it was written; "
+                    f"{name} in {folder / data} does not read back as it was written; "
                     "check the disk and write again."
                 )
 
@@ -235,6 +253,7 @@ FACTS: dict[str, Any] = {
     "size": size,
     "provenance": metadata,
     "maker": maker,
+    "sees": True,
     "refuse": onnx_graph.check_ops,
     "usage": USAGE,
     "scoring": SCORING,

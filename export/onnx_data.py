@@ -121,6 +121,8 @@ class Places:
 
     protos: list[onnx.TensorProto] = field(default_factory=list)
     alignment: int = ALIGNMENT
+    location: str = DATA
+    """Name of the data file."""
     end: int = 0
     """Bytes of the file so far."""
 
@@ -130,7 +132,8 @@ class Places:
         self.end = offset + array.nbytes
         proto = TensorProto(name=array.name, dims=array.dims, data_location=TensorProto.EXTERNAL)
         proto.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
-        for key, value in {"location": DATA, "offset": offset, "length": array.nbytes}.items():
+        place = {"location": self.location, "offset": offset, "length": array.nbytes}
+        for key, value in place.items():
             proto.external_data.add(key=key, value=str(value))
         self.protos.append(proto)
         return offset

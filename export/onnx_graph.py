@@ -11,7 +11,8 @@
 A model that scores texts has no cache: a text is read whole, and `logits` are each token's scores.
 
 There is no input for positions: GroupQueryAttention counts from the attention mask, so a batch may
-be padded on the right only. Names of inputs and outputs are onnxruntime-genai's.
+be padded on the right only. A model that reads images has one (onnx_seeing.py). Names of inputs and
+outputs are onnxruntime-genai's.
 """
 
 from collections.abc import Mapping
@@ -22,8 +23,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export import onnx_experts, onnx_nodes
-from export.onnx_nodes import MICROSOFT, Graph
+from export import onnx_experts, onnx_nodes, onnx_seeing
+from export.onnx_nodes import Graph
 from runtime.archs import Arch, Attention, GatedMLP, MoE, Norm, Residual
 from runtime.errors import UnsupportedError
 from runtime.rope import Rope
@@ -73,7 +74,12 @@ def rope_tables(arch: Arch) -> dict[tuple[Rope, int], str]:
 def decoder(graph: Graph) -> None:
     """Add every node of the model, from input_ids to logits."""
     arch = graph.arch
-    stream = _Stream(graph, _lengths(graph), rope_tables(arch), onnx_nodes.embed(graph))
+    lengths, ropes = _lengths(graph), rope_tables(arch)
+    if graph.sees:
+        stream = _Stream(graph, lengths, onnx_seeing.axis_tables(graph, ropes), onnx_seeing.EMBEDS)
+    else:
+        tables = {key: [f"{name}.cos", f"{name}.sin"] for key, name in ropes.items()}
+        stream = _Stream(graph, lengths, tables, onnx_nodes.embed(graph))
     for index in range(arch.layers):
         stream.layer(index)
     stream.norm(arch.output_norm, "output_norm", last=True)
@@ -86,7 +92,7 @@ class _Stream:
 
     graph: Graph
     lengths: list[str]
-    ropes: Mapping[tuple[Rope, int], str]
+    ropes: Mapping[tuple[Rope, int], list[str]]
     x: str
     """The residual stream."""
     y: str = ""
@@ -103,9 +109,9 @@ class _Stream:
                     self.norm(op, f"{blk}.{op.name}")
                 case Attention():
                     self.settle(f"{blk}.{place}")
-                    table = self.ropes[op.rope, op.rope_channels] if op.rope else ""
+                    tables = self.ropes[op.rope, op.rope_channels] if op.rope else []
                     context = onnx_nodes.attention(
-                        self.graph, index, op, self.y, self.lengths, table
+                        self.graph, index, op, self.y, self.lengths, tables
                     )
                     self.y = onnx_nodes.linear(self.graph, f"{blk}.{op.output.name}", context)
                 case GatedMLP():
@@ -138,8 +144,9 @@ class _Stream:
 def model(graph: Graph, initializers: list[onnx.TensorProto]) -> onnx.ModelProto:
     """The whole model around the nodes: inputs, outputs, opsets."""
     arch = graph.arch
+    ids = _value("input_ids", TensorProto.INT64, ["batch", "sequence"])
     inputs = [
-        _value("input_ids", TensorProto.INT64, ["batch", "sequence"]),
+        *(onnx_seeing.inputs(arch) if graph.sees else [ids]),
         _value("attention_mask", TensorProto.INT64, ["batch", "total"]),
     ]
     outputs = [_value("logits", TensorProto.FLOAT, ["batch", "sequence", arch.outputs])]
@@ -150,11 +157,8 @@ def model(graph: Graph, initializers: list[onnx.TensorProto]) -> onnx.ModelProto
             past, present = onnx_nodes.cache_names(layer, side)
             inputs.append(_value(past, TensorProto.FLOAT, [*kv, "past", width]))
             outputs.append(_value(present, TensorProto.FLOAT, [*kv, "total", width]))
-    body = helper.make_graph(
-        graph.nodes, arch.family, inputs, outputs, [*initializers, *graph.constants.values()]
-    )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
-    return helper.make_model(body, opset_imports=opsets, ir_version=10, producer_name="edgequant")
+    stored = onnx_seeing.read_by(graph, initializers)
+    return onnx_nodes.whole_model(graph, arch.family, inputs, outputs, stored)
 
 
 def _value(name: str, elem_type: int, shape: list[Any]) -> onnx.ValueInfoProto:

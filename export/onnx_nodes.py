@@ -30,10 +30,11 @@ between them would make onnxruntime hold another copy of the codes in memory.
 
 
 @dataclass
-class Graph:
+class Nodes:
     """The nodes so far; `layouts` says how each weight is stored. Values go by their names."""
 
-    arch: Arch
+    shapes: Mapping[str, Shape]
+    """Of every weight."""
     layouts: Mapping[str, QuantType]
     accuracy_level: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -42,15 +43,10 @@ class Graph:
     def __post_init__(self) -> None:
         self.matrices: dict[str, tuple[QuantType, Shape]] = {
             part: (self.layouts[name], shape)
-            for name, whole in self.arch.shapes().items()
+            for name, whole in self.shapes.items()
             for part, shape in matrices(name, whole).items()
         }
         """Type and shape of each weight, and of each expert's part of one."""
-
-    @property
-    def cached(self) -> bool:
-        """Whether keys and values come in and go out: texts that are scored are read whole."""
-        return self.arch.score_head is None
 
     def op(
         self, op_type: str, inputs: list[str], out: str, domain: str = "", **attributes: Any
@@ -71,6 +67,22 @@ class Graph:
         """A small constant kept inside the .onnx file."""
         self.constants[name] = numpy_helper.from_array(np.asarray(values, dtype), name)
         return name
+
+
+class Graph(Nodes):
+    """The nodes of a language model."""
+
+    def __init__(
+        self, arch: Arch, layouts: Mapping[str, QuantType], accuracy_level: int, sees: bool = False
+    ) -> None:
+        """`sees`: embeddings come in, some of them of images, and places on three axes."""
+        super().__init__(arch.shapes(), layouts, accuracy_level)
+        self.arch, self.sees = arch, sees
+
+    @property
+    def cached(self) -> bool:
+        """Whether keys and values come in and go out: texts that are scored are read whole."""
+        return self.arch.score_head is None
 
 
 def stored_names(name: str, qtype: QuantType) -> list[str]:
@@ -126,7 +138,7 @@ def cache_names(layer: int, side: str) -> tuple[str, str]:
     return f"past_key_values.{layer}.{side}", f"present.{layer}.{side}"
 
 
-def norm(graph: Graph, op: Norm, name: str, x: str, out: str) -> str:
+def norm(graph: Nodes, op: Norm, name: str, x: str, out: str) -> str:
     """RMS norm in standard operators, which onnxruntime fuses; most come with a skip."""
     # SimplifiedLayerNormalization is no operator of the standard: onnx's checker refuses it
     axis = graph.constant(f"{out}.axis", [-1], np.int64)
@@ -166,7 +178,7 @@ def scaled(graph: Graph, blk: str, op: Residual, y: str, name: str) -> str:
     return graph.op("Mul", [y, factor], f"{name}.scaled")
 
 
-def linear(graph: Graph, part: str, x: str, out: str = "") -> str:
+def linear(graph: Nodes, part: str, x: str, out: str = "") -> str:
     """x through a linear and its bias; the value is called `part` unless `out` is given."""
     name, out = f"{part}.weight", out or part
     qtype, shape = graph.matrices[name]
@@ -207,12 +219,12 @@ def _head_norm(graph: Graph, op: Norm, name: str, x: str, heads: int) -> str:
 
 
 def attention(
-    graph: Graph, index: int, op: Attention, normed: str, lengths: list[str], table: str
+    graph: Graph, index: int, op: Attention, normed: str, lengths: list[str], tables: list[str]
 ) -> str:
     """What attn_output reads: (B, T, H * C). The cache holds rotated keys.
 
-    `lengths` are seqlens_k and total_sequence_length; `table` names cos and sin, where there is a
-    rope.
+    `lengths` are seqlens_k and total_sequence_length; `tables` are cos and sin of all positions,
+    where there is a rope, or what `rotated` takes.
     """
     blk = f"blk.{index}"
     q, k, v = (linear(graph, f"{blk}.{part.name}", normed) for part in (op.q, op.k, op.v))
@@ -222,7 +234,8 @@ def attention(
         k = _head_norm(graph, op.k_norm, f"{blk}.{op.k_norm.name}", k, op.kv_heads)
     names = [cache_names(index, side) for side in ("key", "value")] if graph.cached else []
     past, present = zip(*names, strict=True) if names else (("", ""), ())
-    tables = [f"{table}.cos", f"{table}.sin"] if op.rope is not None else []
+    if len(tables) == 3:
+        q, k, tables = rotated(graph, q, tables), rotated(graph, k, tables), []
     facts: dict[str, Any] = {}
     if op.window is not None:
         facts["local_window_size"] = op.window  # onnxruntime before 1.24 sees one key more
@@ -237,7 +250,7 @@ def attention(
         domain=MICROSOFT,
         num_heads=op.heads,
         kv_num_heads=op.kv_heads,
-        do_rotary=int(op.rope is not None),
+        do_rotary=len(tables) // 2,
         rotary_interleaved=0,
         scale=op.scores_scale,
         **facts,
@@ -258,6 +271,33 @@ def gated(graph: Graph, op: GatedMLP, gate: str, up: str) -> str:
     if op.activation == "gelu":
         active = graph.op("Gelu", [gate], f"{gate}.gelu", approximate="tanh")
     else:
-        sigmoid = graph.op("Sigmoid", [gate], f"{gate}.sigmoid")
-        active = graph.op("Mul", [gate, sigmoid], f"{gate}.silu")
+        active = silu(graph, gate)
     return graph.op("Mul", [active, up], f"{gate}.gated")
+
+
+def silu(graph: Nodes, x: str) -> str:
+    """x * sigmoid(x)."""
+    sigmoid = graph.op("Sigmoid", [x], f"{x}.sigmoid")
+    return graph.op("Mul", [x, sigmoid], f"{x}.silu")
+
+
+def rotated(graph: Nodes, x: str, turned: list[str]) -> str:
+    """Heads x (B, T, H * C), both halves of each head turned.
+
+    `turned`: numbers (B, T) of places, and the cos and sin of all places, (places, C / 2).
+    """
+    return graph.op("RotaryEmbedding", [x, *turned], f"{x}.rotated", MICROSOFT)
+
+
+def whole_model(
+    graph: Nodes,
+    name: str,
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    initializers: list[onnx.TensorProto],
+) -> onnx.ModelProto:
+    """A model of nodes: with opsets, and versions that older runtimes open."""
+    stored = [*initializers, *graph.constants.values()]
+    body = helper.make_graph(graph.nodes, name, inputs, outputs, stored)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_model(body, opset_imports=opsets, ir_version=10, producer_name="edgequant")

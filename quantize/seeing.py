@@ -7,13 +7,16 @@ from pathlib import Path
 from quantize.checkpoint import open_checkpoint
 from quantize.loading import kind
 from quantize.vision import open_vision
+from runtime.config_file import read_config
 from runtime.containers import recognise
 from runtime.engine import Engine, reads_files
 from runtime.errors import InputError, UnsupportedError
 from runtime.tokenizer import Tokenizer
-from runtime.vision.ids import IDS
-from runtime.vision.image import patches_of, read_image
+from runtime.vision.ids import IDS, image_ids
+from runtime.vision.image import patches_of, read_image, read_preparation
 from runtime.vision.seeing import SeeingEngine, SeenImages
+from runtime.vision.tower import tower_of
+from runtime.vision.vision import Vision
 
 
 @dataclass(frozen=True)
@@ -64,33 +67,36 @@ def check_image_flags(
     if tower is not None and not images:
         raise InputError("--tower is for images; give --image as well, or leave it out.")
     backend = backend or recognise(file).engine
-    if images and reads_files(backend):
+    if not images or not reads_files(backend):
+        return
+    if backend != "onnxruntime":
         raise UnsupportedError(
             f"the backend {backend} is given no images here; give a checkpoint or a GGUF file with "
             "--backend native, torch or numpy."
         )
+    if tower is not None:
+        raise InputError(
+            f"{file} is run in onnxruntime, with the vision tower in its own folder alone; leave "
+            "--tower out."
+        )
 
 
 def image_prompt(
-    images: Sequence[Path], file: Path, tower: str | None, tokenizer: Tokenizer | None
+    images: Sequence[Path],
+    file: Path,
+    tower: str | None,
+    tokenizer: Tokenizer | None,
+    own: bool = False,
 ) -> ImagePrompt:
     """Open image files, and the tower of a checkpoint: `tower`, or `file` itself.
 
-    Raises EdgequantError for an image that does not open, a checkpoint without a tower, or a
-    tokenizer without the tokens.
+    `own`: the engine reads them with the tower of an ONNX folder, which `file` is.
+    Raises EdgequantError for an image that does not open, a model without a tower, or a tokenizer
+    without the tokens.
     """
-    if tower is None and kind(file) != "checkpoint":
-        raise InputError(
-            f"{file} has no vision tower; give --tower the checkpoint that it was made from."
-        )
-    checkpoint = open_checkpoint(tower or file)
-    vision = open_vision(checkpoint)
-    if vision is None or vision.ids is None:
-        raise InputError(
-            f"{checkpoint.folder} reads no images: its config.json has no vision_config or not all "
-            f"of {', '.join(IDS)}; give the checkpoint of a Qwen2-VL or Qwen2.5-VL."
-        )
-    (found, tensors, preparation), ids = vision[:3], vision.ids
+    vision = folder_vision(file) if own else checkpoint_vision(tower, file)
+    found, tensors, preparation, ids = vision
+    assert ids
     texts = [tokenizer.backend.id_to_token(token) if tokenizer else None for token in ids]
     if any(text is None for text in texts):
         raise InputError(
@@ -98,3 +104,37 @@ def image_prompt(
         )
     patches = [patches_of(read_image(image), found, preparation) for image in images]
     return ImagePrompt(SeenImages(found, tensors, patches, ids[1]), *map(str, texts))
+
+
+def checkpoint_vision(tower: str | None, file: Path) -> Vision:
+    """The tower of a checkpoint. Raises EdgequantError for one that reads no images."""
+    if tower is None and kind(file) != "checkpoint":
+        raise InputError(
+            f"{file} has no vision tower for this backend; give --tower the checkpoint that it was "
+            "made from."
+        )
+    checkpoint = open_checkpoint(tower or file)
+    vision = open_vision(checkpoint)
+    if vision is None or vision.ids is None:
+        raise _blind(checkpoint.folder)
+    return vision
+
+
+def folder_vision(folder: Path) -> Vision:
+    """What an ONNX folder says of its tower, whose weights onnxruntime reads.
+
+    Raises EdgequantError for one whose config.json says nothing.
+    """
+    config = read_config(folder)
+    tower = tower_of(config) if config else None
+    ids = image_ids(config, int(config["vocab_size"])) if tower else None
+    if tower is None or ids is None:
+        raise _blind(folder)
+    return Vision(tower, {}, read_preparation(folder, tower), ids)
+
+
+def _blind(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} reads no images: its config.json has no vision_config or not all of "
+        f"{', '.join(IDS)}; give the checkpoint of a Qwen2-VL or Qwen2.5-VL."
+    )

@@ -1,23 +1,11 @@
 """The vision tower of a checkpoint that a user names, checked before any work."""
 
-from typing import NamedTuple
-
 from quantize.checkpoint import Checkpoint, check_finite
-from runtime.stored import StoredTensors
 from runtime.vision.encode import tower_tensors
 from runtime.vision.ids import image_ids
-from runtime.vision.image import Preparation, read_preparation
-from runtime.vision.tower import Tower, tower_of
-
-
-class Vision(NamedTuple):
-    """A tower, and how images are made ready for it."""
-
-    tower: Tower
-    tensors: StoredTensors
-    preparation: Preparation
-    ids: tuple[int, int, int] | None
-    """Tokens before an image, in place of it, and after it; None where config.json lacks one."""
+from runtime.vision.image import read_preparation
+from runtime.vision.tower import tower_of
+from runtime.vision.vision import Vision
 
 
 def open_vision(checkpoint: Checkpoint) -> Vision | None:

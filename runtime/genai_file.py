@@ -9,6 +9,7 @@ class GenaiInputs(Struct):
     """Names of a graph's inputs; %d is a layer."""
 
     input_ids: str | None = None
+    inputs_embeds: str | None = None
     attention_mask: str | None = None
     position_ids: str | None = None
     past_key_names: Numbered | None = None
@@ -36,6 +37,14 @@ class GenaiDecoder(Struct):
     outputs: GenaiOutputs = field(default_factory=GenaiOutputs)
 
 
+class GenaiPart(Struct):
+    """Another graph, and its own names of inputs and outputs."""
+
+    filename: str | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
 class GenaiModel(Struct):
     """The model of genai_config.json."""
 
@@ -44,6 +53,8 @@ class GenaiModel(Struct):
     context_length: Size = 1
     eos_token_id: Ids = None
     decoder: GenaiDecoder = field(default_factory=GenaiDecoder)
+    embedding: GenaiPart | None = None
+    vision: GenaiPart | None = None
 
 
 class GenaiConfig(Struct):

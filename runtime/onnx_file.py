@@ -24,6 +24,11 @@ from runtime.tensor import Shape, Tensor
 from runtime.tokenizer import Tokenizer
 
 MODEL = "model.onnx"
+EMBEDDING_MODEL = "embedding.onnx"
+"""Beside the former in a folder of a model that reads images; their weights are in one data file.
+"""
+VISION_MODEL = "vision.onnx"
+"""The vision tower of such a folder."""
 
 INT_OPERATORS = ("MatMulNBits", "GatherBlockQuantized")
 """Operators whose attributes say how many bits a weight takes, and how many share a scale."""
@@ -78,8 +83,13 @@ def matrices(name: str, shape: Shape) -> dict[str, Shape]:
 
 def onnx_tensors(folder: Path, shapes: dict[str, Shape]) -> StoredTensors:
     """The weights of these shapes, when the folder holds them all. Errors as in `open_onnx`."""
-    model = _load(folder)
-    layouts, arrays = _layouts(model), _arrays(folder, model)
+    layouts: dict[str, OnnxInt] = {}
+    arrays: dict[str, StoredArray] = {}
+    for name in (MODEL, EMBEDDING_MODEL):
+        if name == MODEL or (folder / name).exists():
+            model = _load(folder, name)
+            layouts |= _layouts(model)
+            arrays |= _arrays(folder, model)
     weights = {}
     for name, shape in shapes.items():
         found = {layouts.get(part) for part in matrices(name, shape)}
@@ -149,15 +159,15 @@ def _check_array(path: Path, name: str, found: StoredArray | None, expected: Exp
         )
 
 
-def _load(folder: Path) -> Any:
-    """model.onnx without its weights."""
+def _load(folder: Path, name: str = MODEL) -> Any:
+    """A graph without its weights."""
     try:
         import onnx
     except ImportError:
         raise UnsupportedError("reading ONNX needs the onnx package; pip install onnx.") from None
-    path = folder / MODEL
+    path = folder / name
     if not path.exists():
-        raise InputError(f"{folder} has no model.onnx; give the folder that holds it.")
+        raise InputError(f"{folder} has no {name}; give the folder that holds it.")
     graph = path.read_bytes()
     try:
         model = onnx.load_model_from_string(graph)

@@ -45,12 +45,14 @@ def generate(
 
     if image or tower is not None:
         from quantize.seeing import check_image_flags, image_prompt
+        from runtime.vision.seeing import own_tower
 
         check_image_flags(image or (), file, tower, backend)
     engine = loading.open_any(file, backend, purpose="generation")
     seen = None
     if image:
-        seen = image_prompt(image, file, tower, engine.tokenizer)
+        own = own_tower(engine) is not None
+        seen = image_prompt(image, file, tower, engine.tokenizer, own)
         engine, prompt = seen.engine(engine), seen.placed(prompt)
     if chat:
         messages = [{"role": "system", "content": system}] if system else []

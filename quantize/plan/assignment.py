@@ -13,6 +13,7 @@ from runtime.archs import Arch
 from runtime.errors import InputError
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import is_matrix
+from runtime.vision.vision import Vision
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,10 @@ def matrix_widths(arch: Arch) -> dict[str, int]:
     return {n: shape[-1] for n, shape in shapes if is_matrix(shape) and n not in kept}
 
 
+TOWER = "visual."
+"""What names of a vision tower's tensors begin with in rules."""
+
+
 def ruled(name: str, rules: tuple[Rule, ...], container: Container) -> str | None:
     """The type that the last rule for a tensor says, of those that the container can hold."""
     kinds = [
@@ -143,9 +148,10 @@ def narrow(type_name: str, cols: int, container: Container) -> QuantType:
     return QUANT_TYPES[type_name]
 
 
-def check_rules(plan: Plan, arch: Arch) -> None:
+def check_rules(plan: Plan, arch: Arch, vision: Vision | None = None) -> None:
     """Raise EdgequantError for a rule that matches no tensor, or a type that no target can hold."""
-    names = list(matrix_widths(arch))
+    tower = vision.tower.shapes() if vision else ()
+    names = [*matrix_widths(arch), *(f"{TOWER}{name}" for name in tower)]
     for rule in plan.rules:
         if not any(re.search(rule.pattern, name) for name in names):
             raise InputError(f"--rule {rule} matches no tensor; names look like {names[1]}.")

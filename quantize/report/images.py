@@ -1,7 +1,8 @@
 """How far an artifact strays in text after images: drawings with captions, one at a time.
 
-The tower of the original makes the embeddings for all, so that the language model is judged. What
-another engine would run is run by one of ours: none of the others takes embeddings.
+An ONNX folder reads them with its own tower. For the others that of the original makes the
+embeddings, so that the language model is judged; llama.cpp takes none, so one of ours runs what it
+would.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from runtime.engine import Engine, OpsEngine, open_engine
 from runtime.errors import UnsupportedError
 from runtime.vision.image import patches_of
 from runtime.vision.place import with_room
-from runtime.vision.seeing import SeeingEngine, SeenImages, see_together
+from runtime.vision.seeing import SeeingEngine, SeenImages, own_tower, see_together
 
 LENGTH = 32
 """Tokens of a caption that are judged."""
@@ -115,8 +116,9 @@ def summary(scores: TokenScores) -> ImageScores:
 
 
 def ours(subject: Subject) -> Engine | None:
-    """An engine of ours for an artifact; None where its tensors are not read."""
-    if isinstance(subject.engine, OpsEngine):
+    """The engine of an artifact if it takes embeddings, else one of ours; None where its tensors
+    are not read."""
+    if isinstance(subject.engine, OpsEngine) or own_tower(subject.engine):
         return subject.engine
     if subject.model is None:
         return None

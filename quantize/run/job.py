@@ -36,8 +36,10 @@ from quantize.report.torture import TORTURE
 from quantize.run.calibration import Calibration, calibration_of
 from quantize.run.rounding import Recipe
 from quantize.run.store import Store, folder_name, work_path
+from quantize.vision import open_vision
 from runtime.backends.torch import check_device
 from runtime.errors import InputError, UnsupportedError
+from runtime.vision.vision import Vision
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Job:
     progress: Progress
     reader_notes: dict[str, tuple[str, ...]]
     """Container -> what its usual reader makes otherwise of the checkpoint's tokenizer."""
+    vision: Vision | None = None
+    """The vision tower, where artifacts hold it."""
     assignments: tuple[Assignment, ...] = ()
     """The types of every target, once they are known: see `assigned`."""
     groups: tuple[Group, ...] = ()
@@ -118,7 +122,8 @@ class Job:
         """
         check_files(plan)
         checkpoint = open_checkpoint(plan.model, plan.adapter)
-        check_rules(plan, checkpoint.arch)
+        vision = vision_of(plan, checkpoint)
+        check_rules(plan, checkpoint.arch, vision)
         check_experts(plan, checkpoint)
         check_scores(plan, checkpoint.arch)
         length = window_length(plan.length, checkpoint.arch.context)
@@ -155,6 +160,7 @@ class Job:
             store=Store(folder or work_path(plan.output), key),
             progress=progress,
             reader_notes={t.container: notes_of(t.container, checkpoint) for t in plan.targets},
+            vision=vision,
         )
 
     def assigned(self, assignments: list[Assignment]) -> "Job":
@@ -192,6 +198,17 @@ class Job:
     def path(self, target: Target) -> Path:
         """Final name of an artifact."""
         return target.path(self.output, self.checkpoint.name)
+
+
+def vision_of(plan: Plan, checkpoint: Checkpoint) -> Vision | None:
+    """The vision tower, where an artifact is to hold it and config.json has the tokens of images.
+
+    Raises EdgequantError as `open_vision` does.
+    """
+    if not any(export.CONTAINERS[target.container].sees for target in plan.targets):
+        return None
+    found = open_vision(checkpoint)
+    return found if found and found.ids else None
 
 
 def check_files(plan: Plan) -> None:

@@ -19,6 +19,7 @@ from quantize.run.copied import copied_names
 from quantize.run.disk_usage import check_space, run_cost
 from quantize.run.job import Job
 from quantize.run.sequential import calibration, quantize_model
+from quantize.run.sight import tower_told
 from quantize.run.writing import artifact_bytes, exact_size, refuse_unwritable, write
 from quantize.tuning.tune import tune_targets
 from runtime.errors import InputError
@@ -77,7 +78,8 @@ def assign_all(job: Job) -> Job:
         size = exact_size(job, target, digest, told)
         found.append(allocate(job.goal, target, arch, job.rules, predictions, size))
     tensors = job.checkpoint.tensors
-    return job.assigned([replace(a, copied=copied_names(tensors, a.types)) for a in found])
+    told = [tower_told(job, assignment) for assignment in found]
+    return job.assigned([replace(a, copied=copied_names(tensors, a.types)) for a in told])
 
 
 def allocation_lines(assignments: tuple[Assignment, ...]) -> list[str]:

@@ -13,6 +13,7 @@ from quantize.plan import Assignment, Target, matrix_widths
 from quantize.run.copied import copied_names
 from quantize.run.cost import Cost
 from quantize.run.job import Job
+from quantize.run.sight import beside, tower_told
 from quantize.run.stored import artifact_tensors
 from runtime.quant_types import QUANT_TYPES
 
@@ -23,8 +24,9 @@ def exact_size(job: Job, target: Target, digest: str, fallbacks: tuple[str, ...]
 
     def size(types: Types) -> int:
         copied = copied_names(checkpoint.tensors, types)
-        extra = provenance(job, Assignment(target, types, fallbacks, copied=copied), digest)
-        return container.size(checkpoint.arch, types, checkpoint.files, extra)
+        assignment = tower_told(job, Assignment(target, types, fallbacks, copied=copied))
+        extra, more = provenance(job, assignment, digest), beside(job, assignment)
+        return container.size(checkpoint.arch, types, checkpoint.files, extra, **more)
 
     return size
 
@@ -62,6 +64,7 @@ def write(job: Job, assignment: Assignment, digest: str) -> None:
         job.checkpoint.files,
         provenance(job, assignment, digest),
         overwrite=True,
+        **beside(job, assignment),
     )
     job.store.written(target).finish(notes=[f"{target.label} {note}" for note in notes])
     job.progress(f"writing {path.name}", 1, 1, "")

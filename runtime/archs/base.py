@@ -138,6 +138,8 @@ class Family(GgufSizes, HfSizes):
     """Whether its vision tower is run here (runtime/vision), and not left out."""
     genai_type: ClassVar[str | None] = None
     """onnxruntime-genai's name of such a decoder; None = `name`."""
+    genai_sees: ClassVar[str | None] = None
+    """Its name of such a model with the vision tower."""
     biased: ClassVar[tuple[str, ...]] = ()
     norm_offset: ClassVar[float] = 0.0
     """See `Norm.offset`."""

@@ -13,7 +13,7 @@ from runtime.archs.qwen2 import Qwen2, later_layers
 from runtime.errors import CorruptFileError
 from runtime.json_files import checked
 from runtime.json_types import Size
-from runtime.vision.ids import image_ids
+from runtime.vision.ids import IDS, image_ids
 
 ROPES = ("rope_scaling", "rope_parameters")
 SECTIONS = [16, 24, 24]
@@ -37,6 +37,7 @@ class Qwen2VL(Qwen2):
     hf_beside = ("visual.", "model.visual.")
     sees = True
     genai_type = "qwen2"
+    genai_sees = "qwen2_5_vl"  # the older tower's graph has the same inputs and outputs
     theta = 1000000.0
     arch_type = VisionArch
 
@@ -63,10 +64,14 @@ class Qwen2VL(Qwen2):
         found = super().notes(plain_rope(config))
         if not config.get("vision_config"):
             return found
+        folders = "ONNX folders have it as vision.onnx"
+        if missing := [key for key in IDS if key not in config]:
+            lacking = " and no ".join(missing)
+            folders = f"ONNX folders are without it, as config.json has no {lacking}"
         return (
             *found,
             "the vision tower goes into a file of its own for llama.cpp, which `quantize mmproj` "
-            "writes; ONNX folders hold the language model alone",
+            f"writes; {folders}",
         )
 
     def gguf_keys(self, arch: Arch) -> dict[str, Any]:

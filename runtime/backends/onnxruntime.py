@@ -3,7 +3,6 @@
 genai_config.json names the model file, its inputs and its outputs.
 """
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from runtime.config_file import read_config
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.json_files import read_json
 from runtime.links import check_links
+from runtime.onnx_session import open_session, run
+from runtime.positions import Positions
 from runtime.rope import Rope
 from runtime.tokenizer import Tokenizer
+from runtime.vision.onnx_folder import FolderVision
 
 READS_FILES = True
-
-EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
-"""Setting of a session: where a graph that is given as bytes has its weights."""
 
 
 @dataclass
@@ -37,13 +36,20 @@ class OnnxEngine:
     """One session. Rows of a batch have equal lengths: the file counts positions itself."""
 
     def __init__(
-        self, arch: Arch, tokenizer: Tokenizer | None, session: Any, settings: dict[str, Any]
+        self,
+        arch: Arch,
+        tokenizer: Tokenizer | None,
+        session: Any,
+        settings: dict[str, Any],
+        vision: FolderVision | None = None,
     ) -> None:
-        """`settings` is the "model" of genai_config.json."""
+        """`settings` is the "model" of genai_config.json; `vision` makes what a decoder of
+        embeddings reads."""
         context = min(arch.context, int(settings["context_length"]))
         self.arch, self.tokenizer, self.session = replace(arch, context=context), tokenizer, session
         names = settings["decoder"]
-        self.ids, self.mask = names["inputs"]["input_ids"], names["inputs"]["attention_mask"]
+        self.vision, self.mask = vision, names["inputs"]["attention_mask"]
+        self.ids = names["inputs"]["inputs_embeds" if vision else "input_ids"]
         self.positions = names["inputs"].get("position_ids", "position_ids")
         self.result = names["outputs"]["logits"]
         self.input_types = {value.name: value.type for value in session.get_inputs()}
@@ -82,6 +88,16 @@ class OnnxEngine:
     def logits(
         self, ids: np.ndarray, cache: OnnxCache | None = None, last: bool = False
     ) -> np.ndarray:
+        """As `logits_at` of text."""
+        return self.logits_at(None, ids, cache, last)
+
+    def logits_at(
+        self,
+        positions: Positions | None,
+        ids: np.ndarray,
+        cache: OnnxCache | None = None,
+        last: bool = False,
+    ) -> np.ndarray:
         """ids (B, T) -> float32 (B, T, V); with `last` (B, 1, V). A cache is advanced by T.
 
         Raises EdgequantError when the cache or the model's context is full.
@@ -102,25 +118,24 @@ class OnnxEngine:
             # GroupQueryAttention adds several tokens to a cache only for a batch of one
             steps = [self.logits(ids[:, at : at + 1], cache) for at in range(tokens)]
             return steps[-1] if last else np.concatenate(steps, axis=1)
-        feed = {self.ids: np.asarray(ids, np.int64), self.mask: np.ones((batch, total), np.int64)}
-        if self.positions in self.input_types:
-            feed[self.positions] = np.tile(np.arange(past.length, total), (batch, 1))
+        feed = {self.mask: np.ones((batch, total), np.int64)}
+        feed |= self._read(ids, positions or Positions(past.length, total))
         kept = list(self.presents.values()) if cache is not None else []
-        out, *presents = self._run([self.result, *kept], feed | past.arrays)
+        out, *presents = run(self.session, [self.result, *kept], feed | past.arrays)
         if cache is not None:
             cache.arrays = dict(zip(self.presents, presents, strict=True))
             cache.length = total
         return np.asarray(out[:, -1:] if last else out, np.float32)
 
-    def _run(self, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The graph's outputs. Raises UnsupportedError with what onnxruntime says."""
-        try:
-            return list(self.session.run(outputs, feed))
-        except Exception as error:  # the library's own exceptions share no base class of their own
-            raise UnsupportedError(
-                f"onnxruntime cannot run the model: {' '.join(str(error).split())}; compare its "
-                "inputs with config.json and genai_config.json."
-            ) from error
+    def _read(self, ids: np.ndarray, positions: Positions) -> dict[str, np.ndarray]:
+        """What the decoder reads of tokens (B, T) at these positions."""
+        if self.vision is not None:
+            return self.vision.read(ids, positions)
+        feed = {self.ids: np.asarray(ids, np.int64)}
+        if self.positions in self.input_types:
+            places = np.arange(positions.start, positions.stop)
+            feed[self.positions] = np.tile(places, (len(ids), 1))
+        return feed
 
 
 def open(
@@ -141,12 +156,13 @@ def open(
         raise InputError(f"{folder} has no genai_config.json; give a folder that has one.")
     tokenizer = _tokenizer(folder, settings.get("eos_token_id"))
     try:
-        session = _session(folder / settings["decoder"]["filename"], threads, accuracy_level)
-        return OnnxEngine(_arch(folder, settings), tokenizer, session, settings)
+        session = open_session(folder / settings["decoder"]["filename"], threads, accuracy_level)
+        vision = FolderVision.open(folder, settings, threads, accuracy_level)
+        return OnnxEngine(_arch(folder, settings), tokenizer, session, settings, vision)
     except KeyError as missing:
         raise UnsupportedError(
             f"{folder / 'genai_config.json'} has no {missing.args[0]!r}; only text models with one "
-            "decoder are run."
+            "decoder, and Qwen's that read images, are run."
         ) from None
 
 
@@ -169,62 +185,6 @@ def _tokenizer(folder: Path, eos: int | list[int] | None) -> Tokenizer | None:
     if eos is None:
         return found
     return replace(found, eos=tuple(eos) if isinstance(eos, list) else (eos,))
-
-
-def _session(path: Path, threads: int | None, accuracy_level: int | None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UnsupportedError(
-            "running an ONNX file needs onnxruntime; pip install onnxruntime."
-        ) from None
-    if not path.exists():
-        raise CorruptFileError(f"{path} is missing; copy it into the folder again.")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # a failure comes back as our own sentence
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        model: str | bytes = str(path)
-        if accuracy_level is not None or any(file.is_symlink() for file in path.parent.iterdir()):
-            model, folder = _edited(path, accuracy_level)
-            options.add_session_config_entry(EXTERNAL_DATA_FOLDER, folder)
-        return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
-    except Exception as error:  # the library's own exceptions share no base class of their own
-        reason = " ".join(str(error).split())
-        raise CorruptFileError(
-            f"onnxruntime cannot load {path}: {reason}; copy it again or update onnxruntime."
-        ) from error
-
-
-def _edited(path: Path, accuracy_level: int | None) -> tuple[bytes, str]:
-    """The graph with another accuracy_level on every MatMulNBits, and where its weights lie.
-
-    onnxruntime reads weights from below one folder, all links resolved. In a hub's cache the files
-    are links to files of other names in another folder: the graph then names these.
-    """
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    for node in model.graph.node:
-        if node.op_type == "MatMulNBits" and accuracy_level is not None:
-            kept = [a for a in node.attribute if a.name != "accuracy_level"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-            node.attribute.append(onnx.helper.make_attribute("accuracy_level", accuracy_level))
-    places = [
-        entry
-        for proto in model.graph.initializer
-        for entry in proto.external_data
-        # a name that leads out of the folder is onnxruntime's to refuse
-        if entry.key == "location" and Path(entry.value).name == entry.value
-    ]
-    real = {entry.value: (path.parent / entry.value).resolve() for entry in places}
-    folders = [str(file.parent) for file in real.values()]
-    folder = os.path.commonpath(folders) if folders else str(path.parent)
-    for entry in places:
-        entry.value = real[entry.value].relative_to(folder).as_posix()
-    return bytes(model.SerializeToString()), folder
 
 
 def _arch(folder: Path, settings: dict[str, Any]) -> Arch:

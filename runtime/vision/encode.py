@@ -149,11 +149,15 @@ def rotated(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
 def rope_tables(tower: Tower, images: Sequence[Patches]) -> list[np.ndarray]:
     """cos and sin of every patch, (N, C / 2) each: half of the angles by its row, half by its
     column."""
-    pairs = tower.head_dim // 4
-    frequencies = (THETA ** -(np.arange(pairs) / pairs)).astype(np.float32)
     places = np.concatenate([_places(image, tower.merge) for image in images])  # (N, 2)
-    angles = (places.astype(np.float32)[:, :, None] * frequencies).reshape(len(places), -1)
+    angles = (places.astype(np.float32)[:, :, None] * frequencies(tower)).reshape(len(places), -1)
     return [np.cos(angles), np.sin(angles)]
+
+
+def frequencies(tower: Tower) -> np.ndarray:
+    """Angle of each pair of a head's channels for one step down or right: (C / 4,) float32."""
+    pairs = tower.head_dim // 4
+    return np.asarray(THETA ** -(np.arange(pairs) / pairs), np.float32)
 
 
 def _places(image: Patches, merge: int) -> np.ndarray:

@@ -14,11 +14,12 @@ def image_ids(config: dict[str, Any], vocab: int) -> tuple[int, int, int] | None
 
     Raises CorruptFileError for one that is no token of a vocabulary of `vocab`.
     """
-    found = [_checked(key, config[key], vocab) for key in IDS if key in config]
+    found = [checked_id(key, config[key], vocab) for key in IDS if key in config]
     return (found[0], found[1], found[2]) if len(found) == len(IDS) else None
 
 
-def _checked(key: str, value: Any, vocab: int) -> int:
+def checked_id(key: str, value: Any, vocab: int) -> int:
+    """A token that config.json names. Raises CorruptFileError for what is none."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab:
         raise CorruptFileError(
             f"{key} of config.json is {json.dumps(value)}, and a token from 0 to {vocab - 1} is "

@@ -1,6 +1,6 @@
 """An engine for one prompt with images: the tower computes them, the engine what follows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from runtime.engine import OpsEngine
 from runtime.errors import UnsupportedError
 from runtime.kv_cache import Cache
 from runtime.positions import Positions
-from runtime.stored import StoredTensors
+from runtime.tensor import Tensor
 from runtime.vision.encode import encode
 from runtime.vision.image import Patches
 from runtime.vision.place import AxisPositions, Embedded, axes
@@ -23,9 +23,10 @@ class SeenImages:
     """Images of a prompt, and their embeddings once they are asked for."""
 
     def __init__(
-        self, tower: Tower, tensors: StoredTensors, images: Sequence[Patches], token: int
+        self, tower: Tower, tensors: Mapping[str, Tensor], images: Sequence[Patches], token: int
     ) -> None:
-        """`token` is the id that stands for each embedding of an image."""
+        """`token` is the id that stands for each embedding of an image; `tensors` are not read
+        where the engine has a tower of its own."""
         self.tower, self.tensors, self.images, self.token = tower, tensors, images, token
 
     @cached_property
@@ -46,15 +47,26 @@ def see_together(prompts: Sequence[SeenImages]) -> None:
         prompt.values = part
 
 
+def own_tower(engine: Any) -> Any:
+    """What an engine reads images with where it has a tower of its own, an ONNX folder's."""
+    vision = getattr(engine, "vision", None)
+    return vision if vision is not None and vision.sees else None
+
+
 class SeeingEngine:
-    """An engine of ours that reads a prompt with images, and goes on after it."""
+    """An engine that reads a prompt with images, and goes on after it.
+
+    One with a tower of its own reads them with that.
+    """
 
     def __init__(self, engine: Any, seen: SeenImages) -> None:
         """Raises UnsupportedError for an engine that takes no embeddings, or another model."""
-        if not isinstance(engine, OpsEngine) or not isinstance(engine.arch, VisionArch):
+        takes = isinstance(engine, OpsEngine) or own_tower(engine) is not None
+        if not takes or not isinstance(engine.arch, VisionArch):
             raise UnsupportedError(
-                "images are read by our own engines, in a Qwen2-VL or Qwen2.5-VL; open such a "
-                "model with the backend native, torch or numpy."
+                "images are read by our own engines, in a Qwen2-VL or Qwen2.5-VL, and from an ONNX "
+                "folder with vision.onnx; open such a model, with the backend native, torch or "
+                "numpy if it is no folder."
             )
         self.engine, self.seen = engine, seen
         self.arch: Arch = engine.arch
@@ -63,6 +75,9 @@ class SeeingEngine:
         """How far the text after the images stands behind its number."""
 
     def new_cache(self, batch: int, capacity: int) -> Any:
+        if own_tower(self.engine):
+            return self.engine.new_cache(batch, capacity)
+        # the native engine's own cache is for passes that it does as a whole
         return Cache.empty(self.engine.ops, self.arch, batch, capacity)
 
     def logits(self, ids: np.ndarray, cache: Any = None, last: bool = False) -> np.ndarray:
@@ -77,5 +92,7 @@ class SeeingEngine:
         assert isinstance(arch, VisionArch)
         places = axes(ids, seen.images, seen.tower.merge, seen.token)
         self.ahead = int(places.max()) + 1 - len(ids)
-        images = Embedded(np.flatnonzero(ids == seen.token), seen.values)
+        tower = own_tower(self.engine)
+        values = tower.image_features(seen.images) if tower else seen.values
+        images = Embedded(np.flatnonzero(ids == seen.token), values)
         return AxisPositions(places, arch.sections, images)

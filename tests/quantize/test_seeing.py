@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -61,7 +60,7 @@ def test_a_quantized_file_sees_through_the_tower_of_its_checkpoint(
     prompt = "A <|vision_start|><|image_pad|><|vision_end|> town"
     found = printed(path, prompt, "--image", image, "--tower", str(folder))
     assert found == printed(str(folder), prompt, "--image", image)
-    with pytest.raises(InputError, match="has no vision tower; give --tower the checkpoint"):
+    with pytest.raises(InputError, match="has no vision tower for this backend; give --tower"):
         image_prompt(images, done.artifacts[0].path, None, open_checkpoint(folder).tokenizer)
 
 
@@ -90,16 +89,33 @@ def test_bad_input_is_one_sentence(folder: Path, images: list[Path], tmp_path: P
     assert "gone.png does not exist" in str(done.exception)
 
 
-def test_an_onnx_folder_takes_no_images(folder: Path, images: list[Path], tmp_path: Path) -> None:
+def test_an_onnx_folder_sees_with_its_own_tower(
+    folder: Path, images: list[Path], tmp_path: Path
+) -> None:
     done = edgequant.quantize(folder, "onnx:fp32", tmp_path / "out", method="rtn", check=False)
-    found = image_prompt(images, folder, None, open_checkpoint(folder).tokenizer)
-    engine = open_engine(done.artifacts[0].path, "onnxruntime")
-    with pytest.raises(UnsupportedError, match="images are read by our own engines"):
-        found.engine(engine)
-    assert np.isfinite(found.seen.values).all()
+    path, flags = str(done.artifacts[0].path), ["--image", str(images[0])]
+    found = printed(path, "The town", *flags)
+    assert found == printed(str(folder), "The town", *flags, "--backend", "numpy")
+    native = ["--backend", "native", "--tower", str(folder)]
+    assert printed(path, "The town", *flags, *native)
+    error = CliRunner().invoke(app, ["generate", path, "x", *flags, *native[2:]]).exception
+    assert isinstance(error, InputError)
+    assert "with the vision tower in its own folder alone; leave --tower out" in str(error)
+    error = CliRunner().invoke(app, ["generate", path, "x", *flags, *native[:2]]).exception
+    assert isinstance(error, InputError)
+    assert "has no vision tower for this backend; give --tower" in str(error)
 
 
-@pytest.mark.parametrize("backend", ["transformers", "onnxruntime", "llamacpp"])
+def test_an_onnx_folder_of_text_takes_no_images(images: list[Path], tmp_path: Path) -> None:
+    done = edgequant.quantize(None, "onnx:fp32", tmp_path / "out", method="rtn", check=False)
+    path = str(done.artifacts[0].path)
+    words = ["generate", path, "x", "--image", str(images[0])]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, InputError)
+    assert "has no vision tower for this backend" in str(error)
+
+
+@pytest.mark.parametrize("backend", ["transformers", "llamacpp"])
 def test_a_backend_that_takes_no_images_is_named_before_work(
     backend: str, folder: Path, images: list[Path]
 ) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
+import edgequant
 from export import CONTAINERS
 from quantize.checkpoint import Checkpoint
 from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from tests.small_models import assert_near, kl, rounded
+from tests.vision_models import QWEN2, vision_model
 
 pytestmark = pytest.mark.numeric
 
@@ -171,3 +173,23 @@ def test_a_genai_config_of_another_kind_names_the_field(
     change_settings(copy, **change)
     with pytest.raises(EdgequantError, match=f"genai_config.json: {place} is not what it must be"):
         open_engine(copy, "onnxruntime")
+
+
+@pytest.mark.parametrize("part", ["embedding", "vision"])
+def test_parts_of_a_model_that_reads_images_are_told(part: str, tmp_path: Path) -> None:
+    folder = vision_model(tmp_path / "x", QWEN2)
+    done = edgequant.quantize(folder, "onnx:fp32", tmp_path / "out", method="rtn", check=False)
+    path = done.artifacts[0].path
+    settings = json.loads((path / "genai_config.json").read_text())["model"]
+    for key in ("filename", "inputs", "outputs"):
+        change_settings(path, **{part: {k: v for k, v in settings[part].items() if k != key}})
+        with pytest.raises(EdgequantError, match=f"genai_config.json has no '{key}'"):
+            open_engine(path, "onnxruntime")
+    change_settings(path, **{part: 5})
+    with pytest.raises(EdgequantError, match=rf"model\.{part} is not what it must be"):
+        open_engine(path, "onnxruntime")
+    change_settings(path, **{part: settings[part]})
+    (path / settings[part]["filename"]).unlink()
+    with pytest.raises(EdgequantError, match=f"{part}.onnx is missing; copy it into the folder"):
+        engine = open_engine(path, "onnxruntime")
+        engine.vision.tower  # type: ignore[attr-defined]  # noqa: B018

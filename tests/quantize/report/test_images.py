@@ -74,6 +74,14 @@ def test_the_original_itself_strays_nowhere(target: str, tmp_path: Path) -> None
     assert found.kl < 1e-6 and found.top1 == 1
 
 
+def test_a_folder_is_judged_with_its_own_tower(tmp_path: Path) -> None:
+    folder, flags = vision_model(tmp_path / "x", QWEN25), {"method": "rtn", "check": False}
+    rules = ["visual=INT4_32"]
+    done = edgequant.quantize(folder, "onnx:fp32", tmp_path / "out", rules=rules, **flags)  # type: ignore[arg-type]
+    found = measured(folder, done.artifacts[0].path)
+    assert found.kl > 1e-4  # the language model is exact
+
+
 @pytest.mark.slow
 def test_a_run_reports_text_after_images(tmp_path: Path) -> None:
     folder, out = vision_model(tmp_path / "x", QWEN25), tmp_path / "out"
