@@ -155,6 +155,7 @@ def test_the_python_interface_takes_a_file(files: dict[str, Path], tmp_path: Pat
     assert Path(artifact.path).name == "tiny-qwen2.5-BF16-int8-onnx"
 
 
+@pytest.mark.slow
 def test_two_openings_give_the_same_bytes(files: dict[str, Path], tmp_path: Path) -> None:
     one, other = (
         made(files["Q4_K_M"], tmp_path / name, "gguf:Q4_0", method="rtn")["gguf:Q4_0"]
@@ -163,6 +164,7 @@ def test_two_openings_give_the_same_bytes(files: dict[str, Path], tmp_path: Path
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_importance_matrix_is_made_of_a_file(
     files: dict[str, Path], run: Any, tmp_path: Path
 ) -> None:
