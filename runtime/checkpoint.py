@@ -115,7 +115,9 @@ class Checkpoint:
             digest.update(adapter.sha256.encode())
         for path in self.shards:
             size = path.stat().st_size
-            digest.update(f"{path.name} {size}".encode() + header(path))
+            digest.update(f"{path.name} {size}".encode())
+            if not self.folder.is_file():  # the header of a GGUF is its config and tokenizer
+                digest.update(header(path))
             with path.open("rb") as file:
                 for page in range(256):
                     file.seek(size * page // 256)

@@ -62,7 +62,8 @@ def read_gguf(path: Path) -> Checkpoint:
             "that it was made from."
         )
     config = family.config(arch)
-    if fields := unlike(arch, family.arch(config)):
+    again = family.arch(config)
+    if fields := unlike(arch, again):
         raise UnsupportedError(
             f"{path} has sizes that no config.json of a {config['model_type']} says "
             f"({', '.join(fields)}); run the file itself with `quantize generate`, or give the "
@@ -73,15 +74,34 @@ def read_gguf(path: Path) -> Checkpoint:
         path,
         config,
         family,
-        arch,
+        replace(arch, context=again.context),
         tensors_of(opened, family),
         Tokenizer.from_folder(files.path),
-        (_types_note(path, opened), *tokenizer_notes(metadata)),
         merged_files=files,
     )
-    told = (*pooling.notes(files.path), *generation_config.notes(files.path))
-    rules = replaced_rules(files.path, config, found.tokenizer)
-    return replace(found, notes=(*found.notes, *told, *found.tokenizer.notes(), *rules))
+    return replace(found, notes=tuple(_notes(found, opened)))
+
+
+def _notes(found: Checkpoint, opened: GgufTensors) -> list[str]:
+    """What such an original is, and what was decided of it."""
+    kinds = Counter(t.qtype.name for t in opened.infos.values() if is_matrix(t.shape))
+    listed = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
+    rounded = any(not QUANT_TYPES[kind].is_float for kind in kinds)
+    what = "were rounded before, and these values are" if rounded else "are"
+    notes = [
+        f"the source is the GGUF {found.folder.name} ({listed}): its weights {what} the original "
+        "that reports compare with",
+        *tokenizer_notes(opened.file.metadata),
+    ]
+    said, context = opened.arch.context, found.arch.context
+    if said != context:
+        notes.append(
+            f"the GGUF says a context of {said:,} tokens, and its rope scaling one of {context:,}, "
+            "which is used, as of a checkpoint"
+        )
+    notes += [*pooling.notes(found.files), *generation_config.notes(found.files)]
+    rules = replaced_rules(found.files, found.config, found.tokenizer)
+    return [*notes, *found.tokenizer.notes(), *rules]
 
 
 def tensors_of(opened: GgufTensors, family: Family) -> StoredTensors:
@@ -118,15 +138,3 @@ def _undone(
         rows = tensor.data.reshape(len(order), -1)[np.argsort(order)]
         tensor = replace(tensor, data=rows.reshape(tensor.data.shape))
     return replace(tensor, scales=scales).scaled()
-
-
-def _types_note(path: Path, opened: GgufTensors) -> str:
-    """What the values of such an original are."""
-    kinds = Counter(t.qtype.name for t in opened.infos.values() if is_matrix(t.shape))
-    listed = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
-    rounded = any(not QUANT_TYPES[kind].is_float for kind in kinds)
-    what = "were rounded before, and these values are" if rounded else "are"
-    return (
-        f"the source is the GGUF {path.name} ({listed}): its weights {what} the original that "
-        "reports compare with"
-    )

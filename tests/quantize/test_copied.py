@@ -51,6 +51,20 @@ def test_every_block_of_the_same_type_is_kept(qtype: QuantType, name: str) -> No
     assert loss == 0
 
 
+@pytest.mark.parametrize("importance", [False, True])
+@pytest.mark.parametrize("qtype", WRITTEN, ids=lambda qtype: qtype.name)
+def test_a_packed_weight_goes_into_another_type_as_its_values_do(
+    qtype: QuantType, importance: bool
+) -> None:
+    tensor, target = twice_rounded(qtype), QUANT_TYPES["Q4_0" if qtype.name != "Q4_0" else "Q5_0"]
+    dense = Tensor.dense(tensor.name, tensor.decode())
+    factor = HessianFactor(torch.linspace(0.1, 9, tensor.cols)) if importance else None
+    recipe = Recipe(METHODS["rtn"])
+    found, meant = (round_tensor(t, target, recipe, factor, CPU) for t in (tensor, dense))
+    assert np.array_equal(found[0], meant[0])
+    assert found[1] == pytest.approx(meant[1])
+
+
 def test_a_second_rounding_would_change_blocks() -> None:
     tensor = twice_rounded(QUANT_TYPES["Q3_K"])
     again = packed(tensor.qtype, tensor.decode())

@@ -155,6 +155,29 @@ def test_the_python_interface_takes_a_file(files: dict[str, Path], tmp_path: Pat
     assert Path(artifact.path).name == "tiny-qwen2.5-BF16-int8-onnx"
 
 
+@pytest.mark.slow
+def test_two_openings_give_the_same_bytes(files: dict[str, Path], tmp_path: Path) -> None:
+    one, other = (
+        made(files["Q4_K_M"], tmp_path / name, "gguf:Q4_0", method="rtn")["gguf:Q4_0"]
+        for name in "ab"
+    )
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_an_importance_matrix_is_made_of_a_file(
+    files: dict[str, Path], run: Any, tmp_path: Path
+) -> None:
+    path, small = tmp_path / "m.gguf", ("--calib-rows", 2, "--calib-length", 64)
+    code, out, _ = run("imatrix", files["Q4_K_M"], "-o", path, *small)
+    assert code == 0
+    assert "43 weights" in out
+    plan = small_plan(
+        files["Q4_K_M"], "gguf:Q4_0", imatrix=path, check=False, output=tmp_path / "o"
+    )
+    assert {t.type for t in forecast(plan).targets[0].tensors} == {"Q4_0", "Q6_K"}
+
+
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_a_file_of_another_kind_is_refused_before_anything_is_written(
     command: str, run: Any, tmp_path: Path

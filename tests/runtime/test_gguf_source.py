@@ -14,6 +14,7 @@ from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from runtime.archs import FAMILIES, Arch, family_of
 from runtime.archs.hf_sizes import unlike
 from runtime.config_file import read_config
+from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf
 from runtime.gguf_source import read_gguf
@@ -133,6 +134,40 @@ def test_it_says_what_it_is(random_models: dict[str, Path], tmp_path: Path) -> N
         file.seek(-64, 2)
         file.write(b"another")
     assert read_gguf(path).fingerprint() != before
+
+
+def test_its_fingerprint_reads_no_header_of_another_format(tmp_path: Path) -> None:
+    # as the length of a safetensors header, the first bytes of a GGUF are 14 GB
+    path = small(tmp_path / "m.gguf")
+    before = read_gguf(path).fingerprint()
+    with path.open("r+b") as file:
+        file.truncate(15 * 10**9)
+    assert read_gguf(path).fingerprint() != before
+
+
+def test_yarn_stretches_the_context_as_in_a_checkpoint(tmp_path: Path) -> None:
+    scaling = {"type": "yarn", "factor": 4.0, "original_context_length": 64}
+    keys = {f"llama__rope__scaling__{key}": value for key, value in scaling.items()}
+    found = read_gguf(small(tmp_path / "m.gguf", **keys))
+    assert found.arch.context == 256
+    assert any(
+        note.startswith("the GGUF says a context of 64 tokens, and its rope scaling one of 256")
+        for note in found.notes
+    )
+
+
+@pytest.mark.usefixtures("exact_products")
+@pytest.mark.parametrize("backend", ["numpy", "torch", "native"])
+@pytest.mark.parametrize("name", ["llama-tied", "qwen3"])
+def test_every_engine_runs_it(
+    name: str, backend: str, random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    meant, path = open_checkpoint(random_models[name]), tmp_path / "m.gguf"
+    write(path, meant.arch, rounded(meant, "Q4_0"), meant.files, {})
+    ids = np.random.default_rng(0).integers(0, 4096, (1, 12))
+    expected = open_engine(open_gguf(path), "numpy").logits(ids)
+    found = open_engine(read_gguf(path).model(), backend, purpose="judging").logits(ids)
+    assert np.abs(found - expected).max() < 1e-4
 
 
 def test_the_parts_of_a_split_file_are_one_source(tmp_path: Path) -> None:
