@@ -92,7 +92,7 @@ def stored_names(name: str, qtype: QuantType) -> list[str]:
     return [f"{name}.q", qtype.scale_of(name)] + ([] if qtype.symmetric else [f"{name}.zero"])
 
 
-def _operands(graph: Graph, name: str, qtype: OnnxInt) -> list[str]:
+def _operands(graph: Nodes, name: str, qtype: OnnxInt) -> list[str]:
     """Codes, scales and zero points as operators read them: scales in float32.
 
     onnxruntime computes a cast of what is stored when it opens the model: the file is smaller,

@@ -17,12 +17,13 @@ from quantize.calibration.captions import Picture, drawn, in_folder
 from quantize.calibration.rows import Rows
 from quantize.checkpoint import Checkpoint
 from quantize.plan.plan import IMAGE_WORDS
-from quantize.vision import Vision, open_vision
+from quantize.vision import open_vision
 from runtime.archs.qwen2vl import VisionArch
 from runtime.errors import InputError
 from runtime.vision.encode import encode
 from runtime.vision.image import Patches, fitting_size, patches_of
 from runtime.vision.place import AxisPositions, Embedded, axes
+from runtime.vision.vision import Vision
 
 BUILTIN, NONE = IMAGE_WORDS
 DOMAIN = "images"

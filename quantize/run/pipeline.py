@@ -78,8 +78,8 @@ def assign_all(job: Job) -> Job:
         size = exact_size(job, target, digest, told)
         found.append(allocate(job.goal, target, arch, job.rules, predictions, size))
     tensors = job.checkpoint.tensors
-    told = [tower_told(job, assignment) for assignment in found]
-    return job.assigned([replace(a, copied=copied_names(tensors, a.types)) for a in told])
+    with_towers = [tower_told(job, assignment) for assignment in found]
+    return job.assigned([replace(a, copied=copied_names(tensors, a.types)) for a in with_towers])
 
 
 def allocation_lines(assignments: tuple[Assignment, ...]) -> list[str]:
