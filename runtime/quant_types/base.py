@@ -152,6 +152,14 @@ class QuantType:
         codes, params = self.unpack(data)
         return np.asarray(self.value(codes, *self.grid(params)), np.float32)
 
+    def of_multiples(self, step: np.ndarray, least: np.ndarray, most: np.ndarray) -> Params | None:
+        """Params of blocks of whole multiples of a step, all (rows, blocks) float32.
+
+        `least` and `most` are the ends of those multiples. Blocks whose multiples are more than
+        the codes get some params. None for a layout whose grid is no such multiples.
+        """
+        return None
+
     def widened(self, data: np.ndarray) -> "tuple[QuantType, np.ndarray] | None":
         """Another type with the very same weights that kernels multiply with, and its bytes of
         uint8 (rows, row_bytes); None where there is none."""

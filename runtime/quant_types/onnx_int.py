@@ -194,6 +194,13 @@ class OnnxInt(QuantType):
             small = _nibbles(small)
         return small.reshape(rows, -1).astype(np.int32), params
 
+    def of_multiples(self, step: np.ndarray, least: np.ndarray, most: np.ndarray) -> Params | None:
+        if self.symmetric:
+            turned = most > self.high - self.middle
+            return {"scale": self.round_to_stored(np.where(turned, -step, step))}
+        zero = np.clip(-least, float(self.half), self.high).astype(np.float32)
+        return {"scale": self.round_to_stored(step), "zero": zero}
+
     def widened(self, data: np.ndarray) -> tuple[QuantType, np.ndarray] | None:
         if not self.half:
             return None

@@ -3,6 +3,7 @@
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 from array_api_compat import array_namespace
 
 from runtime.quant_types.base import Array, Params, QuantType, float16
@@ -55,6 +56,12 @@ class Symmetric(QuantType):
         """The point of the unit grid nearest to x, float32."""
         return rounded(array_namespace(x), x, self.low, self.high)
 
+    def of_multiples(self, step: np.ndarray, least: np.ndarray, most: np.ndarray) -> Params | None:
+        if self.lowest_point != self.low:
+            return None  # codes name points of a table
+        turned = most > self.high  # the lowest code has no counterpart above
+        return {"d": float16(np, np.where(turned, -step, step))}
+
     def grid(self, params: Params) -> tuple[Array, Array]:
         xp = array_namespace(params["d"])
         scale = xp.repeat(params["d"], self.size, axis=1)
@@ -88,6 +95,9 @@ class Affine(QuantType):
         d = float16(xp, scale)
         # the minimum that is best beside the scale as stored
         return {"d": d, "m": float16(xp, mean + (tile.first - d * sums.codes) / tile.mass)}
+
+    def of_multiples(self, step: np.ndarray, least: np.ndarray, most: np.ndarray) -> Params | None:
+        return {"d": float16(np, step), "m": float16(np, least * float16(np, step))}
 
     def grid(self, params: Params) -> tuple[Array, Array]:
         xp = array_namespace(params["d"])
