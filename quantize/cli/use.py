@@ -52,6 +52,8 @@ def generate(
     if image:
         seen = image_prompt(image, file, tower, engine.tokenizer)
         engine, prompt = seen.engine(engine), seen.placed(prompt)
+        if seen.note:
+            errors.print(seen.note, soft_wrap=True)
     if chat:
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})

@@ -36,6 +36,7 @@ from quantize.report.torture import TORTURE
 from quantize.run.calibration import Calibration, calibration_of
 from quantize.run.rounding import Recipe
 from quantize.run.store import Store, folder_name, work_path
+from quantize.vision import open_vision
 from runtime.backends.torch import check_device
 from runtime.errors import InputError, UnsupportedError
 
@@ -97,6 +98,8 @@ class Job:
     output: Path
     store: Store
     progress: Progress
+    vision_sha256: str | None
+    """What names the vision tower that the language model belongs to; None without one."""
     reader_notes: dict[str, tuple[str, ...]]
     """Container -> what its usual reader makes otherwise of the checkpoint's tokenizer."""
     assignments: tuple[Assignment, ...] = ()
@@ -154,6 +157,7 @@ class Job:
             output=plan.output,
             store=Store(folder or work_path(plan.output), key),
             progress=progress,
+            vision_sha256=vision.sha256() if (vision := open_vision(checkpoint)) else None,
             reader_notes={t.container: notes_of(t.container, checkpoint) for t in plan.targets},
         )
 
