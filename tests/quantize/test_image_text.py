@@ -187,7 +187,8 @@ def test_an_importance_matrix_is_made_of_images_as_well(folder: Path, tmp_path: 
     assert means[0]["output.weight"][1] == rows.text.sum() < means[1]["output.weight"][1]
     said: list[str] = []
     asked = ImatrixRequest(tmp_path / "x.gguf", str(folder), rows=8, length=LENGTH)
-    assert make(asked, say=said.append).chunks == 9
+    made = make(asked, say=said.append)
+    assert (made.chunks, made.datasets) == (9, ("builtin", "images builtin"))
     assert "1 of 9 calibration windows are images with captions" in said
 
 
