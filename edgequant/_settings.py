@@ -51,7 +51,7 @@ class GateSettings(TextSettings, total=False):
     max_ppl_ratio: float | None
     """Highest perplexity over the original's."""
     max_image_kl: float | None
-    """Of models that read images: highest mean KL divergence of text after them, nats a token."""
+    """Highest mean KL divergence of text after images. Default: that of `max_kl`."""
     min_rank: float | None
     """Of reward models: least rank correlation of the scores with the original's, -1 to 1."""
     baseline: StrPath | None

@@ -37,6 +37,7 @@ def make(
         "general.name": checkpoint.name,
         "edgequant.version": quantize.__version__,
         "edgequant.fingerprint": checkpoint.fingerprint(),
+        "edgequant.vision_sha256": vision.sha256(),
     }
     for line in mmproj.write(output, *vision[:3], kind, extra, overwrite=overwrite):
         say(line)

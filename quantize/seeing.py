@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from export import CONTAINERS
+from export.gguf_general import PROVENANCE
 from quantize.checkpoint import open_checkpoint
 from quantize.loading import kind
 from quantize.vision import open_vision
+from runtime.checkpoint import model_name
 from runtime.config_file import read_config
 from runtime.containers import recognise
 from runtime.engine import Engine, reads_files
@@ -27,24 +30,34 @@ class ImagePrompt:
     start: str
     token: str
     end: str
+    note: str | None = None
+    """Why it is not known whether the tower is the model's own."""
 
     def placed(self, text: str) -> str:
         """A text with a place for each image: those that it has, or all before it.
 
         Raises InputError for another number of places.
         """
-        images = len(self.seen.images)
         if self.token not in text:
-            return f"{self.start}{self.token}{self.end}" * images + text
-        if text.count(self.token) != images:
-            raise InputError(
-                f"the prompt has {text.count(self.token)} times {self.token}, and {images} images "
-                "were given; give one for each."
-            )
+            return f"{self.start}{self.token}{self.end}" * len(self.seen.images) + text
+        self._check_places(text)
         return text
 
+    def _check_places(self, text: str) -> None:
+        """Raise InputError unless each image has a place."""
+        images, places = len(self.seen.images), text.count(self.token)
+        if places != images:
+            raise InputError(
+                f"the prompt has {places} times {self.token}, and {images} images were given; give "
+                "one for each."
+            )
+
     def with_room(self, text: str) -> str:
-        """A text in which each place is as long as its image."""
+        """A text in which each place is as long as its image.
+
+        Raises InputError for another number of places: a system message may have some as well.
+        """
+        self._check_places(text)
         first, *rest = text.split(self.token)
         counts = [image.tokens(self.seen.tower.merge) for image in self.seen.images]
         parts = (self.token * n + part for n, part in zip(counts, rest, strict=True))
@@ -102,8 +115,10 @@ def image_prompt(
         raise InputError(
             f"{file} has no tokens {list(ids)} for images; use the model's own tokenizer."
         )
+    note = None if tower is None else tower_note(file, vision, model_name(Path(tower)))
     patches = [patches_of(read_image(image), found, preparation) for image in images]
-    return ImagePrompt(SeenImages(found, tensors, patches, ids[1]), *map(str, texts))
+    start, token, end = map(str, texts)
+    return ImagePrompt(SeenImages(found, tensors, patches, ids[1]), start, token, end, note)
 
 
 def checkpoint_vision(tower: str | None, file: Path) -> Vision:
@@ -138,3 +153,29 @@ def _blind(folder: Path) -> InputError:
         f"{folder} reads no images: its config.json has no vision_config or not all of "
         f"{', '.join(IDS)}; give the checkpoint of a Qwen2-VL or Qwen2.5-VL."
     )
+
+
+def tower_note(file: Path, vision: Vision, name: str) -> str | None:
+    """What is said where a file does not tell whose tower it was trained with.
+
+    Raises InputError where it does, and the tower is another one.
+    """
+    reader = recognise(file)
+    if reader.name == "checkpoint":
+        own = open_vision(open_checkpoint(file))
+        said = own.sha256() if own else None
+    else:
+        container = CONTAINERS.get(reader.name)
+        told = container.provenance(file) if container else {}
+        said = told.get(f"{PROVENANCE}vision_sha256", told.get("vision_sha256"))
+    if said is None:
+        return (
+            f"{file} does not say which vision tower it was trained with: what it writes about an "
+            f"image is right only if that of {name} is its own"
+        )
+    if said != vision.sha256():
+        raise InputError(
+            f"{file} was trained with another vision tower than {name} has; give --tower the "
+            "checkpoint that it was made from."
+        )
+    return None

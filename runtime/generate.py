@@ -4,9 +4,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from runtime.archs import FAMILIES
 from runtime.engine import Engine
 from runtime.errors import InputError, UnsupportedError
 from runtime.sample import Sampler
+from runtime.tokenizer import Tokenizer
+from runtime.vision.seeing import SeeingEngine
 
 
 def generate(
@@ -55,7 +58,8 @@ def generate_text(
 ) -> Iterator[str]:
     """Text pieces after a prompt, ended by the model's EOS ids or by any of `stop_texts`.
 
-    The prompt gets what the tokenizer puts before a text, and not what it puts after one.
+    The prompt gets what the tokenizer puts before a text, and not what it puts after one. Raises
+    InputError for one that stands for images which are not given, and as `generate`.
     """
     tokenizer = engine.tokenizer
     if tokenizer is None:
@@ -70,8 +74,21 @@ def generate_text(
         raise InputError("the prompt is no text that can be written as UTF-8.") from None
     if ids[:1] != list(tokenizer.prefix[:1]):  # a chat template may have written it already
         ids = [*tokenizer.prefix, *ids]
+    refuse_placeholders(engine, tokenizer, ids)
     pieces = tokenizer.stream(generate(engine, ids, count, sampler, tokenizer.eos))
     return until(pieces, stop_texts) if stop_texts else pieces
+
+
+def refuse_placeholders(engine: Engine, tokenizer: Tokenizer, ids: list[int]) -> None:
+    """Raise InputError for a token that stands for an image or a video which is not there."""
+    filled = engine.seen.token if isinstance(engine, SeeingEngine) else None
+    for text in FAMILIES[engine.arch.family].placeholders:
+        token = tokenizer.backend.token_to_id(text)
+        if token is not None and token != filled and token in ids:
+            raise InputError(
+                f"the prompt has {text}, which stands for what the model is not given: take it out "
+                "of the text, or give an image with `quantize generate --image`."
+            )
 
 
 def until(pieces: Iterable[str], stop_texts: tuple[str, ...]) -> Iterator[str]:

@@ -15,22 +15,13 @@ The hidden states before every layer are kept (on disk when they are large); of 
 layer is in memory at a time.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from quantize.calibration.hessian import add_gram, hessian_bytes, hessian_flops, mirror
-from quantize.calibration.layer_cost import (
-    BACKWARD,
-    activation_bytes,
-    at_once,
-    backward_bytes,
-    forward_flops,
-    streamed_bytes,
-)
+from quantize.calibration.hessian import add_gram, mirror
 from quantize.calibration.rows import Rows
 from quantize.calibration.score_gradient import score_gradient
 from quantize.calibration.stream import (
@@ -49,15 +40,12 @@ from quantize.calibration.stream import (
 from quantize.calibration.streamed import StreamingOps
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress, silent
-from quantize.run.cost import FLOAT, Cost, in_memory
-from runtime.archs import Arch, InputGroup
+from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer
 
 LOGITS = 1 << 23
 """Chunk size in logits."""
-SAMPLED = 5
-"""Copies of the probabilities of a chunk while tokens are drawn: float32, and two of float64."""
 
 
 @dataclass(frozen=True)
@@ -277,33 +265,3 @@ def tables(
         return Tables({"token_embd.weight": both})
     embedding = {"token_embd.weight": TableFisher(hessian, seen)}
     return Tables(embedding | {"output.weight": TableFisher(head, used)})
-
-
-def states_bytes(arch: Arch, rows: int, length: int) -> int:
-    """Bytes of the states before every layer and after the last."""
-    return FLOAT * (arch.layers + 1) * rows * length * arch.hidden
-
-
-def fisher_cost(arch: Arch, rows: int, length: int, visited: bool, max_ram: float) -> Cost:
-    """Of `fisher` for windows (rows, length); states that lie in memory are in it.
-
-    What most memory is needed for is the head: in float32, beside its source or some logits.
-    """
-    cells, tokens = arch.vocab * arch.hidden, rows * length
-    if arch.score_head:
-        cells = sum(map(math.prod, arch.score_head.shapes.values()))
-    logits = min(LOGITS, tokens * arch.outputs)
-    head = FLOAT * cells + max(2 * cells, SAMPLED * FLOAT * logits)
-    most, flops = head, 4.0 * tokens * cells
-    for spec in map(arch.layer, range(arch.layers)):
-        layer = streamed_bytes(spec)
-        there = activation_bytes(spec, at_once(rows, length))
-        back = backward_bytes(spec, at_once(rows, length, TOKENS_BACK))
-        if visited:  # a Hessian is factored to predict losses (sensitivity.py)
-            widest = max(group.width for group in spec.groups)
-            back = max(back, FLOAT * widest**2) + hessian_bytes(spec)
-            flops += hessian_flops(spec, tokens)
-        most = max(most, layer + there, layer + back)
-        flops += (1 + BACKWARD) * forward_flops(spec, tokens)
-    states = in_memory(states_bytes(arch, rows, length), max_ram)
-    return Cost(memory=states + most, flops=flops)

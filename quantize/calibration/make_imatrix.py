@@ -117,7 +117,8 @@ def make(
     dataset = Path(request.calibration).name if own_file else request.calibration
     means = {name: mean for name, mean, _ in every}
     counts = {name: count for name, _, count in every}
-    found = Imatrix(means, counts, (dataset,), rows, length)
+    sets = (dataset, f"images {Path(request.calib_images).name}") if images else (dataset,)
+    found = Imatrix(means, counts, sets, rows, length)
     write(request.output, found, request.overwrite)
     return found
 

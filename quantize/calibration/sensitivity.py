@@ -13,7 +13,8 @@ import torch
 
 from export import CONTAINERS
 from quantize.allocation.allocate import SAMPLE, predicted_kl, sample
-from quantize.calibration.fisher import LayerFisher, fisher, fisher_cost, states_bytes
+from quantize.calibration.fisher import LayerFisher, fisher
+from quantize.calibration.fisher_cost import fisher_cost, states_bytes
 from quantize.calibration.rows import Rows
 from quantize.methods import HessianFactor, SingularHessian
 from quantize.methods.gptq import factor

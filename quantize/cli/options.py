@@ -98,7 +98,7 @@ MaxRatio = Annotated[
 ]
 MaxImageKl = Annotated[
     float | None,
-    typer.Option(help="Gate: highest mean KL divergence of text after images, nats a token."),
+    typer.Option(help="Gate: highest mean KL divergence of text after images. Default: --max-kl."),
 ]
 MinRank = Annotated[
     float | None,

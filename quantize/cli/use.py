@@ -54,6 +54,8 @@ def generate(
         own = own_tower(engine) is not None
         seen = image_prompt(image, file, tower, engine.tokenizer, own)
         engine, prompt = seen.engine(engine), seen.placed(prompt)
+        if seen.note:
+            errors.print(seen.note, soft_wrap=True)
     if chat:
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt})

@@ -103,7 +103,7 @@ class Plan:
     min_top1: float | None = None
     max_ppl_ratio: float | None = None
     max_image_kl: float | None = None
-    """Of a model that reads images: the highest mean KL of text after them."""
+    """Of a model that reads images: the highest mean KL of text after them; None = `max_kl`."""
     min_rank: float | None = None
     """Of a model that scores texts: the least rank correlation with the original's scores."""
     baseline: Path | None = None

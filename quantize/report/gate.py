@@ -70,18 +70,18 @@ class Gates:
         return found
 
     def image_failures(self, result: ArtifactResult) -> list[str]:
-        """The same for text after images."""
-        if self.max_image_kl is None:
-            return []
+        """The same for text after images: the limit of all text, where they have none of their own.
+
+        What was not measured breaks a limit that was asked for images alone.
+        """
+        limit = self.max_kl if self.max_image_kl is None else self.max_image_kl
         if result.images is None:
-            return [
-                "text after images was not measured, because its tensors are not read here, so "
-                f"that nothing keeps the limit of {self.max_image_kl:g}"
-            ]
-        if result.images.kl > self.max_image_kl:
-            kl = result.images.kl
-            return [f"after images mean KL {kl:.5f} is above the limit of {self.max_image_kl:g}"]
-        return []
+            unmeasured = "text after images was not measured, because its tensors are not read here"
+            return [] if self.max_image_kl is None else [unmeasured]
+        kl = result.images.kl
+        if limit is None or kl <= limit:
+            return []
+        return [f"after images mean KL {kl:.5f} is above the limit of {limit:g}"]
 
     def earlier(self, result: ArtifactResult) -> ArtifactResult | None:
         """The baseline's result of the same artifact."""

@@ -168,21 +168,10 @@ def prepare(
     is not whole, CalibrationError for text that cannot be had.
     """
     windows, images = held_out(settings, checkpoint, context), image_rows(checkpoint)
-    evaluation = Evaluation(
-        data=settings.eval_data,
-        windows=windows.rows,
-        length=windows.ids.shape[1],
-        sha256=windows.sha256,
-        summary=windows.summary(),
-        images=digest(images),
-    )
+    evaluation = evaluation_of(settings, windows, images)
     arch = checkpoint.arch
     check_gates(settings, arch)
-    if settings.max_image_kl is not None and not images:
-        raise InputError(
-            f"--max-image-kl measures text after images, and {checkpoint.name} reads none, or none "
-            f"of those that judge fits its context of {arch.context}; leave it out."
-        )
+    check_images(settings, checkpoint, images)
     original = OriginalModel(
         name=checkpoint.name,
         fingerprint=fingerprint,
@@ -210,6 +199,27 @@ def prepare(
         settings.max_image_kl,
     )
     return Setup(windows, evaluation, original, gates, images)
+
+
+def evaluation_of(settings: Settings, windows: Windows, images: list[ImageRow]) -> Evaluation:
+    """What everything is measured on, as the report tells it."""
+    return Evaluation(
+        data=settings.eval_data,
+        windows=windows.rows,
+        length=windows.ids.shape[1],
+        sha256=windows.sha256,
+        summary=windows.summary(),
+        images=digest(images),
+    )
+
+
+def check_images(settings: Settings, checkpoint: Checkpoint, images: list[ImageRow]) -> None:
+    """Raise InputError for a gate on images where none can judge."""
+    if settings.max_image_kl is not None and not images:
+        raise InputError(
+            f"--max-image-kl measures text after images, and {checkpoint.name} reads none, or none "
+            f"of those that judge fits its context of {checkpoint.arch.context}; leave it out."
+        )
 
 
 def measure(

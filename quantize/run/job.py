@@ -99,6 +99,8 @@ class Job:
     output: Path
     store: Store
     progress: Progress
+    vision_sha256: str | None
+    """What names the vision tower that the language model belongs to; None without one."""
     reader_notes: dict[str, tuple[str, ...]]
     """Container -> what its usual reader makes otherwise of the checkpoint's tokenizer."""
     vision: Vision | None = None
@@ -159,6 +161,7 @@ class Job:
             output=plan.output,
             store=Store(folder or work_path(plan.output), key),
             progress=progress,
+            vision_sha256=vision.sha256() if (vision := open_vision(checkpoint)) else None,
             reader_notes={t.container: notes_of(t.container, checkpoint) for t in plan.targets},
             vision=vision,
         )

@@ -73,9 +73,11 @@ def write(job: Job, assignment: Assignment, digest: str) -> None:
 def provenance(job: Job, assignment: Assignment, digest: str) -> dict[str, Any]:
     """What the file says about its making. Nothing in it depends on when or where it was made."""
     told = job.reader_notes[assignment.target.container]
-    noted = {"reader_notes": list(told)} if told else {}
+    noted: dict[str, Any] = {"reader_notes": list(told)} if told else {}
     if assignment.copied:
         noted["copied"] = [assignment.notes[-1]]
+    if job.vision_sha256:
+        noted["vision_sha256"] = job.vision_sha256
     return (
         job.imatrix_keys
         | noted

@@ -136,6 +136,8 @@ class Family(GgufSizes, HfSizes):
     """What the names of other parts of the model begin with, such as a vision tower's."""
     sees: ClassVar[bool] = False
     """Whether its vision tower is run here (runtime/vision), and not left out."""
+    placeholders: ClassVar[tuple[str, ...]] = ()
+    """Tokens that stand for what is no text: an image, a video."""
     genai_type: ClassVar[str | None] = None
     """onnxruntime-genai's name of such a decoder; None = `name`."""
     genai_sees: ClassVar[str | None] = None

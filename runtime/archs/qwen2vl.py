@@ -36,6 +36,7 @@ class Qwen2VL(Qwen2):
     hf_auto = "AutoModelForImageTextToText"
     hf_beside = ("visual.", "model.visual.")
     sees = True
+    placeholders = ("<|image_pad|>", "<|video_pad|>")
     genai_type = "qwen2"
     genai_sees = "qwen2_5_vl"  # the older tower's graph has the same inputs and outputs
     theta = 1000000.0

@@ -18,7 +18,8 @@ from quantize.calibration.make_imatrix import ImatrixRequest, collect, make
 from quantize.calibration.rows import RowPositions, Rows, placed, rows_of
 from quantize.calibration.stream import Carried, OriginalLayers, embed
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
-from quantize.plan import EFFORTS
+from quantize.plan import EFFORTS, Plan
+from quantize.run.job import Job
 from quantize.tuning.divergence import Head
 from quantize.tuning.tuning_model import Student, kl, kl_gradient, run_teacher, zeros
 from runtime.backends.torch import TorchOps
@@ -187,7 +188,8 @@ def test_an_importance_matrix_is_made_of_images_as_well(folder: Path, tmp_path: 
     assert means[0]["output.weight"][1] == rows.text.sum() < means[1]["output.weight"][1]
     said: list[str] = []
     asked = ImatrixRequest(tmp_path / "x.gguf", str(folder), rows=8, length=LENGTH)
-    assert make(asked, say=said.append).chunks == 9
+    made = make(asked, say=said.append)
+    assert (made.chunks, made.datasets) == (9, ("builtin", "images builtin"))
     assert "1 of 9 calibration windows are images with captions" in said
 
 
@@ -338,3 +340,35 @@ def test_a_report_says_how_many_rows_have_images(folder: Path, tmp_path: Path) -
     line = "1 of 9 calibration windows are images with captions"
     assert line in json.loads((tmp_path / "report.json").read_text())["notes"]
     assert line in (tmp_path / "report.html").read_text()
+
+
+class Stop(Exception):
+    """Stands for a crash inside the process."""
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_with_the_same_images(folder: Path, tmp_path: Path) -> None:
+    flags: Any = {"rows": 8, "length": LENGTH, "check": False}
+
+    def stop(stage: str, done: int, total: int, note: str) -> None:
+        if stage.startswith("layers") and done == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        edgequant.quantize(folder, "gguf:Q2_K", tmp_path / "killed", progress=stop, **flags)
+    again = edgequant.quantize(folder, "gguf:Q2_K", tmp_path / "killed", **flags)
+    assert any("continuing after" in note for note in again.notes)
+    whole = edgequant.quantize(folder, "gguf:Q2_K", tmp_path / "whole", **flags)
+    assert again.artifacts[0].path.read_bytes() == whole.artifacts[0].path.read_bytes()
+
+
+def test_other_images_are_another_run(folder: Path, tmp_path: Path) -> None:
+    mine, flags = pictures(tmp_path / "p", (112, 112)), {"rows": 8, "length": LENGTH}
+    key: list[str] = []
+    for text in ("Grey.", "A wall."):
+        (mine / "0.txt").write_text(text)
+        plan = Plan.from_flags(
+            None, {"to": "gguf:Q4_0", "model": str(folder), "calib_images": mine, **flags}
+        )
+        key.append(Job.resolve(plan, folder=tmp_path / "work").store.key)
+    assert key[0] != key[1]

@@ -1,7 +1,9 @@
 """`generate --image`: files, their places in a prompt, and what is wrong with them."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,11 +13,15 @@ import edgequant
 from calib_data.drawings import drawings
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.cli.program import app
+from quantize.mmproj import make
 from quantize.seeing import image_prompt
+from quantize.vision import open_vision
 from runtime.engine import open_engine
 from runtime.errors import InputError, UnsupportedError
 from runtime.generate import generate
+from runtime.gguf_file import read
 from runtime.vision.place import with_room
+from tests.one_file_models import weights
 from tests.vision_models import IMAGE, QWEN25, vision_model
 
 
@@ -130,3 +136,73 @@ def test_a_tower_without_images_is_told(folder: Path) -> None:
     error = CliRunner().invoke(app, words).exception
     assert isinstance(error, InputError)
     assert "--tower is for images; give --image as well" in str(error)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|video_pad|>"])
+def test_a_place_without_an_image_is_told(chat: bool, token: str, folder: Path) -> None:
+    said = f"the prompt has {token}, which stands for what the model is not given: take it out"
+    words = ["generate", str(folder), f"A {token} town", *["--chat"] * chat]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, InputError) and said in str(error)
+    prompt: Any = [{"role": "user", "content": f"A {token}"}] if chat else f"A {token} town"
+    with pytest.raises(InputError) as caught:
+        edgequant.load(folder).generate(prompt, 2)
+    assert said in str(caught.value)
+
+
+def test_a_place_without_an_image_is_told_of_artifacts(folder: Path, tmp_path: Path) -> None:
+    flags: Any = {"method": "rtn", "check": False}
+    done = edgequant.quantize(folder, ["gguf:F16", "onnx:fp32"], tmp_path / "out", **flags)
+    for made in done.artifacts:
+        with pytest.raises(InputError, match=r"the prompt has <\|video_pad\|>"):
+            edgequant.load(made.path).generate("A <|video_pad|> town", 2)
+        assert edgequant.load(made.path).generate("A town", 2)
+
+
+def test_places_beyond_the_images_are_told(folder: Path, images: list[Path]) -> None:
+    image = ["--image", str(images[0])]
+    words = ["generate", str(folder), "What?", "--chat", "--system", "See <|image_pad|>.", *image]
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, InputError)
+    assert "the prompt has 2 times <|image_pad|>, and 1 images were given" in str(error)
+    error = CliRunner().invoke(app, ["generate", str(folder), "<|video_pad|>", *image]).exception
+    assert isinstance(error, InputError) and "the prompt has <|video_pad|>" in str(error)
+
+
+def test_a_model_of_text_alone_has_no_such_places() -> None:
+    assert edgequant.load(bundled()).generate("A <|image_pad|> town", 2)
+
+
+@pytest.mark.slow
+def test_another_models_tower_is_told(folder: Path, images: list[Path], tmp_path: Path) -> None:
+    flags: Any = {"method": "rtn", "check": False}
+    done = edgequant.quantize(folder, ["gguf:F16", "onnx:fp32"], tmp_path / "out", **flags)
+    tokenizer = open_checkpoint(folder).tokenizer
+    other, same = vision_model(tmp_path / "other", QWEN25, seed=1), tmp_path / "same"
+    shutil.copytree(folder, same)
+    weights(same, lambda v: {n: x.float() if "visual" in n else x for n, x in v.items()})
+    for file in [folder, *(made.path for made in done.artifacts)]:
+        assert image_prompt(images, file, str(folder), tokenizer).note is None
+        assert image_prompt(images, file, str(same), tokenizer).note is None
+        with pytest.raises(InputError, match="with another vision tower than other has; give --to"):
+            image_prompt(images, file, str(other), tokenizer)
+    mmproj = tmp_path / "mmproj.gguf"
+    make(mmproj, str(folder))
+    vision = open_vision(open_checkpoint(folder))
+    assert vision
+    assert read(mmproj).metadata["edgequant.vision_sha256"] == vision.sha256()
+
+
+def test_a_file_that_does_not_name_its_tower_is_told_of(
+    folder: Path, images: list[Path], tmp_path: Path
+) -> None:
+    done = edgequant.quantize(folder, "gguf:F16", tmp_path, method="rtn", check=False)
+    path = done.artifacts[0].path
+    path.write_bytes(
+        path.read_bytes().replace(b"edgequant.vision_sha256", b"edgequant.vision_sha25x")
+    )
+    words = ["generate", str(path), "A", "-n", "2", "--tower", str(folder), "--image"]
+    done_again = CliRunner().invoke(app, [*words, str(images[0])])
+    assert done_again.exit_code == 0
+    assert "does not say which vision tower it was trained with" in done_again.stderr

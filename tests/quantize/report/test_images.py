@@ -118,7 +118,7 @@ def test_an_artifact_whose_text_is_fine_is_refused_for_its_images(tmp_path: Path
     assert not again.failures and not again.results[0].notes
     blinded(path)
     limits: dict[str, Any]
-    for limits in ({"max_kl": 5e-4, "max_image_kl": 5e-4}, {"baseline": baseline}):
+    for limits in ({"max_kl": 5e-4}, {"baseline": baseline}):
         with pytest.raises(GateError) as caught:
             edgequant.check(path, against=folder, **limits, **BRIEF)
         (result,) = caught.value.result.results
@@ -170,6 +170,10 @@ def test_a_gate_on_images_needs_a_measurement(report: Report) -> None:
     assert Gates(max_image_kl=0.02).failures(seen) == Gates().failures(seen) == []
     (line,) = Gates(max_image_kl=0.019).failures(seen)
     assert line == "after images mean KL 0.02000 is above the limit of 0.019"
+    fine = replace(seen, metrics=replace(text.metrics, kl=0.001))
+    assert Gates(max_kl=0.019).failures(fine) == [line]  # unless they have a limit of their own
+    assert Gates(max_kl=0.019, max_image_kl=0.02).failures(fine) == []
+    assert Gates(max_kl=0.019).failures(replace(fine, images=None)) == []
     with pytest.raises(InputError, match="max_image_kl measures text after images, and tiny-qwen"):
         edgequant.quantize(to="gguf:Q4_0", max_image_kl=0.1)
 
