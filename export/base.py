@@ -72,6 +72,8 @@ class Container:
     {literal}, the name in Python or JSON, and {model}, the model's name for ollama. `scoring` is
     that of a model that scores texts."""
     scoring: str = ""
+    seeing: str = ""
+    """That of a model that reads images, where it is another one."""
     sees: bool = False
     """Whether a vision tower goes into an artifact: `write` and `size` then take a `sight`, which
     is a Sight or None."""

@@ -23,7 +23,15 @@ from typing import Any, BinaryIO
 import onnx
 from onnx import TensorProto, helper
 
-from export import genai, genai_tokenizer, onnx_graph, onnx_nodes, onnx_seeing, onnx_vision
+from export import (
+    genai,
+    genai_tokenizer,
+    genai_vision,
+    onnx_graph,
+    onnx_nodes,
+    onnx_seeing,
+    onnx_vision,
+)
 from export.base import Container, check_complete, check_tensor
 from export.files import new_folder
 from export.onnx_data import (
@@ -43,6 +51,7 @@ from runtime.onnx_file import EMBEDDING_MODEL, MODEL, READER, VISION_MODEL, make
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Tensor, is_matrix
+from runtime.tokenizer import Tokenizer
 
 CHUNK = 1 << 24
 """Bytes read at a time when the written file is compared."""
@@ -198,6 +207,12 @@ def _store(data: DataFile, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Q
     return layouts
 
 
+def reader_notes(tokenizer: Tokenizer, source: Path, texts: Iterable[str]) -> tuple[str, ...]:
+    """What onnxruntime-genai makes otherwise of texts and of images in them, a sentence each."""
+    told = genai_tokenizer.notes(tokenizer, source, texts)
+    return (*told, *genai_vision.notes(tokenizer, source))
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
@@ -247,7 +262,8 @@ Container(
     refuse=onnx_graph.check_ops,
     usage=USAGE,
     scoring=SCORING,
-    reader_notes=genai_tokenizer.notes,
+    seeing=genai_vision.SEEING,
+    reader_notes=reader_notes,
     context=genai.context_length,
     cut="cosines and sines of so many positions are stored",
 )
