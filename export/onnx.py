@@ -108,7 +108,8 @@ def write(
 
     The graph spells out offsets in digits, so that the folder may miss `size` by some bytes when
     tensors do not come in file order.
-    `source` is the checkpoint's folder (config, tokenizer), `extra` goes into the model's metadata.
+    `source` is the checkpoint's folder (config, tokenizer), `extra` goes into the model's metadata,
+    `sight` is a vision tower that goes along.
     accuracy_level 4 rounds activations to int8 (fast), 0 computes in float32. Arrays start at
     multiples of `alignment` bytes of the data file. Raises EdgequantError when the folder exists,
     the disk is too small, a tensor is missing or of a type that ONNX cannot hold, or the written
