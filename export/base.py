@@ -76,6 +76,8 @@ class Container:
     """Whether all linears that are packed must be of one type."""
     own_name: str = ""
     """Where two containers have one reader: the second one's name."""
+    seeing: str = ""
+    """That of a model that reads images, where it is another one."""
     sees: bool = False
     """Whether a vision tower goes into an artifact: `write` and `size` then take a `sight`, which
     is a Sight or None."""

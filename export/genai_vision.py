@@ -13,13 +13,35 @@ from export.onnx_tower import FEATURES, GRID, PIXELS
 from export.sight import Sight
 from runtime.config_file import read_config
 from runtime.onnx_file import EMBEDDING_MODEL, VISION_MODEL
-from runtime.vision.ids import IDS, checked_id
+from runtime.tokenizer import Tokenizer
+from runtime.vision.ids import IDS, checked_id, image_ids
 from runtime.vision.image import FILES
 from runtime.vision.tower import Tower
 
 PROCESSOR = "vision_processor.json"
+TEXTS = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 VIDEO = "video_token_id"
 SESSION = {"log_id": "onnxruntime-genai", "provider_options": []}
+
+
+SEEING = """```sh
+quantize generate {file} "What is it?" --chat --image cat.png
+```
+
+```python
+import onnxruntime_genai as og
+
+model = og.Model({literal})
+processor = model.create_multimodal_processor()
+prompt = "<|vision_start|><|image_pad|><|vision_end|>What is it?"
+params = og.GeneratorParams(model)
+params.set_search_options(max_length=2048)
+generator = og.Generator(model, params)
+generator.set_inputs(processor(prompt, images=og.Images.open("cat.png")))
+while not generator.is_done():
+    generator.generate_next_token()
+print(og.Tokenizer(model).decode(generator.get_sequence(0)))
+```"""
 
 
 def sections(sight: Sight, source: Path, vocab: int) -> dict[str, Any]:
@@ -48,6 +70,19 @@ def sections(sight: Sight, source: Path, vocab: int) -> dict[str, Any]:
         "outputs": {FEATURES: FEATURES},
     }
     return ids | {"embedding": embedding, "vision": vision}
+
+
+def notes(tokenizer: Tokenizer, source: Path) -> tuple[str, ...]:
+    """A sentence where the tokens of images have other texts than genai looks for."""
+    config, backend = read_config(source), tokenizer.backend
+    ids = image_ids(config, backend.get_vocab_size()) if config.get("vision_config") else None
+    texts = [backend.id_to_token(token) for token in ids] if ids else list(TEXTS)
+    if texts == list(TEXTS):
+        return ()
+    return (
+        f"onnxruntime-genai finds images by the tokens {', '.join(TEXTS)}, and this model's are "
+        f"{', '.join(map(str, texts))}: give it patches and ids, or run onnxruntime",
+    )
 
 
 def decoder_inputs() -> dict[str, str]:

@@ -23,7 +23,15 @@ from typing import Any, BinaryIO
 import onnx
 from onnx import TensorProto, helper
 
-from export import genai, genai_tokenizer, onnx_graph, onnx_nodes, onnx_seeing, onnx_vision
+from export import (
+    genai,
+    genai_tokenizer,
+    genai_vision,
+    onnx_graph,
+    onnx_nodes,
+    onnx_seeing,
+    onnx_vision,
+)
 from export.base import Container, check_complete, check_tensor
 from export.files import new_folder
 from export.onnx_data import (
@@ -100,7 +108,8 @@ def write(
 
     The graph spells out offsets in digits, so that the folder may miss `size` by some bytes when
     tensors do not come in file order.
-    `source` is the checkpoint's folder (config, tokenizer), `extra` goes into the model's metadata.
+    `source` is the checkpoint's folder (config, tokenizer), `extra` goes into the model's metadata,
+    `sight` is a vision tower that goes along.
     accuracy_level 4 rounds activations to int8 (fast), 0 computes in float32. Arrays start at
     multiples of `alignment` bytes of the data file. Raises EdgequantError when the folder exists,
     the disk is too small, a tensor is missing or of a type that ONNX cannot hold, or the written
@@ -199,6 +208,12 @@ def _store(data: DataFile, arch: Arch, tensors: Iterable[Tensor]) -> dict[str, Q
     return layouts
 
 
+def reader_notes(tokenizer: Tokenizer, source: Path, texts: Iterable[str]) -> tuple[str, ...]:
+    """What onnxruntime-genai makes otherwise of texts and of images in them, a sentence each."""
+    told = genai_tokenizer.notes(tokenizer, source, texts)
+    return (*told, *genai_vision.notes(tokenizer, source))
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
@@ -244,7 +259,7 @@ FOLDED = (
 
 def folded_notes(tokenizer: Tokenizer, source: Path, texts: Iterable[str]) -> tuple[str, ...]:
     """What holds of every folder, and that its scales are folded."""
-    return (*genai_tokenizer.notes(tokenizer, source, texts), FOLDED)
+    return (*reader_notes(tokenizer, source, texts), FOLDED)
 
 
 FACTS: dict[str, Any] = {
@@ -257,6 +272,7 @@ FACTS: dict[str, Any] = {
     "refuse": onnx_graph.check_ops,
     "usage": USAGE,
     "scoring": SCORING,
+    "seeing": genai_vision.SEEING,
     "context": genai.context_length,
     "cut": "cosines and sines of so many positions are stored",
 }
@@ -267,7 +283,7 @@ Container(
     suffix="-onnx",
     holds=lambda qtype: isinstance(qtype, OnnxInt) and not qtype.half or qtype.name == "F32",
     presets=PRESETS,
-    reader_notes=genai_tokenizer.notes,
+    reader_notes=reader_notes,
     **FACTS,
 )
 Container(

@@ -11,9 +11,10 @@ from typing import Any
 from runtime.adapter import Adapter
 from runtime.added_tokens import TOKENIZER_FILES
 from runtime.pooling import MODULES, pooling_file
+from runtime.vision.image import FILES as PREPARATION
 
 TEMPLATES = "additional_chat_templates"
-OTHERS = ("generation_config.json", "README.md", "LICENSE")
+OTHERS = ("generation_config.json", "README.md", "LICENSE", *PREPARATION)
 """Further files of a base that its artifacts read."""
 
 

@@ -49,7 +49,7 @@ def unwrapped(arrays: dict[str, StoredArray], beside: tuple[str, ...] = ()) -> N
     language, prefix = _without_prefix(language)
     if apart:
         told.append(
-            f"the language model alone is quantized: {len(apart)} tensors of the model's other "
+            f"the language model alone is calibrated: {len(apart)} tensors of the model's other "
             f"part, {next(iter(others))} the first, are left aside"
         )
     return Named(language, apart, told + prefix)

@@ -25,7 +25,9 @@ from runtime.engine import Engine, OpsEngine, option_names
 from runtime.errors import EdgequantError, InputError
 from runtime.generate import generate
 from runtime.model import Model
+from runtime.onnx_file import VISION_MODEL
 from runtime.tokenizer import Tokenizer
+from runtime.vision.seeing import own_tower
 
 WORST = 12
 """Tokens shown with their context."""
@@ -97,6 +99,9 @@ def open_subject(label: str, path: Path, backend: str = "native", kv: str | None
         notes.append(
             f"its stored tensors were not looked at, so bits count the whole file: {error}"
         )
+    if own_tower(engine):
+        tower = sum(file.stat().st_size for file in path.glob(f"{VISION_MODEL}*"))
+        notes.append(f"{tower:,} of its bytes are the vision tower, which other files are without")
     maker = container.maker(path) if container else None
     if kv is not None:
         notes.append(f"judged with keys and values kept as {kv}")

@@ -141,7 +141,11 @@ def status(result: ArtifactResult | ScoreResult) -> str:
 def usage(result: ArtifactResult | ScoreResult, model: str) -> str:
     """How to run an artifact, in Markdown."""
     container = CONTAINERS[result.container]
-    text = container.scoring if isinstance(result, ScoreResult) else container.usage
+    text = container.usage
+    if isinstance(result, ScoreResult):
+        text = container.scoring
+    elif result.images and container.seeing:
+        text = container.seeing
     return text.format(
         file=shell.word(result.file),
         literal=json.dumps(result.file, ensure_ascii=False),

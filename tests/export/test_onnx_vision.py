@@ -14,12 +14,13 @@ from export.onnx_vision import StoredTower, linears, tower_bytes, write_tower
 from export.sight import Sight
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.vision import open_vision
+from runtime.adapter_files import small_files
 from runtime.errors import CorruptFileError, InputError
 from runtime.onnx_file import open_onnx
 from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
 from runtime.vision.encode import encode
-from runtime.vision.image import Patches
+from runtime.vision.image import Patches, read_preparation
 from runtime.vision.tower import Tower
 from runtime.vision.vision import Vision
 from tests.one_file_models import edit
@@ -205,6 +206,25 @@ def test_what_cannot_be_seen_is_said_before_work(tmp_path: Path) -> None:
     edit(folder, "config.json", image_token_id=..., vision_end_token_id=...)
     (note,) = [note for note in open_checkpoint(folder).notes if "ONNX" in note]
     assert "without it, as config.json has no image_token_id and no vision_end_token_id" in note
+
+
+def test_tokens_that_genai_does_not_look_for_are_told(tmp_path: Path) -> None:
+    folder = vision_model(tmp_path / "x", QWEN25)
+    plan = edgequant.plan(folder, "onnx:fp32", method="rtn")
+    assert not any("finds images" in note for note in plan.notes)
+    edit(folder, "config.json", image_token_id=4099)
+    plan = edgequant.plan(folder, "onnx:fp32", method="rtn")
+    (note,) = [note for note in plan.notes if "finds images" in note]
+    assert "this model's are <|vision_start|>, <|video_pad|>, <|vision_end|>" in note
+
+
+def test_an_adapter_changes_nothing_about_images(tmp_path: Path) -> None:
+    folder = vision_model(tmp_path / "x", QWEN25)
+    edit(folder, "preprocessor_config.json", min_pixels=784)
+    merged = small_files(folder, folder, open_checkpoint(folder).config)
+    tower = vision_of(folder).tower
+    assert read_preparation(merged.path, tower) == read_preparation(folder, tower)
+    assert read_preparation(folder, tower).least == 784
 
 
 @pytest.mark.parametrize("value", [-1, 4160, 1.5, True, "x"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import edgequant
+from export import CONTAINERS
 from quantize.checkpoint import open_checkpoint
 from runtime.engine import open_engine
 from runtime.vision.place import with_room
@@ -138,6 +139,17 @@ def test_images_are_made_ready_as_ours_are(size: tuple[int, int], tmp_path: Path
     assert np.abs(found["pixel_values"] - expected.values).max() < 1e-5
     prompt = with_room([4096, IMAGE, 4097], [expected], 2, IMAGE)
     assert found["input_ids"].reshape(-1).tolist() == prompt
+
+
+@pytest.mark.slow
+def test_what_a_model_card_says_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = vision_model(tmp_path / "x", MODELS["qwen2"])
+    path = written(folder, "onnx:fp32")
+    (file,) = saved([drawing((84, 140), 1)], tmp_path)
+    code = CONTAINERS["onnx"].seeing.split("```python\n")[1].removesuffix("```")
+    code = code.replace("{literal}", repr(str(path))).replace("cat.png", str(file))
+    exec(code.replace("2048", "40"), {})  # room for 15 tokens of the image and some more
+    assert "What is it?" in capsys.readouterr().out
 
 
 def test_text_alone_goes_on_as_text(tmp_path: Path) -> None:

@@ -94,6 +94,12 @@ def test_a_run_reports_text_after_images(tmp_path: Path) -> None:
     assert 0 < high["kl"] < low["kl"]
     assert all(len(result["image_windows"]) == HELD_OUT for result in report["results"])
     assert "after images" in (out / "report.html").read_text()
+    card = (out / "README.md").read_text()
+    assert "create_multimodal_processor()" in card and "llama-cli -m" in card
+    told = [note for result in report["results"] for note in result["notes"] if "tower" in note]
+    path = next(out.glob("*-onnx"))
+    size = sum((path / name).stat().st_size for name in ("vision.onnx", "vision.onnx.data"))
+    assert told == [f"{size:,} of its bytes are the vision tower, which other files are without"]
 
 
 BRIEF: Any = {"eval_rows": 2, "eval_length": 32}
