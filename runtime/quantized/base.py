@@ -34,7 +34,7 @@ ACTIVATIONS = (
 PARTS = (
     *("qweight", "qzeros", "scales", "g_idx", "weight_scale_inv", "weight_scale", "weight_packed"),
     *("weight_shape", "weight_zero_point", "weight_g_idx", "weight_global_scale"),
-    *("SCB", "absmax", "quant_map", "nested_absmax", "nested_quant_map"),
+    *("SCB", "absmax", "quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4"),
 )
 """Last names of arrays that weights are quantized with, in any of these formats."""
 BESIDE = "quantize_config.json"
