@@ -95,6 +95,12 @@ class Checkpoint:
         arrays = self.tensors.arrays.values()
         return sum(array.nbytes for array in arrays if isinstance(array, ComputedArray))
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether it was quantized, and codes of it stay packed."""
+        arrays = self.tensors.arrays.values()
+        return any(isinstance(a, ComputedArray) and a.dtype != "F32" for a in arrays)
+
     def model(self) -> Model:
         """The original, ready for an engine."""
         return Model(self.arch, self.tensors, self.tokenizer)

@@ -31,6 +31,9 @@ def check_reference(reference: str | None) -> None:
 def open_original(checkpoint: Checkpoint, backend: str, device: str) -> Engine:
     """The full-precision model, ready to run; transformers reads its files itself."""
     options: dict[str, Any] = {} if backend in ("native", "numpy") else {"device": device}
+    if backend == "native":
+        # products with packed weights would round activations, which a reference must not
+        options["exact"] = checkpoint.is_packed
     if reads_files(backend):
         options["adapters"] = [adapter.folder for adapter in checkpoint.adapters]
     model = checkpoint.folder if reads_files(backend) else checkpoint.model()

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import edgequant
 from quantize.checkpoint import bundled, open_checkpoint
+from quantize.report.original import open_original
 from runtime.engine import open_engine
 from tests.conftest import config
 from tests.moe_models import QWEN3
@@ -175,6 +176,19 @@ def test_the_native_engine_runs_what_is_packed(
         engine = open_engine(open_checkpoint(folder).model(), "native")
         logits.append(engine.logits(IDS, engine.new_cache(1, IDS.size)))
     assert np.allclose(*logits, atol=1e-4 * np.abs(logits[0]).max())
+
+
+def test_a_packed_original_is_judged_without_rounded_activations(
+    sources: Sources, native_settings: Any
+) -> None:
+    native_settings.set_exact(False)
+    source = open_checkpoint(sources["GPTQ int4"][0])
+    quick = open_engine(source.model(), "native", kv="f32")
+    exact = open_original(source, "native", "cpu")
+    expected = open_engine(source.model(), "torch").logits(IDS)
+    far, near = (np.abs(engine.logits(IDS) - expected).max() for engine in (quick, exact))
+    assert near < 1e-4 * np.abs(expected).max() < far
+    assert not native_settings.exact()
 
 
 @pytest.mark.slow
