@@ -19,6 +19,7 @@ import edgequant
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.report.original import open_original
 from runtime.engine import open_engine
+from runtime.errors import EdgequantError
 from tests.conftest import config
 from tests.moe_models import QWEN3
 from tests.quantized_made import (
@@ -273,6 +274,37 @@ def test_settings_may_stand_in_a_file_of_their_own(sources: Sources, tmp_path: P
     (folder / "config.json").write_text(json.dumps(config_file))
     (folder / "quantize_config.json").write_text(json.dumps(settings))
     assert "GPTQ of 4 bits" in " ".join(open_checkpoint(folder).notes)
+    both = config_file | {"quantization_config": settings | {"quant_method": "gptq"}}
+    (folder / "config.json").write_text(json.dumps(both))
+    assert "quantize_config.json" not in " ".join(open_checkpoint(folder).notes)
+    (folder / "quantize_config.json").write_text(json.dumps(settings | {"bits": 8}))
+    told = "config.json says how it was quantized; quantize_config.json has another bits"
+    assert told in open_checkpoint(folder).notes
+
+
+def test_weights_under_auto_gptq_s_name_are_told(sources: Sources, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(sources["GPTQ int4"][0], folder)
+    (folder / "model.safetensors").rename(folder / "gptq_model-4bit-128g.safetensors")
+    with pytest.raises(EdgequantError, match="but gptq_model-4bit-128g.safetensors; rename that"):
+        open_checkpoint(folder)
+
+
+def test_a_lora_is_merged_into_the_values(sources: Sources, tmp_path: Path) -> None:
+    rank, module = 4, "base_model.model.model.layers.0.mlp.up_proj"
+    generator = torch.Generator().manual_seed(0)
+    factors = {
+        f"{module}.lora_A.weight": torch.randn(rank, 256, generator=generator),
+        f"{module}.lora_B.weight": torch.randn(384, rank, generator=generator),
+    }
+    save_file(factors, tmp_path / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": rank}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    merged = [open_checkpoint(folder, [tmp_path]).tensors for folder in sources["GPTQ int4"]]
+    for name in merged[0]:
+        assert np.array_equal(merged[0][name].decode(), merged[1][name].decode())
+    assert merged[0]["blk.0.ffn_up.weight"].qtype.name == "F32"
+    assert merged[0]["blk.0.ffn_gate.weight"].qtype.name == "INT4_128_SYM"
 
 
 def test_a_vocabulary_as_large_as_a_layer_is_read(tmp_path: Path) -> None:
