@@ -95,13 +95,14 @@ def read_quantized(settings: Settings, arrays: Arrays) -> Readable | None:
     if not is_read(settings) or all(array.dtype in FLOATS for array in arrays.values()):
         return None
     found = METHODS[method](settings, arrays)
-    for name in found.arrays:
+    left, aside = without_activations(found.arrays)
+    for name in left:
         if name.rpartition(".")[2] in PARTS:
             raise UnsupportedError(
                 f"{name} does not belong to what {KEY} names, {method}; take the config.json that "
                 "came with the weights."
             )
-    return found
+    return Readable(left, [*found.notes, *aside])
 
 
 def parsed(settings: Settings, kind: type[T], harmless: Iterable[str]) -> T:

@@ -37,7 +37,6 @@ from runtime.quantized.base import (
     reads,
     scale_block,
     take,
-    without_activations,
 )
 from runtime.quantized.compressed_groups import (
     HARMLESS,
@@ -72,7 +71,7 @@ def compressed_tensors(settings: Settings, arrays: Arrays) -> Readable:
     """The arrays of a compressed checkpoint. Raises EdgequantError for what is not read."""
     found = parsed(settings, Compressed, HARMLESS)
     refuse(found)
-    left, notes = without_activations(dict(arrays))
+    left = dict(arrays)
     used: list[Group] = []
     for module in modules(left, "weight_scale"):
         group = group_of(found.config_groups, module)
@@ -82,7 +81,7 @@ def compressed_tensors(settings: Settings, arrays: Arrays) -> Readable:
         put(left, f"{module}.weight", weight)
         used += [group] if group not in used else []
     told = [original(_what(used)), *scattered_notes(left), *_rounded_inputs(used)]
-    return Readable(left, [*told, *notes])
+    return Readable(left, told)
 
 
 def _weights(found: Compressed, group: Group, module: str) -> Weights:
