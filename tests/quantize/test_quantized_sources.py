@@ -225,9 +225,12 @@ def test_the_values_of_4_bits_in_groups_of_128_are_q4_0_without_an_error(
 
 def test_a_forecast_counts_what_is_unpacked(sources: Sources) -> None:
     source = open_checkpoint(sources["GPTQ int4"][0])
-    assert source.tensors.nbytes("blk.0.ffn_up.weight") == 384 * 256 // 128 * 68
+    codes, scales, zeros, order = 384 * 256 // 2, 384 * 2 * 2, 384 * 2 // 2, 256 * 4
+    stored = codes + scales + zeros + order
+    packed = 384 * 256 // 128 * 68
+    assert source.tensors.nbytes("blk.0.ffn_up.weight") == stored + packed
     scattered = open_checkpoint(sources["GPTQ act-order"][0])
-    assert scattered.tensors.nbytes("blk.0.ffn_up.weight") == 384 * 256 * 4
+    assert scattered.tensors.nbytes("blk.0.ffn_up.weight") == stored + 384 * 256 * 4
     linears = [t for n, t in scattered.tensors.shapes.items() if "blk" in n and len(t) == 2]
     assert scattered.computed_bytes == 4 * sum(rows * cols for rows, cols in linears)
 
