@@ -12,6 +12,7 @@ For a linear X of (out, in) weights with codes of b bits:
     int-quantized    X.weight             int8 (out, in)
                      X.weight_zero_point  int8, as the scales; asymmetric weights only
     float-quantized  X.weight             F8_E4M3 (out, in)
+    (floats of 4 bits: compressed_fp4.py)
     all of them      X.weight_scale       float: one number, (out, 1), (out, groups), or one for
                                           each block, the last ones cut short
 
@@ -38,6 +39,7 @@ from runtime.quantized.base import (
     scale_block,
     take,
 )
+from runtime.quantized.compressed_fp4 import fp4, is_fp4
 from runtime.quantized.compressed_groups import (
     HARMLESS,
     Compressed,
@@ -62,7 +64,10 @@ from runtime.quantized.integers import (
 from runtime.stored import ComputedArray, StoredArray
 from runtime.tensor import Shape
 
-FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
+FORMATS = (
+    *("pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
+    *("nvfp4-pack-quantized", "mxfp4-pack-quantized"),
+)
 NAMES = {"int": "integers", "float": "floats"}
 
 
@@ -76,7 +81,8 @@ def compressed_tensors(settings: Settings, arrays: Arrays) -> Readable:
     for module in modules(left, "weight_scale"):
         group = group_of(found.config_groups, module)
         weights = _weights(found, group, module)
-        read = _packed if f"{module}.weight_packed" in left else _unpacked
+        packed = fp4 if is_fp4(weights) else _packed
+        read = packed if f"{module}.weight_packed" in left else _unpacked
         weight = read(module, left, weights)
         put(left, f"{module}.weight", weight)
         used += [group] if group not in used else []
