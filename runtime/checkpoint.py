@@ -24,7 +24,7 @@ from runtime.json_files import read_json
 from runtime.links import check_links, check_name
 from runtime.merging import merge_all, refuse_beside
 from runtime.model import Model
-from runtime.quantized import read_quantized, settings_of
+from runtime.quantized import beside_notes, is_read, read_quantized, settings_of
 from runtime.reader import Reader
 from runtime.safetensors_file import header, read
 from runtime.sources import (
@@ -39,6 +39,8 @@ from runtime.sources import (
 from runtime.stored import ComputedArray, StoredArray, StoredTensors
 from runtime.tokenizer import Tokenizer
 from runtime.tokenizer_class import replaced_rules
+
+IGNORED = f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,12 @@ class Checkpoint:
         """Bytes of memory for what adapters change and what is unpacked: it lies in no file."""
         arrays = self.tensors.arrays.values()
         return sum(array.nbytes for array in arrays if isinstance(array, ComputedArray))
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it was quantized, and codes of it stay packed."""
+        arrays = self.tensors.arrays.values()
+        return any(isinstance(a, ComputedArray) and a.dtype != "F32" for a in arrays)
 
     def model(self) -> Model:
         """The original, ready for an engine."""
@@ -165,22 +173,16 @@ def read_checkpoint(folder: Path, adapters: Sequence[Path] = ()) -> Checkpoint:
     config = language_config(stored)
     family = family_of(config)
     arch = family.arch(config)
-    settings = settings_of(folder, config)
-    quantized = quantized_as(config, settings)
-    if quantized and not any((folder / name).exists() for name in (WEIGHTS, INDEX)):
-        raise already_quantized(folder, quantized)
-    arrays, told = _arrays(folder)
-    readable = read_quantized(settings, arrays) if settings else None
-    if readable:
-        arrays, quantized = readable.arrays, None
-        told += readable.notes
+    arrays, told, quantized = _stored(folder, config)
     named = unwrapped(arrays, family.hf_beside)
     refuse_without("vision", config, named)
     arch, own_head = with_own_head(arch, named.language)
-    language = in_one_type(arch, named.language) if readable else named.language
+    language = named.language
+    if any(isinstance(array, ComputedArray) for array in language.values()):
+        language = in_one_type(arch, language)
     tensors = checked_tensors(folder, arch, language, quantized)
     if quantized:
-        told += [f"{CONFIG} has a quantization_config, but every tensor is a float: it is ignored"]
+        told += [IGNORED]
     notes = (*config_notes(stored), *family.notes(config), *told, *unread(folder), *named.notes)
     notes = (
         *notes,
@@ -223,6 +225,26 @@ def _with_adapters(base: Checkpoint, adapters: list[Adapter]) -> Checkpoint:
 def open_model(folder: Path) -> Model:
     """A folder's model. Raises as `read_checkpoint` does."""
     return read_checkpoint(folder).model()
+
+
+def _stored(
+    folder: Path, config: dict[str, Any]
+) -> tuple[dict[str, StoredArray], list[str], str | None]:
+    """Every array by its plain name, notes, and the method where it was quantized and is not read.
+
+    Raises EdgequantError as `_arrays` and `read_quantized` do.
+    """
+    settings = settings_of(folder, config)
+    quantized = quantized_as(config, settings)
+    if settings is None or not is_read(settings):
+        if quantized and not any((folder / name).exists() for name in (WEIGHTS, INDEX)):
+            raise already_quantized(folder, quantized)
+        return *_arrays(folder), quantized
+    arrays, told = _arrays(folder)
+    readable = read_quantized(settings, arrays)
+    if readable is None:
+        return arrays, [*told, IGNORED], None
+    return readable.arrays, [*told, *readable.notes, *beside_notes(folder, config)], None
 
 
 def _arrays(folder: Path) -> tuple[dict[str, StoredArray], list[str]]:

@@ -13,6 +13,7 @@ from runtime.checkpoint_names import FLOATS, misplaced
 from runtime.errors import CorruptFileError, EdgequantError, UnsupportedError
 from runtime.merged import Unchanged, merged
 from runtime.quant_types import QUANT_TYPES
+from runtime.quantized import METHODS
 from runtime.stored import ComputedArray, Expected, Parts, StoredArray, StoredTensors, rows_of
 from runtime.tensor import Shape, Tensor
 
@@ -46,8 +47,8 @@ def parts_of(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> P
 
 
 def in_one_type(arch: Arch, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
-    """The arrays of a model that is computed: experts of one weight are all F32 where some have
-    another type."""
+    """The arrays of a model that is computed: experts of one weight are all F32 where they have
+    several types."""
     found, names = dict(arrays), arch.hf_names()
     for name, shape in arch.shapes().items():
         own = [part for part in parts_of(shape, names[name], arrays).arrays if part in arrays]
@@ -122,8 +123,8 @@ def _check(
 def already_quantized(folder: Path, how: str) -> EdgequantError:
     """The error of rounded weights; `how` names the method."""
     return UnsupportedError(
-        f"{folder} is already quantized ({how}); give the full-precision checkpoint it was made "
-        "from."
+        f"{folder} is already quantized ({how}), which is not read, only "
+        f"{', '.join(sorted(METHODS))}; give the full-precision checkpoint it was made from."
     )
 
 

@@ -95,6 +95,10 @@ def refuse_other_kinds(path: Path) -> None:
 def no_weights(folder: Path) -> EdgequantError:
     """The error of a folder with config.json and without the weights of a checkpoint."""
     shards = [path.name for path in sorted(folder.glob("*.safetensors"))]
+    if len(shards) == 1 and not shards[0].startswith("consolidated") and "-of-" not in shards[0]:
+        return CorruptFileError(
+            f"{folder} holds no {WEIGHTS}, but {shards[0]}; rename that if it is the whole model."
+        )
     if any(not name.startswith("consolidated") for name in shards):
         return CorruptFileError(
             f"{folder} holds no {WEIGHTS}, and no {INDEX} for {_listed(shards)}; download it."

@@ -104,6 +104,11 @@ class StoredArray:
         """The arrays in files that it is made of: itself."""
         return (self,)
 
+    @property
+    def held(self) -> int:
+        """Bytes in memory once it is read, with what it was made of."""
+        return self.nbytes
+
 
 @dataclass(frozen=True)
 class ComputedArray(StoredArray):
@@ -132,6 +137,10 @@ class ComputedArray(StoredArray):
     @property
     def sources(self) -> tuple[StoredArray, ...]:
         return tuple(source for part in self.parts for source in part.sources)
+
+    @property
+    def held(self) -> int:
+        return self.nbytes + sum(source.nbytes for source in self.sources)
 
 
 class Expected(NamedTuple):
@@ -185,7 +194,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def nbytes(self, name: str) -> int:
         """Bytes that a weight takes once it is read, without reading it."""
-        return sum(self.arrays[part].nbytes for part in self.weights[name].arrays)
+        return sum(self.arrays[part].held for part in self.weights[name].arrays)
 
     def qtype(self, name: str) -> QuantType:
         """The type of a weight; it is read where its arrays do not tell."""

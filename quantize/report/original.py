@@ -36,6 +36,9 @@ def open_original(checkpoint: Checkpoint, backend: str, device: str) -> Engine:
             f"the original is the file {checkpoint.folder}, and {backend} is asked for checkpoint "
             "folders alone; leave out --reference, or take one of ours."
         )
+    if backend == "native":
+        # products with packed weights would round activations, which a reference must not
+        options["exact"] = checkpoint.is_packed
     if reads_files(backend):
         options["adapters"] = [adapter.folder for adapter in checkpoint.adapters]
     model = checkpoint.folder if reads_files(backend) else checkpoint.model()

@@ -1,6 +1,8 @@
 """The fast engine on a CPU: C++ kernels (runtime/native) multiply with weights that stay packed."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock, Thread
@@ -102,9 +104,10 @@ def check_ops(arch: Arch) -> None:
 class NativeEngine(OpsEngine):
     """A model whose forward is one call of C++."""
 
-    def __init__(self, model: Model, kv: str, resident: bool) -> None:
+    def __init__(self, model: Model, kv: str, resident: bool, exact: bool) -> None:
         check_ops(model.arch)
         super().__init__(model, NativeOps())
+        self.exact = exact
         self.halves = kv == "f16"
         mapped = {
             name: weight.data
@@ -167,21 +170,36 @@ class NativeEngine(OpsEngine):
         Raises EdgequantError for ids outside the vocabulary, and when the cache is full.
         """
         ids = np.ascontiguousarray(ids, np.int64)
-        with self.turn:
+        with self.turn, exactly(self.exact):
             found = np.asarray(self.decoder.logits(ids, cache, self.halves, last))
             head = self.arch.score_head  # so small that it is not worth a line of C++
             return scored(self.ops, head, self.weights, found) if head else found
 
 
+@contextmanager
+def exactly(wanted: bool) -> Iterator[None]:
+    """Products without rounded activations in what follows, where that is wanted."""
+    before = _native.exact()
+    _native.set_exact(wanted or before)
+    try:
+        yield
+    finally:
+        _native.set_exact(before)
+
+
 def open(
-    model: Model, threads: int | None = None, kv: str | None = None, resident: bool = False
+    model: Model,
+    threads: int | None = None,
+    kv: str | None = None,
+    resident: bool = False,
+    exact: bool = False,
 ) -> NativeEngine:
     """Run a model on the kernels, with `threads` threads for the whole process (None = as before).
 
     `kv` is how keys and values are kept: "f16", or "f32" for twice the memory. None is "f16", or of
     a model that scores texts, which keeps none from call to call, "f32". `resident` copies mapped
     weights into huge pages, where there is room, while the first tokens are computed: those after
-    them are generated faster.
+    them are generated faster. `exact` leaves activations in float32, which is slow.
     Raises EdgequantError for less than one thread, or another kind of cache.
     """
     if kv is None:
@@ -189,4 +207,4 @@ def open(
     check_kv(kv)
     if threads is not None:
         _native.set_threads(threads)
-    return NativeEngine(model, kv, resident)
+    return NativeEngine(model, kv, resident, exact)

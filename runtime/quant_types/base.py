@@ -34,6 +34,9 @@ F16_MAX = 65504.0
 FLOOR = 2.0**-20
 """Least importance beside the block's greatest: columns without input still get a sensible grid."""
 
+PIECE = 1 << 22
+"""Weights that are decoded at a time."""
+
 QUANT_TYPES: dict[str, "QuantType"] = {}
 """Every block layout by its name; filled by the class lines."""
 
@@ -149,8 +152,19 @@ class QuantType:
 
     def decode(self, data: np.ndarray) -> np.ndarray:
         """uint8 (rows, row_bytes) -> float32 (rows, cols), bit for bit what readers see."""
-        codes, params = self.unpack(data)
-        return np.asarray(self.value(codes, *self.grid(params)), np.float32)
+        return self.in_pieces(data, PIECE)
+
+    def in_pieces(self, data: np.ndarray, most: int) -> np.ndarray:
+        """`decode`, with codes and scales of at most `most` weights, or of a row, beside it."""
+        cols = data.shape[-1] // self.bytes * self.size
+        step = max(1, most // max(1, cols))
+        if len(data) <= step:
+            codes, params = self.unpack(data)
+            return np.asarray(self.value(codes, *self.grid(params)), np.float32)
+        out: np.ndarray = np.empty((len(data), cols), np.float32)
+        for start in range(0, len(data), step):
+            out[start : start + step] = self.in_pieces(data[start : start + step], most)
+        return out
 
     def of_multiples(self, step: np.ndarray, least: np.ndarray, most: np.ndarray) -> Params | None:
         """Params of blocks of whole multiples of a step, all (rows, blocks) float32.

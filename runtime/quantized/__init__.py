@@ -3,9 +3,16 @@
 import importlib
 import pkgutil
 
-from runtime.quantized.base import METHODS, Readable, read_quantized, settings_of
+from runtime.quantized.base import (
+    METHODS,
+    Readable,
+    beside_notes,
+    is_read,
+    read_quantized,
+    settings_of,
+)
 
 for _file in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_file.name}")
 
-__all__ = ["METHODS", "Readable", "read_quantized", "settings_of"]
+__all__ = ["METHODS", "Readable", "beside_notes", "is_read", "read_quantized", "settings_of"]

@@ -39,6 +39,7 @@ from runtime.quantized.integers import (
     Grid,
     IntegerArray,
     dense_fields,
+    float_columns,
     floats,
     integer_array,
     integers,
@@ -149,7 +150,7 @@ def _gemm_rows(
     """Rows of the weight; `start` and `stop` are multiples of 8."""
     words = slice(start // PER_WORD, stop // PER_WORD)
     codes, zeros = (_in_order(integers(array)[:, words]).T for array in (qweight, qzeros))
-    return Coded(codes, zeros, floats(scales)[:, start:stop].T)
+    return Coded(codes, zeros, float_columns(scales, start, stop).T)
 
 
 def _in_order(words: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ ACTIVATIONS = (
 PARTS = (
     *("qweight", "qzeros", "scales", "g_idx", "weight_scale_inv", "weight_scale", "weight_packed"),
     *("weight_shape", "weight_zero_point", "weight_g_idx", "weight_global_scale"),
-    *("SCB", "absmax", "quant_map", "nested_absmax", "nested_quant_map"),
+    *("SCB", "absmax", "quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4"),
 )
 """Last names of arrays that weights are quantized with, in any of these formats."""
 BESIDE = "quantize_config.json"
@@ -72,24 +72,37 @@ def settings_of(folder: Path, config: Settings) -> Settings | None:
     return {"quant_method": "gptq", **found} if found else None
 
 
+def is_read(settings: Settings) -> bool:
+    """Whether there is a reader of the method."""
+    return str(settings.get("quant_method")) in METHODS
+
+
+def beside_notes(folder: Path, config: Settings) -> list[str]:
+    """A note where quantize_config.json says otherwise than config.json, which counts."""
+    counted, beside = config.get(KEY) or {}, read_json(folder / BESIDE)
+    other = [key for key in beside if key in counted and counted[key] != beside[key]]
+    if not other:
+        return []
+    return [f"config.json says how it was quantized; {BESIDE} has another {' and '.join(other)}"]
+
+
 def read_quantized(settings: Settings, arrays: Arrays) -> Readable | None:
     """The arrays by their plain names, None where all are floats or no reader knows the method.
 
     Raises EdgequantError for settings that are not read, or arrays that are not as they say.
     """
-    method = settings.get("quant_method")
-    if not isinstance(method, str) or method not in METHODS:
-        return None
-    if all(array.dtype in FLOATS for array in arrays.values()):
+    method = str(settings.get("quant_method"))
+    if not is_read(settings) or all(array.dtype in FLOATS for array in arrays.values()):
         return None
     found = METHODS[method](settings, arrays)
-    for name in found.arrays:
+    left, aside = without_activations(found.arrays)
+    for name in left:
         if name.rpartition(".")[2] in PARTS:
             raise UnsupportedError(
                 f"{name} does not belong to what {KEY} names, {method}; take the config.json that "
                 "came with the weights."
             )
-    return found
+    return Readable(left, [*found.notes, *aside])
 
 
 def parsed(settings: Settings, kind: type[T], harmless: Iterable[str]) -> T:

@@ -35,7 +35,7 @@ class Weights(msgspec.Struct):
     def way(self) -> str:
         """`strategy`, or what follows from the group's size."""
         groups = {None: "tensor", -1: "channel"}.get(self.group_size, "group")
-        return self.strategy or groups
+        return {"tensor_group": "group"}.get(self.strategy or "", self.strategy) or groups
 
 
 class Group(msgspec.Struct):

@@ -12,6 +12,7 @@ For a linear X of (out, in) weights with codes of b bits:
     int-quantized    X.weight             int8 (out, in)
                      X.weight_zero_point  int8, as the scales; asymmetric weights only
     float-quantized  X.weight             F8_E4M3 (out, in)
+    (floats of 4 bits: compressed_fp4.py)
     all of them      X.weight_scale       float: one number, (out, 1), (out, groups), or one for
                                           each block, the last ones cut short
 
@@ -37,8 +38,8 @@ from runtime.quantized.base import (
     reads,
     scale_block,
     take,
-    without_activations,
 )
+from runtime.quantized.compressed_fp4 import fp4, is_fp4
 from runtime.quantized.compressed_groups import (
     HARMLESS,
     Compressed,
@@ -63,7 +64,10 @@ from runtime.quantized.integers import (
 from runtime.stored import ComputedArray, StoredArray
 from runtime.tensor import Shape
 
-FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
+FORMATS = (
+    *("pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
+    *("nvfp4-pack-quantized", "mxfp4-pack-quantized"),
+)
 NAMES = {"int": "integers", "float": "floats"}
 
 
@@ -72,17 +76,18 @@ def compressed_tensors(settings: Settings, arrays: Arrays) -> Readable:
     """The arrays of a compressed checkpoint. Raises EdgequantError for what is not read."""
     found = parsed(settings, Compressed, HARMLESS)
     refuse(found)
-    left, notes = without_activations(dict(arrays))
+    left = dict(arrays)
     used: list[Group] = []
     for module in modules(left, "weight_scale"):
         group = group_of(found.config_groups, module)
         weights = _weights(found, group, module)
-        read = _packed if f"{module}.weight_packed" in left else _unpacked
+        packed = fp4 if is_fp4(weights) else _packed
+        read = packed if f"{module}.weight_packed" in left else _unpacked
         weight = read(module, left, weights)
         put(left, f"{module}.weight", weight)
         used += [group] if group not in used else []
     told = [original(_what(used)), *scattered_notes(left), *_rounded_inputs(used)]
-    return Readable(left, [*told, *notes])
+    return Readable(left, told)
 
 
 def _weights(found: Compressed, group: Group, module: str) -> Weights:

@@ -26,7 +26,6 @@ from runtime.quantized.base import (
     reads,
     scale_block,
     take,
-    without_activations,
 )
 from runtime.quantized.decoded import BYTES, scaled_bytes
 from runtime.quantized.integers import FLOATS
@@ -58,7 +57,7 @@ def fp8(settings: Settings, arrays: Arrays) -> Readable:
     """The arrays of an FP8 checkpoint. Raises EdgequantError for what is not read."""
     found = parsed(settings, Fp8, HARMLESS)
     _refuse(found)
-    left, notes = without_activations(dict(arrays))
+    left = dict(arrays)
     for scales in SCALES:
         for module in modules(left, scales):
             parts = take(left, module, ("weight", scales))
@@ -70,7 +69,7 @@ def fp8(settings: Settings, arrays: Arrays) -> Readable:
             put(left, name, scaled_bytes(parts["weight"], parts[scales], block))
     size = found.weight_block_size
     how = f"with a scale for {size[0]} x {size[1]} weights" if size else "with its scales"
-    return Readable(left, [original(f"FP8 {how}, decoded to float32"), *notes])
+    return Readable(left, [original(f"FP8 {how}, decoded to float32")])
 
 
 def _refuse(found: Fp8) -> None:

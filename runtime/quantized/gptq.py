@@ -39,7 +39,7 @@ from runtime.quantized.integers import (
     Grid,
     IntegerArray,
     dense_fields,
-    floats,
+    float_columns,
     group_order,
     integer_array,
     integers,
@@ -194,7 +194,7 @@ def _rows(
     codes = dense_fields(integers(qweight)[:, start:stop].T, own.bits)
     words = integers(qzeros)[:, start * own.bits // 32 : -(-stop * own.bits // 32)]
     zeros = _zeros(own, np.ascontiguousarray(words))[:, : stop - start].T
-    return Coded(codes, zeros, floats(scales)[:, start:stop].T)
+    return Coded(codes, zeros, float_columns(scales, start, stop).T)
 
 
 def _what(found: Gptq) -> str:

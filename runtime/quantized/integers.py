@@ -19,7 +19,7 @@ from runtime.tensor import Shape
 
 FLOATS = ("F16", "BF16", "F32")
 """Types of scales."""
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 ROWS = 32
 """Rows are unpacked so many at a time, or a multiple: their zero points then begin with a word."""
 
@@ -122,6 +122,14 @@ def floats(array: StoredArray) -> np.ndarray:
     return QUANT_TYPES[array.dtype].decode(array.read().reshape(1, -1)).reshape(array.shape)
 
 
+def float_columns(array: StoredArray, start: int, stop: int) -> np.ndarray:
+    """Columns start..stop of a matrix of scales, float32 (rows, stop - start)."""
+    rows, cols = array.shape
+    item = array.nbytes // (rows * cols)
+    data = array.read().reshape(rows, -1)[:, item * start : item * stop]
+    return QUANT_TYPES[array.dtype].decode(np.ascontiguousarray(data))
+
+
 def integers(array: StoredArray) -> np.ndarray:
     """An array of I32 or I64, of its shape."""
     kind = {"I32": "<i4", "I64": "<i8"}[array.dtype]
@@ -136,13 +144,15 @@ def dense_fields(words: np.ndarray, bits: int) -> np.ndarray:
     """
     packed = np.ascontiguousarray(words).view(np.uint8)  # (rows, 4 n)
     if 8 % bits == 0:
-        fields = packed[..., None] >> np.arange(0, 8, bits).astype(np.uint8) & np.uint8(
-            (1 << bits) - 1
-        )
-        return fields.reshape(len(words), -1)
+        each: np.ndarray = np.empty((*packed.shape, 8 // bits), np.uint8)
+        for place in range(
+            8 // bits
+        ):  # one long loop for each place, not a short one for each byte
+            np.right_shift(packed, bits * place, out=each[..., place])
+        return (each & np.uint8((1 << bits) - 1)).reshape(len(words), -1)
     count = 8 * packed.shape[1] // bits
-    each = np.unpackbits(packed, axis=1, bitorder="little")[:, : count * bits]
-    fields = np.packbits(each.reshape(-1, bits), axis=1, bitorder="little")
+    places = np.unpackbits(packed, axis=1, bitorder="little")[:, : count * bits]
+    fields = np.packbits(places.reshape(-1, bits), axis=1, bitorder="little")
     return fields.reshape(len(words), count)
 
 

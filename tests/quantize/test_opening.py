@@ -65,8 +65,8 @@ def test_a_folder_of_no_kind_is_refused_with_what_it_lacks(tmp_path: Path) -> No
     ("facts", "message"),
     [
         (
-            {"quantization_config": {"quant_method": "gptq"}},
-            r"is already quantized \(gptq\); give the full",
+            {"quantization_config": {"quant_method": "aqlm"}},
+            r"is already quantized \(aqlm\), which is not read, only awq, ",
         ),
         ({}, r"holds pickled weights, which can run code when opened \(pytorch_model.bin\)"),
     ],

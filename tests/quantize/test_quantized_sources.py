@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 
 import edgequant
 from quantize.checkpoint import bundled, open_checkpoint
+from quantize.report.original import open_original
 from runtime.engine import open_engine
+from runtime.errors import EdgequantError
 from tests.conftest import config
 from tests.moe_models import QWEN3
 from tests.quantized_made import (
@@ -157,12 +159,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     return Sources(tmp_path_factory.mktemp("sources"))
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("case", CASES)
-def test_the_model_is_that_of_the_values(case: str, backend: str, sources: Sources) -> None:
+def test_the_model_is_that_of_the_values(case: str, sources: Sources) -> None:
     logits = []
     for folder in sources[case]:
-        engine = open_engine(open_checkpoint(folder).model(), backend)
+        engine = open_engine(open_checkpoint(folder).model(), "torch")
         logits.append(engine.logits(IDS, engine.new_cache(1, IDS.size)))
     assert np.array_equal(*logits)
 
@@ -176,6 +177,19 @@ def test_the_native_engine_runs_what_is_packed(
         engine = open_engine(open_checkpoint(folder).model(), "native")
         logits.append(engine.logits(IDS, engine.new_cache(1, IDS.size)))
     assert np.allclose(*logits, atol=1e-4 * np.abs(logits[0]).max())
+
+
+def test_a_packed_original_is_judged_without_rounded_activations(
+    sources: Sources, native_settings: Any
+) -> None:
+    native_settings.set_exact(False)
+    source = open_checkpoint(sources["GPTQ int4"][0])
+    quick = open_engine(source.model(), "native", kv="f32")
+    exact = open_original(source, "native", "cpu")
+    expected = open_engine(source.model(), "torch").logits(IDS)
+    far, near = (np.abs(engine.logits(IDS) - expected).max() for engine in (quick, exact))
+    assert near < 1e-4 * np.abs(expected).max() < far
+    assert not native_settings.exact()
 
 
 @pytest.mark.slow
@@ -211,9 +225,12 @@ def test_the_values_of_4_bits_in_groups_of_128_are_q4_0_without_an_error(
 
 def test_a_forecast_counts_what_is_unpacked(sources: Sources) -> None:
     source = open_checkpoint(sources["GPTQ int4"][0])
-    assert source.tensors.nbytes("blk.0.ffn_up.weight") == 384 * 256 // 128 * 66
+    codes, scales, zeros, order = 384 * 256 // 2, 384 * 2 * 2, 384 * 2 // 2, 256 * 4
+    stored = codes + scales + zeros + order
+    packed = 384 * 256 // 128 * 66
+    assert source.tensors.nbytes("blk.0.ffn_up.weight") == stored + packed
     scattered = open_checkpoint(sources["GPTQ act-order"][0])
-    assert scattered.tensors.nbytes("blk.0.ffn_up.weight") == 384 * 256 * 4
+    assert scattered.tensors.nbytes("blk.0.ffn_up.weight") == stored + 384 * 256 * 4
     linears = [t for n, t in scattered.tensors.shapes.items() if "blk" in n and len(t) == 2]
     assert scattered.computed_bytes == 4 * sum(rows * cols for rows, cols in linears)
 
@@ -260,6 +277,37 @@ def test_settings_may_stand_in_a_file_of_their_own(sources: Sources, tmp_path: P
     (folder / "config.json").write_text(json.dumps(config_file))
     (folder / "quantize_config.json").write_text(json.dumps(settings))
     assert "GPTQ of 4 bits" in " ".join(open_checkpoint(folder).notes)
+    both = config_file | {"quantization_config": settings | {"quant_method": "gptq"}}
+    (folder / "config.json").write_text(json.dumps(both))
+    assert "quantize_config.json" not in " ".join(open_checkpoint(folder).notes)
+    (folder / "quantize_config.json").write_text(json.dumps(settings | {"bits": 8}))
+    told = "config.json says how it was quantized; quantize_config.json has another bits"
+    assert told in open_checkpoint(folder).notes
+
+
+def test_weights_under_auto_gptq_s_name_are_told(sources: Sources, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(sources["GPTQ int4"][0], folder)
+    (folder / "model.safetensors").rename(folder / "gptq_model-4bit-128g.safetensors")
+    with pytest.raises(EdgequantError, match="but gptq_model-4bit-128g.safetensors; rename that"):
+        open_checkpoint(folder)
+
+
+def test_a_lora_is_merged_into_the_values(sources: Sources, tmp_path: Path) -> None:
+    rank, module = 4, "base_model.model.model.layers.0.mlp.up_proj"
+    generator = torch.Generator().manual_seed(0)
+    factors = {
+        f"{module}.lora_A.weight": torch.randn(rank, 256, generator=generator),
+        f"{module}.lora_B.weight": torch.randn(384, rank, generator=generator),
+    }
+    save_file(factors, tmp_path / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": rank}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    merged = [open_checkpoint(folder, [tmp_path]).tensors for folder in sources["GPTQ int4"]]
+    for name in merged[0]:
+        assert np.array_equal(merged[0][name].decode(), merged[1][name].decode())
+    assert merged[0]["blk.0.ffn_up.weight"].qtype.name == "F32"
+    assert merged[0]["blk.0.ffn_gate.weight"].qtype.name == "INT4_128_SYM"
 
 
 def test_a_vocabulary_as_large_as_a_layer_is_read(tmp_path: Path) -> None:

@@ -97,10 +97,10 @@ def test_shards_without_their_index_are_named(tmp_path: Path) -> None:
     ("facts", "named"),
     [
         ({"quantization": {"group_size": 64, "bits": 4}}, "MLX, 4 bits"),
-        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq, 4 bits"),
+        ({"quantization_config": {"quant_method": "aqlm", "bits": 2}}, "aqlm, 2 bits"),
         (
-            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
-            "bitsandbytes, 8 bits",
+            {"quantization_config": {"quant_method": "quanto", "load_in_8bit": True}},
+            "quanto, 8 bits",
         ),
     ],
 )

@@ -322,3 +322,12 @@ def test_the_narrower_type_has_shorter_blocks_of_the_same_containers(qtype):
 
 def test_every_type_of_blocks_longer_than_32_has_a_narrower_one():
     assert all(qtype.narrower for qtype in QUANT_TYPES.values() if qtype.size > 32)
+
+
+@layouts
+def test_rows_are_decoded_in_pieces_to_the_same_values(qtype: QuantType) -> None:
+    data = np.random.default_rng(0).integers(0, 256, (7, qtype.row_bytes(COLS)), np.uint8)
+    with np.errstate(all="ignore"):  # any bytes, and so any scales
+        whole = qtype.in_pieces(data, 7 * COLS)
+        assert np.array_equal(qtype.in_pieces(data, 3 * COLS), whole, equal_nan=True)
+        assert np.array_equal(qtype.in_pieces(data, 1), whole, equal_nan=True)

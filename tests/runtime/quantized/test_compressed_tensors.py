@@ -108,6 +108,46 @@ def test_floats_of_8_bits_are_read(way: str, block: tuple[int, int], tmp_path: P
     assert np.array_equal(float32(array), values)
 
 
+FLOATS_OF_4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6]
+
+
+def fp4_settings(group: int, **changes: Any) -> dict[str, Any]:
+    name = "nvfp4" if group == 16 else "mxfp4"
+    facts = {"num_bits": 4, "type": "float", "group_size": group} | changes
+    return settings(f"{name}-pack-quantized", strategy="tensor_group", **facts)
+
+
+def floats_of_4(group: int) -> tuple[Tensors, np.ndarray]:
+    """X in floats of 4 bits, and its values."""
+    rng = np.random.default_rng(group)
+    rows, cols = SHAPE
+    codes = rng.integers(0, 16, SHAPE)
+    pairs = [[int(row[at]) | int(row[at + 1]) << 4 for at in range(0, cols, 2)] for row in codes]
+    arrays = {"X.weight_packed": torch.tensor(pairs, dtype=torch.uint8)}
+    if group == 16:
+        weight, total = scaled_floats((rows, cols // group), (1, 1))[0], np.float32(37.3)
+        arrays |= {"X.weight_scale": weight, "X.weight_global_scale": torch.tensor([total])}
+        scales = weight.float().numpy() / total
+    else:
+        exponents = rng.integers(100, 130, (rows, cols // group))
+        arrays["X.weight_scale"] = torch.tensor(exponents, dtype=torch.uint8)
+        scales = np.float32(2) ** (exponents - 127).astype(np.float32)
+    values = [
+        [np.float32(FLOATS_OF_4[codes[r, c]]) * scales[r, c // group] for c in range(cols)]
+        for r in range(rows)
+    ]
+    return arrays, np.array(values, np.float32)
+
+
+@pytest.mark.parametrize("group", [16, 32])
+def test_floats_of_4_bits_are_read(group: int, tmp_path: Path) -> None:
+    arrays, values = floats_of_4(group)
+    arrays["X.input_global_scale"] = torch.ones(1)
+    found = read_as(tmp_path, fp4_settings(group), arrays)
+    assert list(found.arrays) == ["X.weight"]
+    assert np.array_equal(float32(found.arrays["X.weight"]), values)
+
+
 def test_each_module_is_read_by_the_group_that_is_nearest(tmp_path: Path) -> None:
     made = {"a.q": random_codes(SHAPE, 4, 128), "a.k": random_codes(SHAPE, 8, 32)}
     made["a.v"] = random_codes(SHAPE, 3, 64)
@@ -146,10 +186,10 @@ ODD = of("X", pack_quantized(random_codes((64, 40), 3, 40), 3))
 
 REFUSED: dict[str, tuple[dict[str, Any], Tensors, type[EdgequantError], str]] = {
     "another format": (
-        changed(format="nvfp4-pack-quantized"),
+        changed(format="mxfp8-quantized"),
         FOUR,
         UnsupportedError,
-        r"of the format nvfp4-pack-quantized \(X\) is not read, only pack-quantized",
+        r"of the format mxfp8-quantized \(X\) is not read, only pack-quantized",
     ),
     "sparse": (
         changed(sparsity_config={"format": "sparse-24-bitmask"}),
@@ -212,6 +252,24 @@ REFUSED: dict[str, tuple[dict[str, Any], Tensors, type[EdgequantError], str]] = 
         EIGHT,
         UnsupportedError,
         "X.weight of 4 bits that are not packed",
+    ),
+    "floats of 4 bits in other groups": (
+        fp4_settings(64),
+        floats_of_4(32)[0],
+        UnsupportedError,
+        "of floats of 4 bits in groups of 64 is not read, only of 16",
+    ),
+    "no global scale": (
+        fp4_settings(16),
+        {n: a for n, a in floats_of_4(16)[0].items() if "global" not in n},
+        CorruptFileError,
+        "X.weight_global_scale is missing",
+    ),
+    "packed int4 read as floats of 4 bits": (
+        fp4_settings(32),
+        FOUR,
+        UnsupportedError,
+        "X.weight_packed is I32, not U8",
     ),
     "no zero points": (
         settings(symmetric=False),

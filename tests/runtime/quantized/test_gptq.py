@@ -125,6 +125,14 @@ def test_dynamic_changes_modules_or_leaves_them_in_floats(tmp_path: Path) -> Non
     assert "other modules otherwise" in found.notes[0]
 
 
+def test_scales_of_the_kv_cache_are_left_aside_aloud(tmp_path: Path) -> None:
+    made = random_codes(SHAPE, 4, 128)
+    arrays = stored(made) | {"X.k_scale": torch.ones(1), "X.v_scale": torch.ones(1)}
+    found = read_as(tmp_path, settings(), arrays)
+    assert list(found.arrays) == ["X.weight"]
+    assert "2 scales of activations or of the KV cache, X." in found.notes[-1]
+
+
 def without(part: str) -> Callable[[Tensors], None]:
     def change(arrays: Tensors) -> None:
         del arrays[f"X.{part}"]
