@@ -259,6 +259,12 @@ def test_an_unknown_architecture_and_no_gguf_are_named(tmp_path: Path) -> None:
     refused(tmp_path / "x.gguf", "is not a GGUF file: it does not start with 'GGUF'")
 
 
+@pytest.mark.parametrize("name", ["m.gguf", "org/m.gguf"])
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(EdgequantError, match=f"^{name} does not exist; give .*a GGUF file"):
+        open_checkpoint(name)
+
+
 def test_a_head_that_scores_is_no_source(tmp_path: Path) -> None:
     head = {"cls.output.weight": np.zeros((1, 32))}
     path = tiny_gguf(tmp_path / "m.gguf", TOKENS, {}, head)
