@@ -14,7 +14,7 @@ PATTERNS = [
 ]
 
 
-CHECKPOINT = "give a checkpoint folder or a hub id like Qwen/Qwen2.5-0.5B"
+CHECKPOINT = "give a checkpoint folder, a GGUF file or a hub id like Qwen/Qwen2.5-0.5B"
 ADAPTER = "give --adapter a folder that peft's save_pretrained wrote, or the hub id of one"
 
 
@@ -24,7 +24,7 @@ def download(source: str, way_out: str = CHECKPOINT) -> Path:
     Raises EdgequantError for a name that is none, with `way_out`, without the extra `hub`, and when
     it fails.
     """
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+    if source.count("/") != 1 or source.startswith((".", "/", "~")) or source.endswith(".gguf"):
         raise InputError(f"{source} does not exist; {way_out}.")
     try:
         from huggingface_hub import snapshot_download

@@ -14,6 +14,7 @@ from typing import Any
 from runtime.adapter_files import TEMPLATES, SmallFiles
 from runtime.gguf_special import UNUSED
 from runtime.gguf_vocab import pre_tokenizer
+from runtime.json_files import GenerationConfig, checked
 from runtime.pooling import MODE, MODULES, POOLINGS
 from runtime.tokenizer import Tokenizer
 
@@ -55,7 +56,7 @@ def small_files(
     for name, template in _templates(metadata, tokenizer).items():
         _write(made.path / name, template)
     if licence := metadata.get("general.license"):
-        _write(made.path / "README.md", f"---\nlicense: {json.dumps(str(licence))}\n---\n")
+        _write(made.path / "README.md", f"---\nlicense: {json.dumps(licence)}\n---\n")
     for name, value in _pooling(metadata).items():
         _write(made.path / name, json.dumps(value))
     return made
@@ -106,15 +107,19 @@ def _tokenizer_config(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
 def _templates(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
     """Chat templates by the files that transformers keeps them in."""
     found = {"chat_template.jinja": tokenizer.chat_template} if tokenizer.chat_template else {}
-    more = {k.removeprefix(NAMED): str(v) for k, v in metadata.items() if k.startswith(NAMED)}
+    more = {k.removeprefix(NAMED): v for k, v in metadata.items() if k.startswith(NAMED)}
     names = (name for name in more if PLAIN_NAME.fullmatch(name))
     return found | {f"{TEMPLATES}/{name}.jinja": more[name] for name in names}
 
 
 def _sampling(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """How the model's makers want tokens drawn, where the file says so."""
+    """How the model's makers want tokens drawn, where the file says so.
+
+    Raises CorruptFileError for what nobody would draw with.
+    """
     keys = {f"general.sampling.{key}": name for key, name in SAMPLING.items()}
     found = {name: metadata[key] for key, name in keys.items() if key in metadata}
+    checked(found, GenerationConfig, "the GGUF's general.sampling", "convert the model again")
     return {"do_sample": True} | found if found else {}
 
 

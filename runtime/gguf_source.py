@@ -19,6 +19,7 @@ from runtime.checkpoint import Checkpoint
 from runtime.errors import UnsupportedError
 from runtime.gguf_file import GgufTensors, TensorInfo, open_tensors
 from runtime.gguf_small_files import small_files, tokenizer_notes
+from runtime.json_files import Config, checked
 from runtime.links import check_kind, check_name
 from runtime.quant_types import QUANT_TYPES
 from runtime.stored import Expected, MappedFile, Parts, StoredArray, StoredTensors, rows_of
@@ -62,6 +63,7 @@ def read_gguf(path: Path) -> Checkpoint:
             "that it was made from."
         )
     config = family.config(arch)
+    checked(config, Config, f"the sizes in {path}", "convert the model again")
     again = family.arch(config)
     if fields := unlike(arch, again):
         raise UnsupportedError(

@@ -186,6 +186,7 @@ class StoredTensors(Mapping[str, Tensor]):
     def __init__(self, weights: Mapping[str, Parts], arrays: Mapping[str, StoredArray]) -> None:
         self.weights, self.arrays = weights, arrays
         self._last: list[StoredArray] = []
+        self._types: dict[str, QuantType] = {}
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -197,10 +198,13 @@ class StoredTensors(Mapping[str, Tensor]):
         return sum(self.arrays[part].held for part in self.weights[name].arrays)
 
     def qtype(self, name: str) -> QuantType:
-        """The type of a weight; it is read where its arrays do not tell."""
-        parts = self.weights[name]
-        found = QUANT_TYPES.get(self.arrays[next(iter(parts.arrays))].dtype)
-        return found or self[name].qtype
+        """The type of a weight; it is read, once, where its arrays do not tell."""
+        if name not in self._types:
+            parts = self.weights[name]
+            alike = parts.join is rows_of or len(parts.arrays) == 1
+            known = QUANT_TYPES.get(self.arrays[next(iter(parts.arrays))].dtype) if alike else None
+            self._types[name] = known or self[name].qtype
+        return self._types[name]
 
     def __getitem__(self, name: str) -> Tensor:
         parts = self.weights[name]

@@ -180,7 +180,7 @@ def test_a_file_is_refused(folder: Path) -> None:
 
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        EdgequantError, match="does not exist; give a checkpoint folder or a hub id"
+        EdgequantError, match="does not exist; give a checkpoint folder, a GGUF file or a hub id"
     ):
         open_checkpoint(tmp_path / "nothing")
 

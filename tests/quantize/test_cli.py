@@ -77,7 +77,10 @@ def edit_config(**changes: Any) -> Callable[[Path], None]:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "nothing there": (shutil.rmtree, "does not exist; give a checkpoint folder or a hub id"),
+    "nothing there": (
+        shutil.rmtree,
+        "does not exist; give a checkpoint folder, a GGUF file or a hub id",
+    ),
     "missing shard": (
         lambda f: (f / "model-1.safetensors").unlink(),
         "is missing 1 of 4 shards (model-1.safetensors); download them again",

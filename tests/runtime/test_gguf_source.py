@@ -11,12 +11,14 @@ from gguf import GGUFWriter
 
 from export import CONTAINERS
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
+from runtime import gguf_file
 from runtime.archs import FAMILIES, Arch, family_of
 from runtime.archs.hf_sizes import unlike
 from runtime.config_file import read_config
 from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf
+from runtime.gguf_parts import read_parts
 from runtime.gguf_source import read_gguf
 from runtime.quant_types import QUANT_TYPES
 from runtime.rope import Rope, as_llama3
@@ -30,7 +32,8 @@ from tests.vision_models import QWEN25, vision_model
 from tests.windowed import WINDOWED, facts_of
 
 write = CONTAINERS["gguf"].write
-DENSE = [name for name in CONFIGS if name != "mistral"]  # which is a llama in a GGUF
+DENSE = [name for name in CONFIGS if (kind := family_of(config(name))).architecture == kind.name]
+"""Without those that pass for another family in a GGUF."""
 TOKENS = [*bytes_alphabet(), "ab"]
 EXPERTS = [name for name, (_, refused) in MODELS.items() if not refused]
 
@@ -256,6 +259,12 @@ def test_an_unknown_architecture_and_no_gguf_are_named(tmp_path: Path) -> None:
     refused(tmp_path / "x.gguf", "is not a GGUF file: it does not start with 'GGUF'")
 
 
+@pytest.mark.parametrize("name", ["m.gguf", "org/m.gguf"])
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(EdgequantError, match=f"^{name} does not exist; give .*a GGUF file"):
+        open_checkpoint(name)
+
+
 def test_a_head_that_scores_is_no_source(tmp_path: Path) -> None:
     head = {"cls.output.weight": np.zeros((1, 32))}
     path = tiny_gguf(tmp_path / "m.gguf", TOKENS, {}, head)
@@ -269,6 +278,47 @@ def test_sizes_that_no_config_says_are_named(tmp_path: Path) -> None:
     table = {"rope_freqs.weight": np.linspace(2, 5, 8)}
     path = tiny_gguf(tmp_path / "f.gguf", TOKENS, {}, table)
     refused(path, "divides frequencies by a table that is not Llama 3's scaling")
+
+
+WRONG: list[Any] = [
+    *(-1, 0, 1, 2**31, 2**63, 1.5, float("nan"), float("inf"), "", "x", "\0", "../..", "a\nb"),
+    *(True, False, np.array([1, 2]), np.array([0.5]), np.array([], "<u4"), ["a"], []),
+]
+KEYS = {
+    "general.license": "mit",
+    "general.sampling.temp": 0.5,
+    "general.sampling.top_k": 5,
+    "llama.pooling_type": 1,
+    "llama.rope.freq_base": 1e4,
+    "tokenizer.chat_template": "x",
+    "tokenizer.chat_template.tool": "y",
+    "tokenizer.ggml.padding_token_id": 3,
+    "tokenizer.ggml.bos_token_id": 3,
+    "tokenizer.ggml.eos_token_id": 4,
+    "tokenizer.ggml.add_bos_token": True,
+    "tokenizer.ggml.add_eos_token": True,
+    "edgequant.eos_token_ids": [1, 2],
+}
+
+
+@pytest.mark.slow
+def test_any_value_of_any_key_is_taken_or_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_gguf(tmp_path / "m.gguf", TOKENS, KEYS)
+    (header,) = read_parts(path)
+    refusals = 0
+    for key in header.metadata:
+        for wrong in WRONG:
+            changed = replace(header, metadata=header.metadata | {key: wrong})
+            monkeypatch.setattr(gguf_file, "read_parts", lambda path, found=changed: [found])
+            try:
+                read_gguf(path)
+            except EdgequantError as error:
+                refusals += 1
+                assert "\n" not in str(error)
+                assert "edgequant-" not in str(error), "a folder that nobody knows"
+    assert refusals > len(WRONG) * len(KEYS) / 2
 
 
 def test_adapters_are_not_merged_into_a_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from runtime.archs.llama import Llama
 from runtime.checkpoint import Checkpoint
 from runtime.errors import EdgequantError
 from runtime.stored import Expected, MappedFile, Parts, StoredArray, StoredTensors
+from runtime.tensor import Tensor
 from tests.conftest import config
 from tests.random_checkpoint import random_checkpoint
 
@@ -133,3 +134,25 @@ def test_going_through_a_file_holds_one_tensor_of_it(tmp_path: Path) -> None:
     # whoever kept a tensor reads it again
     assert sum(tensor.decode().sum() for tensor in held.values()) == 0
     assert resident(path) >= count * size
+
+
+def test_the_type_of_a_weight_is_what_its_arrays_are_joined_to(tmp_path: Path) -> None:
+    data = np.arange(64, dtype=np.float32)
+    (tmp_path / "data").write_bytes(data.tobytes())
+    file, reads = MappedFile(tmp_path / "data"), []
+    floats = StoredArray(file, "F32", (2, 32), 0)
+    halves = StoredArray(file, "F16", (2, 32), 0)
+
+    def scaled(name: str, shape: tuple[int, ...], arrays: list[StoredArray]) -> Tensor:
+        reads.append(name)
+        return Tensor.dense(name, np.ones(shape, np.float32), "BF16")
+
+    two = {name: Expected((2, 32), ("F16", "F32")) for name in ("scale", "code")}
+    weights = {
+        "plain": Parts((2, 32), {"code": Expected((2, 32), ("F32",))}),
+        "made": Parts((2, 32), two, scaled),
+    }
+    tensors = StoredTensors(weights, {"code": floats, "scale": halves})
+    assert tensors.qtype("plain").name == "F32"
+    assert [tensors.qtype("made").name for _ in range(2)] == ["BF16", "BF16"]
+    assert reads == ["made"]
