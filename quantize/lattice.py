@@ -7,7 +7,6 @@ were right. Here a block's step is sought for which every weight is a whole mult
 the type that it is stored in: where a type's grid holds all blocks, those are the weight's codes.
 """
 
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +19,19 @@ MANTISSA = {"F32": 23, "F16": 10, "BF16": 7}
 """Bits of a stored number's fraction."""
 LEAST_EXPONENT = {"F32": -126, "F16": -14, "BF16": -126}
 """Of normal numbers: below, steps between them stay as they are."""
-BITS = ((1, 11), tuple(range(1, 12)))
-"""Bits of a step that are tried, before it is taken as it is: it was a power of two (MXFP4) or a
-float16 before, most likely. Where sums or halves must come out even, the fewer bits the better."""
+Way = tuple[tuple[int, ...], int]
+"""Bits of a step that are tried before it is taken as it is: it was a power of two (MXFP4) or a
+float16 before, most likely; where sums or halves must come out even, the fewer bits the better. And
+how many steps are tried between two bounds where a weight can be several multiples."""
+FEW = tuple(range(1, 12))
+WAYS: tuple[tuple[Way, int | None], ...] = (
+    (((1, 11), 33), None),
+    ((FEW, 33), None),
+    ((FEW, 513), 3),
+)
+"""And for how many of the likeliest `counts`; None = all."""
 ROUNDS = 3
 """In which the bounds of a step are drawn closer."""
-STEPS = 33
-"""That are tried between two bounds where a weight can be several multiples."""
 SAMPLE = 64
 """Rows that are looked at before the others."""
 CHUNK = 1 << 20
@@ -53,9 +58,9 @@ def on_grid(w: np.ndarray, stored: str, qtype: QuantType) -> Found | None:
     blocks = w.reshape(-1, qtype.size)
     params: Params = {}
     left = np.arange(len(blocks))
-    for count, bits in product(counts(qtype), BITS):
+    for way, count in [(way, c) for way, first in WAYS for c in counts(qtype)[:first]]:
         tried = blocks[left]
-        made = qtype.of_multiples(*_steps(tried, np.full(len(left), count), stored, bits))
+        made = qtype.of_multiples(*_steps(tried, np.full(len(left), count), stored, way))
         if made is None:
             return None
         right = _same(tried, qtype, made, stored)
@@ -99,16 +104,16 @@ def _some(tensor: Tensor, stored: str, qtype: QuantType) -> bool:
     first = np.concatenate([tensor.decode(row, row + 1)[:, : qtype.size] for row in at])
     if not np.isfinite(first).all():
         return False
-    tried = np.array(counts(qtype))
     for blocks in np.split(first, [1, 4, 16]):
-        many = np.repeat(blocks, len(tried), axis=0)
-        right = np.zeros((len(blocks), len(tried)), bool)
-        for bits in BITS:
-            made = qtype.of_multiples(*_steps(many, np.tile(tried, len(blocks)), stored, bits))
+        right = np.zeros(len(blocks), bool)
+        for way, likely in WAYS:
+            tried = np.array(counts(qtype)[:likely])
+            many = np.repeat(blocks, len(tried), axis=0)
+            made = qtype.of_multiples(*_steps(many, np.tile(tried, len(blocks)), stored, way))
             if made is None:
                 return False
-            right |= _same(many, qtype, made, stored).reshape(right.shape)
-        if not right.any(axis=1).all():
+            right |= _same(many, qtype, made, stored).reshape(len(blocks), -1).any(axis=1)
+        if not right.all():
             return False
     return True
 
@@ -122,11 +127,11 @@ def counts(qtype: QuantType) -> list[int]:
 
 
 def _steps(
-    blocks: np.ndarray, count: np.ndarray, stored: str, bits: tuple[int, ...]
+    blocks: np.ndarray, count: np.ndarray, stored: str, way: Way
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The step of each block (blocks, size) whose largest weight is `count` of it; the least and
-    the greatest multiple in it: all (blocks, 1) float32. A block of zeros has step 0. `bits` as in
-    `_chosen`."""
+    the greatest multiple in it: all (blocks, 1) float32. A block of zeros has step 0. `way` as in
+    WAYS."""
     size = np.abs(blocks.astype(np.float64))
     times = np.maximum(count, 1)
     dead = size.max(axis=1) == 0
@@ -138,24 +143,29 @@ def _steps(
     # sides: those that can be but one multiple of it first, with closer bounds the others
     for last in (False,) * ROUNDS + (True,):
         sure = np.round(size / low[:, None]) == np.round(size / high[:, None])
-        middle = (low + high) / 2 if sure.all() or not last else _likeliest(size, below, low, high)
+        middle = (
+            (low + high) / 2
+            if sure.all() or not last
+            else _likeliest(size, below, low, high, way[1])
+        )
         multiples = np.round(size / middle[:, None])
         counted = (multiples > 0) & (sure | last)
         each = np.where(counted, multiples, 1.0)
         low = np.maximum(low, np.where(counted, (size - below) / each, 0.0).max(axis=1))
         high = np.minimum(high, np.where(counted, (size + above) / each, np.inf).min(axis=1))
-    step = np.where(dead, np.float32(0), _chosen(low, high, bits))[:, None]
+    step = np.where(dead, np.float32(0), _chosen(low, high, way[0]))[:, None]
     multiples = np.round(size / np.where(step == 0, 1, step))
     signed = (np.sign(blocks) * multiples).astype(np.float32)
     return step, signed.min(axis=1, keepdims=True), signed.max(axis=1, keepdims=True)
 
 
 def _likeliest(
-    size: np.ndarray, reach: np.ndarray, low: np.ndarray, high: np.ndarray
+    size: np.ndarray, reach: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int
 ) -> np.ndarray:
-    """The step between two bounds of whose multiples the weights are least far, for their size."""
+    """Of `steps` between two bounds that of whose multiples the weights are least far, for their
+    size."""
     best, least = (low + high) / 2, np.full(len(size), np.inf)
-    for part in np.linspace(0, 1, STEPS):
+    for part in np.linspace(0, 1, steps):
         step = low + part * (high - low)
         times = size / step[:, None]
         far = (np.abs(times - np.round(times)) * step[:, None] / reach).max(axis=1)

@@ -41,22 +41,32 @@ class Assignment:
     allocation: Allocation | None = None
     """For an automatic target."""
     copied: frozenset[str] = frozenset()
-    """Weights that have their type in the source already (quantize/run/copied.py)."""
+    """Weights that are not rounded: they have their type in the source already, or lie on its grid
+    (quantize/run/copied.py)."""
+    on_grid: frozenset[str] = frozenset()
+    """Those of them that lie on a grid."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is told of the types: fallbacks, and which weights are copied."""
-        kinds: dict[str, set[str]] = {}
-        for name in self.types.keys() & self.copied:
-            kinds.setdefault(self.types[name].name, set()).add(name.split(".")[-2])
-        if not kinds:
-            return self.fallbacks
-        listed = "; ".join(f"{kind} {', '.join(sorted(of))}" for kind, of in sorted(kinds.items()))
-        return (
-            *self.fallbacks,
-            f"{len(self.copied)} of {len(self.types)} weights are copied from the source, whose "
-            f"type they have, and not rounded again: {listed}",
+        ways = (
+            (self.copied - self.on_grid, "copied from the source, whose type they have,"),
+            (self.on_grid, "on a grid of their type in the source, taken as they are"),
         )
+        told = [
+            f"{len(names)} of {len(self.types)} weights are {what} and not rounded again: "
+            f"{self._kinds(names)}"
+            for names, what in ways
+            if names
+        ]
+        return (*self.fallbacks, *told)
+
+    def _kinds(self, names: frozenset[str]) -> str:
+        """Types of some weights, and which parts of a layer have them."""
+        kinds: dict[str, set[str]] = {}
+        for name in names:
+            kinds.setdefault(self.types[name].name, set()).add(name.split(".")[-2])
+        return "; ".join(f"{kind} {', '.join(sorted(of))}" for kind, of in sorted(kinds.items()))
 
     @property
     def is_float(self) -> bool:

@@ -1,22 +1,27 @@
-"""Weights that are copied: a source whose type is the target's is never rounded a second time.
+"""Weights that are never rounded a second time: of the target's type, or on its grid, already.
 
 A second rounding into the same type is not harmless: of equal blocks llama.cpp keeps half in Q3_K,
 and any search may find other scales for values that lie on a grid already. So rows whose type in
 the source is the one that they get go into the artifact as they are, whatever the method, and
-nothing that moves numbers between tensors (scales, rewrites, tuning) touches them.
+nothing that moves numbers between tensors (scales, rewrites, tuning) touches them. So do weights
+that lie on a grid of the target's type (quantize/lattice.py): their codes are known.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from quantize.checkpoint import check_finite
+from quantize.lattice import exact_rows
 from quantize.plan import Assignment
 from runtime.archs import LayerSpec
-from runtime.quant_types import QuantType
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.stored import StoredTensors
 from runtime.tensor import Tensor
 
+GRIDS = ("INT4_128_SYM_F16", "INT4_128_F16", "Q4_0", "Q4_1", "Q5_0", "INT8_128_SYM_F16", "Q8_0")
+"""Types on whose grids a model is looked for, the smallest first: those of quantization-aware
+training, GPTQ, AWQ and MXFP4 (whose points are multiples that Q5_0 holds)."""
 CHUNK = 1 << 22
 """Weights that are decoded at a time to look for NaN and infinity."""
 
@@ -35,16 +40,49 @@ def copied_rows(tensor: Tensor, target: QuantType) -> np.ndarray | None:
     Raises CorruptFileError where they decode to NaN or infinity.
     """
     if not stays(tensor.qtype, target) or tensor.scales is not None:
-        return None
+        return exact_rows(tensor, target)
     step = max(1, CHUNK // tensor.cols)
     for start in range(0, tensor.rows, step):
         check_finite(tensor, tensor.decode(start, start + step))
     return tensor.data
 
 
-def copied_names(tensors: StoredTensors, types: Mapping[str, QuantType]) -> frozenset[str]:
-    """The weights of a target that are copied (`Assignment.copied`); `types` are its types."""
-    return frozenset(name for name, qtype in types.items() if stays(tensors.qtype(name), qtype))
+@dataclass
+class Kept:
+    """Which weights of a source need no rounding, remembered: sizes are asked for often."""
+
+    tensors: StoredTensors
+    known: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Weight and type -> whether the weight lies on a grid of the type."""
+
+    def of(self, assignment: Assignment) -> Assignment:
+        """The assignment with the weights that are copied, and those on a grid among them."""
+        types = assignment.types.items()
+        on_grid = frozenset(name for name, qtype in types if self.on_grid(name, qtype))
+        copied = frozenset(n for n, qtype in types if stays(self.tensors.qtype(n), qtype))
+        return replace(assignment, copied=copied | on_grid, on_grid=on_grid)
+
+    def on_grid(self, name: str, qtype: QuantType) -> bool:
+        """Whether a weight lies on a grid of a type that it does not have."""
+        if stays(self.tensors.qtype(name), qtype):
+            return False
+        if (name, qtype.name) not in self.known:
+            self.known[name, qtype.name] = exact_rows(self.tensors[name], qtype) is not None
+        return self.known[name, qtype.name]
+
+    def notes(self) -> tuple[str, ...]:
+        """A sentence where all linears of the layers lie on one grid."""
+        names = [n for n, s in self.tensors.shapes.items() if n.startswith("blk.") and len(s) > 1]
+        if not self.tensors.qtype(names[0]).is_float:
+            return ()
+        for type_name in GRIDS:
+            qtype = QUANT_TYPES[type_name]
+            if all(self.on_grid(name, qtype) for name in names):
+                exact = f"exact at {qtype.bits:g} bits a weight"
+                return (
+                    f"the weights lie on a grid of {type_name} ({qtype.size} a block): {exact}",
+                )
+        return ()
 
 
 def copied_linears(

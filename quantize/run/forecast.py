@@ -129,7 +129,12 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
             target_forecast(checkpoint, assignment, size)
             for assignment, size in zip(job.assignments, sizes, strict=True)
         ),
-        notes=(*checkpoint.notes, *job.reader_lines, *job.calibration.image_notes),
+        notes=(
+            *checkpoint.notes,
+            *filter(None, [job.kept.note()]),
+            *job.reader_lines,
+            *job.calibration.image_notes,
+        ),
     )
 
 

@@ -34,6 +34,7 @@ from quantize.report.report import read_report
 from quantize.report.tokens import check_tokenizer, failures
 from quantize.report.torture import TORTURE
 from quantize.run.calibration import Calibration, calibration_of
+from quantize.run.copied import Kept
 from quantize.run.rounding import Recipe
 from quantize.run.store import Store, folder_name, work_path
 from quantize.vision import open_vision
@@ -101,6 +102,8 @@ class Job:
     progress: Progress
     vision_sha256: str | None
     """What names the vision tower that the language model belongs to; None without one."""
+    kept: Kept
+    """Which weights need no rounding."""
     reader_notes: dict[str, tuple[str, ...]]
     """Container -> what its usual reader makes otherwise of the checkpoint's tokenizer."""
     vision: Vision | None = None
@@ -161,6 +164,7 @@ class Job:
             output=plan.output,
             store=Store(folder or work_path(plan.output), key),
             progress=progress,
+            kept=Kept(checkpoint.tensors),
             vision_sha256=vision.sha256() if (vision := open_vision(checkpoint)) else None,
             reader_notes={t.container: notes_of(t.container, checkpoint) for t in plan.targets},
             vision=vision,

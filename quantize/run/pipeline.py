@@ -1,7 +1,6 @@
 """The main job: open, plan, calibrate and round, write, run what was written, judge it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from quantize.progress import Progress, silent
 from quantize.report.judge import judge, prepare_run
 from quantize.report.score_report import AnyReport
 from quantize.report.written import REPORTS, refuse_other_report
-from quantize.run.copied import copied_names
 from quantize.run.disk_usage import check_space, run_cost
 from quantize.run.job import Job
 from quantize.run.sequential import calibration, quantize_model
@@ -39,7 +37,13 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     with job.store.locked():
         refuse_existing(plan, job)
         told = setup.windows.left_out if setup else ()
-        begun = [*job.checkpoint.notes, *job.reader_lines, *told, job.store.begin()]
+        begun = [
+            *job.checkpoint.notes,
+            job.kept.note(),
+            *job.reader_lines,
+            *told,
+            job.store.begin(),
+        ]
         for line in filter(None, begun):
             say(line)
         job = assign_all(job)
@@ -77,9 +81,7 @@ def assign_all(job: Job) -> Job:
         told = rule_fallbacks(target, arch, job.rules)
         size = exact_size(job, target, digest, told)
         found.append(allocate(job.goal, target, arch, job.rules, predictions, size))
-    tensors = job.checkpoint.tensors
-    with_towers = [tower_told(job, assignment) for assignment in found]
-    return job.assigned([replace(a, copied=copied_names(tensors, a.types)) for a in with_towers])
+    return job.assigned([job.kept.of(tower_told(job, assignment)) for assignment in found])
 
 
 def allocation_lines(assignments: tuple[Assignment, ...]) -> list[str]:

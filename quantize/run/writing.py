@@ -10,7 +10,6 @@ import quantize
 from export.clipping import watch
 from quantize.allocation.budget import Size, Types
 from quantize.plan import Assignment, Target, matrix_widths
-from quantize.run.copied import copied_names
 from quantize.run.cost import Cost
 from quantize.run.job import Job
 from quantize.run.sight import beside, tower_told
@@ -23,8 +22,7 @@ def exact_size(job: Job, target: Target, digest: str, fallbacks: tuple[str, ...]
     container, checkpoint = export.CONTAINERS[target.container], job.checkpoint
 
     def size(types: Types) -> int:
-        copied = copied_names(checkpoint.tensors, types)
-        assignment = tower_told(job, Assignment(target, types, fallbacks, copied=copied))
+        assignment = job.kept.of(tower_told(job, Assignment(target, types, fallbacks)))
         extra, more = provenance(job, assignment, digest), beside(job, assignment)
         return container.size(checkpoint.arch, types, checkpoint.files, extra, **more)
 
@@ -75,7 +73,7 @@ def provenance(job: Job, assignment: Assignment, digest: str) -> dict[str, Any]:
     told = job.reader_notes[assignment.target.container]
     noted: dict[str, Any] = {"reader_notes": list(told)} if told else {}
     if assignment.copied:
-        noted["copied"] = [assignment.notes[-1]]
+        noted["copied"] = list(assignment.notes[len(assignment.fallbacks) :])
     if job.vision_sha256:
         noted["vision_sha256"] = job.vision_sha256
     return (
