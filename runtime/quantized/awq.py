@@ -20,6 +20,7 @@ import numpy as np
 
 from runtime.errors import UnsupportedError
 from runtime.quantized.base import (
+    MAKING,
     Arrays,
     Readable,
     Settings,
@@ -50,24 +51,8 @@ BITS = 4
 PER_WORD = 8
 PLACES = np.argsort([0, 2, 4, 6, 1, 3, 5, 7])
 """Nibble of each of the eight rows of a word."""
-HARMLESS = (
-    "act_group_aware",
-    "damp_auto_increment",
-    "damp_percent",
-    "do_fuse",
-    "exllama_config",
-    "fuse_max_seq_len",
-    "lm_head",
-    "meta",
-    "method",
-    "modules_to_fuse",
-    "modules_to_not_convert",
-    "mse",
-    "sym",
-    "true_sequential",
-    "zero_point",
-)
-"""How the weights came to be, or how to run them: zero points are stored in any case."""
+HARMLESS = (*MAKING, "do_fuse", "fuse_max_seq_len", "meta", "modules_to_fuse", "sym", "zero_point")
+"""Zero points are stored in any case."""
 
 
 class Awq(msgspec.Struct):

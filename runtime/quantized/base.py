@@ -37,6 +37,36 @@ PARTS = (
     *("SCB", "absmax", "quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4"),
 )
 """Last names of arrays that weights are quantized with, in any of these formats."""
+MAKING = (
+    "act_group_aware",
+    "batch_size",
+    "block_name_to_quantize",
+    "cache_block_outputs",
+    "cache_examples_on_gpu",
+    "damp_auto_increment",
+    "damp_percent",
+    "dataset",
+    "disable_exllama",
+    "exllama_config",
+    "lm_head",
+    "max_input_length",
+    "method",
+    "model_file_base_name",
+    "model_name_or_path",
+    "model_seqlen",
+    "module_name_preceding_first_block",
+    "modules_in_block_to_quantize",
+    "modules_to_not_convert",
+    "mse",
+    "pad_token_id",
+    "static_groups",
+    "tokenizer",
+    "true_sequential",
+    "use_cuda_fp16",
+    "use_exllama",
+)
+"""Settings of GPTQ and AWQ that say how weights came to be, or how to run them; which of them are
+quantized is told by their arrays."""
 BESIDE = "quantize_config.json"
 """Where auto-gptq says it when config.json does not."""
 

@@ -48,6 +48,8 @@ from runtime.quantized.integers import Coded, Grid, floats, integer_array
 from runtime.stored import ComputedArray, StoredArray
 
 STATE = "quant_state.bitsandbytes__"
+STORAGE = ("U8", "F16", "BF16", "F32")
+"""Types under which codes are stored: `bnb_4bit_quant_storage`."""
 NESTED = ("nested_absmax", "nested_quant_map")
 INT8_MOST = np.float32(127)
 HARMLESS = (
@@ -103,6 +105,7 @@ def _four_bits(name: str, left: Arrays, kind: str) -> ComputedArray:
     parts = take(left, name, ("absmax", "quant_map", *(NESTED if size else ())))
     module, _, last = name.rpartition(".")
     packed = take(left, module, (last,))[last]
+    check(name, packed, packed.shape, STORAGE)
     rows, cols = state.shape
     if packed.nbytes != -(-rows * cols // 2):
         raise CorruptFileError(
@@ -121,6 +124,7 @@ def _four_bits(name: str, left: Arrays, kind: str) -> ComputedArray:
 
 def _state(name: str, array: StoredArray) -> State:
     """The facts of a weight. Raises CorruptFileError for what is not JSON of them."""
+    check(name, array, array.shape[:1], ("U8",))
     try:
         return msgspec.json.decode(array.read().tobytes(), type=State)
     except msgspec.DecodeError as error:
@@ -148,7 +152,7 @@ def _scales(parts: dict[str, StoredArray], state: State) -> np.ndarray:
     if not size:
         return floats(parts["absmax"])
     codes = parts["absmax"].read()
-    outer = np.repeat(floats(parts["nested_absmax"]), size)[: len(codes)]
+    outer = floats(parts["nested_absmax"])[np.arange(len(codes)) // size]
     return floats(parts["nested_quant_map"])[codes] * outer + np.float32(state.nested_offset)
 
 
@@ -158,6 +162,8 @@ def _eight_bits(module: str, left: Arrays) -> ComputedArray:
     shape = check_matrix(f"{module}.weight", parts["weight"], ("I8",))
     check(f"{module}.SCB", parts["SCB"], shape[:1], ("F32",))
     form = parts.pop("weight_format", None)
+    if form is not None:
+        check(f"{module}.weight_format", form, form.shape, ("U8",))
     if form is not None and form.read().any():
         raise UnsupportedError(
             f"{module}.weight_format is not 0: its columns were put in another order for a card; "

@@ -95,4 +95,4 @@ def _scaled_rows(
     across = -(-inputs // block[1])
     scales = numbers(scale).reshape(-1, across)[np.arange(start, stop) // block[0]]
     values = BYTES[weight.dtype][weight.read_rows(start, stop)]
-    return np.asarray(values * np.repeat(scales, block[1], axis=1)[:, :inputs])
+    return np.asarray(values * np.repeat(scales, min(block[1], inputs), axis=1)[:, :inputs])

@@ -20,6 +20,7 @@ import numpy as np
 
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.quantized.base import (
+    MAKING,
     Arrays,
     Readable,
     Settings,
@@ -48,36 +49,7 @@ from runtime.quantized.integers import (
 from runtime.stored import StoredArray
 
 FORMATS = ("gptq", "gptq_v2")
-HARMLESS = (
-    "act_group_aware",
-    "backend",
-    "batch_size",
-    "block_name_to_quantize",
-    "cache_block_outputs",
-    "cache_examples_on_gpu",
-    "damp_auto_increment",
-    "damp_percent",
-    "dataset",
-    "disable_exllama",
-    "exllama_config",
-    "lm_head",
-    "max_input_length",
-    "method",
-    "model_file_base_name",
-    "model_name_or_path",
-    "model_seqlen",
-    "module_name_preceding_first_block",
-    "modules_in_block_to_quantize",
-    "modules_to_not_convert",
-    "mse",
-    "pad_token_id",
-    "static_groups",
-    "tokenizer",
-    "true_sequential",
-    "use_cuda_fp16",
-    "use_exllama",
-)
-"""How the weights came to be, or how to run them; which are quantized is told by their arrays."""
+HARMLESS = (*MAKING, "backend")
 
 
 class Meta(msgspec.Struct):
@@ -135,6 +107,11 @@ def _refuse(found: Gptq) -> None:
         raise UnsupportedError(
             f"the GPTQ format {found.stored_format!r} is not read, only {' and '.join(FORMATS)}; "
             f"{way_out}."
+        )
+    if found.format and found.format != found.stored_format:
+        raise UnsupportedError(
+            f"quantization_config says checkpoint_format {found.checkpoint_format} and format "
+            f"{found.format}, which store zero points otherwise; take out the wrong one."
         )
     if found.pack_dtype not in (None, "int32"):
         raise UnsupportedError(f"GPTQ packed in {found.pack_dtype} is not read; {way_out}.")

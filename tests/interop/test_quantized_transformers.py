@@ -1,5 +1,6 @@
 """Quantized checkpoints have the logits that transformers computes of them, on a CPU."""
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,16 @@ import torch
 
 from quantize.checkpoint import bundled, open_checkpoint
 from runtime.engine import open_engine
+from runtime.merged import float32
 from tests.conftest import config
 from tests.quantized_made import (
     Tensors,
+    awq_gemm,
+    gptq,
     pack_quantized,
     quantized_checkpoint,
     random_codes,
+    read_as,
     scaled_floats,
 )
 from tests.random_checkpoint import random_checkpoint
@@ -77,6 +82,18 @@ def nf4(module: str, weight: torch.Tensor) -> tuple[Tensors, np.ndarray]:
     )
     arrays = {f"weight.{name}": array for name, array in state.as_dict(packed=True).items()}
     return {"weight": codes} | arrays, functional.dequantize_4bit(codes, state).numpy()
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_the_settings_that_transformers_writes_are_read(method: str, tmp_path: Path) -> None:
+    made = random_codes((64, 256), 4, 128)
+    if method == "gptq":
+        settings, arrays = transformers.GPTQConfig(bits=4), gptq(made, 4)
+    else:
+        settings, arrays = transformers.AwqConfig(), awq_gemm(made)
+    facts = json.loads(json.dumps(settings.to_dict()))
+    found = read_as(tmp_path, facts, {f"X.{part}": array for part, array in arrays.items()})
+    assert np.array_equal(float32(found.arrays["X.weight"]), made.values())
 
 
 CASES: dict[str, tuple[dict[str, Any], Callable[..., Any], str]] = {

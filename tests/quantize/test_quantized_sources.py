@@ -121,7 +121,7 @@ def floats8(module: str, weight: torch.Tensor) -> tuple[Tensors, np.ndarray]:
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Make]] = {
     "GPTQ int4": (QWEN_GPTQ, {}, each(4, 128, lambda made: gptq(made, 4))),
     "GPTQ int8": (QWEN_GPTQ | {"bits": 8}, {}, each(8, 128, lambda made: gptq(made, 8))),
-    "GPTQ act-order": (
+    "GPTQ act-order": (  # q, k and v each in an order of their own
         QWEN_GPTQ | {"desc_act": True, "sym": False},
         {},
         each(4, 128, lambda made: gptq(made, 4), symmetric=False, shuffled=True),

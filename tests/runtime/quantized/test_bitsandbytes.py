@@ -87,6 +87,14 @@ def test_codes_may_be_stored_under_any_type(tmp_path: Path) -> None:
     assert np.array_equal(float32(found.arrays["X.weight"]), values)
 
 
+def test_blocks_may_be_longer_than_the_weight(tmp_path: Path) -> None:
+    arrays, values = four_bits((48, 64), nested=True)
+    facts = {"shape": [48, 64], "blocksize": 64, "nested_offset": 0.0625}
+    arrays[STATE] = bytes_of(facts | {"nested_blocksize": 2**31 - 1})
+    array = read_as(tmp_path, SETTINGS, arrays).arrays["X.weight"]
+    assert np.array_equal(float32(array), values)
+
+
 def test_int8_stays_packed(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     codes, most = rng.integers(-127, 128, (64, 256)), rng.uniform(0.1, 1, 64).astype(np.float32)
@@ -138,6 +146,16 @@ REFUSED: dict[str, tuple[Tensors, type[EdgequantError], str]] = {
         GOOD | {STATE: bytes_of({"shape": [48, 64]})},
         CorruptFileError,
         "bitsandbytes__nf4 is not what it must be",
+    ),
+    "codes of 8 bytes": (
+        GOOD | {"X.weight": torch.ones(192, dtype=torch.int64)},
+        UnsupportedError,
+        "X.weight is I64, not U8 or F16 or BF16 or F32",
+    ),
+    "a state of another type": (
+        GOOD | {STATE: torch.ones(3)},
+        UnsupportedError,
+        "bitsandbytes__nf4 is F32, not U8",
     ),
     "int8 in another order": (
         {

@@ -62,6 +62,14 @@ def test_scales_of_rows_or_of_the_whole_weight_are_read(
     assert np.array_equal(float32(replace(array, chunk=64 * 7)), values)
 
 
+def test_blocks_may_be_longer_than_the_weight(tmp_path: Path) -> None:
+    weight, scale, values = scaled_floats((96, 64), (96, 64))
+    arrays = {"X.weight": weight, "X.weight_scale_inv": scale}
+    settings = QWEN | {"weight_block_size": [2**31 - 1, 2**31 - 1]}
+    array = read_as(tmp_path, settings, arrays).arrays["X.weight"]
+    assert np.array_equal(float32(array), values)
+
+
 def test_scales_of_activations_and_of_the_cache_are_left_aside_aloud(tmp_path: Path) -> None:
     weight, scale, values = scaled_floats((128, 128), (128, 128))
     one = torch.ones(1)

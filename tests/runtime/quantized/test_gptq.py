@@ -187,6 +187,12 @@ REFUSED = {
         UnsupportedError,
         "the GPTQ format 'gptq_p' is not read, only gptq and gptq_v2",
     ),
+    "two formats": (
+        {"checkpoint_format": "gptq_v2", "format": "gptq"},
+        nothing,
+        UnsupportedError,
+        "says checkpoint_format gptq_v2 and format gptq, which store zero points otherwise",
+    ),
     "5 bits": ({"bits": 5}, nothing, UnsupportedError, "GPTQ of 5 bits in groups of 128 is not"),
     "dynamic of 5 bits": (
         {"dynamic": {"X": {"bits": 5}}},
