@@ -105,8 +105,7 @@ class Checkpoint:
     @property
     def is_packed(self) -> bool:
         """Whether it was quantized, and codes of it stay packed."""
-        arrays = self.tensors.arrays.values()
-        return any(isinstance(a, ComputedArray) and a.dtype != "F32" for a in arrays)
+        return not all(self.tensors.qtype(name).is_float for name in self.tensors)
 
     def model(self) -> Model:
         """The original, ready for an engine."""

@@ -93,6 +93,8 @@ def copied_linears(
     for linear in spec.linears:
         name = f"blk.{index}.{linear}.weight"
         if name in member.copied:
-            found[linear] = tensors[name]
-            copied_rows(found[linear], member.types[name])
+            source, qtype = tensors[name], member.types[name]
+            rows = copied_rows(source, qtype)
+            assert rows is not None, name
+            found[linear] = Tensor(name, source.shape, qtype, rows)
     return found

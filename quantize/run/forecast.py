@@ -131,7 +131,7 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
         ),
         notes=(
             *checkpoint.notes,
-            *filter(None, [job.kept.note()]),
+            *job.kept.notes(),
             *job.reader_lines,
             *job.calibration.image_notes,
         ),

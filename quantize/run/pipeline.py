@@ -37,13 +37,8 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     with job.store.locked():
         refuse_existing(plan, job)
         told = setup.windows.left_out if setup else ()
-        begun = [
-            *job.checkpoint.notes,
-            job.kept.note(),
-            *job.reader_lines,
-            *told,
-            job.store.begin(),
-        ]
+        notes = (*job.checkpoint.notes, *job.kept.notes(), *job.reader_lines)
+        begun = [*notes, *told, job.store.begin()]
         for line in filter(None, begun):
             say(line)
         job = assign_all(job)

@@ -1,19 +1,23 @@
 """A weight whose type is the source's keeps its bytes, whatever would round or move it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+import edgequant
 from quantize.calibration.stream import Weights
-from quantize.checkpoint import open_checkpoint
+from quantize.checkpoint import bundled, open_checkpoint
 from quantize.methods import METHODS, HessianFactor
 from quantize.rewrites import REWRITES
 from quantize.run.copied import copied_rows
 from quantize.run.data_free import round_tensor
 from quantize.run.rounding import Recipe, quantize_layer, rewrite_layer
 from quantize.tuning.tuning_model import open_part
+from runtime.containers import recognise
 from runtime.errors import CorruptFileError
 from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
 from runtime.quant_types.read_only import ReadOnly
@@ -150,3 +154,36 @@ def test_nothing_of_a_copied_weight_is_tuned() -> None:
     part = open_part(tensor, CPU, fixed=True)
     assert part.free == {}
     assert np.array_equal(part.packed({}), tensor.data)
+
+
+@pytest.mark.slow
+def test_weights_on_a_grid_are_taken_as_they_are(tmp_path: Path) -> None:
+    """As quantization-aware training leaves them: whole multiples of a step, in bf16."""
+    source = tmp_path / "source"
+    on_lattice(source, QUANT_TYPES["Q4_0"])
+    forecast = edgequant.plan(source, to=["gguf:Q4_0", "onnx:int4"], method="gptq", rows=2)
+    assert any("lie on a grid of Q4_0 (32 a block): exact at 4.5 bits" in n for n in forecast.notes)
+    made = edgequant.quantize(
+        source, to=["gguf:Q4_0", "onnx:int4"], output=tmp_path / "x", rows=2, check=False
+    )
+    before = open_checkpoint(source).tensors
+    for artifact in made.artifacts:
+        after = recognise(artifact.path).open(artifact.path).tensors
+        for name, tensor in before.items():
+            if name.startswith("blk.") and tensor.is_matrix:
+                again = Tensor.dense(name, after[name].decode(), "BF16")
+                np.testing.assert_array_equal(again.decode(), tensor.decode())
+
+
+def on_lattice(folder: Path, qtype: QuantType) -> None:
+    """The bundled checkpoint with every linear of its layers rounded to a type, stored in bf16."""
+    shutil.copytree(bundled(), folder)
+    checkpoint = open_checkpoint(folder)
+    names = checkpoint.arch.hf_names()
+    arrays = load_file(folder / "model.safetensors")
+    for name, tensor in checkpoint.tensors.items():
+        if name.startswith("blk.") and tensor.is_matrix:
+            codes, params = qtype.quantize(tensor.decode())
+            values = np.asarray(qtype.value(codes, *qtype.grid(params)))
+            arrays[names[name]] = torch.from_numpy(values.copy()).bfloat16()
+    save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
