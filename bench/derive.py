@@ -110,7 +110,7 @@ def strongest(arch: Arch, weights: Weights, rows: np.ndarray, count: int) -> np.
     hidden = weights["token_embd.weight"].numpy()[rows]  # (rows, T, D)
     energy = np.zeros(arch.hidden)
     for layer in layers(arch, weights):
-        run(TorchOps(), layer, hidden, hidden)
+        run(TorchOps(), layer, hidden, hidden, {})
         squares = np.square(hidden).mean((0, 1))  # (D,)
         energy += squares / squares.sum()  # the states grow from layer to layer
     return np.sort(np.argsort(energy)[-count:])

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import calib_data
 from bench.derive import FILES, LENGTH, Weights, heal, read
+from quantize.calibration.rows import Rows
 from quantize.calibration.stream import Carried, OriginalLayers, embed, forward
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from runtime.archs import family_of
@@ -84,7 +85,7 @@ def split(checkpoint: Checkpoint) -> Weights:
     arch, ops, weights = checkpoint.arch, TorchOps(), read(checkpoint)
     ids = calib_data.load("builtin", checkpoint.tokenizer, ROWS, LENGTH).ids
     hidden = np.zeros((*ids.shape, arch.hidden), np.float32)
-    embed(checkpoint.arch, checkpoint.tensors["token_embd.weight"], ids, hidden)
+    embed(checkpoint.arch, checkpoint.tensors["token_embd.weight"], Rows(ids), hidden)
     source = OriginalLayers(checkpoint, ops.device)
     for layer, seen in forward(ops, source, Carried(hidden), lambda layer: Seen()):
         blk, sizes = f"blk.{layer.index}", seen.tokens("ffn_down").abs()

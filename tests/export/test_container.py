@@ -1,5 +1,6 @@
 """What every container says of itself is true."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from export import CONTAINERS, Container
 from quantize.checkpoint import Checkpoint
 from runtime.containers import recognise
 from runtime.engine import backend_names
-from runtime.quant_types import QUANT_TYPES
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
 
 every = pytest.mark.parametrize("container", CONTAINERS.values(), ids=lambda c: c.name)
@@ -16,13 +17,26 @@ every = pytest.mark.parametrize("container", CONTAINERS.values(), ids=lambda c: 
 
 @pytest.fixture(scope="module")
 def written(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The bundled model as floats in each container."""
+    """The bundled model in each container, its linears in the least of the types that it holds."""
     folder = tmp_path_factory.mktemp("containers")
     paths = {name: folder / f"tiny{c.suffix}" for name, c in CONTAINERS.items()}
     for name, path in paths.items():
-        tensors = (Tensor.dense(name, tensor.decode()) for name, tensor in tiny.tensors.items())
-        CONTAINERS[name].write(path, tiny.arch, tensors, tiny.folder, {"method": "rtn"})
+        held = (qtype for qtype in QUANT_TYPES.values() if CONTAINERS[name].holds(qtype))
+        least = min(held, key=lambda qtype: qtype.bits)
+        CONTAINERS[name].write(
+            path, tiny.arch, in_layers(tiny, least), tiny.folder, {"method": "rtn"}
+        )
     return paths
+
+
+def in_layers(tiny: Checkpoint, qtype: QuantType) -> Iterator[Tensor]:
+    """Its tensors, the linears of the layers rounded to a type."""
+    for name, tensor in tiny.tensors.items():
+        values = tensor.decode()
+        if name.startswith("blk.") and tensor.is_matrix:
+            yield Tensor(name, tensor.shape, qtype, qtype.pack(*qtype.quantize(values)))
+        else:
+            yield Tensor.dense(name, values)
 
 
 @every
@@ -30,7 +44,7 @@ def test_an_artifact_is_recognised_by_its_own_container_only(
     container: Container, written: dict[str, Path]
 ) -> None:
     path = written[container.name]
-    others = [c.reader for c in CONTAINERS.values() if c is not container]
+    others = [c.reader for c in CONTAINERS.values() if c.reader is not container.reader]
     assert recognise(path) is container.reader
     assert not any(reader.recognises(path) for reader in others)
     assert path.is_file() == container.reader.is_file == container.suffix.startswith(".")
