@@ -21,6 +21,7 @@ import numpy as np
 from export.base import Container
 from export.packed import FLOATS, Packing, Types, maker, preset, provenance
 from export.shards import Array
+from runtime.errors import UnsupportedError
 from runtime.packed_folders import GPTQ
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Shape
@@ -52,6 +53,11 @@ def values(qtype: OnnxInt, data: np.ndarray) -> list[np.ndarray]:
     zeros = np.full((rows, groups), qtype.middle, np.uint8)
     if not qtype.symmetric:
         zeros = qtype.unpack(data)[1]["zero"].astype(np.uint8)
+        if not zeros.all():
+            raise UnsupportedError(
+                "a zero point is 0, which GPTQ stores as -1 and its readers read in two ways; "
+                "choose --to awq or --to onnx-f16."
+            )
     order = np.arange(groups * qtype.size, dtype="<i4") // qtype.size
     return [order, words.T, _packed(zeros.T - 1, qtype.code_bits), scales.T]
 

@@ -2,7 +2,7 @@
 
     interrupt.py  Ctrl-C
     program.py    every command by its name, exit codes
-    make.py       run, plan, imatrix, mmproj
+    make.py       run, plan, convert, imatrix, mmproj
     judge.py      check, compare
     use.py        generate, score, bench
     look.py       show, list

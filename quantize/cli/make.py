@@ -1,4 +1,4 @@
-"""Commands that begin with a checkpoint: `run`, `plan`, `imatrix` and `mmproj`."""
+"""Commands that begin with a checkpoint: `run`, `plan`, `convert`, `imatrix` and `mmproj`."""
 
 import inspect
 from collections.abc import Callable
@@ -108,6 +108,29 @@ def plan(made: "Plan", as_json: bool) -> None:
     with Bar(errors) as bar:
         result = forecast.forecast(made, bar.update)
     show_result(result.to_json(), forecast.render(result), as_json)
+
+
+def convert(
+    to: Annotated[str, typer.Option("--to", help="Container: gguf, onnx, onnx-f16, gptq or awq.")],
+    model: options.Model = None,
+    output: options.Output = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Refuse where a weight would have to be rounded.")
+    ] = False,
+    overwrite: options.Overwrite = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a model in another format, its codes kept wherever the format's grids hold them."""
+    from quantize.run import convert as conversion
+
+    with Bar(errors) as bar:
+        made = conversion.convert(
+            model, to, output or Path("dist"), exact=exact, overwrite=bool(overwrite),
+            progress=bar.update, say=bar.say,
+        )  # fmt: skip
+    lines = [weight.line() for weight in made.weights]
+    told = f"{made.path}: {made.bytes:,} bytes, {conversion.summary(made.weights)}"
+    show_result(made.to_json(), "\n".join([*lines, told]), as_json)
 
 
 def imatrix(

@@ -17,6 +17,7 @@ from runtime.errors import EdgequantError, one_line
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": make.run,
     "plan": make.plan,
+    "convert": make.convert,
     "imatrix": make.imatrix,
     "mmproj": make.mmproj,
     "check": judge.check,

@@ -1,0 +1,210 @@
+"""From one format to another without a second rounding, where the target's grids hold the weights.
+
+Each weight gets the smallest type of the container that holds every one of its numbers, be it its
+own or one on whose grid it lies (quantize/run/copied.py). One that no such type holds is rounded to
+nearest in 8 bits, and told.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export import CONTAINERS, Container
+from export.mixture import Preset
+from quantize.checkpoint import open_checkpoint
+from quantize.plan import Plan, Rule, Target, matrix_widths
+from quantize.progress import Progress, silent
+from quantize.run import pipeline
+from quantize.run.copied import Kept
+from runtime.checkpoint import Checkpoint
+from runtime.errors import InputError, UnsupportedError
+from runtime.quant_types import QUANT_TYPES, QuantType
+from runtime.tensor import Tensor
+
+ROUNDED_BITS = 8
+"""Codes of a weight that has to be rounded."""
+CHUNK = 1 << 22
+"""Weights compared at a time."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of one weight."""
+
+    name: str
+    source: str
+    """Its type before."""
+    type: str
+    exact: bool
+    """Whether its numbers are the source's: those of a grid, where the source rounded them to store
+    them."""
+    difference: float
+    """The largest of a weight."""
+
+    def line(self) -> str:
+        """As it is printed."""
+        how = "exact" if self.exact else f"rounded, by {self.difference:.3g} at most"
+        return f"{self.name}: {self.source} to {self.type}, {how}"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A written artifact, weight by weight."""
+
+    path: Path
+    bytes: int
+    weights: tuple[Converted, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        told = [vars(weight) for weight in self.weights]
+        return {"path": str(self.path), "bytes": self.bytes, "weights": told}
+
+
+def convert(
+    source: str | Path | None,
+    container: str,
+    output: Path,
+    *,
+    exact: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    say: pipeline.Say = lambda line: None,
+) -> Conversion:
+    """Write `source` (a folder, hub id or GGUF file) in a container, such as "onnx", into `output`.
+
+    Raises EdgequantError, before anything is written, for an unknown container, and with `exact`
+    where a weight would have to be rounded.
+    """
+    if container not in CONTAINERS:
+        raise InputError(
+            f"unknown container {container!r} in --to; known: {', '.join(CONTAINERS)}."
+        )
+    checkpoint = open_checkpoint(source)
+    types = types_of(checkpoint, CONTAINERS[container], progress)
+    if exact:
+        refuse_rounding(checkpoint, types, container)
+    target, rules = described(checkpoint, CONTAINERS[container], types)
+    plan = Plan(
+        targets=(target,),
+        model=None if source is None else str(source),
+        output=output,
+        method="rtn",
+        rules=rules,
+        overwrite=overwrite,
+        check=False,
+    )
+    pipeline.run(plan, progress, say)
+    (made,) = pipeline.artifacts(plan)
+    path = Path(made["path"])
+    written = CONTAINERS[container].reader.open(path).tensors
+    weights = [compared(checkpoint.tensors[name], written[name]) for name in types]
+    return Conversion(path, made["bytes"], tuple(weights))
+
+
+def types_of(
+    checkpoint: Checkpoint, container: Container, progress: Progress = silent
+) -> dict[str, QuantType]:
+    """The type of every weight that may be rounded: the smallest exact one, else one of 8 bits."""
+    kept, found = Kept(checkpoint.tensors), dict[str, QuantType]()
+    held = [q for q in QUANT_TYPES.values() if container.holds(q) and not q.is_float]
+    held.sort(key=lambda qtype: qtype.bits)
+    names = list(matrix_widths(checkpoint.arch))
+    likely: list[QuantType] = []
+    for number, name in enumerate(names):
+        progress("looking for grids", number, len(names), name)
+        # weights of a model are mostly alike: what others are is tried first
+        tried = dict.fromkeys([*likely, *held])
+        found[name] = next((q for q in tried if keeps(kept, name, q)), None) or other_type(
+            checkpoint, container, name
+        )
+        if not found[name].is_float and found[name] not in likely:
+            likely.append(found[name])
+    progress("looking for grids", len(names), len(names), "")
+    return found
+
+
+def keeps(kept: Kept, name: str, qtype: QuantType) -> bool:
+    """Whether a type holds every number of a weight, as codes."""
+    return kept.tensors.qtype(name).name == qtype.name or kept.on_grid(name, qtype)
+
+
+def other_type(checkpoint: Checkpoint, container: Container, name: str) -> QuantType:
+    """The type of a weight on no grid: a float one for what is stored in floats, else 8 bits."""
+    source, cols = checkpoint.tensors.qtype(name), checkpoint.tensors.shapes[name][-1]
+    floats = [QUANT_TYPES[n] for n in (source.name, "F32", "F16") if QUANT_TYPES[n].is_float]
+    held = [qtype for qtype in floats if container.holds(qtype)]
+    if source.is_float and held:
+        return held[0]
+    wide = [
+        qtype
+        for qtype in QUANT_TYPES.values()
+        if container.holds(qtype)
+        and math.log2(qtype.high - qtype.low + 2) >= ROUNDED_BITS
+        and not qtype.is_float
+        and qtype.fits(cols)
+    ]
+    return min(wide, key=lambda qtype: (-qtype.bits, qtype.name)) if wide else held[0]
+
+
+def refuse_rounding(checkpoint: Checkpoint, types: dict[str, QuantType], container: str) -> None:
+    """Raise UnsupportedError where a weight would be rounded."""
+    kept = Kept(checkpoint.tensors)
+    rounded = [n for n, q in types.items() if not (wider(checkpoint, n, q) or keeps(kept, n, q))]
+    if rounded:
+        raise UnsupportedError(
+            f"{len(rounded)} of {len(types)} weights lie on no grid of {container}, the first is "
+            f"{rounded[0]} ({checkpoint.tensors.qtype(rounded[0]).name}); leave out --exact to "
+            "round them, or choose another container."
+        )
+
+
+def wider(checkpoint: Checkpoint, name: str, qtype: QuantType) -> bool:
+    """Whether a float type holds all numbers of a weight's own float type."""
+    own = checkpoint.tensors.qtype(name).name
+    return qtype.name == own or qtype.name == "F32" and own in ("F16", "BF16")
+
+
+def described(
+    checkpoint: Checkpoint, container: Container, types: dict[str, QuantType]
+) -> tuple[Target, tuple[Rule, ...]]:
+    """The preset whose types are most like these, and a rule for each type of the others."""
+    arch = checkpoint.arch
+
+    def others(preset: Preset) -> dict[str, QuantType]:
+        return {n: q for n, q in types.items() if preset.choose(arch, n) != q.name}
+
+    name = min(container.presets, key=lambda name: len(others(container.presets[name])))
+    left = others(container.presets[name])
+    rules = [
+        Rule(f"^({'|'.join(re.escape(n) for n, q in left.items() if q.name == kind)})$", kind)
+        for kind in Counter(q.name for q in left.values())
+    ]
+    return Target(container.name, name), tuple(rules)
+
+
+def compared(source: Tensor, written: Tensor) -> Converted:
+    """How far a weight moved."""
+    step = max(1, CHUNK // source.cols)
+    largest, same = 0.0, True
+    for start in range(0, source.rows, step):
+        before, after = (t.decode(start, start + step) for t in (source, written))
+        largest = max(largest, float(np.abs(after - before).max(initial=0)))
+        # a source stored in bf16 or float16 rounded what lay on the grid
+        if same and source.qtype.is_float:
+            after = source.qtype.decode(source.qtype.pack(source.qtype.code(after, 1, 0), {}))
+        same = same and np.array_equal(before, after)
+    return Converted(source.name, source.qtype.name, written.qtype.name, same, largest)
+
+
+def summary(weights: Iterable[Converted]) -> str:
+    """How many weights are exact."""
+    found = list(weights)
+    exact = sum(weight.exact for weight in found)
+    return f"{exact} of {len(found)} weights exact"
