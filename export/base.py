@@ -74,6 +74,12 @@ class Container:
     scoring: str = ""
     uniform: bool = False
     """Whether all linears that are packed must be of one type."""
+    mixes: Callable[[QuantType], bool] = lambda qtype: True
+    """Which of the types that it holds automatic targets choose among."""
+    fused: bool = False
+    """Whether linears that read one input must be of one type, since readers make one of them."""
+    table_type: str = ""
+    """Type of the embedding and the head where they have no choice."""
     own_name: str = ""
     """Where two containers have one reader: the second one's name."""
     seeing: str = ""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from export.base import Container
-from export.packed import FLOATS, Packing, Types, maker, preset, provenance
+from export.packed import FLOATS, Packing, Types, maker, nothing_packed, preset, provenance
 from export.shards import Array
 from runtime.errors import UnsupportedError
 from runtime.packed_folders import GPTQ
@@ -73,6 +73,8 @@ def config(types: Types, modules: Mapping[str, str], version: str) -> dict[str, 
     """quantization_config by an edgequant of this version: what most linears have, a line for each
     that differs."""
     packed = [_facts(qtype) for qtype in types.values() if isinstance(qtype, OnnxInt)]
+    if not packed:
+        raise nothing_packed()
     usual = dict(Counter(tuple(facts.items()) for facts in packed).most_common(1)[0][0])
     dynamic: dict[str, dict[str, Any]] = {}
     for name, qtype in types.items():
@@ -123,6 +125,9 @@ Container(
     },
     write=_packing.write,
     size=_packing.size,
+    mixes=lambda qtype: qtype.name == "F16" or isinstance(qtype, OnnxInt) and qtype.symmetric,
+    fused=True,
+    table_type="F16",
     provenance=provenance,
     maker=maker,
     usage=USAGE,

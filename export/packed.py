@@ -146,6 +146,11 @@ class Packing:
                 f"{source} has a vision tower, which GPTQ and AWQ folders of ours do not hold; "
                 "choose --to gguf:Q4_K_M and `quantize mmproj`, or --to onnx:int4."
             )
+        if tables := [n for n, q in types.items() if not n.startswith("blk.") and not q.is_float]:
+            raise UnsupportedError(
+                f"{tables[0]} cannot be {types[tables[0]].name}: readers of this format take the "
+                "embedding and the head in floats; leave the rule out for them."
+            )
         names = {n: hf.removesuffix(".weight") for n, hf in arch.hf_names().items()}
         linears = {n: t for n, t in types.items() if n.startswith("blk.") and n in names}
         matrices = {n: t for n, t in linears.items() if is_matrix(arch.shapes()[n])}
@@ -209,10 +214,18 @@ def one_of(types: Types, what: Callable[[OnnxInt], Any], flag: str) -> Any:
     """What all packed linears must have alike. Raises UnsupportedError where they differ."""
     found = {what(qtype) for qtype in types.values() if isinstance(qtype, OnnxInt)}
     if not found:
-        raise InputError("no linear is packed; choose a type such as INT4_128_SYM_F16.")
+        raise nothing_packed()
     if len(found) > 1:
         raise UnsupportedError(
             f"linears have {flag} of {' and '.join(map(str, sorted(found)))}, and this format says "
             "it once for all of them; give them one."
         )
     return found.pop()
+
+
+def nothing_packed() -> InputError:
+    """The error of a mixture of floats alone."""
+    return InputError(
+        "no linear is packed, and the format is one of packed linears; leave out the rule, or "
+        "choose --to gguf:F16."
+    )

@@ -80,11 +80,12 @@ def choices_of(
     for name, shape in arch.shapes().items():
         if not is_matrix(shape):
             continue
-        types = [
-            type_name for type_name in predictions[name] if container.holds(QUANT_TYPES[type_name])
-        ]
+        known = (QUANT_TYPES[type_name] for type_name in predictions[name])
+        types = [q.name for q in known if container.holds(q) and container.mixes(q)]
         if wanted := ruled(name, rules, container):
             types = [narrow(wanted, shape[-1], container).name]
+        elif container.table_type and not name.startswith("blk."):
+            types = [container.table_type]
         elif arch.precise(name):
             types = ["F32"]
         out[name] = [
@@ -93,6 +94,23 @@ def choices_of(
             )
             for type_name in types
         ]
+    return fused(out, arch) if container.fused else out
+
+
+def fused(choices: Choices, arch: Arch) -> Choices:
+    """The same with linears that read one input under one key, their names with spaces between."""
+    out = dict(choices)
+    for index in range(arch.layers):
+        for group in arch.layer(index).groups:
+            names = [f"blk.{index}.{linear}.weight" for linear in group.linears]
+            if len(names) < 2 or not set(names) <= out.keys():
+                continue  # of an expert's linears the first one stands for all
+            of = [{choice.type_name: choice for choice in out.pop(name)} for name in names]
+            shared = [kind for kind in of[0] if all(kind in each for each in of)]
+            out[" ".join(names)] = [
+                Choice(kind, sum(c[kind].bytes for c in of), sum(c[kind].kl for c in of))
+                for kind in shared
+            ]
     return out
 
 
@@ -106,7 +124,11 @@ def rule_fallbacks(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> tuple
 
 def types_of(step: Step) -> Types:
     """The types that a step names."""
-    return {name: QUANT_TYPES[type_name] for name, type_name in step.types.items()}
+    return {
+        name: QUANT_TYPES[type_name]
+        for names, type_name in step.types.items()
+        for name in names.split()
+    }
 
 
 def _by_size(limit: int, target: Target, choices: Choices, path: list[Step], size: Size) -> Step:

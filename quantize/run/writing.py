@@ -9,12 +9,11 @@ import export
 import quantize
 from export.clipping import watch
 from quantize.allocation.budget import Size, Types
-from quantize.plan import Assignment, Target, matrix_widths
+from quantize.plan import Assignment, Target, assign
 from quantize.run.cost import Cost
 from quantize.run.job import Job
 from quantize.run.sight import beside, tower_told
 from quantize.run.stored import artifact_tensors
-from runtime.quant_types import QUANT_TYPES
 
 
 def exact_size(job: Job, target: Target, digest: str, fallbacks: tuple[str, ...]) -> Size:
@@ -41,8 +40,8 @@ def refuse_unwritable(job: Job, target: Target) -> None:
 
     Other targets have their sizes told at the start, which raises as well.
     """
-    widest = QUANT_TYPES[export.CONTAINERS[target.container].widest]
-    exact_size(job, target, "", ())(dict.fromkeys(matrix_widths(job.checkpoint.arch), widest))
+    usual = Target(target.container, next(iter(export.CONTAINERS[target.container].presets)))
+    exact_size(job, target, "", ())(assign(usual, job.checkpoint.arch, ()).types)
 
 
 def write(job: Job, assignment: Assignment, digest: str) -> None:

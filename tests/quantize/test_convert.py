@@ -96,3 +96,20 @@ def test_what_lies_on_no_grid_is_told_or_refused(sources: dict[str, Path], tmp_p
 def test_an_unknown_container_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown container 'exe' in --to; known: awq, gguf"):
         convert(bundled(), "exe", tmp_path)
+
+
+@pytest.mark.parametrize(("container", "bits"), [("gptq", 7.5), ("awq", 9)])
+def test_automatic_targets_give_linears_that_readers_fuse_one_type(
+    container: str, bits: float, tmp_path: Path
+) -> None:
+    flags = {"to": [f"{container}:auto"], "target_bpw": bits, "effort": "low", "rows": 4}
+    plan = Plan.from_flags(None, flags | {"output": tmp_path, "length": 64, "check": False})
+    pipeline.run(plan)
+    path = plan.targets[0].path(tmp_path, open_checkpoint(None).name)
+    tensors = recognise(path).open(path).tensors
+    kinds = {name: tensor.qtype.name for name, tensor in tensors.items()}
+    assert kinds["token_embd.weight"] == "F16"
+    for layer in range(6):
+        for parts in (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up")):
+            assert len({kinds[f"blk.{layer}.{part}.weight"] for part in parts}) == 1
+    assert len({kinds[name] for name in kinds if name.startswith("blk.") and "ffn" in name}) > 1
