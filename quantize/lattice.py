@@ -85,17 +85,44 @@ def exact_rows(tensor: Tensor, qtype: QuantType) -> np.ndarray | None:
     stored = tensor.qtype.name if tensor.qtype.name in MANTISSA else "F32"
     if qtype.is_float or tensor.scales is not None or not qtype.fits(tensor.cols):
         return None
-    if not _some(tensor, stored, qtype):
+    known = tensor.qtype.size % qtype.size == 0 and not tensor.qtype.is_float
+    if not known and not _some(tensor, stored, qtype):
         return None
     step = max(1, CHUNK // tensor.cols)
     parts = []
     for start in range(0, tensor.rows, step):
-        rows = tensor.decode(start, start + step)
-        found = on_grid(rows, stored, qtype)
+        packed = tensor.data[start : start + step]
+        found = _from_codes(packed, tensor.qtype, qtype) if known else None
+        if found is None:
+            found = on_grid(tensor.decode(start, start + step), stored, qtype)
         if found is None or not found.on_grid.all():
             return None
         parts.append(qtype.pack(found.codes, found.params))
     return np.concatenate(parts)
+
+
+def _from_codes(packed: np.ndarray, source: QuantType, qtype: QuantType) -> Found | None:
+    """Packed rows of a source whose steps are known, in blocks of `qtype` that lie within its own.
+
+    None where its grid is not whole multiples of a step.
+    """
+    codes, params = source.unpack(packed)
+    known = source.multiples(codes, params)
+    if known is None:
+        return None
+    multiples, steps = known
+    step = np.repeat(np.asarray(steps, np.float32), source.size // qtype.size, axis=1)
+    blocks = np.asarray(multiples, np.float32).reshape(len(packed), -1, qtype.size)
+    turned = np.where(step < 0, -1, 1).astype(np.float32)  # a block's step is positive here
+    blocks = blocks * turned[..., None]
+    made = qtype.of_multiples(step * turned, blocks.min(axis=2), blocks.max(axis=2))
+    if made is None:
+        return None
+    values = np.asarray(source.value(codes, *source.grid(params)), np.float32)
+    grid = qtype.grid(made)
+    found = qtype.code(values, *grid)
+    same = np.asarray(qtype.value(found, *grid), np.float32) == values
+    return Found(found, made, same.reshape(len(packed), -1, qtype.size).all(axis=2))
 
 
 def _some(tensor: Tensor, stored: str, qtype: QuantType) -> bool:
@@ -104,7 +131,7 @@ def _some(tensor: Tensor, stored: str, qtype: QuantType) -> bool:
     first = np.concatenate([tensor.decode(row, row + 1)[:, : qtype.size] for row in at])
     if not np.isfinite(first).all():
         return False
-    for blocks in np.split(first, [1, 4, 16]):
+    for blocks in filter(len, np.split(first, [1, 4, 16])):
         right = np.zeros(len(blocks), bool)
         for way, likely in WAYS:
             tried = np.array(counts(qtype)[:likely])

@@ -165,7 +165,7 @@ class Job:
             store=Store(folder or work_path(plan.output), key),
             progress=progress,
             kept=Kept(checkpoint.tensors),
-            vision_sha256=vision.sha256() if (vision := open_vision(checkpoint)) else None,
+            vision_sha256=tower.sha256() if (tower := open_vision(checkpoint)) else None,
             reader_notes={t.container: notes_of(t.container, checkpoint) for t in plan.targets},
             vision=vision,
         )

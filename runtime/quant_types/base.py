@@ -166,6 +166,11 @@ class QuantType:
             out[start : start + step] = self.in_pieces(data[start : start + step], most)
         return out
 
+    def multiples(self, codes: Array, params: Params) -> tuple[Array, Array] | None:
+        """Weights (rows, cols) as whole multiples of the step of their block, and the steps (rows,
+        blocks); None for a layout whose grid is no such multiples."""
+        return None
+
     def of_multiples(self, step: np.ndarray, least: np.ndarray, most: np.ndarray) -> Params | None:
         """Params of blocks of whole multiples of a step, all (rows, blocks) float32.
 

@@ -194,6 +194,9 @@ class OnnxInt(QuantType):
             small = _nibbles(small)
         return small.reshape(rows, -1).astype(np.int32), params
 
+    def multiples(self, codes: Array, params: Params) -> tuple[Array, Array] | None:
+        return codes - self.grid(params)[1], params["scale"]
+
     def of_multiples(self, step: np.ndarray, least: np.ndarray, most: np.ndarray) -> Params | None:
         if self.symmetric:
             turned = most > self.high - self.middle

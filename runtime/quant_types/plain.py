@@ -56,6 +56,9 @@ class Symmetric(QuantType):
         """The point of the unit grid nearest to x, float32."""
         return rounded(array_namespace(x), x, self.low, self.high)
 
+    def multiples(self, codes: Array, params: Params) -> tuple[Array, Array] | None:
+        return (codes, params["d"]) if self.lowest_point == self.low else None
+
     def of_multiples(self, step: np.ndarray, least: np.ndarray, most: np.ndarray) -> Params | None:
         if self.lowest_point != self.low:
             return None  # codes name points of a table

@@ -42,6 +42,8 @@ LAYOUTS = [
 ]
 TEXT = "The history of the town begins with a river, a mill and three families who shared them."
 
+FILES = ("model.onnx.data", "model.onnx")
+
 write = CONTAINERS["onnx"].write
 Folder = Callable[[str, str], Path]
 
@@ -386,9 +388,9 @@ def test_a_damaged_copy_is_found_when_it_is_read_back(folder: Folder, tiny, tmp_
         if where:
             stop = where["offset"] + where["length"]
             sums[proto.name] = zlib.crc32(whole[where["offset"] : stop])
-    export.onnx.check(folder("bundled", "F32"), sums)
+    export.onnx.check(folder("bundled", "F32"), sums, *FILES)
     with pytest.raises(EdgequantError, match="output_norm.weight in .* does not read back"):
-        export.onnx.check(tmp_path / "x", sums)
+        export.onnx.check(tmp_path / "x", sums, *FILES)
 
 
 def test_extra_facts_are_kept_in_the_model(tiny: Checkpoint, tmp_path: Path) -> None:

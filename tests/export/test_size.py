@@ -53,9 +53,17 @@ def announced(container: Container, checkpoint: Checkpoint, types: Types) -> int
 
 
 def mixed(container: Container, checkpoint: Checkpoint, seed: int) -> Types:
-    """Any type that the container holds and that fits, for each 2-D weight by itself."""
+    """Any type that the container holds and that fits, for each 2-D weight by itself.
+
+    One for all linears of the layers where the container wants that, and a float type where it
+    has no other for the embedding and the head.
+    """
     draw = np.random.default_rng(seed)
     types: Types = {}
+    if container.uniform or container.table_type:
+        presets = list(container.presets)
+        preset = presets[draw.integers(len(presets))]
+        return assign(Target(container.name, preset), checkpoint.arch, ()).types
     for name, shape in checkpoint.tensors.shapes.items():
         if len(shape) == 2:
             fitting = [b for b in QUANT_TYPES.values() if container.holds(b) and b.fits(shape[1])]

@@ -296,7 +296,10 @@ def test_generate_refuses_an_unknown_backend(run: Any) -> None:
 def test_generate_refuses_what_does_not_exist(run: Any, tmp_path: Path) -> None:
     code, _, err = run("generate", tmp_path / "none.gguf", "Hi")
     assert code == 2
-    assert "none.gguf does not exist; give a .gguf file, an ONNX folder or a checkpoint" in err
+    assert (
+        "none.gguf does not exist; give a .gguf file, an ONNX folder, a GPTQ folder, an AWQ folder"
+        in err
+    )
 
 
 def test_plan_shows_the_forecast_and_writes_nothing(run: Any, folder: Path, tmp_path: Path) -> None:

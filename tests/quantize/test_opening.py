@@ -55,7 +55,7 @@ def test_a_folder_of_no_kind_is_refused_with_what_it_lacks(tmp_path: Path) -> No
     (tmp_path / "model.safetensors").write_bytes(b"")
     message = (
         "has no model.onnx and no config.json; "
-        "give a .gguf file, an ONNX folder or a checkpoint folder"
+        "give a .gguf file, an ONNX folder, a GPTQ folder, an AWQ folder or a checkpoint folder"
     )
     with pytest.raises(EdgequantError, match=message):
         kind(tmp_path)

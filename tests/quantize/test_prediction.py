@@ -135,7 +135,7 @@ def test_tensors_alone_rank_as_predicted(
         return np.asarray(out.numpy())
 
     original = logits({})
-    values = rounded(tiny, base.ids, ops, kind)
+    values = rounded(tiny, base.ids.ids, ops, kind)
     predicted = [base.predictions[name][kind] for name in values]
     measured = [kl(original, logits({name: value})) for name, value in values.items()]
     found = rank_correlation(predicted, measured)

@@ -307,7 +307,7 @@ def test_a_lora_is_merged_into_the_values(sources: Sources, tmp_path: Path) -> N
     for name in merged[0]:
         assert np.array_equal(merged[0][name].decode(), merged[1][name].decode())
     assert merged[0]["blk.0.ffn_up.weight"].qtype.name == "F32"
-    assert merged[0]["blk.0.ffn_gate.weight"].qtype.name == "INT4_128_SYM"
+    assert merged[0]["blk.0.ffn_gate.weight"].qtype.name == "INT4_128_SYM_F16"
 
 
 def test_a_vocabulary_as_large_as_a_layer_is_read(tmp_path: Path) -> None:
