@@ -32,7 +32,7 @@ def zeros(checkpoint: Checkpoint, types: Mapping[str, QuantType]) -> Iterator[Te
     """Every tensor in file order, all bytes zero: a size does not depend on values."""
     for name, shape in checkpoint.tensors.shapes.items():
         if name in types:
-            data = np.zeros((shape[0], types[name].row_bytes(shape[1])), np.uint8)
+            data = np.ones((shape[0], types[name].row_bytes(shape[1])), np.uint8)
             yield Tensor(name, shape, types[name], data)
         else:
             yield Tensor.dense(name, np.zeros(shape, np.float32))
