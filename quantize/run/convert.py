@@ -2,7 +2,7 @@
 
 Each weight gets the smallest type of the container that holds every one of its numbers, be it its
 own or one on whose grid it lies (quantize/run/copied.py). One that no such type holds is rounded to
-nearest in 8 bits, and told.
+nearest in 8 bits, or as many as the container has, and told.
 """
 
 import math
@@ -116,16 +116,11 @@ def types_of(
     held = [q for q in QUANT_TYPES.values() if container.holds(q) and not q.is_float]
     held.sort(key=lambda qtype: qtype.bits)
     names = list(matrix_widths(checkpoint.arch))
-    likely: list[QuantType] = []
     for number, name in enumerate(names):
         progress("looking for grids", number, len(names), name)
-        # weights of a model are mostly alike: what others are is tried first
-        tried = dict.fromkeys([*likely, *held])
-        found[name] = next((q for q in tried if keeps(kept, name, q)), None) or other_type(
-            checkpoint, container, name
-        )
-        if not found[name].is_float and found[name] not in likely:
-            likely.append(found[name])
+        tried = held if name.startswith("blk.") or not container.table_type else []
+        exact = (qtype for qtype in tried if keeps(kept, name, qtype))
+        found[name] = next(exact, None) or other_type(checkpoint, container, name)
     progress("looking for grids", len(names), len(names), "")
     return found
 
@@ -140,17 +135,13 @@ def other_type(checkpoint: Checkpoint, container: Container, name: str) -> Quant
     source, cols = checkpoint.tensors.qtype(name), checkpoint.tensors.shapes[name][-1]
     floats = [QUANT_TYPES[n] for n in (source.name, "F32", "F16") if QUANT_TYPES[n].is_float]
     held = [qtype for qtype in floats if container.holds(qtype)]
-    if source.is_float and held:
+    table = bool(container.table_type) and not name.startswith("blk.")
+    if source.is_float and held or table:
         return held[0]
-    wide = [
-        qtype
-        for qtype in QUANT_TYPES.values()
-        if container.holds(qtype)
-        and math.log2(qtype.high - qtype.low + 2) >= ROUNDED_BITS
-        and not qtype.is_float
-        and qtype.fits(cols)
-    ]
-    return min(wide, key=lambda qtype: (-qtype.bits, qtype.name)) if wide else held[0]
+    packed = [q for q in QUANT_TYPES.values() if container.holds(q) and q.fits(cols)]
+    packed = [qtype for qtype in packed if not qtype.is_float]
+    wide = [q for q in packed if math.log2(q.high - q.low + 2) >= ROUNDED_BITS]
+    return max(wide or packed, key=lambda qtype: qtype.bits) if packed else held[0]
 
 
 def refuse_rounding(checkpoint: Checkpoint, types: dict[str, QuantType], container: str) -> None:
@@ -168,7 +159,7 @@ def refuse_rounding(checkpoint: Checkpoint, types: dict[str, QuantType], contain
 def wider(checkpoint: Checkpoint, name: str, qtype: QuantType) -> bool:
     """Whether a float type holds all numbers of a weight's own float type."""
     own = checkpoint.tensors.qtype(name).name
-    return qtype.name == own or qtype.name == "F32" and own in ("F16", "BF16")
+    return qtype.name in (own, "F32")
 
 
 def described(

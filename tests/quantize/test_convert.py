@@ -16,7 +16,7 @@ from runtime.errors import InputError, UnsupportedError
 
 pytestmark = pytest.mark.slow
 
-LINEAR = "blk.2.ffn_down.weight"
+LINEAR = "blk.2.attn_q.weight"
 
 
 @pytest.fixture(scope="module")
