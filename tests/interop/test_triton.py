@@ -62,7 +62,9 @@ def check_product(tensor: Tensor, tokens: int) -> None:
 
 
 def test_every_layout_that_rounds_has_a_decoder_and_floats_have_none() -> None:
-    assert set(DECODERS) == {name for name, qtype in QUANT_TYPES.items() if not qtype.is_float}
+    # those of INT with float16 scales hold weights that another type holds as well
+    own = (qtype for qtype in QUANT_TYPES.values() if not getattr(qtype, "half", False))
+    assert set(DECODERS) == {qtype.name for qtype in own if not qtype.is_float}
 
 
 @pytest.mark.parametrize("kind", DECODERS)

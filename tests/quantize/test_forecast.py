@@ -31,7 +31,7 @@ from quantize.run.forecast import (
 from quantize.run.job import Job
 from quantize.run.pipeline import artifacts, run
 from quantize.run.walk_cost import walk_cost
-from runtime.archs import FAMILIES
+from runtime.archs import family_of
 from runtime.quant_types import QUANT_TYPES
 from tests.conftest import config
 from tests.quantize.runs import assigned, small_plan, walk
@@ -164,11 +164,25 @@ def test_steps_in_turn_share_memory_and_add_up_files_and_time() -> None:
 SHAPES: dict[str, Any] = {"vocab_size": 151936, "num_key_value_heads": 2}
 SMALL = SHAPES | {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
 LARGE = SHAPES | {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12}
+EXPERTS = {
+    "model_type": "qwen2_moe",
+    "vocab_size": 151936,
+    "hidden_size": 3584,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 2560,
+    "shared_expert_intermediate_size": 20480,
+    "norm_topk_prob": False,
+    "tie_word_embeddings": False,
+}
 MEASURED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "0.5B": (SMALL | {"num_hidden_layers": 24}, {}),
     "1.5B-2": (LARGE | {"num_hidden_layers": 2}, {}),
     "1.5B-4": (LARGE | {"num_hidden_layers": 4}, {}),
     "0.5B-300MiB": (SMALL | {"num_hidden_layers": 24}, {"effort": "medium", "auto": True}),
+    "57B-A14B-1": (EXPERTS | {"num_hidden_layers": 1}, {"effort": "medium"}),
 }
 """config.json of each model of bench/memory.py, and how it was quantized."""
 
@@ -186,7 +200,8 @@ class Shapes:
 @pytest.mark.parametrize("name", MEASURED)
 def test_memory_is_within_a_quarter_of_what_was_measured(name: str) -> None:
     shape, flags = MEASURED[name]
-    arch = FAMILIES["qwen2"].arch(config("qwen2-tied", **shape))
+    facts = config("qwen2-tied", **shape)
+    arch = family_of(facts).arch(facts)
     stored: Any = SimpleNamespace(arch=arch, tensors=Shapes(arch.shapes()))
     to = {"to": ["gguf:auto"], "target_size": "300MiB"} if flags.get("auto") else {}
     plan = Plan.from_flags(
@@ -196,8 +211,9 @@ def test_memory_is_within_a_quarter_of_what_was_measured(name: str) -> None:
     )
     job = replace(Job.resolve(plan), checkpoint=stored)
     job = job.assigned([assign(Target("gguf", "Q4_K_M"), arch, ())])
-    results = json.loads((ROOT / "bench" / "results" / "memory.json").read_text())
-    row = next(row for row in results["rows"] if row["model"] == name)
+    tables = [ROOT / "bench" / "results" / f"{name}.json" for name in ("memory", "memory_experts")]
+    rows = [row for table in tables for row in json.loads(table.read_text())["rows"]]
+    row = next(row for row in rows if row["model"] == name)
     said = BASE_BYTES + run_cost(job, [row["artifact_bytes"]]).memory
     assert 0.75 < said / row["peak_bytes"] < 1.25
 
