@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from runtime.quant_types import QuantType
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.base import Params
 from runtime.tensor import Tensor
 
@@ -115,7 +115,7 @@ def _from_codes(packed: np.ndarray, source: QuantType, qtype: QuantType) -> Foun
     blocks = np.asarray(multiples, np.float32).reshape(len(packed), -1, qtype.size)
     turned = np.where(step < 0, -1, 1).astype(np.float32)  # a block's step is positive here
     blocks = blocks * turned[..., None]
-    made = qtype.of_multiples(step * turned, blocks.min(axis=2), blocks.max(axis=2))
+    made = qtype.of_multiples(*_ends(step * turned, blocks))
     if made is None:
         return None
     values = np.asarray(source.value(codes, *source.grid(params)), np.float32)
@@ -182,8 +182,19 @@ def _steps(
         high = np.minimum(high, np.where(counted, (size + above) / each, np.inf).min(axis=1))
     step = np.where(dead, np.float32(0), _chosen(low, high, way[0]))[:, None]
     multiples = np.round(size / np.where(step == 0, 1, step))
-    signed = (np.sign(blocks) * multiples).astype(np.float32)
-    return step, signed.min(axis=1, keepdims=True), signed.max(axis=1, keepdims=True)
+    return _ends(step, (np.sign(blocks) * multiples)[:, None])
+
+
+def _ends(step: np.ndarray, multiples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps (rows, blocks) and the ends of their multiples (rows, blocks, size), float32.
+
+    Steps are doubled while all multiples are even, so that however they were found they are one.
+    """
+    factors = np.gcd.reduce(np.abs(multiples).astype(np.int64), axis=2)
+    twos = np.maximum(factors & -factors, 1).astype(np.float32)  # the power of two in each
+    wide = (step * twos).astype(np.float32)
+    least, most = (end(multiples, axis=2) / twos for end in (np.min, np.max))
+    return wide, least.astype(np.float32), most.astype(np.float32)
 
 
 def _likeliest(
@@ -228,15 +239,9 @@ def _same(blocks: np.ndarray, qtype: QuantType, params: Params, stored: str) -> 
     """Which blocks (blocks, size) are what the grid gives, rounded to the type that holds them."""
     grid = qtype.grid(params)
     values = np.asarray(qtype.value(qtype.code(blocks, *grid), *grid), np.float32)
-    if stored != "F32":
-        values = _rounded(values, stored)
-    return np.asarray((values == blocks).all(axis=1))
+    return np.asarray((as_stored(values, stored) == blocks).all(axis=1))
 
 
-def _rounded(values: np.ndarray, stored: str) -> np.ndarray:
-    """float32 numbers rounded to F16 or BF16, ties to even."""
-    if stored == "F16":
-        with np.errstate(over="ignore"):
-            return values.astype(np.float16).astype(np.float32)
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+def as_stored(values: np.ndarray, stored: str) -> np.ndarray:
+    """float32 numbers as F32, F16 or BF16 holds them."""
+    return np.asarray(QUANT_TYPES[stored].code(values, None, None))
