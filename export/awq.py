@@ -15,16 +15,11 @@ from typing import Any
 import numpy as np
 
 from export.base import Container
-from export.packed import FLOATS, Packing, Types, maker, one_of, preset, provenance
+from export.packed import FLOATS, USAGE, Packing, Types, maker, one_of, preset, provenance
 from export.shards import Array
 from runtime.packed_folders import AWQ
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Shape
-
-USAGE = """```sh
-vllm serve {file}
-quantize generate {file} "Once upon a time"
-```"""
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """Column of each nibble of a word, the lowest first."""
@@ -47,10 +42,7 @@ def values(qtype: OnnxInt, data: np.ndarray) -> list[np.ndarray]:
     pairs = quants.reshape(len(data), -1)  # (N, K / 2): an even column in the low nibble
     codes = np.empty((2 * pairs.shape[1], len(data)), np.uint8)  # (K, N)
     codes[0::2], codes[1::2] = (pairs & 15).T, (pairs >> 4).T
-    zeros = np.full(scales.shape, qtype.middle, np.uint8)
-    if not qtype.symmetric:
-        zeros = qtype.unpack(data)[1]["zero"].astype(np.uint8)
-    return [_packed(codes), _packed(zeros.T), scales.T]
+    return [_packed(codes), _packed(qtype.zero_points(data).T), scales.T]
 
 
 def _packed(numbers: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ All that the command line, the plan and the reports know of a container is one `
 adding a container is adding a file.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,3 +136,8 @@ def check_complete(shapes: Mapping[str, tuple[int, ...]], seen: Mapping[str, obj
             f"{len(missing)} tensors are missing, the first is {missing[0]}; "
             "pass every tensor of the model."
         )
+
+
+def text_of(value: Any) -> str:
+    """A value of an artifact's metadata where that holds texts: JSON of all else."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

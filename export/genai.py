@@ -64,12 +64,12 @@ def copied_files(source: Path, arch: Arch, tokenizer: Tokenizer) -> dict[str, by
     files = {name: (source / name).read_bytes() for name in COPIED if (source / name).exists()}
     config = read_config(source)
     if config and family_of(config).arch(config).tied != arch.tied:
-        files["config.json"] = _json(config | {"tie_word_embeddings": arch.tied})
+        files["config.json"] = json_bytes(config | {"tie_word_embeddings": arch.tied})
     if tokenizer.added:
         files["tokenizer.json"] = tokenizer.backend.to_str(pretty=True).encode("utf-8")
     settings = read_json(source / "tokenizer_config.json")
     if isinstance(settings.get("chat_template"), list | dict):
-        files["tokenizer_config.json"] = _json(
+        files["tokenizer_config.json"] = json_bytes(
             settings | {"chat_template": tokenizer.chat_template}
         )
     return files
@@ -79,7 +79,8 @@ def _sorted(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode("utf-8")
 
 
-def _json(value: dict[str, Any]) -> bytes:
+def json_bytes(value: dict[str, Any]) -> bytes:
+    """A JSON file."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 

@@ -11,25 +11,20 @@ weight[n, k] = (code - zero) * scale. The embedding and the head are float16. Li
 from the rest have a line under `dynamic`, which GPTQModel and vLLM read.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from export import genai
 from export.base import Container
-from export.packed import FLOATS, Packing, Types, maker, nothing_packed, preset, provenance
+from export.packed import FLOATS, USAGE, Packing, Types, maker, nothing_packed, preset, provenance
 from export.shards import Array
 from runtime.errors import UnsupportedError
 from runtime.packed_folders import GPTQ
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Shape
-
-USAGE = """```sh
-vllm serve {file}
-quantize generate {file} "Once upon a time"
-```"""
 
 
 def arrays(stem: str, shape: Shape, qtype: OnnxInt) -> list[Array]:
@@ -50,14 +45,12 @@ def values(qtype: OnnxInt, data: np.ndarray) -> list[np.ndarray]:
     rows, groups = scales.shape
     # four bytes of a row are a word: codes are packed along K in both layouts
     words = codes.reshape(rows, -1).view("<i4")
-    zeros = np.full((rows, groups), qtype.middle, np.uint8)
-    if not qtype.symmetric:
-        zeros = qtype.unpack(data)[1]["zero"].astype(np.uint8)
-        if not zeros.all():
-            raise UnsupportedError(
-                "a zero point is 0, which GPTQ stores as -1 and its readers read in two ways; "
-                "choose --to awq or --to onnx-f16."
-            )
+    zeros = qtype.zero_points(data)
+    if not zeros.all():
+        raise UnsupportedError(
+            "a zero point is 0, which GPTQ stores as -1 and its readers read in two ways; "
+            "choose --to awq or --to onnx-f16."
+        )
     order = np.arange(groups * qtype.size, dtype="<i4") // qtype.size
     return [order, words.T, _packed(zeros.T - 1, qtype.code_bits), scales.T]
 
@@ -103,7 +96,7 @@ def _facts(qtype: OnnxInt) -> dict[str, Any]:
 
 def files(found: dict[str, Any]) -> dict[str, bytes]:
     """AutoGPTQ reads quantize_config.json, transformers config.json: the same is in both."""
-    return {"quantize_config.json": (json.dumps(found, indent=2) + "\n").encode()}
+    return {"quantize_config.json": genai.json_bytes(found)}
 
 
 _packing = Packing(("g_idx", "qweight", "qzeros", "scales"), arrays, values, config, files)

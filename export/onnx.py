@@ -13,7 +13,6 @@ Weights pass through one at a time: the model is never whole in memory, and no 2
 A tied embedding that is quantized is stored once, and read by the embedding and by the head.
 """
 
-import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping
@@ -32,7 +31,7 @@ from export import (
     onnx_seeing,
     onnx_vision,
 )
-from export.base import Container, check_complete, check_tensor
+from export.base import Container, check_complete, check_tensor, text_of
 from export.files import new_folder
 from export.onnx_data import (
     ALIGNMENT,
@@ -171,7 +170,7 @@ def _graphs(
     graph = onnx_nodes.Graph(arch, dict(layouts), accuracy_level, sees=sight is not None)
     onnx_graph.decoder(graph)
     model = onnx_graph.model(graph, protos)
-    helper.set_model_props(model, {key: _text(extra[key]) for key in sorted(extra)})
+    helper.set_model_props(model, {key: text_of(extra[key]) for key in sorted(extra)})
     models = {MODEL: model}
     if sight:
         words = onnx_nodes.Graph(arch, dict(layouts), accuracy_level)
@@ -212,10 +211,6 @@ def reader_notes(tokenizer: Tokenizer, source: Path, texts: Iterable[str]) -> tu
     """What onnxruntime-genai makes otherwise of texts and of images in them, a sentence each."""
     told = genai_tokenizer.notes(tokenizer, source, texts)
     return (*told, *genai_vision.notes(tokenizer, source))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def check(folder: Path, sums: dict[str, int], data: str, *graphs: str) -> None:

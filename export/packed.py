@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from export import genai
-from export.base import check_complete, check_tensor
+from export.base import check_complete, check_tensor, text_of
 from export.files import new_folder
 from export.mixture import Preset
 from export.shards import Array, Places, ShardWriter, room_for
@@ -31,6 +31,11 @@ from runtime.safetensors_file import header
 from runtime.sources import CONFIG, INDEX, WEIGHTS
 from runtime.tensor import Shape, Tensor, is_matrix
 from runtime.tokenizer import Tokenizer
+
+USAGE = """```sh
+vllm serve {file}
+quantize generate {file} "Once upon a time"
+```"""
 
 FLOATS = ("F16", "BF16", "F32")
 
@@ -101,7 +106,7 @@ class Packing:
 
     def _places(self, arch: Arch, extra: dict[str, Any], largest: int | None = None) -> Places:
         """Room for every array that a model may have."""
-        told = {PREFIX + key: genai_text(extra[key]) for key in sorted(extra)}
+        told = {PREFIX + key: text_of(extra[key]) for key in sorted(extra)}
         names: list[str] = []
         for name, shape in arch.shapes().items():
             for part, matrix in parts_of(arch.hf_names()[name], shape):
@@ -157,8 +162,7 @@ class Packing:
         config = self.config(matrices, names, extra.get("version", "0"))
         files = genai.copied_files(source, arch, Tokenizer.from_folder(source))
         told = {"quantization_config": config, "torch_dtype": "float16", "dtype": "float16"}
-        settings = json.loads(files[CONFIG]) | told
-        files[CONFIG] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+        files[CONFIG] = genai.json_bytes(json.loads(files[CONFIG]) | told)
         return files | self.files(config)
 
 
@@ -182,11 +186,6 @@ def parts_of(hf: str, shape: Shape) -> list[tuple[str, Shape]]:
     if "{expert}" not in hf:
         return [(hf, shape)]
     return [(hf.replace("{expert}", str(expert)), shape[1:]) for expert in range(shape[0])]
-
-
-def genai_text(value: Any) -> str:
-    """A value as metadata holds it."""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def provenance(folder: Path) -> dict[str, Any]:

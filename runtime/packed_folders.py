@@ -4,6 +4,7 @@ from pathlib import Path
 
 from runtime.checkpoint import open_model
 from runtime.json_files import read_json
+from runtime.quantized import settings_of
 from runtime.reader import Reader
 from runtime.sources import CONFIG
 
@@ -12,11 +13,8 @@ def method(folder: Path) -> str:
     """How config.json, or quantize_config.json beside it, says that linears were packed."""
     if not (folder / CONFIG).exists():
         return ""
-    found = read_json(folder / CONFIG).get("quantization_config")
-    if not isinstance(found, dict):
-        beside = folder / "quantize_config.json"
-        found = read_json(beside) if beside.exists() else {}
-    return str(found.get("quant_method") or ("gptq" if found else ""))
+    settings = settings_of(folder, read_json(folder / CONFIG)) or {}
+    return str(settings.get("quant_method", ""))
 
 
 GPTQ = Reader(

@@ -18,6 +18,7 @@ import numpy as np
 from export import CONTAINERS, Container
 from export.mixture import Preset
 from quantize.checkpoint import open_checkpoint
+from quantize.lattice import as_stored
 from quantize.plan import Plan, Rule, Target, matrix_widths
 from quantize.progress import Progress, silent
 from quantize.run import pipeline
@@ -87,9 +88,10 @@ def convert(
             f"unknown container {container!r} in --to; known: {', '.join(CONTAINERS)}."
         )
     checkpoint = open_checkpoint(source)
-    types = types_of(checkpoint, CONTAINERS[container], progress)
+    kept = Kept(checkpoint.tensors)
+    types = types_of(checkpoint, kept, CONTAINERS[container], progress)
     if exact:
-        refuse_rounding(checkpoint, types, container)
+        refuse_rounding(kept, types, container)
     target, rules = described(checkpoint, CONTAINERS[container], types)
     plan = Plan(
         targets=(target,),
@@ -109,10 +111,10 @@ def convert(
 
 
 def types_of(
-    checkpoint: Checkpoint, container: Container, progress: Progress = silent
+    checkpoint: Checkpoint, kept: Kept, container: Container, progress: Progress = silent
 ) -> dict[str, QuantType]:
     """The type of every weight that may be rounded: the smallest exact one, else one of 8 bits."""
-    kept, found = Kept(checkpoint.tensors), dict[str, QuantType]()
+    found: dict[str, QuantType] = {}
     held = [q for q in QUANT_TYPES.values() if container.holds(q) and not q.is_float]
     held.sort(key=lambda qtype: qtype.bits)
     names = list(matrix_widths(checkpoint.arch))
@@ -144,22 +146,20 @@ def other_type(checkpoint: Checkpoint, container: Container, name: str) -> Quant
     return max(wide or packed, key=lambda qtype: qtype.bits) if packed else held[0]
 
 
-def refuse_rounding(checkpoint: Checkpoint, types: dict[str, QuantType], container: str) -> None:
+def refuse_rounding(kept: Kept, types: dict[str, QuantType], container: str) -> None:
     """Raise UnsupportedError where a weight would be rounded."""
-    kept = Kept(checkpoint.tensors)
-    rounded = [n for n, q in types.items() if not (wider(checkpoint, n, q) or keeps(kept, n, q))]
+    rounded = [n for n, q in types.items() if not (wider(kept, n, q) or keeps(kept, n, q))]
     if rounded:
         raise UnsupportedError(
             f"{len(rounded)} of {len(types)} weights lie on no grid of {container}, the first is "
-            f"{rounded[0]} ({checkpoint.tensors.qtype(rounded[0]).name}); leave out --exact to "
+            f"{rounded[0]} ({kept.tensors.qtype(rounded[0]).name}); leave out --exact to "
             "round them, or choose another container."
         )
 
 
-def wider(checkpoint: Checkpoint, name: str, qtype: QuantType) -> bool:
+def wider(kept: Kept, name: str, qtype: QuantType) -> bool:
     """Whether a float type holds all numbers of a weight's own float type."""
-    own = checkpoint.tensors.qtype(name).name
-    return qtype.name in (own, "F32")
+    return qtype.name in (kept.tensors.qtype(name).name, "F32")
 
 
 def described(
@@ -189,7 +189,7 @@ def compared(source: Tensor, written: Tensor) -> Converted:
         largest = max(largest, float(np.abs(after - before).max(initial=0)))
         # a source stored in bf16 or float16 rounded what lay on the grid
         if same and source.qtype.is_float:
-            after = source.qtype.decode(source.qtype.pack(source.qtype.code(after, 1, 0), {}))
+            after = as_stored(after, source.qtype.name)
         same = same and np.array_equal(before, after)
     return Converted(source.name, source.qtype.name, written.qtype.name, same, largest)
 

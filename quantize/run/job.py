@@ -127,7 +127,8 @@ class Job:
         """
         check_files(plan)
         checkpoint = open_checkpoint(plan.model, plan.adapter)
-        vision = vision_of(plan, checkpoint)
+        tower = open_vision(checkpoint)
+        vision = held(plan, tower)
         check_rules(plan, checkpoint.arch, vision)
         check_experts(plan, checkpoint)
         check_scores(plan, checkpoint.arch)
@@ -165,7 +166,7 @@ class Job:
             store=Store(folder or work_path(plan.output), key),
             progress=progress,
             kept=Kept(checkpoint.tensors),
-            vision_sha256=tower.sha256() if (tower := open_vision(checkpoint)) else None,
+            vision_sha256=tower.sha256() if tower else None,
             reader_notes={t.container: notes_of(t.container, checkpoint) for t in plan.targets},
             vision=vision,
         )
@@ -207,15 +208,10 @@ class Job:
         return target.path(self.output, self.checkpoint.name)
 
 
-def vision_of(plan: Plan, checkpoint: Checkpoint) -> Vision | None:
-    """The vision tower, where an artifact is to hold it and config.json has the tokens of images.
-
-    Raises EdgequantError as `open_vision` does.
-    """
-    if not any(export.CONTAINERS[target.container].sees for target in plan.targets):
-        return None
-    found = open_vision(checkpoint)
-    return found if found and found.ids else None
+def held(plan: Plan, tower: Vision | None) -> Vision | None:
+    """The tower, where an artifact is to hold it and config.json has the tokens of images."""
+    sees = any(export.CONTAINERS[target.container].sees for target in plan.targets)
+    return tower if sees and tower and tower.ids else None
 
 
 def check_files(plan: Plan) -> None:

@@ -194,6 +194,11 @@ class OnnxInt(QuantType):
             small = _nibbles(small)
         return small.reshape(rows, -1).astype(np.int32), params
 
+    def zero_points(self, data: np.ndarray) -> np.ndarray:
+        """uint8 (rows, blocks) of records; the middle of the codes in a symmetric layout."""
+        scales, zeros, _ = self._fields(np.asarray(data).reshape(len(data), -1, self.bytes))
+        return np.full(scales.shape, self.middle, np.uint8) if self.symmetric else zeros
+
     def multiples(self, codes: Array, params: Params) -> tuple[Array, Array] | None:
         return codes - self.grid(params)[1], params["scale"]
 
