@@ -85,7 +85,10 @@ def exact_rows(tensor: Tensor, qtype: QuantType) -> np.ndarray | None:
     stored = tensor.qtype.name if tensor.qtype.name in MANTISSA else "F32"
     if qtype.is_float or tensor.scales is not None or not qtype.fits(tensor.cols):
         return None
-    known = tensor.qtype.size % qtype.size == 0 and not tensor.qtype.is_float
+    known = (
+        tensor.qtype.size % qtype.size == 0
+        and _from_codes(tensor.data[:1], tensor.qtype, qtype) is not None
+    )
     if not known and not _some(tensor, stored, qtype):
         return None
     step = max(1, CHUNK // tensor.cols)

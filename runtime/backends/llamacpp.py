@@ -51,11 +51,11 @@ class _Batch(ctypes.Structure):
     )
 
 
-_Log = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
+Log = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 
 SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_backend_init": (None, ()),
-    "llama_log_set": (None, (_Log, c_void_p)),
+    "llama_log_set": (None, (Log, c_void_p)),
     "llama_model_default_params": (_Settings, ()),
     "llama_context_default_params": (_Settings, ()),
     "llama_model_load_from_file": (c_void_p, (c_char_p, _Settings)),
@@ -92,7 +92,7 @@ def _listen(level: int, text: bytes | None, data: int | None) -> None:
         _told.append(line)
 
 
-_listener = _Log(_listen)  # llama.cpp keeps its address
+_listener = Log(_listen)  # llama.cpp keeps its address
 
 
 def _hear(library: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from export import CONTAINERS
 from quantize.checkpoint import open_checkpoint
 from tests.conftest import CONFIGS
+from tests.interop.llama_servers import start
 from tests.one_file_models import make
 from tests.pooled import add_pooling
 from tests.small_models import rounded
@@ -27,7 +28,7 @@ def embedding(path: Path) -> np.ndarray:
     settings.model.path = str(path)
     settings.embedding, settings.n_parallel, settings.n_ctx = True, 1, 128
     settings.warmup, settings.verbosity = False, -1
-    answer = xllamacpp.Server(settings).handle_embeddings({"input": TEXT})
+    answer = start(settings).handle_embeddings({"input": TEXT})
     answer = answer if isinstance(answer, dict) else json.loads(answer)
     return np.array(answer["data"][0]["embedding"], np.float64).ravel()
 

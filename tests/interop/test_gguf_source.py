@@ -22,6 +22,7 @@ from tests.moe_models import QWEN2, QWEN3, moe
 from tests.one_file_models import edit
 from tests.quantize.runs import small_plan
 from tests.random_checkpoint import arrays_of
+from tests.small_models import kl
 from tests.tokenizers_made import made
 
 torch = pytest.importorskip("torch")
@@ -149,7 +150,8 @@ def test_a_downloaded_file_goes_into_an_onnx_folder(make: object, tmp_path: Path
     (folder,) = (tmp_path / "out").glob("*-onnx")
     source = open_checkpoint(path)
     engine = open_engine(folder, "onnxruntime", threads=2)
-    ids = np.array([[*source.tokenizer.prefix, *source.tokenizer.encode(TEXTS[0])]])
-    expected = open_engine(source.model(), "torch").logits(ids)
-    assert (engine.logits(ids).argmax(-1) == expected.argmax(-1)).mean() > 0.9
+    original = open_engine(source.model(), "torch")
+    for text in TEXTS:
+        ids = np.array([[*source.tokenizer.prefix, *source.tokenizer.encode(text)]])
+        assert kl(original.logits(ids), engine.logits(ids)) < 0.05
     assert transformers.AutoConfig.from_pretrained(folder).vocab_size == source.arch.vocab

@@ -22,6 +22,7 @@ from runtime.vision.image import Patches, patches_of, read_preparation
 from runtime.vision.place import axes, with_room
 from runtime.vision.seeing import SeeingEngine, SeenImages
 from runtime.vision.tower import tower_of
+from tests.interop.llama_servers import start
 from tests.small_models import kl
 from tests.vision_models import IMAGE, MODELS, vision_model
 
@@ -107,7 +108,7 @@ def llama_server(model: Path, mmproj: Path) -> Iterator[Any]:
     params = xllamacpp.CommonParams()
     params.model.path, params.mmproj.path = str(model), str(mmproj)
     params.n_ctx, params.warmup, params.verbosity = 512, False, 0
-    server = xllamacpp.Server(params)
+    server = start(params)
     address = server.listening_address
     with urllib.request.urlopen(f"{address}/props") as answer:
         marker = json.loads(answer.read())["media_marker"]

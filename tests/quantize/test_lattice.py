@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quantize.checkpoint import open_checkpoint
-from quantize.lattice import exact_rows, on_grid
+from quantize.lattice import SAMPLE, exact_rows, on_grid
 from runtime.quant_types import QUANT_TYPES
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.quant_types.plain import Affine, Symmetric
@@ -119,3 +119,23 @@ def test_blocks_of_zeros_and_one_stray_weight() -> None:
     assert rows is not None and not qtype.decode(rows)[3, :32].any()
     values[40, 7] *= 1.03
     assert exact_rows(Tensor.dense("w", values, "BF16"), qtype) is None
+
+
+@pytest.mark.parametrize("source", ["Q4_K", "Q6_K", "IQ4_NL", "Q8_0"])
+def test_a_weight_on_no_grid_costs_a_look_at_some_rows(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = np.random.default_rng(0).normal(0, 0.02, (4 * SAMPLE, 256)).astype(np.float32)
+    kind, read = QUANT_TYPES[source], 0
+    tensor = Tensor("w", w.shape, kind, kind.pack(*kind.quantize(w)))
+    decode = Tensor.decode
+
+    def counted(self: Tensor, start: int = 0, stop: int | None = None) -> np.ndarray:
+        nonlocal read
+        rows = decode(self, start, stop)
+        read += len(rows)
+        return rows
+
+    monkeypatch.setattr(Tensor, "decode", counted)
+    assert exact_rows(tensor, QUANT_TYPES["INT8_128_SYM_F16"]) is None
+    assert read <= SAMPLE
