@@ -14,7 +14,7 @@ from export.gguf import write
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.report.torture import TORTURE
 from runtime.archs import Arch
-from runtime.backends.llamacpp import _Log, load_library
+from runtime.backends.llamacpp import Log, load_library
 from runtime.engine import Engine, open_engine
 from runtime.errors import EdgequantError
 from runtime.generate import generate
@@ -255,7 +255,7 @@ def test_a_file_that_llamacpp_refuses_gives_its_reason(tiny: Checkpoint, tmp_pat
     path.write_bytes(raw)
     with pytest.raises(EdgequantError, match="attn_norm.weight' starts at .*, not behind"):
         open_gguf(path)
-    somebody = _Log(lambda level, text, data: None)
+    somebody = Log(lambda level, text, data: None)
     load_library().llama_log_set(somebody, None)  # as a server in the same process does
     with pytest.raises(EdgequantError, match="llama.cpp cannot load .*attn_norm.*offset"):
         open_engine(path, "llamacpp")
@@ -265,7 +265,7 @@ def test_whoever_takes_the_log_a_float32_cache_is_known(tiny: Checkpoint, tmp_pa
     path = tmp_path / "x.gguf"
     write(path, tiny.arch, (tiny.tensors[n] for n in tiny.tensors), tiny.folder, {})
     engine = open_engine(path, "llamacpp", kv="f32")
-    somebody = _Log(lambda level, text, data: None)
+    somebody = Log(lambda level, text, data: None)
     load_library().llama_log_set(somebody, None)
     assert np.isfinite(engine.logits(np.array([[1, 2, 3]]))).all()
 
