@@ -9,13 +9,12 @@ Of a linear (N, K) in 4 bits and groups of g columns, as AutoAWQ packs it:
 weight[n, k] = (code - zero) * scale. The embedding and the head are float16.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from export.base import Container
-from export.packed import FLOATS, USAGE, Packing, Types, maker, one_of, preset, provenance
+from export.packed import FLOATS, USAGE, Modules, Packing, Types, maker, one_of, preset, provenance
 from export.shards import Array
 from runtime.packed_folders import AWQ
 from runtime.quant_types.onnx_int import OnnxInt
@@ -52,9 +51,10 @@ def _packed(numbers: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pairs).view("<i4")[..., 0]
 
 
-def config(types: Types, modules: Mapping[str, str], version: str) -> dict[str, Any]:
+def config(types: Types, modules: Modules, version: str) -> dict[str, Any]:
     """quantization_config by an edgequant of this version."""
-    kept = [modules[name] for name, qtype in types.items() if not isinstance(qtype, OnnxInt)]
+    floats = [name for name, qtype in types.items() if not isinstance(qtype, OnnxInt)]
+    kept = [*modules.beside, *(modules.linears[name] for name in floats)]
     return {
         "quant_method": "awq",
         "version": "gemm",
@@ -85,6 +85,7 @@ Container(
     mixes=lambda qtype: qtype.name in ("INT4_128_F16", "F16"),
     fused=True,
     table_type="F16",
+    tower="F16",
     uniform=True,
     provenance=provenance,
     maker=maker,

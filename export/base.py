@@ -85,9 +85,9 @@ class Container:
     """Where two containers have one reader: the second one's name."""
     seeing: str = ""
     """That of a model that reads images, where it is another one."""
-    sees: bool = False
-    """Whether a vision tower goes into an artifact: `write` and `size` then take a `sight`, which
-    is a Sight or None."""
+    tower: str = ""
+    """Type of the linears of a vision tower that goes into an artifact of rounded weights: `write`
+    and `size` then take a `sight`, which is a Sight or None. "" = none goes into one."""
     refuse: Callable[[Arch], object] = lambda arch: None
     """Raises UnsupportedError for a model that readers of an artifact would not compute."""
     tokenizer: Callable[[Arch, Path], Tokenizer | None] = lambda arch, source: None

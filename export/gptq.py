@@ -12,14 +12,23 @@ from the rest have a line under `dynamic`, which GPTQModel and vLLM read.
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from export import genai
 from export.base import Container
-from export.packed import FLOATS, USAGE, Packing, Types, maker, nothing_packed, preset, provenance
+from export.packed import (
+    FLOATS,
+    USAGE,
+    Modules,
+    Packing,
+    Types,
+    maker,
+    nothing_packed,
+    preset,
+    provenance,
+)
 from export.shards import Array
 from runtime.errors import UnsupportedError
 from runtime.packed_folders import GPTQ
@@ -62,16 +71,17 @@ def _packed(numbers: np.ndarray, bits: int) -> np.ndarray:
     return np.ascontiguousarray(numbers).view("<i4")
 
 
-def config(types: Types, modules: Mapping[str, str], version: str) -> dict[str, Any]:
+def config(types: Types, modules: Modules, version: str) -> dict[str, Any]:
     """quantization_config by an edgequant of this version: what most linears have, a line for each
     that differs."""
     packed = [_facts(qtype) for qtype in types.values() if isinstance(qtype, OnnxInt)]
     if not packed:
         raise nothing_packed()
     usual = dict(Counter(tuple(facts.items()) for facts in packed).most_common(1)[0][0])
-    dynamic: dict[str, dict[str, Any]] = {}
+    start = ".*" if modules.beside else ""
+    dynamic: dict[str, dict[str, Any]] = {f"-:{name}": {} for name in modules.beside}
     for name, qtype in types.items():
-        pattern = modules[name].replace(".", r"\.").replace("{expert}", r"\d+")
+        pattern = start + modules.linears[name].replace(".", r"\.").replace("{expert}", r"\d+")
         if not isinstance(qtype, OnnxInt):
             dynamic[f"-:{pattern}$"] = {}
         elif (facts := _facts(qtype)) != usual:
@@ -121,6 +131,7 @@ Container(
     mixes=lambda qtype: qtype.name == "F16" or isinstance(qtype, OnnxInt) and qtype.symmetric,
     fused=True,
     table_type="F16",
+    tower="F16",
     provenance=provenance,
     maker=maker,
     usage=USAGE,

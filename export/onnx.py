@@ -263,7 +263,7 @@ FACTS: dict[str, Any] = {
     "size": size,
     "provenance": metadata,
     "maker": maker,
-    "sees": True,
+    "tower": "INT8_32",
     "refuse": onnx_graph.check_ops,
     "usage": USAGE,
     "scoring": SCORING,

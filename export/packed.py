@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from export import genai
 from export.base import check_complete, check_tensor, text_of
 from export.files import new_folder
 from export.mixture import Preset
+from export.packed_tower import LOADED, preparation, tower_arrays, tower_values
 from export.shards import Array, Places, ShardWriter, room_for
+from export.sight import Sight
 from runtime.archs import Arch
 from runtime.config_file import read_config
 from runtime.errors import InputError, UnsupportedError
@@ -31,6 +33,7 @@ from runtime.safetensors_file import header
 from runtime.sources import CONFIG, INDEX, WEIGHTS
 from runtime.tensor import Shape, Tensor, is_matrix
 from runtime.tokenizer import Tokenizer
+from runtime.vision.ids import IDS
 
 USAGE = """```sh
 vllm serve {file}
@@ -45,6 +48,15 @@ PREFIX = "edgequant."
 Types = Mapping[str, QuantType]
 
 
+class Modules(NamedTuple):
+    """What the parts of a model are called once it is loaded."""
+
+    linears: Mapping[str, str]
+    """Name of a linear here -> that of its module, or the end of it where others stand `beside`."""
+    beside: tuple[str, ...] = ()
+    """Names of those of other parts of the model, which stay floats."""
+
+
 @dataclass(frozen=True)
 class Packing:
     """A format of packed linears."""
@@ -55,9 +67,9 @@ class Packing:
     """Name of a linear without ".weight", its shape, its type -> what is stored of it."""
     values: Callable[[OnnxInt, np.ndarray], list[np.ndarray]]
     """Type and records (rows, row bytes) -> the values of those arrays."""
-    config: Callable[[Types, Mapping[str, str], str], dict[str, Any]]
-    """Types of the linears of decoder layers, their names as modules, and the version that wrote
-    them -> quantization_config. Raises UnsupportedError for a mixture that it cannot say."""
+    config: Callable[[Types, Modules, str], dict[str, Any]]
+    """Types of the linears of decoder layers, their modules, and the version that wrote them ->
+    quantization_config. Raises UnsupportedError for a mixture that it cannot say."""
     files: Callable[[dict[str, Any]], dict[str, bytes]] = lambda config: {}
     """quantization_config -> further files."""
 
@@ -71,16 +83,17 @@ class Packing:
         *,
         overwrite: bool = False,
         largest: int | None = None,
+        sight: Sight | None = None,
     ) -> None:
         """Write the folder `path` from tensors in any order.
 
         `source` is the checkpoint's folder, `extra` goes into the first file's metadata, `largest`
-        is the size of a file. Raises EdgequantError when the folder exists, the disk is too small,
-        a tensor is missing or of a type that the format cannot hold, or the written files do not
-        read back as they were meant.
+        is the size of a file, `sight` a vision tower that goes along. Raises EdgequantError when
+        the folder exists, the disk is too small, a tensor is missing or of a type that the format
+        cannot hold, or the written files do not read back as they were meant.
         """
         shapes, names = arch.shapes(), arch.hf_names()
-        places = self._places(arch, extra, largest)
+        places = self._places(arch, extra, sight, largest)
         types: dict[str, QuantType] = {}
         with new_folder(path, overwrite, needed=0) as temp:
             writer = ShardWriter(temp, places)
@@ -90,24 +103,44 @@ class Packing:
                 for array, data in self._stored(tensor, names[tensor.name], arch):
                     writer.add(array, data)
             check_complete(shapes, types)
+            if sight:
+                for array, data in zip(tower_arrays(sight), tower_values(sight), strict=True):
+                    writer.add(array, data)
             writer.finish()
-            for name, content in self._small_files(arch, types, source, extra).items():
+            for name, content in self._small_files(arch, types, source, extra, sight).items():
                 (temp / name).write_bytes(content)
 
-    def size(self, arch: Arch, types: Types, source: Path, extra: dict[str, Any]) -> int:
+    def size(
+        self,
+        arch: Arch,
+        types: Types,
+        source: Path,
+        extra: dict[str, Any],
+        *,
+        sight: Sight | None = None,
+    ) -> int:
         """Bytes of the folder that `write` makes when its 2-D weights have these types."""
-        places, names = self._places(arch, extra), arch.hf_names()
+        places, names = self._places(arch, extra, sight), arch.hf_names()
         for name, shape in arch.shapes().items():
             qtype = types.get(name, QUANT_TYPES["F32"])
             for part, matrix in parts_of(names[name], shape):
                 for array in self._arrays(part, matrix, qtype):
                     places.add(array)
-        return places.size + sum(map(len, self._small_files(arch, types, source, extra).values()))
+        for array in tower_arrays(sight) if sight else ():
+            places.add(array)
+        small = self._small_files(arch, types, source, extra, sight)
+        return places.size + sum(map(len, small.values()))
 
-    def _places(self, arch: Arch, extra: dict[str, Any], largest: int | None = None) -> Places:
+    def _places(
+        self,
+        arch: Arch,
+        extra: dict[str, Any],
+        sight: Sight | None,
+        largest: int | None = None,
+    ) -> Places:
         """Room for every array that a model may have."""
         told = {PREFIX + key: text_of(extra[key]) for key in sorted(extra)}
-        names: list[str] = []
+        names = [array.name for array in tower_arrays(sight)] if sight else []
         for name, shape in arch.shapes().items():
             for part, matrix in parts_of(arch.hf_names()[name], shape):
                 packed = is_matrix(matrix) and name.startswith("blk.")
@@ -142,14 +175,20 @@ class Packing:
             yield from zip(self._arrays(name, shape, qtype), values, strict=True)
 
     def _small_files(
-        self, arch: Arch, types: Types, source: Path, extra: dict[str, Any]
+        self,
+        arch: Arch,
+        types: Types,
+        source: Path,
+        extra: dict[str, Any],
+        sight: Sight | None,
     ) -> dict[str, bytes]:
         """Every file beside the weights: name -> bytes."""
         stored = read_json(source / CONFIG)
-        if stored.get("vision_config"):
+        if stored.get("vision_config") and not sight:
             raise UnsupportedError(
-                f"{source} has a vision tower, which GPTQ and AWQ folders of ours do not hold; "
-                "choose --to gguf:Q4_K_M and `quantize mmproj`, or --to onnx:int4."
+                f"{source} has a vision_config, but no tower that goes into this format "
+                f"({', '.join(IDS)} and the tower of a Qwen2-VL or Qwen2.5-VL are needed); choose "
+                "--to gguf:Q4_K_M, or take vision_config out of config.json."
             )
         if tables := [n for n, q in types.items() if not n.startswith("blk.") and not q.is_float]:
             raise UnsupportedError(
@@ -159,11 +198,15 @@ class Packing:
         names = {n: hf.removesuffix(".weight") for n, hf in arch.hf_names().items()}
         linears = {n: t for n, t in types.items() if n.startswith("blk.") and n in names}
         matrices = {n: t for n, t in linears.items() if is_matrix(arch.shapes()[n])}
-        config = self.config(matrices, names, extra.get("version", "0"))
+        modules = Modules(names)
+        if sight:
+            short = {name: module.removeprefix("model.") for name, module in names.items()}
+            modules = Modules(short, LOADED)
+        config = self.config(matrices, modules, extra.get("version", "0"))
         files = genai.copied_files(source, arch, Tokenizer.from_folder(source))
         told = {"quantization_config": config, "torch_dtype": "float16", "dtype": "float16"}
         files[CONFIG] = genai.json_bytes(json.loads(files[CONFIG]) | told)
-        return files | self.files(config)
+        return files | self.files(config) | (preparation(source) if sight else {})
 
 
 @dataclass(frozen=True)

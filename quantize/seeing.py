@@ -7,13 +7,13 @@ from pathlib import Path
 from export import CONTAINERS
 from export.gguf_general import PROVENANCE
 from quantize.checkpoint import open_checkpoint
-from quantize.loading import kind
 from quantize.vision import open_vision
 from runtime.checkpoint import model_name
 from runtime.config_file import read_config
 from runtime.containers import recognise
 from runtime.engine import Engine, reads_files
 from runtime.errors import InputError, UnsupportedError
+from runtime.sources import CONFIG
 from runtime.tokenizer import Tokenizer
 from runtime.vision.ids import IDS, image_ids
 from runtime.vision.image import patches_of, read_image, read_preparation
@@ -123,7 +123,7 @@ def image_prompt(
 
 def checkpoint_vision(tower: str | None, file: Path) -> Vision:
     """The tower of a checkpoint. Raises EdgequantError for one that reads no images."""
-    if tower is None and kind(file) != "checkpoint":
+    if tower is None and recognise(file).sign != CONFIG:
         raise InputError(
             f"{file} has no vision tower for this backend; give --tower the checkpoint that it was "
             "made from."

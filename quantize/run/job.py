@@ -210,7 +210,7 @@ class Job:
 
 def held(plan: Plan, tower: Vision | None) -> Vision | None:
     """The tower, where an artifact is to hold it and config.json has the tokens of images."""
-    sees = any(export.CONTAINERS[target.container].sees for target in plan.targets)
+    sees = any(export.CONTAINERS[target.container].tower for target in plan.targets)
     return tower if sees and tower and tower.ids else None
 
 

@@ -1,7 +1,7 @@
 """The vision tower of an artifact: which type each of its linears has.
 
 Rules count for them as for the language model's, by names like visual.blocks.0.attn.qkv.weight.
-Without one they are stored as they are beside weights that are, else in 8 bits.
+Without one they are stored as they are beside weights that are, else as the container says.
 """
 
 from dataclasses import replace
@@ -16,13 +16,10 @@ from quantize.run.job import Job
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.vision.vision import Vision
 
-ROUNDED = "INT8_32"
-"""Embeddings stray by 1% (4 bits: 18%) on a random tower with outliers, and it is a small part."""
-
 
 def beside(job: Job, assignment: Assignment) -> dict[str, Any]:
     """What `write` and `size` of a container take besides."""
-    if not export.CONTAINERS[assignment.target.container].sees:
+    if not export.CONTAINERS[assignment.target.container].tower:
         return {}
     return {"sight": Sight(job.vision, types(job.vision, job, assignment)) if job.vision else None}
 
@@ -38,14 +35,14 @@ def types(vision: Vision, job: Job, assignment: Assignment) -> dict[str, QuantTy
 def wanted(vision: Vision, job: Job, assignment: Assignment) -> dict[str, str]:
     """What was asked for, by a rule or by the other weights."""
     container = export.CONTAINERS[assignment.target.container]
-    usual = "F32" if assignment.is_float else ROUNDED
+    usual = container.widest if assignment.is_float else container.tower
     names = linears(vision.tower)
     return {name: ruled(f"{TOWER}{name}", job.rules, container) or usual for name in names}
 
 
 def tower_told(job: Job, assignment: Assignment) -> Assignment:
     """With a sentence, if there is none yet, for linears of the tower whose rows did not fit."""
-    if not (job.vision and export.CONTAINERS[assignment.target.container].sees):
+    if not (job.vision and export.CONTAINERS[assignment.target.container].tower):
         return assignment
     got, asked = types(job.vision, job, assignment), wanted(job.vision, job, assignment)
     other = [name for name, qtype in got.items() if qtype.name != asked[name]]

@@ -65,7 +65,7 @@ class Qwen2VL(Qwen2):
         found = super().notes(plain_rope(config))
         if not config.get("vision_config"):
             return found
-        folders = "ONNX folders have it as vision.onnx"
+        folders = "ONNX, GPTQ and AWQ folders hold it"
         if missing := [key for key in IDS if key not in config]:
             lacking = " and no ".join(missing)
             folders = f"ONNX folders are without it, as config.json has no {lacking}"

@@ -202,7 +202,7 @@ def test_rows_that_blocks_do_not_divide_are_told(tmp_path: Path) -> None:
 def test_what_cannot_be_seen_is_said_before_work(tmp_path: Path) -> None:
     folder = vision_model(tmp_path / "x", QWEN25)
     told = open_checkpoint(folder).notes
-    assert any("ONNX folders have it as vision.onnx" in note for note in told)
+    assert any("ONNX, GPTQ and AWQ folders hold it" in note for note in told)
     edit(folder, "config.json", image_token_id=..., vision_end_token_id=...)
     (note,) = [note for note in open_checkpoint(folder).notes if "ONNX" in note]
     assert "without it, as config.json has no image_token_id and no vision_end_token_id" in note

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from export import CONTAINERS
+from export.packed import Modules
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.plan import Target, assign
 from runtime.containers import recognise
@@ -147,7 +148,7 @@ def test_linears_that_differ_have_a_line_of_their_own() -> None:
         "blk.0.ffn_down.weight": QUANT_TYPES["F16"],
     }
     modules = {name: f"model.layers.0.{name}" for name in types}
-    config = CONTAINERS["gptq"].write.__self__.config(types, modules, "1")  # type: ignore[attr-defined]
+    config = CONTAINERS["gptq"].write.__self__.config(types, Modules(modules), "1")  # type: ignore[attr-defined]
     assert (config["bits"], config["sym"]) == (4, True)
     assert config["dynamic"] == {
         r"+:model\.layers\.0\.blk\.0\.attn_v\.weight$": {
@@ -158,16 +159,16 @@ def test_linears_that_differ_have_a_line_of_their_own() -> None:
     awq = CONTAINERS["awq"].write.__self__.config  # type: ignore[attr-defined]
     mixed = types | {"blk.0.attn_v.weight": QUANT_TYPES["INT4_64_SYM_F16"]}
     with pytest.raises(UnsupportedError, match="groups of 64 and 128"):
-        awq(mixed, modules, "1")
+        awq(mixed, Modules(modules), "1")
     with pytest.raises(InputError, match="no linear is packed"):
-        awq({"blk.0.ffn_down.weight": QUANT_TYPES["F16"]}, modules, "1")
+        awq({"blk.0.ffn_down.weight": QUANT_TYPES["F16"]}, Modules(modules), "1")
 
 
 def test_a_vision_tower_is_not_dropped(tmp_path: Path) -> None:
     config = json.loads((bundled() / "config.json").read_text()) | {"vision_config": {"depth": 1}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     arch = open_checkpoint(None).arch
-    with pytest.raises(UnsupportedError, match="vision tower"):
+    with pytest.raises(UnsupportedError, match="has a vision_config, but no tower"):
         CONTAINERS["gptq"].size(arch, {}, tmp_path, {})
 
 
