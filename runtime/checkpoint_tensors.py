@@ -1,6 +1,6 @@
 """The tensors that a checkpoint must hold, put together from its arrays once each was checked."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,11 +113,22 @@ def _check(
             "config.json names no model with it; write its class there, such as "
             "Qwen2ForSequenceClassification or Qwen2ForRewardModel."
         )
+    if twice := [name for name in extra if _again(name, known)]:
+        raise CorruptFileError(
+            f"{folder} holds {len(twice)} tensors twice, also under a prefix ({twice[0]}); delete "
+            "those that are not the model's, and save it again."
+        )
     if extra:
         raise UnsupportedError(
             f"{folder} holds {len(extra)} tensors this architecture does not know ({extra[0]}); "
             "leaving them out would change the model."
         )
+
+
+def _again(name: str, known: Collection[str]) -> bool:
+    """Whether a name is a known one under another prefix."""
+    inner = name.replace("model.language_model.", "model.", 1)
+    return inner in known or any(name.endswith(f".{own}") for own in known)
 
 
 def already_quantized(folder: Path, how: str) -> EdgequantError:

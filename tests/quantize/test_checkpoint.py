@@ -83,11 +83,16 @@ def only_pickle(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
 
 
-def add_tensor(folder: Path) -> None:
-    save_file({"visual.patch": torch.zeros(2)}, folder / "extra.safetensors")
-    index = json.loads((folder / INDEX).read_text())
-    index["weight_map"]["visual.patch"] = "extra.safetensors"
-    (folder / INDEX).write_text(json.dumps(index))
+def add_tensor(name: str) -> Callable[[Path], None]:
+    """A damage: a tensor more."""
+
+    def add(folder: Path) -> None:
+        save_file({name: torch.zeros(2)}, folder / "extra.safetensors")
+        index = json.loads((folder / INDEX).read_text())
+        index["weight_map"][name] = "extra.safetensors"
+        (folder / INDEX).write_text(json.dumps(index))
+
+    return add
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -113,7 +118,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "wrong width": (edit_config(intermediate_size=128), r"has shape .* config.json implies"),
     "too many layers": (edit_config(num_hidden_layers=9), "no tensor model.layers.2"),
     "too few layers": (edit_config(num_hidden_layers=1), "tensors this architecture does not know"),
-    "unknown tensor": (add_tensor, r"does not know \(visual.patch\)"),
+    "unknown tensor": (add_tensor("visual.patch"), r"does not know \(visual.patch\)"),
+    "a second time": (
+        add_tensor("language_model.model.norm.weight"),
+        r"holds 1 tensors twice, also under a prefix \(language_model.model.norm.weight\)",
+    ),
+    "again": (
+        add_tensor("model.language_model.layers.0.mlp.up_proj.weight"),
+        "holds 1 tensors twice",
+    ),
     "sliding window": (edit_config(layer_types=["sliding_attention"]), "layer_types for 1 layers"),
     "activation": (edit_config(hidden_act="gelu"), "only 'silu'"),
     "rope": (edit_config(rope_scaling={"type": "longrope"}), "rope scaling 'longrope'"),
