@@ -29,7 +29,8 @@ demo: $(STAMP)
 	$(BIN)/quantize generate dist/demo/tiny-qwen2.5-Q4_K_M.gguf "The history of the city" -n 32
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto -rs --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -q -n auto -m "not slow" -rs --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -q -n auto -m slow  # coverage makes them half as long again
 
 check: $(STAMP)
 	$(BIN)/ruff check .
