@@ -35,7 +35,7 @@ def arrays(stem: str, shape: Shape, qtype: OnnxInt) -> list[Array]:
     ]
 
 
-def values(qtype: OnnxInt, data: np.ndarray) -> list[np.ndarray]:
+def values(qtype: OnnxInt, data: np.ndarray, order: np.ndarray | None) -> list[np.ndarray]:
     """The values of those arrays, of records (N, row bytes)."""
     quants, scales, _ = qtype.split(data)
     pairs = quants.reshape(len(data), -1)  # (N, K / 2): an even column in the low nibble
@@ -73,7 +73,9 @@ Container(
     suffix="-awq",
     widest="F16",
     holds=lambda qtype: (
-        isinstance(qtype, OnnxInt) and qtype.half and qtype.code_bits == 4 or qtype.name in FLOATS
+        isinstance(qtype, OnnxInt)
+        and (qtype.half and qtype.code_bits == 4 and not qtype.ordered)
+        or qtype.name in FLOATS
     ),
     presets={
         "int4": preset("INT4_128_F16"),

@@ -5,10 +5,11 @@ Of a linear (N, K) with b bits and groups of g columns, as AutoGPTQ packs it:
     qweight  int32 (K b / 32, N)      32 / b codes of a column in a word, lowest bits first
     qzeros   int32 (K / g, N b / 32)  zero points less 1, packed along N alike
     scales   float16 (K / g, N)
-    g_idx    int32 (K,)               the group of each column: k // g
+    g_idx    int32 (K,)               the group of each column: k // g, but for act-order
 
-weight[n, k] = (code - zero) * scale. The embedding and the head are float16. Linears that differ
-from the rest have a line under `dynamic`, which GPTQModel and vLLM read.
+weight[n, k] = (code - zero) * scale, those of group g_idx[k]. The embedding and the head are
+float16. Linears that differ from the rest have a line under `dynamic`, which GPTQModel and vLLM
+read.
 """
 
 from collections import Counter
@@ -48,24 +49,28 @@ def arrays(stem: str, shape: Shape, qtype: OnnxInt) -> list[Array]:
     ]
 
 
-def values(qtype: OnnxInt, data: np.ndarray) -> list[np.ndarray]:
+def values(qtype: OnnxInt, data: np.ndarray, order: np.ndarray | None) -> list[np.ndarray]:
     """The values of those arrays, of records (N, row bytes)."""
     codes, scales, _ = qtype.split(data)
     rows, groups = scales.shape
     # four bytes of a row are a word: codes are packed along K in both layouts
     words = codes.reshape(rows, -1).view("<i4")
+    group_of = np.arange(groups * qtype.size, dtype="<i4") // qtype.size
+    if order is not None:
+        places = np.argsort(order)  # where each column is packed
+        columns = qtype.unpack(data)[0].astype(np.uint8)[:, places]
+        words, group_of = _packed(columns, qtype.code_bits), group_of[places]
     zeros = qtype.zero_points(data)
     if not zeros.all():
         raise UnsupportedError(
             "a zero point is 0, which GPTQ stores as -1 and its readers read in two ways; "
             "choose --to awq or --to onnx-f16."
         )
-    order = np.arange(groups * qtype.size, dtype="<i4") // qtype.size
-    return [order, words.T, _packed(zeros.T - 1, qtype.code_bits), scales.T]
+    return [group_of, words.T, _packed(zeros.T - 1, qtype.code_bits), scales.T]
 
 
 def _packed(numbers: np.ndarray, bits: int) -> np.ndarray:
-    """uint8 (groups, N) of 4 or 8 bits -> int32 (groups, N * bits / 32)."""
+    """uint8 (rows, cols) of 4 or 8 bits -> int32 (rows, cols * bits / 32)."""
     if bits == 4:
         numbers = numbers[:, 0::2] | numbers[:, 1::2] << 4
     return np.ascontiguousarray(numbers).view("<i4")
@@ -90,7 +95,7 @@ def config(types: Types, modules: Modules, version: str) -> dict[str, Any]:
         "quant_method": "gptq",
         "checkpoint_format": "gptq",
         **usual,
-        "desc_act": False,
+        "desc_act": any(qtype.ordered for qtype in types.values()),
         "static_groups": False,
         "true_sequential": True,
         "damp_percent": 0.01,
@@ -125,10 +130,17 @@ Container(
         "int4-32-asym": preset("INT4_32_F16"),
         "int8": preset("INT8_128_SYM_F16"),
         "int8-32": preset("INT8_32_SYM_F16"),
+        "int4-act": preset("INT4_128_SYM_F16_ACT"),
+        "int4-64-act": preset("INT4_64_SYM_F16_ACT"),
+        "int4-32-act": preset("INT4_32_SYM_F16_ACT"),
     },
     write=_packing.write,
     size=_packing.size,
-    mixes=lambda qtype: qtype.name == "F16" or isinstance(qtype, OnnxInt) and qtype.symmetric,
+    mixes=lambda qtype: (
+        qtype.name == "F16"
+        or isinstance(qtype, OnnxInt)
+        and (qtype.symmetric and not qtype.ordered)
+    ),
     fused=True,
     table_type="F16",
     tower="F16",

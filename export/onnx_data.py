@@ -35,6 +35,7 @@ ROWS_AT_ONCE = 4096
 
 SINGLE: np.dtype = np.dtype("<f4")
 BYTE: np.dtype = np.dtype(np.uint8)
+COUNT: np.dtype = np.dtype("<i4")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def _matrix_arrays(name: str, shape: Shape, qtype: QuantType) -> list[Array]:
         dims, kinds = (codes, (rows, blocks), zeros), (BYTE, qtype.scale_type, BYTE)
         # a symmetric layout has no zero points, and so one name less
         names = onnx_nodes.stored_names(name, qtype)
-        return [Array(*array) for array in zip(names, dims, kinds, strict=False)]
+        arrays = [Array(*array) for array in zip(names, dims, kinds, strict=False)]
+        return arrays + [Array(f"{name}.order", (shape[1],), COUNT)] * qtype.ordered
     if qtype.is_float:
         return [Array(name, shape, SINGLE)]
     raise UnsupportedError(
@@ -86,6 +88,7 @@ def weight_values(tensor: Tensor) -> list[Iterable[np.ndarray]]:
         if isinstance(qtype, OnnxInt) and tensor.is_matrix:
             parts = qtype.split(tensor.data[start : start + count])
             values += [[part] for part in parts if part is not None]
+            values += [[tensor.order]] if tensor.order is not None else []
         else:
             values.append(_float_rows(tensor, start, start + count))
     return values

@@ -190,6 +190,8 @@ def linear(graph: Nodes, part: str, x: str, out: str = "") -> str:
         return graph.op("Add", [graph.op("MatMul", [x, turned], f"{out}.product"), *bias], out)
     rows, cols = shape
     stored = _operands(graph, name, qtype)
+    if qtype.ordered:  # act-order: the input's channels as the weight's columns are packed
+        x = graph.op("Gather", [x, f"{name}.order"], f"{out}.ordered", axis=-1)
     inputs = [x, TIED_BLOCKS if name == EMBEDDING else stored[0], *stored[1:]]
     if bias:
         inputs += [""] * (5 - len(inputs)) + bias

@@ -28,7 +28,7 @@ from runtime.config_file import read_config
 from runtime.errors import InputError, UnsupportedError
 from runtime.json_files import read_json
 from runtime.quant_types import QUANT_TYPES, QuantType
-from runtime.quant_types.onnx_int import OnnxInt
+from runtime.quant_types.onnx_int import ACT, OnnxInt
 from runtime.safetensors_file import header
 from runtime.sources import CONFIG, INDEX, WEIGHTS
 from runtime.tensor import Shape, Tensor, is_matrix
@@ -65,8 +65,8 @@ class Packing:
     """Last words of the names of a linear's arrays."""
     arrays: Callable[[str, Shape, OnnxInt], list[Array]]
     """Name of a linear without ".weight", its shape, its type -> what is stored of it."""
-    values: Callable[[OnnxInt, np.ndarray], list[np.ndarray]]
-    """Type and records (rows, row bytes) -> the values of those arrays."""
+    values: Callable[[OnnxInt, np.ndarray, np.ndarray | None], list[np.ndarray]]
+    """Type, records (rows, row bytes) and `Tensor.order` -> the values of those arrays."""
     config: Callable[[Types, Modules, str], dict[str, Any]]
     """Types of the linears of decoder layers, their modules, and the version that wrote them ->
     quantization_config. Raises UnsupportedError for a mixture that it cannot say."""
@@ -169,7 +169,9 @@ class Packing:
         rows = tensor.rows // len(parts)
         for at, (name, shape) in enumerate(parts):
             data, qtype = tensor.data[at * rows : (at + 1) * rows], tensor.qtype
-            values = self.values(qtype, data) if isinstance(qtype, OnnxInt) else [data]
+            values = [data]
+            if isinstance(qtype, OnnxInt):
+                values = self.values(qtype, data, tensor.order)
             if (norm := arch.norms().get(tensor.name)) and norm.offset:
                 values = [tensor.decode() - np.float32(norm.offset)]
             yield from zip(self._arrays(name, shape, qtype), values, strict=True)
@@ -211,11 +213,14 @@ class Packing:
 
 @dataclass(frozen=True)
 class LinearPreset(Preset):
-    """One type for the linears whose rows can be packed eight at a time, F16 for the rest."""
+    """One type for the linears whose rows can be packed eight at a time, F16 for the rest; experts,
+    each of which has inputs of its own, are not in act-order."""
 
     def choose(self, arch: Arch, name: str) -> str:
-        chosen = super().choose(arch, name)
-        rows = arch.shapes()[name][-2]
+        chosen, shape = super().choose(arch, name), arch.shapes()[name]
+        if len(shape) > 2:
+            chosen = chosen.removesuffix(ACT)
+        rows = shape[-2]
         return chosen if rows % 8 == 0 or QUANT_TYPES[chosen].is_float else "F16"
 
 

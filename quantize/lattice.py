@@ -7,6 +7,7 @@ were right. Here a block's step is sought for which every weight is a whole mult
 the type that it is stored in: where a type's grid holds all blocks, those are the weight's codes.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -79,9 +80,12 @@ def on_grid(w: np.ndarray, stored: str, qtype: QuantType) -> Found | None:
 def exact_rows(tensor: Tensor, qtype: QuantType) -> np.ndarray | None:
     """The packed rows of a weight every block of which lies on a grid of `qtype`, else None.
 
-    uint8 (rows, row_bytes). Some rows are looked at before the others, so that a weight on no grid
-    costs next to nothing.
+    uint8 (rows, row_bytes), columns as the tensor has them packed. Some rows are looked at before
+    the others, so that a weight on no grid costs next to nothing.
     """
+    if tensor.qtype.ordered != qtype.ordered:
+        return None
+    tensor = replace(tensor, order=None)  # both have their columns as they are packed
     stored = tensor.qtype.name if tensor.qtype.name in MANTISSA else "F32"
     if qtype.is_float or tensor.scales is not None or not qtype.fits(tensor.cols):
         return None

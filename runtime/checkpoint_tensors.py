@@ -48,11 +48,13 @@ def parts_of(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> P
 
 def in_one_type(arch: Arch, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
     """The arrays of a model that is computed: experts of one weight are all F32 where they have
-    several types."""
+    several types, or each its columns in an order of its own."""
     found, names = dict(arrays), arch.hf_names()
     for name, shape in arch.shapes().items():
         own = [part for part in parts_of(shape, names[name], arrays).arrays if part in arrays]
-        if len({arrays[part].dtype for part in own}) > 1:
+        types = {arrays[part].dtype for part in own}
+        ordered = len(own) > 1 and any(t in QUANT_TYPES and QUANT_TYPES[t].ordered for t in types)
+        if len(types) > 1 or ordered:
             others = (part for part in own if arrays[part].dtype != "F32")
             found |= {part: merged(arrays[part], Unchanged()) for part in others}
     return found

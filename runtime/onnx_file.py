@@ -123,13 +123,18 @@ def _arrays_of(name: str, shape: Shape, qtype: OnnxInt) -> dict[str, Expected]:
     }
     if not qtype.symmetric:
         arrays[f"{name}.zero"] = Expected((rows, -(-blocks * qtype.code_bits // 8)), ("U8",))
+    if qtype.ordered:
+        arrays[f"{name}.order"] = Expected((shape[-1],), ("I32",))
     return arrays
 
 
 def _join(qtype: OnnxInt, name: str, shape: Shape, arrays: list[StoredArray]) -> Tensor:
     """Codes, scales and, where the layout has them, zero points as rows of blocks."""
     rows, blocks = shape[-2], shape[-1] // qtype.size
-    data = []
+    data, order = [], None
+    if qtype.ordered:
+        *arrays, last = arrays
+        order = _order_of(name, last)
     step = 2 if qtype.symmetric else 3  # arrays of one matrix
     for at in range(0, len(arrays), step):
         quants, scales, *zeros = (array.read() for array in arrays[at : at + step])
@@ -139,7 +144,18 @@ def _join(qtype: OnnxInt, name: str, shape: Shape, arrays: list[StoredArray]) ->
             zeros[0].reshape(rows, -1) if zeros else None,
         )
         data.append(records)
-    return Tensor(name, shape, qtype, np.concatenate(data) if len(data) > 1 else data[0])
+    joined = np.concatenate(data) if len(data) > 1 else data[0]
+    return Tensor(name, shape, qtype, joined, order=order)
+
+
+def _order_of(name: str, array: StoredArray) -> np.ndarray:
+    """The column that each packed one is. Raises CorruptFileError where one comes twice."""
+    order = array.read().view("<i4")
+    if not np.array_equal(np.sort(order), np.arange(len(order))):
+        raise CorruptFileError(
+            f"the order of the columns of {name} does not name each once; copy the folder again."
+        )
+    return order
 
 
 def _check_array(path: Path, name: str, found: StoredArray | None, expected: Expected) -> None:
@@ -204,7 +220,8 @@ def _layouts(model: Any) -> dict[str, OnnxInt]:
         name = scales.removesuffix(".scale")
         bits, size = facts.get("bits", 0), facts.get("block_size", 0)
         symmetric, half = f"{name}.zero" not in node.input, scales not in stored
-        qtype = QUANT_TYPES.get(onnx_name(bits, size, symmetric, half))
+        ordered = f"{name}.order" in stored
+        qtype = QUANT_TYPES.get(onnx_name(bits, size, symmetric, half, ordered))
         if not isinstance(qtype, OnnxInt):
             raise UnsupportedError(
                 f"{name} has {bits} bits in blocks of {size}; "
@@ -222,6 +239,7 @@ def _arrays(folder: Path, model: Any) -> dict[str, StoredArray]:
         TensorProto.FLOAT: "F32",
         TensorProto.FLOAT16: "F16",
         TensorProto.UINT8: "U8",
+        TensorProto.INT32: "I32",
     }
     files: dict[str, MappedFile] = {}
     out: dict[str, StoredArray] = {}

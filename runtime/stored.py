@@ -109,6 +109,10 @@ class StoredArray:
         """Bytes in memory once it is read, with what it was made of."""
         return self.nbytes
 
+    def order(self) -> np.ndarray | None:
+        """See `Tensor.order`."""
+        return None
+
 
 @dataclass(frozen=True)
 class ComputedArray(StoredArray):
@@ -125,6 +129,12 @@ class ComputedArray(StoredArray):
     @property
     def nbytes(self) -> int:
         return stored_bytes(QUANT_TYPES[self.dtype], self.shape)
+
+    @property
+    def computed(self) -> int:
+        """Bytes that an engine holds of it: no kernel reads columns in an order of their own."""
+        single = QUANT_TYPES["F32"]
+        return stored_bytes(single, self.shape) if QUANT_TYPES[self.dtype].ordered else self.nbytes
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         row = QUANT_TYPES[self.dtype].row_bytes(self.shape[-1])
@@ -159,7 +169,8 @@ def rows_of(name: str, shape: Shape, arrays: list[StoredArray]) -> Tensor:
     """Arrays of one type, each the next rows of a tensor: the whole of it, or an expert."""
     data = arrays[0].read() if len(arrays) == 1 else np.concatenate([a.read() for a in arrays])
     rows, _ = rows_and_cols(shape)
-    return Tensor(name, shape, QUANT_TYPES[arrays[0].dtype], data.reshape(rows, -1))
+    qtype, order = QUANT_TYPES[arrays[0].dtype], arrays[0].order()
+    return Tensor(name, shape, qtype, data.reshape(rows, -1), order=order)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class Tensor:
     """uint8 (rows of all experts, row_bytes); often a read-only memory map."""
     scales: np.ndarray | None = None
     """What NVFP4 is multiplied by: float32 (1,) or (experts,); None = nothing."""
+    order: np.ndarray | None = None
+    """Of a matrix whose type is `ordered`: the column that each packed one is, int32 (cols,)."""
 
     @property
     def nbytes(self) -> int:
@@ -72,8 +74,13 @@ class Tensor:
         """float32 weights of rows start..stop, (rows, cols); a 1-D tensor: all of it, (n,)."""
         if not self.is_matrix:
             return self.qtype.decode(self.data).reshape(self.shape)
+        return self.unpacked(slice(start, stop))
+
+    def unpacked(self, rows: slice | np.ndarray) -> np.ndarray:
+        """float32 weights of some rows of a matrix, (rows, cols)."""
         packed = self.scaled()
-        return packed.qtype.decode(packed.data[start:stop])
+        values = packed.qtype.decode(packed.data[rows])
+        return values if self.order is None else values[:, np.argsort(self.order)]
 
     def scaled(self) -> "Tensor":
         """Itself, with its scales inside the blocks: a copy where it has any."""

@@ -15,14 +15,20 @@ from runtime.tensor import Tensor
 def rounded(checkpoint: Checkpoint, kind: str) -> Iterator[Tensor]:
     """Every tensor in file order: 2-D weights rounded to nearest in `kind`, all others as F32.
 
-    A weight whose rows the layout does not divide stays F32.
+    A weight whose rows the layout does not divide stays F32. Columns of an act-order layout are
+    shuffled; tables, which have none, are in the plain one.
     """
-    qtype = QUANT_TYPES[kind]
-    for tensor in checkpoint.tensors.values():
-        values = tensor.decode()
+    for number, tensor in enumerate(checkpoint.tensors.values()):
+        qtype, values = QUANT_TYPES[kind], tensor.decode()
+        if not tensor.name.startswith("blk."):
+            qtype = QUANT_TYPES[kind.removesuffix("_ACT")]
         if values.ndim == 2 and qtype.fits(values.shape[1]):
+            order = None
+            if qtype.ordered:
+                order = np.random.default_rng(number).permutation(values.shape[1]).astype(np.int32)
+                values = values[:, order]
             data = qtype.pack(*qtype.quantize(values))
-            yield Tensor(tensor.name, tensor.shape, qtype, data)
+            yield Tensor(tensor.name, tensor.shape, qtype, data, order=order)
         else:
             yield Tensor.dense(tensor.name, values)
 

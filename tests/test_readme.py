@@ -51,7 +51,7 @@ NAMES = {
     "containers": list(CONTAINERS),
     "archs": list(FAMILIES),
     "backends": backend_names(),
-    "types": [name.replace("_SYM", "") for name in QUANT_TYPES],
+    "types": [name.replace("_SYM", "").removesuffix("_ACT") for name in QUANT_TYPES],
 }
 
 

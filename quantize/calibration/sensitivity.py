@@ -23,7 +23,7 @@ from quantize.run.copied import stays
 from quantize.run.cost import FLOAT, Cost, on_disk
 from quantize.run.job import Job
 from quantize.run.resume import ENTRY
-from quantize.run.rounding import SEARCH
+from quantize.run.rounding_cost import SEARCH
 from quantize.run.store import StoredStep
 from runtime.archs import LayerSpec
 from runtime.backends.torch import TorchOps

@@ -96,5 +96,5 @@ def copied_linears(
             source, qtype = tensors[name], member.types[name]
             rows = copied_rows(source, qtype)
             assert rows is not None, name
-            found[linear] = Tensor(name, source.shape, qtype, rows)
+            found[linear] = Tensor(name, source.shape, qtype, rows, order=source.order)
     return found

@@ -9,9 +9,11 @@ import torch
 from quantize.checkpoint import check_finite
 from quantize.methods import HessianFactor, output_error
 from quantize.methods.rtn import rtn
+from quantize.run.act_order import order_name
 from quantize.run.copied import copied_rows
 from quantize.run.cost import FLOAT, Cost
-from quantize.run.rounding import CHUNK, Recipe, quantize_weight, weight_cost
+from quantize.run.rounding import CHUNK, Recipe, quantize_weight
+from quantize.run.rounding_cost import weight_cost
 from runtime.quant_types import QUANT_TYPES, QuantType, normalize_importance, numpy_of
 from runtime.tensor import Shape, Tensor, stored_bytes
 
@@ -127,6 +129,8 @@ def round_layer(
             packed[name], losses[linear] = round_tensor(
                 tensor, types[linear], recipe, factors[linear], device
             )
+            if tensor.order is not None and types[linear].ordered:
+                packed[order_name(name)] = tensor.order
         else:
             values = np.array(tensor.decode())
             check_finite(tensor, values)

@@ -177,7 +177,7 @@ def tensor_forecast(checkpoint: Checkpoint, assignment: Assignment, name: str) -
     qtype, tensor = assignment.types[name], checkpoint.tensors[name]
     copied = name in assignment.copied
     rows = np.unique(np.linspace(0, tensor.rows - 1, SAMPLE).astype(int))
-    weight = torch.from_numpy(np.array(tensor.qtype.decode(tensor.data[rows])))
+    weight = torch.from_numpy(np.array(tensor.unpacked(rows)))
     value = weight if copied else rtn(weight, qtype).value
     error = (value - weight).square().sum() / weight.square().sum().clamp(min=1e-30)
     clipped = too_large(weight.abs().numpy(), value.abs().numpy()).sum()

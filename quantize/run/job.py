@@ -33,6 +33,7 @@ from quantize.progress import Progress, silent
 from quantize.report.report import read_report
 from quantize.report.tokens import check_tokenizer, failures
 from quantize.report.torture import TORTURE
+from quantize.run import act_order
 from quantize.run.calibration import Calibration, calibration_of
 from quantize.run.copied import Kept
 from quantize.run.rounding import Recipe
@@ -132,6 +133,8 @@ class Job:
         check_rules(plan, checkpoint.arch, vision)
         check_experts(plan, checkpoint)
         check_scores(plan, checkpoint.arch)
+        kept = Kept(checkpoint.tensors)
+        act_order.check(plan, checkpoint.arch, kept)
         length = window_length(plan.length, checkpoint.arch.context)
         plan = replace(plan, length=length)  # as artifacts say it
         imatrix = for_model(plan.imatrix, checkpoint.arch)
@@ -165,7 +168,7 @@ class Job:
             output=plan.output,
             store=Store(folder or work_path(plan.output), key),
             progress=progress,
-            kept=Kept(checkpoint.tensors),
+            kept=kept,
             vision_sha256=tower.sha256() if tower else None,
             reader_notes={t.container: notes_of(t.container, checkpoint) for t in plan.targets},
             vision=vision,

@@ -1,6 +1,5 @@
 """Rounding of one layer: rewrites, then every linear onto its grid, in the order of the inputs."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
@@ -8,30 +7,19 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from quantize.calibration.layer_cost import streamed_bytes
 from quantize.calibration.stream import Weights
 from quantize.calibration.streamed import Streamed
 from quantize.methods import HessianFactor, Method, SingularHessian, output_error
 from quantize.methods.descent import descend
-from quantize.methods.rtn import rtn
 from quantize.rewrites import REWRITES, check_preserved, fold
-from quantize.run.cost import FLOAT, Cost
+from quantize.run import act_order
 from runtime.archs import InputGroup, LayerSpec
 from runtime.errors import InputError
 from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
-from runtime.tensor import Shape, Tensor, rows_and_cols
+from runtime.tensor import Shape, Tensor
 
 CHUNK = 1 << 23
 """Weights rounded at a time."""
-ROUNDED, DESCENDED = 3, 9
-"""Copies of a chunk in float32 or int32 that a method makes, and that descent does."""
-SEARCH = 800
-"""Operations of the search for a grid, a weight."""
-COLUMN_SECONDS = {"cpu": 1e-5}
-"""Time of one column of error feedback beside its products: a loop in C++."""
-STARTED_SECONDS = 4e-4
-"""The same on other devices: most of it is starting small operations."""
-
 Error = tuple[float, float]
 """Squared error, and the square of what is right."""
 
@@ -136,26 +124,29 @@ def quantize_layer(
     errors: dict[str, list[Error]] = {linear: [] for linear in kept}
     shapes: dict[str, Shape] = {}
     notes: list[str] = []
-    # experts last: what became of them is not there yet while the largest Hessians are
-    for group in sorted(groups, key=lambda group: group.expert is not None):
-        linears = [linear for linear in group.linears if linear not in kept]
-        if not linears:
-            continue
+    packed: dict[str, np.ndarray] = {}
+    for group, ordered, linears in act_order.parts(groups, types, kept):
         hessian, named = hessians.get(group.name), "/".join(map(group.part, linears))
-        factor, note = recipe.factor(hessian, f"{where}{named}")
+        columns = act_order.Columns(hessian, ordered)
+        factor, note = recipe.factor(columns.hessian, f"{where}{named}")
         notes += [note] if note else []
+        packed |= columns.stored(linears)
         for linear in linears:
             name = f"{linear}.weight"
             weight = group.matrix(linear, weights)
-            rows, value = quantize_weight(weight, types[linear], recipe, factor, chunk)
+            rows, value = quantize_weight(
+                columns.sorted(weight), types[linear], recipe, factor, chunk
+            )
+            value = columns.unsorted(value)
             parts.setdefault(name, []).append(rows)
             errors.setdefault(linear, []).append(error_of(weight, value, hessian, chunk))
             shapes[name] = (len(parts[name]), *weight.shape)
             if group.expert is None:
                 values[name] = value
-    packed: dict[str, np.ndarray] = {}
     for name, tensor in ((f"{linear}.weight", tensor) for linear, tensor in kept.items()):
         packed[name], values[name] = tensor.data, values_of(tensor, weights[name].device)
+        if tensor.order is not None:
+            packed[act_order.order_name(name)] = tensor.order
     for name in list(parts):
         of = parts.pop(name)  # gone when the next ones are put together
         packed[name] = np.concatenate(of) if len(of) > 1 else of[0]
@@ -240,61 +231,3 @@ def fold_scales(
             linears, [types[linear] for linear in group.linears], hessians[group.name]
         )
         fold(weights, group, scale, hessians)
-
-
-def factors(recipe: Recipe) -> bool:
-    """Whether errors are fed back by a factored Hessian."""
-    return recipe.method.factor is not None and recipe.method.round is not rtn
-
-
-def chunk_bytes(shape: Shape, recipe: Recipe, factored: bool) -> int:
-    """Bytes that `quantize_weight` takes for the rows that it rounds at a time."""
-    rows, cols = rows_and_cols(shape)
-    copies = DESCENDED if factored and recipe.descent_iterations else ROUNDED
-    return FLOAT * copies * min(rows * cols, max(CHUNK, cols))
-
-
-def weight_cost(shape: Shape, recipe: Recipe, factored: bool, device: str) -> Cost:
-    """Of rounding one weight; memory without what it becomes."""
-    rows, cols = rows_and_cols(shape)
-    flops, turns = float(SEARCH * rows * cols), 0
-    if factored:
-        # errors of all columns before go to those to come, half of a product; a pass of descent
-        # starts with a whole one and goes on with a half
-        turns = 1 + recipe.descent_iterations
-        flops += (1 + 3 * recipe.descent_iterations) * rows * cols**2
-    column = COLUMN_SECONDS.get(device, STARTED_SECONDS)
-    chunks = -(-rows * cols // max(CHUNK, cols))
-    return Cost(
-        memory=chunk_bytes(shape, recipe, factored),
-        flops=flops,
-        seconds=turns * cols * chunks * column,
-    )
-
-
-def layer_cost(spec: LayerSpec, recipe: Recipe, device: str) -> Cost:
-    """Of `rewrite_layer` and `quantize_layer`, on top of the layer and of its Hessians.
-
-    The rounded layer stays; beside it come the factor of the widest Hessian and the work on some
-    rows of the largest linear that reads it.
-    """
-    factored = factors(recipe)
-    work, flops, seconds = 0, 0.0, 0.0
-    for group in spec.groups:
-        root = FLOAT * group.width**2 if factored else 0
-        for linear in group.linears:
-            shape = spec.linears[linear].shape[-2:]  # of an expert, one of many
-            rounding = weight_cost(shape, recipe, factored, device)
-            work = max(work, root + rounding.memory)
-            flops += rounding.flops + 4 * math.prod(shape) * group.width
-            seconds += rounding.seconds
-        flops += group.width**3 / 3
-    scaled = 0
-    if recipe.method.scales or recipe.rewrites:
-        # rewrites fold scales into norms; a method's go into linears as well
-        folds = [g for g in spec.groups if g.fold]
-        folded = [g for g in folds if recipe.method.scales or g.fold not in spec.linears]
-        weights = sum(math.prod(spec.linears[name].shape) for g in folded for name in g.linears)
-        scaled = FLOAT * (weights + sum(group.width**2 for group in folded))
-        flops += sum(group.width**3 / 3 for group in folded)
-    return Cost(memory=scaled + streamed_bytes(spec) + work, flops=flops, seconds=seconds)

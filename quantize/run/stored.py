@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from quantize.checkpoint import Checkpoint
 from quantize.plan import Assignment
+from quantize.run.act_order import order_name
 from quantize.run.job import Job
 from quantize.run.resume import ENTRY
 from runtime.quant_types import QUANT_TYPES, numpy_of
@@ -18,8 +19,11 @@ def stored(job: Job, member: Assignment, name: str) -> Tensor:
     if name.startswith("blk."):
         _, index, rest = name.split(".", 2)
         layer = store.tuned_layer if accepted else store.packed
-        data = layer(target, int(index)).load(rest)
-        return Tensor(name, shape, member.types.get(name, QUANT_TYPES["F32"]), data)
+        data, order = layer(target, int(index)).load(rest), None
+        qtype = member.types.get(name, QUANT_TYPES["F32"])
+        if qtype.ordered:
+            order = store.packed(target, int(index)).load(order_name(rest))
+        return Tensor(name, shape, qtype, data, order=order)
     if name in member.types:
         return Tensor(name, shape, member.types[name], store.table(target, name).load("weight"))
     if accepted:

@@ -11,7 +11,7 @@ from quantize.run.cost import FLOAT, Cost, in_memory, in_turn, on_disk
 from quantize.run.data_free import tensor_cost
 from quantize.run.job import Group, Job
 from quantize.run.resume import ENTRY
-from quantize.run.rounding import factors, layer_cost
+from quantize.run.rounding_cost import factors, layer_cost
 from quantize.run.stored import copy_bytes
 from runtime.archs import LayerSpec
 from runtime.tensor import stored_bytes
@@ -70,7 +70,8 @@ def layer_at(job: Job, group: Group, index: int, states: int) -> Cost:
         return in_turn(plain_layer_cost(job, m, spec, index) for m in group.members)
     rows, length, tokens = job.calibration.rows, job.calibration.length, job.calibration.tokens
     compensates = job.compensates(group)
-    rounding = layer_cost(spec, job.recipe, job.device)
+    ordered = any(qtype.ordered for m in group.members for qtype in m.types.values())
+    rounding = layer_cost(spec, job.recipe, job.device, ordered)
     there = states + streamed_bytes(spec) + plain_hessian_bytes(spec)
     summing = activation_bytes(spec, at_once(rows, length))
     times = 2 if group.own_prefix else 1

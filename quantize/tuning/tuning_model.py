@@ -129,6 +129,8 @@ class TunableTensor:
         if self.codes is None:
             return params[""].reshape(self.tensor.shape)
         value: torch.Tensor = qtype.value(self.codes, *qtype.grid(params))
+        if self.tensor.order is not None:
+            value = value[:, torch.from_numpy(np.argsort(self.tensor.order)).to(value.device)]
         return value.reshape(self.tensor.shape)
 
     def packed(self, deltas: Deltas) -> np.ndarray:

@@ -59,6 +59,8 @@ class QuantType:
     """Type number inside a GGUF file; None when GGUF cannot hold it."""
     is_float: ClassVar[bool] = False
     """True for F32, F16 and BF16: nothing is fitted, a method has nothing to choose."""
+    ordered: ClassVar[bool] = False
+    """Whether rows are packed in an order of their columns that stands beside them: act-order."""
     linear: ClassVar[tuple[str, ...]] = ()
     """Params that a weight is linear in while its code and all other params stay: see `basis`."""
     floor: ClassVar[float] = FLOOR

@@ -15,6 +15,9 @@ weight = (code - zero) * scale, as onnxruntime computes it. Without zero points 
 middle of the codes (8 or 128), and a scale may be negative: the longer side on the lowest code.
 GPTQ and AWQ hold float16 scales. GPTQ stores zero points less 1, and readers disagree on what a
 stored -1 does to its neighbours, so that those of layouts with _F16 begin at 1.
+
+Layouts with _ACT are the same bytes of columns in another order, which the tensor holds
+(`Tensor.order`): GPTQ's act-order, where columns of like importance share a scale.
 """
 
 from functools import cached_property
@@ -36,6 +39,9 @@ from runtime.quant_types.native_fit import NativeSearch, native_search
 
 SHRINK = {4: [1 - 0.03 * step for step in range(12)], 8: [1 - 0.004 * step for step in range(12)]}
 """By bits: the parts of a block's range that `fit` tries to spread the codes over."""
+
+ACT = "_ACT"
+"""How the names of act-order layouts end."""
 
 LEAST_SCALE = 2.0**-100
 """A smaller scale is stored as 0: the block holds nothing, and dividing by it would overflow."""
@@ -78,6 +84,8 @@ class OnnxInt(QuantType):
 
     @cached_property
     def native(self) -> NativeSearch | None:
+        if self.ordered:  # the same bytes
+            return QUANT_TYPES[self.name.removesuffix(ACT)].native
         if self.symmetric:
             facts = {"first": self._symmetric_parts, "middle": self.middle, "half": self.half}
             return native_search(self, "onnx symmetric", ("scale",), **facts)
@@ -210,7 +218,7 @@ class OnnxInt(QuantType):
         return {"scale": self.round_to_stored(step), "zero": zero}
 
     def widened(self, data: np.ndarray) -> tuple[QuantType, np.ndarray] | None:
-        if not self.half:
+        if not self.half or self.ordered:
             return None
         single = QUANT_TYPES[onnx_name(self.code_bits, self.size, self.symmetric)]
         assert isinstance(single, OnnxInt)
@@ -249,9 +257,11 @@ class OnnxInt(QuantType):
         return np.concatenate([*parts, quants], axis=-1).reshape(rows, -1)
 
 
-def onnx_name(code_bits: int, size: int, symmetric: bool, half: bool = False) -> str:
-    """Name of a layout: INT4_32, INT8_128_SYM, INT4_128_SYM_F16..."""
-    return f"INT{code_bits}_{size}" + "_SYM" * symmetric + "_F16" * half
+def onnx_name(
+    code_bits: int, size: int, symmetric: bool, half: bool = False, ordered: bool = False
+) -> str:
+    """Name of a layout: INT4_32, INT8_128_SYM, INT4_128_SYM_F16, INT4_128_SYM_F16_ACT..."""
+    return f"INT{code_bits}_{size}" + "_SYM" * symmetric + "_F16" * half + ACT * ordered
 
 
 def _nibbles(packed: np.ndarray) -> np.ndarray:
@@ -267,9 +277,12 @@ def _total(x: Array) -> Array:
     return x[..., 0]
 
 
-for _half, _bits, _size, _symmetric in product((False, True), (4, 8), (32, 64, 128), (False, True)):
+for _ordered, _half, _bits, _size, _symmetric in product(
+    (False, True), (False, True), (4, 8), (32, 64, 128), (False, True)
+):
+    _kind = (_symmetric, _half, _ordered)
     _facts = {
-        "name": onnx_name(_bits, _size, _symmetric, _half),
+        "name": onnx_name(_bits, _size, *_kind),
         "size": _size,
         "group": _size,
         "bytes": (2 if _half else 4) + (not _symmetric) + _size * _bits // 8,
@@ -277,6 +290,7 @@ for _half, _bits, _size, _symmetric in product((False, True), (4, 8), (32, 64, 1
         "code_bits": _bits,
         "symmetric": _symmetric,
         "half": _half,
-        "narrower": onnx_name(_bits, _size // 2, _symmetric, _half) if _size > 32 else None,
+        "ordered": _ordered,
+        "narrower": onnx_name(_bits, _size // 2, *_kind) if _size > 32 else None,
     }
     type(f"Int{_bits}Of{_size}", (OnnxInt,), _facts)

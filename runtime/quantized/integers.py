@@ -1,7 +1,8 @@
 """Weights of integer codes, (code - zero) * scale, a scale for each group of a row.
 
 They stay packed where a layout of onnx_int.py holds the very same numbers, and are float32 where
-none does: groups of scattered columns (act-order), or a width that no block divides.
+none does: a width that no block divides, or groups of scattered columns (act-order) that are not
+all of one size. Other groups in act-order are packed one after the other, with the order beside.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,6 +36,19 @@ class Coded(NamedTuple):
     """float32 (rows, groups)."""
 
 
+class GroupOrder(NamedTuple):
+    """Groups of scattered columns."""
+
+    g_idx: StoredArray
+    """Group of each column, int32 (in,)."""
+    even: bool
+    """Whether every group has as many columns."""
+
+    def groups(self) -> np.ndarray:
+        """Group of each column, int32 (in,)."""
+        return integers(self.g_idx)
+
+
 @dataclass(frozen=True)
 class Grid:
     """What is known of a weight before it is read."""
@@ -46,8 +60,8 @@ class Grid:
     """Every zero point is the middle of the codes."""
     half: bool = False
     """Scales are stored in float16."""
-    order: StoredArray | None = None
-    """Group of each column, int32 (in,); None: one group after the other."""
+    order: GroupOrder | None = None
+    """None: one group after the other."""
 
     @property
     def middle(self) -> int:
@@ -56,13 +70,13 @@ class Grid:
 
     def type_for(self, cols: int) -> str:
         """Name of the layout that holds rows of so many columns."""
-        if self.order is not None:
-            return "F32"
-        wide = 4 if self.bits <= 4 else 8
+        wide, ordered = 4 if self.bits <= 4 else 8, self.order is not None
         whole = self.group >= cols  # then nothing but the row's end must fall on a block's
         sizes = (s for s in (128, 64, 32) if cols % s == 0 and (whole or self.group % s == 0))
         size = next(sizes, None)
-        return onnx_name(wide, size, self.symmetric, self.half) if size else "F32"
+        if size is None or (self.order and not self.order.even):
+            return "F32"
+        return onnx_name(wide, size, self.symmetric, self.half, ordered)
 
 
 @dataclass(frozen=True)
@@ -80,24 +94,33 @@ class IntegerArray(ComputedArray):
     def parts(self) -> tuple[StoredArray, ...]:
         return self.arrays
 
+    def order(self) -> np.ndarray | None:
+        if not QUANT_TYPES[self.dtype].ordered:
+            return None
+        assert self.grid.order is not None
+        return np.argsort(self.grid.order.groups(), kind="stable").astype(np.int32)
+
     def read(self) -> np.ndarray:
         """Its bytes: uint8 (nbytes,), computed now."""
         rows, cols = self.shape
         qtype = QUANT_TYPES[self.dtype]
-        order = None if self.grid.order is None else integers(self.grid.order).reshape(-1)
+        order = self.order()
         out: np.ndarray = np.empty((rows, qtype.row_bytes(cols)), np.uint8)
         step = max(ROWS, self.chunk // cols // ROWS * ROWS)
         for start in range(0, rows, step):
             stop = min(rows, start + step)
-            out[start:stop] = self._packed(self.rows(start, stop), order)
+            coded = self.rows(start, stop)
+            if order is not None:
+                coded = coded._replace(codes=coded.codes[:, order])
+            out[start:stop] = self._packed(coded)
         return out.reshape(-1)
 
-    def _packed(self, coded: Coded, order: np.ndarray | None) -> np.ndarray:
+    def _packed(self, coded: Coded) -> np.ndarray:
         """Rows as bytes of the layout; never rounds."""
         qtype, grid, cols = QUANT_TYPES[self.dtype], self.grid, self.shape[1]
         codes, zeros, scales = coded
         if not isinstance(qtype, OnnxInt):
-            each = np.arange(cols) // grid.group if order is None else order
+            each = np.arange(cols) // grid.group if grid.order is None else grid.order.groups()
             zero = grid.middle if zeros is None else zeros[:, each].astype(np.float32)
             return qtype.pack((codes.astype(np.float32) - zero) * scales[:, each], {})
         groups = np.arange(0, cols, qtype.size) // grid.group
@@ -163,9 +186,7 @@ def padded_fields(words: np.ndarray, bits: int) -> np.ndarray:
     return fields.astype(np.uint8).reshape(len(words), -1)
 
 
-def group_order(
-    name: str, g_idx: StoredArray | None, inputs: int, group: int
-) -> StoredArray | None:
+def group_order(name: str, g_idx: StoredArray | None, inputs: int, group: int) -> GroupOrder | None:
     """The group of each column, where they are not one behind the other.
 
     Raises EdgequantError for groups that are not there.
@@ -181,15 +202,17 @@ def group_order(
         raise CorruptFileError(
             f"{name} names group {found.max()} of {groups}; download the checkpoint again."
         )
-    return g_idx
+    return GroupOrder(g_idx, bool(np.all(np.bincount(found, minlength=groups) == group)))
 
 
 def scattered_notes(arrays: Mapping[str, StoredArray]) -> list[str]:
     """A note where weights are in act-order."""
-    count = sum(isinstance(a, IntegerArray) and a.grid.order is not None for a in arrays.values())
-    if not count:
+    found = [a for a in arrays.values() if isinstance(a, IntegerArray) and a.grid.order is not None]
+    if not found:
         return []
+    dense = sum(array.dtype == "F32" for array in found)
+    uneven = f"; {dense} of them, of uneven groups, are read as float32" if dense else ""
     return [
-        f"{count} weights of it are in act-order: they are read as float32, 4 bytes a weight, "
-        "because no packed type has groups of scattered columns"
+        f"{len(found)} weights of it are in act-order: the engines here compute with them as "
+        f"float32, 4 bytes a weight{uneven}"
     ]

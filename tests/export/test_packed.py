@@ -26,6 +26,7 @@ KINDS = [
     for container in ("gptq", "awq")
     for name, qtype in QUANT_TYPES.items()
     if isinstance(qtype, OnnxInt) and CONTAINERS[container].holds(qtype)
+    if not qtype.ordered or qtype.size == 32
 ]
 
 
@@ -46,8 +47,11 @@ def word(numbers: list[int], bits: int) -> int:
 
 def gptq_twin(tensor: Tensor) -> dict[str, np.ndarray]:
     """The arrays of a GPTQ linear, a number at a time."""
-    codes, zeros, scales, qtype = codes_of(tensor)
-    rows, cols = codes.shape
+    packed, zeros, scales, qtype = codes_of(tensor)
+    rows, cols = packed.shape
+    codes, group_of = np.zeros_like(packed), [0] * cols
+    for at, col in enumerate(range(cols) if tensor.order is None else tensor.order):
+        codes[:, col], group_of[col] = packed[:, at], at // qtype.size
     bits, each = qtype.code_bits, 32 // qtype.code_bits
     groups = cols // qtype.size
     qweight = [
@@ -63,7 +67,7 @@ def gptq_twin(tensor: Tensor) -> dict[str, np.ndarray]:
         "qweight": np.array(qweight, np.int32),
         "qzeros": np.array(qzeros, np.int32),
         "scales": scales.T.astype(np.float16),
-        "g_idx": np.array([k // qtype.size for k in range(cols)], np.int32),
+        "g_idx": np.array(group_of, np.int32),
     }
 
 

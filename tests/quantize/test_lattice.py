@@ -15,7 +15,7 @@ STORED = ("F32", "BF16", "F16")
 GRIDS = [
     name
     for name, qtype in QUANT_TYPES.items()
-    if isinstance(qtype, Symmetric | OnnxInt) and name != "IQ4_NL"
+    if isinstance(qtype, Symmetric | OnnxInt) and name != "IQ4_NL" and not qtype.ordered
 ]
 
 

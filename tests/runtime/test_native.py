@@ -35,7 +35,7 @@ GGML = (
     *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"),
 )
 # those with float16 scales are multiplied as those with float32 ones (QuantType.widened)
-ONNX = tuple(n for n in QUANT_TYPES if n.startswith("INT") and not n.endswith("_F16"))
+ONNX = tuple(n for n in QUANT_TYPES if n.startswith("INT") and not n.endswith(("_F16", "_ACT")))
 LAYOUTS = QUANT_TYPES | READ_ONLY
 pytestmark = pytest.mark.usefixtures("native_settings")
 ULP = float(np.finfo(np.float32).eps)

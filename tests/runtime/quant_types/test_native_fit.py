@@ -17,7 +17,8 @@ _native: Any = pytest.importorskip(
 )
 
 pytestmark = pytest.mark.usefixtures("native_settings")
-LAYOUTS = [qtype for qtype in QUANT_TYPES.values() if qtype.native is not None]
+OWN = [qtype for qtype in QUANT_TYPES.values() if not qtype.ordered]  # the bytes of others
+LAYOUTS = [qtype for qtype in OWN if qtype.native is not None]
 layouts = pytest.mark.parametrize("qtype", LAYOUTS, ids=lambda qtype: qtype.name)
 
 
@@ -50,7 +51,9 @@ IMPORTANCE = {
 
 
 def test_every_fitted_layout_has_a_native_search() -> None:
-    assert [qtype for qtype in QUANT_TYPES.values() if not qtype.is_float] == LAYOUTS
+    assert [qtype for qtype in OWN if not qtype.is_float] == LAYOUTS
+    for qtype in (qtype for qtype in QUANT_TYPES.values() if qtype.ordered):
+        assert qtype.native is QUANT_TYPES[qtype.name.removesuffix("_ACT")].native
 
 
 @layouts

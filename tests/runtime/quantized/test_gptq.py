@@ -48,7 +48,7 @@ def test_every_code_zero_point_and_scale_is_read(
     scattered = shuffled and group != -1
     size, wide = (128 if group == -1 else group), max(bits, 4)
     packed = f"INT{wide}_{size}{'_SYM' if symmetric else ''}_F16"
-    assert array.dtype == ("F32" if scattered else packed)
+    assert array.dtype == packed + "_ACT" * scattered
     assert array.nbytes == len(array.read())
     assert any("act-order" in note for note in found.notes) == scattered
 
