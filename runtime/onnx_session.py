@@ -12,9 +12,12 @@ EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 """Setting of a session: where a graph that is given as bytes has its weights."""
 
 
-def open_session(path: Path, threads: int | None, accuracy_level: int | None) -> Any:
+def open_session(
+    path: Path, threads: int | None, accuracy_level: int | None, optimize: bool = True
+) -> Any:
     """A session on the CPU; `accuracy_level` overrides what the file says.
 
+    Without `optimize` the graph is run as it is written, ORT_DISABLE_ALL.
     Raises EdgequantError when onnxruntime is not installed or cannot load the file.
     """
     try:
@@ -29,6 +32,8 @@ def open_session(path: Path, threads: int | None, accuracy_level: int | None) ->
     options.log_severity_level = 4  # a failure comes back as our own sentence
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         model: str | bytes = str(path)
         if accuracy_level is not None or any(file.is_symlink() for file in path.parent.iterdir()):
@@ -70,6 +75,22 @@ def _edited(path: Path, accuracy_level: int | None) -> tuple[bytes, str]:
     for entry in places:
         entry.value = real[entry.value].relative_to(folder).as_posix()
     return bytes(model.SerializeToString()), folder
+
+
+def computes_operands(path: Path) -> bool:
+    """Whether a product of packed weights reads scales or zero points that other nodes compute.
+
+    Constants only once the optimizer folded those nodes.
+    """
+    import onnx
+
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception:  # protobuf's own: a file in onnxruntime's format, optimized when it was made
+        return False
+    stored = {proto.name for proto in graph.initializer}
+    products = (node for node in graph.node if node.op_type == "MatMulNBits")
+    return any(name and name not in stored for node in products for name in node.input[2:4])
 
 
 def run(session: Any, outputs: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:

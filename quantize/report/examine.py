@@ -19,6 +19,7 @@ from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore,
 from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.tokens import TokenizerCheck, check_tokenizer
+from quantize.report.unfolded import unfolded_notes
 from runtime.checkpoint import model_name
 from runtime.containers import recognise
 from runtime.engine import Engine, OpsEngine, option_names
@@ -141,14 +142,16 @@ class Stored:
     notes: tuple[str, ...]
 
 
-def look(source: Model, subject: Subject) -> Stored:
-    """Its tensors against the original's, and its tokenizer."""
+def look(source: Model, subject: Subject, ids: np.ndarray) -> Stored:
+    """Its tensors against the original's, its tokenizer, and what the text ids (T,) tells of it."""
     found = scan(source, subject.model) if subject.model else Scan((), (), False)
     stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
     checked = None
     if source.tokenizer is not None and subject.tokenizer is not None:
         checked = check_tokenizer(source.tokenizer, subject.tokenizer)
     notes = subject.notes + found.notes + (checked.notes if checked else ())
+    if subject.backend == "onnxruntime":
+        notes += unfolded_notes(subject.path, subject.engine, ids)
     return Stored(found, 8 * stored / weights(source.arch), checked, notes)
 
 
@@ -164,7 +167,7 @@ def examine(
 
     Without `original` the effect of each part alone, which takes longest, is not measured.
     """
-    stored = look(source, subject)
+    stored = look(source, subject, windows.ids[0])
     found, checked = stored.scan, stored.tokenizer
     effects = Sensitivity("not measured; --report measures it.")
     if original is not None:

@@ -145,7 +145,7 @@ def judged(
     """One artifact, with its failures."""
     scores = scores_of(subject.engine, head, texts, subject.label, progress)
     metrics = summarize(expected, scores)
-    stored = look(source, subject)
+    stored = look(source, subject, texts.ids[0])
     broken = int(np.count_nonzero(~np.isfinite(scores).all(1)))
     told = [f"it computes NaN or infinite scores for {broken:,} of {len(scores):,} texts"]
     problems = [*stored.scan.problems, *(told if broken else [])]

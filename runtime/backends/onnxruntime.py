@@ -14,7 +14,7 @@ from runtime.config_file import read_config
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.json_files import read_json
 from runtime.links import check_links
-from runtime.onnx_session import open_session, run
+from runtime.onnx_session import computes_operands, open_session, run
 from runtime.positions import Positions
 from runtime.rope import Rope
 from runtime.tokenizer import Tokenizer
@@ -139,24 +139,26 @@ class OnnxEngine:
 
 
 def open(
-    folder: Path | str, threads: int | None = None, accuracy_level: int | None = None
+    folder: Path | str,
+    threads: int | None = None,
+    accuracy_level: int | None = None,
+    optimize: bool = True,
 ) -> OnnxEngine:
     """Run the model of a folder.
 
     `accuracy_level` overrides what the file says: 4 = activations rounded to int8, 0 = float32.
+    Without `optimize` onnxruntime leaves the decoder's graph as it is written.
     Raises EdgequantError when onnxruntime is not installed or cannot load the file.
     """
     if accuracy_level not in (None, 0, 1, 2, 3, 4):
         raise InputError(f"accuracy_level must be from 0 to 4, not {accuracy_level!r}.")
     folder = Path(folder)
     check_links(folder)
-    genai = read_json(folder / "genai_config.json")
-    settings = genai["model"] if "model" in genai else _scoring(folder)
-    if settings is None:
-        raise InputError(f"{folder} has no genai_config.json; give a folder that has one.")
+    settings = _settings(folder)
     tokenizer = _tokenizer(folder, settings.get("eos_token_id"))
     try:
-        session = open_session(folder / settings["decoder"]["filename"], threads, accuracy_level)
+        graph = folder / settings["decoder"]["filename"]
+        session = open_session(graph, threads, accuracy_level, optimize)
         vision = FolderVision.open(folder, settings, threads, accuracy_level)
         return OnnxEngine(_arch(folder, settings), tokenizer, session, settings, vision)
     except KeyError as missing:
@@ -164,6 +166,20 @@ def open(
             f"{folder / 'genai_config.json'} has no {missing.args[0]!r}; only text models with one "
             "decoder, and Qwen's that read images, are run."
         ) from None
+
+
+def needs_folding(folder: Path) -> bool:
+    """Whether products of the decoder of a folder that opens depend on the graph optimizer."""
+    return computes_operands(folder / _settings(folder)["decoder"]["filename"])
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The "model" of genai_config.json, or what it would say of a model that scores texts."""
+    genai = read_json(folder / "genai_config.json")
+    settings = genai["model"] if "model" in genai else _scoring(folder)
+    if settings is None:
+        raise InputError(f"{folder} has no genai_config.json; give a folder that has one.")
+    return settings
 
 
 def _scoring(folder: Path) -> dict[str, Any] | None:
