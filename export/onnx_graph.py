@@ -144,15 +144,15 @@ class _Stream:
 def model(graph: Graph, initializers: list[onnx.TensorProto]) -> onnx.ModelProto:
     """The whole model around the nodes: inputs, outputs, opsets."""
     arch = graph.arch
-    ids = _value("input_ids", TensorProto.INT64, ["batch", "sequence"])
+    ids = _value("input_ids", TensorProto.INT64, ["batch_size", "sequence"])
     inputs = [
         *(onnx_seeing.inputs(arch) if graph.sees else [ids]),
-        _value("attention_mask", TensorProto.INT64, ["batch", "total"]),
+        _value("attention_mask", TensorProto.INT64, ["batch_size", "total"]),
     ]
-    outputs = [_value("logits", TensorProto.FLOAT, ["batch", "sequence", arch.outputs])]
+    outputs = [_value("logits", TensorProto.FLOAT, ["batch_size", "sequence", arch.outputs])]
     for layer in range(arch.layers) if graph.cached else ():
         heads = arch.layer(layer).attention
-        kv, width = ["batch", heads.kv_heads], heads.head_dim
+        kv, width = ["batch_size", heads.kv_heads], heads.head_dim
         for side in ("key", "value"):
             past, present = onnx_nodes.cache_names(layer, side)
             inputs.append(_value(past, TensorProto.FLOAT, [*kv, "past", width]))

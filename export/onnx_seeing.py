@@ -27,7 +27,7 @@ EMBEDS, PLACES = "inputs_embeds", "position_ids"
 
 def inputs(arch: Arch) -> list[onnx.ValueInfoProto]:
     """What model.onnx reads in place of input_ids."""
-    value, batch = helper.make_tensor_value_info, ["batch", "sequence"]
+    value, batch = helper.make_tensor_value_info, ["batch_size", "sequence"]
     return [
         value(EMBEDS, TensorProto.FLOAT, [*batch, arch.hidden]),
         value(PLACES, TensorProto.INT64, [3, *batch]),
@@ -47,7 +47,7 @@ def embedding_model(
     shape = graph.op("Shape", [FEATURES], "image.rows", end=1)
     taken = graph.op("Slice", [where, first, shape], "image.taken")
     graph.op("ScatterND", [words, taken, FEATURES], EMBEDS)
-    value, batch, width = helper.make_tensor_value_info, ["batch", "sequence"], graph.arch.hidden
+    value, batch, width = helper.make_tensor_value_info, ["batch_size", "sequence"], graph.arch.hidden
     ids = value("input_ids", TensorProto.INT64, batch)
     images = value(FEATURES, TensorProto.FLOAT, ["embeddings", width])
     out = value(EMBEDS, TensorProto.FLOAT, [*batch, width])

@@ -37,7 +37,7 @@ def reject(path: Path) -> Path:
 
     Raises InputError for a checkpoint, in a hub's cache, and where something else has that name.
     """
-    if recognise(path).name not in CONTAINERS:
+    if (found := recognise(path).name) not in CONTAINERS:
         raise InputError("it is no artifact, but a checkpoint")
     if hub_id(Path(os.path.abspath(path))):
         raise InputError("it lies in a hub's cache, whose names are the hub's")
@@ -49,5 +49,8 @@ def reject(path: Path) -> Path:
             raise InputError(f"{target} is something else")
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
+    companion = CONTAINERS[found].companion
     os.replace(path, target)
+    if companion and companion.is_ours(beside := companion.path(path)):
+        os.replace(beside, beside.with_name(beside.name + REJECTED))
     return target

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from export import CONTAINERS
+from export import CONTAINERS, ollama
 from quantize.report import charts, frontier_chart, score_render
 from quantize.report.metrics import Metrics
 from quantize.report.report import ArtifactResult, Report
@@ -141,7 +141,7 @@ def status(result: ArtifactResult | ScoreResult) -> str:
 def usage(result: ArtifactResult | ScoreResult, model: str) -> str:
     """How to run an artifact, in Markdown."""
     container = CONTAINERS[result.container]
-    text = container.usage
+    text, companion = container.usage, container.companion
     if isinstance(result, ScoreResult):
         text = container.scoring
     elif result.images and container.seeing:
@@ -149,7 +149,8 @@ def usage(result: ArtifactResult | ScoreResult, model: str) -> str:
     return text.format(
         file=shell.word(result.file),
         literal=json.dumps(result.file, ensure_ascii=False),
-        model=re.sub(r"[^a-z0-9._-]+", "-", model.lower()).strip("-._") or "model",
+        model=ollama.model_name(model),
+        companion=shell.word(companion.path(Path(result.file)).name) if companion else "",
     )
 
 

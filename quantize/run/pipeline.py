@@ -111,11 +111,16 @@ def refuse_existing(plan: Plan, job: Job) -> None:
     """
     for target in plan.targets if plan.overwrite else ():
         refuse_foreign(job.path(target), export.CONTAINERS[target.container])
+        refuse_foreign_companion(job.path(target), export.CONTAINERS[target.container])
     for name in REPORTS if plan.overwrite and plan.check else ():
         refuse_other_report(plan.output / name)
     if plan.overwrite:
         return
-    ours = {job.path(target): job.store.writing(target) for target in plan.targets}
+    ours = {
+        path: job.store.writing(target)
+        for target in plan.targets
+        for path in files_of(job.path(target), export.CONTAINERS[target.container])
+    }
     if plan.check:
         ours |= {plan.output / name: job.store.judging for name in REPORTS}
     for path, begun in ours.items():
@@ -132,6 +137,23 @@ def refuse_foreign(path: Path, container: Container) -> None:
         raise InputError(
             f"{path} is no artifact, so it is not overwritten; move it away, or choose another "
             "folder with -o."
+        )
+
+
+def files_of(path: Path, container: Container) -> list[Path]:
+    """An artifact, and what goes beside it."""
+    return [path, container.companion.path(path)] if container.companion else [path]
+
+
+def refuse_foreign_companion(path: Path, container: Container) -> None:
+    """Raise InputError where what would be overwritten beside an artifact is somebody's own."""
+    if container.companion is None:
+        return
+    beside = container.companion.path(path)
+    if beside.exists() and not container.companion.is_ours(beside):
+        raise InputError(
+            f"{beside} was not written by edgequant, so it is not overwritten; move it away, or "
+            "choose another folder with -o."
         )
 
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import export
 import quantize
+from export import Container
 from export.clipping import watch
+from export.files import new_file
 from quantize.allocation.budget import Size, Types
 from quantize.plan import Assignment, Target, assign
 from quantize.run.cost import Cost
 from quantize.run.job import Job
 from quantize.run.sight import beside, tower_told
 from quantize.run.stored import artifact_tensors
+from runtime.errors import UnsupportedError
 
 
 def exact_size(job: Job, target: Target, digest: str, fallbacks: tuple[str, ...]) -> Size:
@@ -63,8 +66,22 @@ def write(job: Job, assignment: Assignment, digest: str) -> None:
         overwrite=True,
         **beside(job, assignment),
     )
+    notes += write_companion(path, export.CONTAINERS[target.container])
     job.store.written(target).finish(notes=[f"{target.label} {note}" for note in notes])
     job.progress(f"writing {path.name}", 1, 1, "")
+
+
+def write_companion(path: Path, container: Container) -> list[str]:
+    """The small text beside an artifact, if its container has one; says why where it is missing."""
+    if container.companion is None:
+        return []
+    try:
+        text = container.companion.text(path)
+    except UnsupportedError as error:
+        return [str(error)]
+    with new_file(container.companion.path(path), overwrite=True) as temp:
+        temp.write_text(text, encoding="utf-8")
+    return []
 
 
 def provenance(job: Job, assignment: Assignment, digest: str) -> dict[str, Any]:

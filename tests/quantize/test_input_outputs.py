@@ -53,6 +53,38 @@ def test_overwrite_replaces_artifacts_alone(folder: Path) -> None:
         made(folder, "gguf:Q8_0")
 
 
+def test_overwrite_replaces_a_modelfile_of_ours_alone(folder: Path) -> None:
+    path = made(folder, "gguf:Q8_0")
+    modelfile = path.with_suffix(".Modelfile")
+    modelfile.write_text(modelfile.read_text() + "PARAMETER seed 1\n")
+    made(folder, "gguf:Q8_0")
+    assert "seed" not in modelfile.read_text()
+    modelfile.write_text("FROM mine")
+    with pytest.raises(InputError, match="Modelfile was not written by edgequant, so it is not"):
+        made(folder, "gguf:Q8_0")
+    path.unlink()
+    with pytest.raises(InputError, match="Modelfile exists; use overwrite"):
+        made(folder, "gguf:Q8_0", overwrite=False)
+    assert modelfile.read_text() == "FROM mine"
+    gates: dict[str, Any] = {"max_kl": 0, "min_top1": 1, "max_ppl_ratio": 0}
+    modelfile.rename(modelfile.with_name("mine"))
+    made(folder, "gguf:Q8_0")
+    modelfile.write_text("FROM mine")
+    with pytest.raises(edgequant.GateError):
+        edgequant.check(path, against=folder, eval_rows=1, eval_length=64, reject=True, **gates)
+    assert not path.exists() and modelfile.read_text() == "FROM mine"
+
+
+def test_a_name_that_no_modelfile_can_say_leaves_it_out_aloud(folder: Path) -> None:
+    odd = folder.rename(folder.with_name("two\nlines"))
+    told = edgequant.quantize(
+        odd, "gguf:Q8_0", folder.parent / "out", method="rtn", eval_rows=1, eval_length=64
+    )
+    assert told.report is not None
+    assert any("a Modelfile cannot say" in note for note in told.report.results[0].notes)
+    assert not list((folder.parent / "out").glob("*.Modelfile"))
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [

@@ -51,11 +51,12 @@ def test_the_commands_of_a_card_run_whatever_the_model_is_called(name: str, tmp_
             ["bash", "-c", f"{program}{generate} -n 1"], cwd=out, env=settings, capture_output=True
         )
         assert called.returncode == 0, called.stderr.decode()
-        if file := re.search(r"^printf .* > Modelfile", lines, re.MULTILINE):
-            subprocess.run(["bash", "-c", file[0]], cwd=out, check=True)
-            assert (out / (out / "Modelfile").read_text()[5:-1]).is_file()
-            assert re.search(r"ollama create [a-z0-9][a-z0-9._-]* ", lines)
+        if create := re.search(r"^ollama create [a-z0-9][a-z0-9._-]* -f .*", lines, re.MULTILINE):
+            text = (out / shlex.split(create[0])[-1]).read_text(encoding="utf-8")
+            (file,) = re.findall(r"^FROM (.*)$", text, re.MULTILINE)
+            assert (out / file).is_file()
     assert sorted(found) == sorted(made)
+    assert "\nollama create " in card
     (python,) = blocks(card, "python")
     literal = re.search(r"og\.Model\((.*)\)", python)
     assert literal is not None and eval(literal[1]) in made

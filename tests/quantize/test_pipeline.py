@@ -36,7 +36,8 @@ def test_a_judged_run_leaves_artifacts_reports_and_nothing_else(
     assert report is not None
     assert not report.failures
     artifacts = {"qwen2-tied-Q4_K_M.gguf", "qwen2-tied-int4-onnx"}
-    assert names(tmp_path) == artifacts | {"report.json", "report.html", "README.md"}
+    beside = {"report.json", "report.html", "README.md", "qwen2-tied-Q4_K_M.Modelfile"}
+    assert names(tmp_path) == artifacts | beside
     assert [result.label for result in report.results] == ["gguf:Q4_K_M", "onnx:int4"]
     assert all(result.metrics.kl < 0.1 for result in report.results)
 
@@ -97,8 +98,9 @@ def test_a_failed_gate_exits_with_1_and_leaves_the_file_as_rejected(
     assert code == 1
     assert "gate failed" in err
     assert json.loads(out)["results"][0]["label"] == "gguf:Q8_0"
-    assert "qwen2-tied-Q8_0.gguf.rejected" in names(tmp_path)
-    assert "qwen2-tied-Q8_0.gguf" not in names(tmp_path)
+    rejected = {"qwen2-tied-Q8_0.gguf.rejected", "qwen2-tied-Q8_0.Modelfile.rejected"}
+    reports = {"report.json", "report.html", "README.md"}
+    assert names(tmp_path) == rejected | reports
 
 
 def test_a_passed_gate_exits_with_0_and_the_file_can_be_checked_again(
