@@ -67,6 +67,7 @@ def test_a_container_can_run_what_it_holds(container: Container) -> None:
     assert container.reader.engine in backend_names()
     assert container.holds(QUANT_TYPES[container.widest])
     assert QUANT_TYPES[container.widest].size == 1
-    usage = container.usage.format(file="made.here", literal='"made.here"', model="some-model")
+    names = {"literal": '"made.here"', "model": "some-model", "companion": "made.more"}
+    usage = container.usage.format(file="made.here", **names)
     assert "made.here" in usage
     assert "{file}" not in usage

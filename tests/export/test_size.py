@@ -33,7 +33,8 @@ def zeros(checkpoint: Checkpoint, types: Mapping[str, QuantType]) -> Iterator[Te
     for name, shape in checkpoint.tensors.shapes.items():
         if name in types:
             data = np.ones((shape[0], types[name].row_bytes(shape[1])), np.uint8)
-            yield Tensor(name, shape, types[name], data)
+            order = np.arange(shape[1], dtype=np.int32) if types[name].ordered else None
+            yield Tensor(name, shape, types[name], data, order=order)
         else:
             yield Tensor.dense(name, np.zeros(shape, np.float32))
 
@@ -66,7 +67,9 @@ def mixed(container: Container, checkpoint: Checkpoint, seed: int) -> Types:
         return assign(Target(container.name, preset), checkpoint.arch, ()).types
     for name, shape in checkpoint.tensors.shapes.items():
         if len(shape) == 2:
-            fitting = [b for b in QUANT_TYPES.values() if container.holds(b) and b.fits(shape[1])]
+            held = [b for b in QUANT_TYPES.values() if container.holds(b) and b.fits(shape[1])]
+            # act-order is for the linears of layers alone
+            fitting = [b for b in held if name.startswith("blk.") or not b.ordered]
             types[name] = fitting[draw.integers(len(fitting))]
     return types
 
