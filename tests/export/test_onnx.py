@@ -167,6 +167,12 @@ def test_cached_steps_equal_the_whole_prompt(folder: Folder, name: str) -> None:
     assert_near(np.concatenate(parts, 1), whole)
 
 
+def test_the_rows_of_every_input_are_called_as_transformers_js_knows_them(folder: Folder) -> None:
+    graph = onnx.load(folder("tiny", "INT4_32") / "model.onnx", load_external_data=False).graph
+    dims = [value.type.tensor_type.shape.dim[0] for value in (*graph.input, *graph.output)]
+    assert {dim.dim_param for dim in dims} == {"batch_size"}
+
+
 @pytest.mark.numeric
 def test_rows_of_a_batch_do_not_touch_each_other(folder: Folder) -> None:
     engine = open_engine(folder("bundled", "INT4_32"), "onnxruntime", threads=2, accuracy_level=0)
