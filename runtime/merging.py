@@ -18,6 +18,8 @@ from runtime.stored import StoredArray
 
 TABLES = (HF_GLOBALS[EMBEDDING], HF_GLOBALS[OUTPUT])
 """Weights with a row for each token, of which an adapter may bring another number."""
+EXPERT = re.compile(r"\.experts\.\d+\..*")
+"""What the name of an expert's tensor ends with."""
 
 
 def merge_all(
@@ -100,6 +102,12 @@ def _place(adapter: Adapter, name: str, known: set[str]) -> str:
             "base predicts tokens; load the base with transformers' "
             "AutoModelForSequenceClassification and the num_labels of the training, save it with "
             "save_pretrained, and give that as the base."
+        )
+    if (fused := EXPERT.sub(".experts.gate_up_proj", inner)) != inner and fused in known:
+        raise UnsupportedError(
+            f"the adapter {adapter.folder} changes {name}, a single expert, and the base stores "
+            f"all of them together ({fused}); give the base as it was released, with a tensor for "
+            "each expert."
         )
     raise UnsupportedError(
         f"the adapter {adapter.folder} changes {name}, which the base does not have; "

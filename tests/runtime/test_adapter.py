@@ -267,6 +267,13 @@ def test_an_adapter_may_change_some_experts_of_a_weight(whole: bool, tmp_path: P
     np.testing.assert_array_equal(after.tensors.matrix(name, 2).decode(), expected[2])
 
 
+def test_an_adapter_of_one_expert_needs_a_base_with_a_tensor_for_each(tmp_path: Path) -> None:
+    folder = moe(tmp_path / "base", QWEN3, fuse=True)
+    tensors = factors("base_model.model.model.layers.0.mlp.experts.3.up_proj")
+    with pytest.raises(UnsupportedError, match=r"a single expert.*experts\.gate_up_proj"):
+        open_checkpoint(folder, [made(tmp_path / "mine", tensors, r=4)])
+
+
 def test_an_adapter_with_a_scoring_head_says_which_base_it_wants(
     base: Path, tmp_path: Path
 ) -> None:
