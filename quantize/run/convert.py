@@ -61,6 +61,8 @@ class Conversion:
     path: Path
     bytes: int
     weights: tuple[Converted, ...]
+    notes: tuple[str, ...] = ()
+    """What a user should know, of those who do not `say` it."""
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` prints it."""

@@ -34,6 +34,25 @@ def test_a_forecast_has_the_bytes_that_the_run_wrote(made: edgequant.Result) -> 
     assert forecast.calibration_tokens == 2 * 64
 
 
+def test_a_conversion_tells_what_became_of_every_weight(
+    made: edgequant.Result, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    source = made.artifacts[0].path
+    found = edgequant.convert(
+        source, to="onnx", output=tmp_path, progress=lambda stage, *told: seen.append(stage)
+    )
+    assert sum(file.stat().st_size for file in found.path.iterdir()) == found.bytes
+    linears = [weight for weight in found.weights if weight.name.startswith("blk.")]
+    assert {(w.source, w.type, w.exact) for w in linears} == {("Q4_0", "INT4_32_SYM", True)}
+    assert "looking for grids" in seen and any("Q4_0" in note for note in found.notes)
+    with pytest.raises(edgequant.InputError, match="exists; use overwrite"):
+        edgequant.convert(source, to="onnx", output=tmp_path)
+    with pytest.raises(edgequant.InputError, match="unknown container 'exe' in to; known: awq"):
+        edgequant.convert(source, to="exe", output=tmp_path / "exe", exact=True)
+    assert not (tmp_path / "exe").exists()
+
+
 def test_a_check_measures_what_the_run_measured(made: edgequant.Result) -> None:
     seen: list[tuple[str, int, int]] = []
     report = edgequant.check(

@@ -18,7 +18,7 @@ import export.onnx_data
 from export import CONTAINERS, genai
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from runtime.engine import open_engine
-from runtime.errors import EdgequantError
+from runtime.errors import CorruptFileError, EdgequantError
 from runtime.onnx_file import metadata, open_onnx
 from runtime.quant_types import QUANT_TYPES
 from runtime.quant_types.onnx_int import OnnxInt
@@ -260,6 +260,19 @@ def test_container_holds_the_integer_layouts_and_plain_floats() -> None:
     ints = [qtype for qtype in QUANT_TYPES.values() if isinstance(qtype, OnnxInt)]
     assert held == {"F32"} | {qtype.name for qtype in ints if not qtype.half}
     assert CONTAINERS["onnx"].widest in held
+
+
+def test_an_order_that_names_a_column_twice_is_refused(tiny: Checkpoint, tmp_path: Path) -> None:
+    write(tmp_path / "x", tiny.arch, rounded(tiny, "INT4_32_ACT"), tiny.folder, {})
+    name = "blk.2.attn_k.weight"
+    places = {p.name: p.external_data for p in graph_of(tmp_path / "x").initializer}
+    offset = next(int(e.value) for e in places[f"{name}.order"] if e.key == "offset")
+    with (tmp_path / "x" / "model.onnx.data").open("r+b") as file:
+        file.seek(offset)
+        first = file.read(4)
+        file.write(first)
+    with pytest.raises(CorruptFileError, match=f"columns of {name} does not name each once"):
+        open_onnx(tmp_path / "x").tensors[name]
 
 
 def test_same_tensors_make_the_same_bytes(folder: Folder, tiny: Checkpoint, tmp_path) -> None:

@@ -75,6 +75,17 @@ def test_rows_get_the_longest_block_that_holds_them(
     assert np.array_equal(float32(array), made.values())
 
 
+def test_scattered_groups_of_uneven_sizes_are_float32(tmp_path: Path) -> None:
+    made = random_codes(SHAPE, 4, 64, shuffled=True)
+    groups = list(made.groups)
+    groups[groups.index(0)] = 1  # 63 columns and 65
+    made = made._replace(groups=groups)
+    found = read_as(tmp_path, settings(4, 64, desc_act=True), stored(made))
+    assert found.arrays["X.weight"].dtype == "F32"
+    assert np.array_equal(float32(found.arrays["X.weight"]), made.values())
+    assert any("1 of them, of uneven groups, are read as float32" in note for note in found.notes)
+
+
 def test_groups_are_one_after_the_other_without_g_idx(tmp_path: Path) -> None:
     made = random_codes(SHAPE, 4, 64)
     array = read_as(tmp_path, settings(4, 64), stored(made, g_idx=False)).arrays["X.weight"]
