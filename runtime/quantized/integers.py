@@ -58,7 +58,7 @@ class Grid:
         """Name of the layout that holds rows of so many columns."""
         if self.order is not None:
             return "F32"
-        wide = 4 if self.bits <= 4 else 8
+        wide = next(bits for bits in (2, 4, 8) if self.bits <= bits)
         whole = self.group >= cols  # then nothing but the row's end must fall on a block's
         sizes = (s for s in (128, 64, 32) if cols % s == 0 and (whole or self.group % s == 0))
         size = next(sizes, None)
