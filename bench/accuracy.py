@@ -13,6 +13,7 @@ calibration has seen; without any, the held-out part of the built-in text. Needs
 """
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from export.onnx_graph import HEAD_MULTIPLE
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from runtime.backends.llamacpp import open as open_llamacpp
 from runtime.engine import Engine
+from runtime.tensor import is_matrix
 
 TABLES = ("methods", "llamacpp", "onnxruntime")
 TINY, OUTLIERS, NARROW = "tiny", "outliers", "narrow"
@@ -86,6 +88,18 @@ def ours_at(checkpoint: Checkpoint, budget: int, folder: Path) -> Path:
     return ours(checkpoint, "gguf:auto", folder, target_size=budget, effort="high")
 
 
+def our_folder_at(checkpoint: Checkpoint, original: Path, budget: int, folder: Path) -> Path:
+    """Our best ONNX folder whose arrays take at most `budget` bytes, padding not counted.
+
+    `original` is the folder with all matrices in float32.
+    """
+    shapes = checkpoint.arch.shapes().values()
+    cells = sum(math.prod(shape) for shape in shapes if is_matrix(shape))
+    rest = rival_onnx.weight_bytes(original) - 4 * cells
+    bits = 8 * (budget - rest) / cells
+    return ours(checkpoint, "onnx-f16:auto", folder, target_bpw=bits, effort="high")
+
+
 def row(model: str, name: str, sizes: tuple[int, int], kl: tuple[float, float]) -> dict[str, Any]:
     """A line of a table: sizes and KL are the rival's, then ours."""
     return {
@@ -133,7 +147,7 @@ def against_llamacpp(model: str, settings: Settings, folder: Path) -> list[dict[
 
 
 def against_onnxruntime(model: str, settings: Settings, folder: Path) -> list[dict[str, Any]]:
-    """Each of onnxruntime's quantizers at 4 bits in blocks of 32, and ours in the same layout."""
+    """Each of onnxruntime's quantizers at 4 bits in blocks of 32, and ours at no more bytes."""
     checkpoint = settings.checkpoint(model)
     if checkpoint.arch.head_dim % HEAD_MULTIPLE:
         print(f"{model} is left out: onnxruntime rotates no heads of {checkpoint.arch.head_dim}")
@@ -143,18 +157,24 @@ def against_onnxruntime(model: str, settings: Settings, folder: Path) -> list[di
         algorithm: rival_onnx.quantize(checkpoint, source, folder / algorithm, algorithm)
         for algorithm in settings.algorithms
     }
-    flags = {} if settings.same_mixture else {"effort": "high"}
-    folders["ours"] = ours(checkpoint, "onnx:int4", folder / "ours", **flags)
+    sizes = {algorithm: rival_onnx.weight_bytes(made) for algorithm, made in folders.items()}
+    for size in set(sizes.values()):
+        place = folder / f"ours {size}"
+        folders[place.name] = (
+            ours(checkpoint, "onnx:int4", place)
+            if settings.same_mixture
+            else our_folder_at(checkpoint, original, size, place)
+        )
     engines: dict[str, Engine] = {}
     for label, made in folders.items():
         engines[label] = rival_onnx.open_engine(made)
     texts = settings.windows(checkpoint)
     found = judge.judge(rival_onnx.open_engine(original), engines, texts)
-    own = rival_onnx.weight_bytes(folders["ours"])
     rows: list[dict[str, Any]] = []
-    for algorithm in settings.algorithms:
-        sizes = rival_onnx.weight_bytes(folders[algorithm]), own
-        rows += lines(model, algorithm, sizes, found[algorithm], found["ours"])
+    for algorithm, size in sizes.items():
+        own = f"ours {size}"
+        pair = size, rival_onnx.weight_bytes(folders[own])
+        rows += lines(model, algorithm, pair, found[algorithm], found[own])
     return rows
 
 

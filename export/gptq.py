@@ -33,6 +33,7 @@ from export.packed import (
 from export.shards import Array
 from runtime.errors import UnsupportedError
 from runtime.packed_folders import GPTQ
+from runtime.quant_types import QuantType
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Shape
 
@@ -114,13 +115,18 @@ def files(found: dict[str, Any]) -> dict[str, bytes]:
     return {"quantize_config.json": genai.json_bytes(found)}
 
 
+def _packs(qtype: QuantType) -> bool:
+    """2 bits, which the format has too, are run by few of its readers."""
+    return isinstance(qtype, OnnxInt) and qtype.half and qtype.code_bits > 2
+
+
 _packing = Packing(("g_idx", "qweight", "qzeros", "scales"), arrays, values, config, files)
 
 Container(
     GPTQ,
     suffix="-gptq",
     widest="F16",
-    holds=lambda qtype: isinstance(qtype, OnnxInt) and qtype.half or qtype.name in FLOATS,
+    holds=lambda qtype: _packs(qtype) or qtype.name in FLOATS,
     presets={
         "int4": preset("INT4_128_SYM_F16"),
         "int4-64": preset("INT4_64_SYM_F16"),

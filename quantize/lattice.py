@@ -35,6 +35,8 @@ ROUNDS = 3
 """In which the bounds of a step are drawn closer."""
 SAMPLE = 64
 """Rows that are looked at before the others."""
+SHARED = 256
+"""Blocks that stand for all where their share on a grid is asked for."""
 CHUNK = 1 << 20
 """Weights that are looked at at a time."""
 
@@ -106,6 +108,19 @@ def exact_rows(tensor: Tensor, qtype: QuantType) -> np.ndarray | None:
             return None
         parts.append(qtype.pack(found.codes, found.params))
     return np.concatenate(parts)
+
+
+def share(tensor: Tensor, qtype: QuantType) -> float:
+    """Which part of a weight's blocks lies on a grid of `qtype`, by some at equal distances."""
+    if not qtype.fits(tensor.cols):
+        return 0.0
+    blocks = tensor.cols // qtype.size
+    at = np.unique(np.linspace(0, tensor.rows * blocks - 1, SHARED).astype(int))
+    places = [(row, block * qtype.size) for row, block in zip(*divmod(at, blocks), strict=True)]
+    picked = [tensor.decode(row, row + 1)[:, col : col + qtype.size] for row, col in places]
+    stored = tensor.qtype.name if tensor.qtype.name in MANTISSA else "F32"
+    found = on_grid(np.concatenate(picked), stored, qtype)
+    return 0.0 if found is None else float(found.on_grid.mean())
 
 
 def _from_codes(packed: np.ndarray, source: QuantType, qtype: QuantType) -> Found | None:

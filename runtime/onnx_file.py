@@ -225,7 +225,7 @@ def _layouts(model: Any) -> dict[str, OnnxInt]:
         if not isinstance(qtype, OnnxInt):
             raise UnsupportedError(
                 f"{name} has {bits} bits in blocks of {size}; "
-                "only 4 and 8 bits in blocks of 32, 64 and 128 are read."
+                "only 2, 4 and 8 bits in blocks of 32, 64 and 128 are read."
             )
         out[name] = qtype
     return out

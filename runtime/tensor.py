@@ -28,6 +28,11 @@ def stored_bytes(qtype: QuantType, shape: Shape) -> int:
     return math.prod(shape[:-1]) * qtype.row_bytes(shape[-1])
 
 
+def file_bytes(qtype: QuantType, shape: Shape) -> int:
+    """Bytes of a tensor in a file, where the zero points of a row may share bytes (onnx_int.py)."""
+    return math.prod(shape[:-1]) * math.ceil(shape[-1] * qtype.bits / 8)
+
+
 @dataclass(frozen=True)
 class Tensor:
     """Packed rows of one weight. 1-D tensors (norms, biases) are one row."""

@@ -19,7 +19,7 @@ from quantize.plan import (
 from runtime.archs import Arch
 from runtime.errors import InputError
 from runtime.quant_types import QUANT_TYPES, QuantType
-from runtime.tensor import is_matrix, stored_bytes
+from runtime.tensor import file_bytes, is_matrix
 
 CAUTION = 0.6
 """Part of max_kl that may be predicted: of small types the measured loss is up to 1/0.6 of that."""
@@ -90,7 +90,7 @@ def choices_of(
             types = ["F32"]
         out[name] = [
             Choice(
-                type_name, stored_bytes(QUANT_TYPES[type_name], shape), predictions[name][type_name]
+                type_name, file_bytes(QUANT_TYPES[type_name], shape), predictions[name][type_name]
             )
             for type_name in types
         ]

@@ -12,16 +12,23 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from quantize.checkpoint import check_finite
-from quantize.lattice import exact_rows
+from quantize.lattice import exact_rows, share
 from quantize.plan import Assignment
 from runtime.archs import LayerSpec
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.stored import StoredTensors
 from runtime.tensor import Tensor
 
-GRIDS = ("INT4_128_SYM_F16", "INT4_128_F16", "Q4_0", "Q4_1", "Q5_0", "INT8_128_SYM_F16", "Q8_0")
-"""Types on whose grids a model is looked for, the smallest first: those of quantization-aware
-training, GPTQ, AWQ and MXFP4 (whose points are multiples that Q5_0 holds)."""
+GRIDS = (
+    *("INT2_128_SYM_F16", "INT4_128_SYM_F16", "INT4_128_F16", "Q4_0", "Q4_1", "Q5_0"),
+    *("INT8_128_SYM_F16", "Q8_0"),
+)
+"""Types on whose grids a model is looked for, the smallest first: those of ternary models (BitNet),
+GPTQ, AWQ, quantization-aware training and MXFP4 (whose points are multiples that Q5_0 holds)."""
+PROBED = 8
+"""Linears, spread over the layers, most of which must lie on a grid before all are looked at."""
+NAMED = 3
+"""Weights off the grid that are named in a note."""
 CHUNK = 1 << 22
 """Weights that are decoded at a time to look for NaN and infinity."""
 
@@ -71,18 +78,34 @@ class Kept:
         return self.known[name, qtype.name]
 
     def notes(self) -> tuple[str, ...]:
-        """A sentence where all linears of the layers lie on one grid."""
+        """A sentence where all linears of the layers, or most of them, lie on one grid."""
         names = [n for n, s in self.tensors.shapes.items() if n.startswith("blk.") and len(s) > 1]
         if not self.tensors.qtype(names[0]).is_float:
             return ()
-        for type_name in GRIDS:
-            qtype = QUANT_TYPES[type_name]
-            if all(self.on_grid(name, qtype) for name in names):
-                exact = f"exact at {qtype.bits:g} bits a weight"
-                return (
-                    f"the weights lie on a grid of {type_name} ({qtype.size} a block): {exact}",
-                )
+        spread = names[:: max(1, len(names) // PROBED)]
+        for qtype in (QUANT_TYPES[type_name] for type_name in GRIDS):
+            if 2 * len(self._off(spread, qtype)) >= len(spread):
+                continue
+            off = self._off(names, qtype)
+            if 2 * len(off) < len(names):
+                return (self._sentence(names, off, qtype),)
         return ()
+
+    def _off(self, names: list[str], qtype: QuantType) -> list[str]:
+        """Those of some weights that lie on no grid of a type."""
+        return [name for name in names if not self.on_grid(name, qtype)]
+
+    def _sentence(self, names: list[str], off: list[str], qtype: QuantType) -> str:
+        """What is told of weights that lie on a grid but for some."""
+        grid = f"lie on a grid of {qtype.name} ({qtype.size} a block): exact at {qtype.bits:g} bits"
+        if not off:
+            return f"the weights {grid} a weight"
+        # of a weight that is not whole on the grid, 99% at most
+        parts = {n: min(99, int(100 * share(self.tensors[n], qtype))) for n in off[:NAMED]}
+        told = ", ".join(f"{name} ({part}% of its blocks)" for name, part in parts.items())
+        more = f" and {len(off) - NAMED} more" if len(off) > NAMED else ""
+        count = f"{len(names) - len(off)} of {len(names)} weights of the layers"
+        return f"{count} {grid} a weight; not so {told}{more}"
 
 
 def copied_linears(

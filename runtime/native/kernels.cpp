@@ -12,13 +12,14 @@
 namespace KERNELS {
 
 static const Layout* const LAYOUTS[] = {
-    &f32,         &f16,          &bf16,         &q4_0,        &q4_1,         &q5_0,
-    &q5_1,        &q8_0,         &iq4_nl,       &q2_k,        &q3_k,         &q4_k,
-    &q5_k,        &q6_k,         &iq4_xs,       onnx_int,     onnx_int + 1,  onnx_int + 2,
-    onnx_int + 3, onnx_int + 4,  onnx_int + 5,  onnx_int + 6, onnx_int + 7,  onnx_int + 8,
-    onnx_int + 9, onnx_int + 10, onnx_int + 11, &iq1_s,       &iq1_m,        &iq2_xxs,
-    &iq2_xs,      &iq2_s,        &iq3_xxs,      &iq3_s,       &tq1_0,        &tq2_0,
-    &q1_0,        &q2_0,         &mxfp4,        &nvfp4,       &nvfp4_scaled,
+    &f32,          &f16,          &bf16,         &q4_0,         &q4_1,         &q5_0,
+    &q5_1,         &q8_0,         &iq4_nl,       &q2_k,         &q3_k,         &q4_k,
+    &q5_k,         &q6_k,         &iq4_xs,       onnx_int,      onnx_int + 1,  onnx_int + 2,
+    onnx_int + 3,  onnx_int + 4,  onnx_int + 5,  onnx_int + 6,  onnx_int + 7,  onnx_int + 8,
+    onnx_int + 9,  onnx_int + 10, onnx_int + 11, onnx_int + 12, onnx_int + 13, onnx_int + 14,
+    onnx_int + 15, onnx_int + 16, onnx_int + 17, &iq1_s,        &iq1_m,        &iq2_xxs,
+    &iq2_xs,       &iq2_s,        &iq3_xxs,      &iq3_s,        &tq1_0,        &tq2_0,
+    &q1_0,         &q2_0,         &mxfp4,        &nvfp4,        &nvfp4_scaled,
 };
 
 #if !defined(HAS_PANELS)

@@ -1,18 +1,19 @@
-"""INT4 and INT8 of ONNX, GPTQ and AWQ: whole codes with a zero point, 32 to 128 a block.
+"""INT2, INT4 and INT8 of ONNX, GPTQ and AWQ: whole codes with a zero point, 32 to 128 a block.
 
 In an ONNX file one weight is two or three tensors; here it is one row of records, so that every
 method and reader handles it like any other layout. `split` and `join_parts` go between the two:
 
     record      4 or 2 bytes  scale  float32; float16 in layouts with _F16
                 1 byte        zero   uint8 (layouts without _SYM only)
-                then          codes  4 bits: byte j = code 2j | code 2j+1 << 4; 8 bits: one a byte
+                then          codes  8 bits: one a byte; 4 bits: byte j = code 2j | code 2j+1 << 4
+                                     2 bits: code 4j + i is bits 2i and 2i+1 of byte j
 
     in a file   B            uint8 (rows, blocks, codes' bytes)
                 scales       float32 (rows, blocks)
-                zero_points  uint8 (rows, ceil(blocks * bits / 8)), low nibble = even block
+                zero_points  uint8 (rows, ceil(blocks * bits / 8)), packed as codes are
 
 weight = (code - zero) * scale, as onnxruntime computes it. Without zero points the zero is the
-middle of the codes (8 or 128), and a scale may be negative: the longer side on the lowest code.
+middle of the codes (2, 8 or 128), and a scale may be negative: the longer side on the lowest code.
 GPTQ and AWQ hold float16 scales. GPTQ stores zero points less 1, and readers disagree on what a
 stored -1 does to its neighbours, so that those of layouts with _F16 begin at 1.
 
@@ -37,7 +38,10 @@ from runtime.quant_types.base import (
 )
 from runtime.quant_types.native_fit import NativeSearch, native_search
 
-SHRINK = {4: [1 - 0.03 * step for step in range(12)], 8: [1 - 0.004 * step for step in range(12)]}
+SHRINK = {
+    bits: [1 - part * step for step in range(12)]
+    for bits, part in {2: 0.05, 4: 0.03, 8: 0.004}.items()
+}
 """By bits: the parts of a block's range that `fit` tries to spread the codes over."""
 
 ACT = "_ACT"
@@ -184,8 +188,7 @@ class OnnxInt(QuantType):
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         small: np.ndarray = np.asarray(codes).astype(np.uint8).reshape(len(codes), -1, self.size)
-        if self.code_bits == 4:
-            small = small[..., 0::2] | small[..., 1::2] << 4
+        small = _together(small, self.code_bits)
         parts = [np.ascontiguousarray(params["scale"], self.scale_type)[..., None].view(np.uint8)]
         if not self.symmetric:
             parts.append(np.asarray(params["zero"]).astype(np.uint8)[..., None])
@@ -198,8 +201,7 @@ class OnnxInt(QuantType):
         params = {"scale": scales.astype(np.float32)}
         if not self.symmetric:
             params["zero"] = zeros.astype(np.float32)
-        if self.code_bits == 4:
-            small = _nibbles(small)
+        small = _apart(small, self.code_bits)
         return small.reshape(rows, -1).astype(np.int32), params
 
     def zero_points(self, data: np.ndarray) -> np.ndarray:
@@ -230,10 +232,8 @@ class OnnxInt(QuantType):
         scales, zeros, codes = self._fields(records)
         if self.symmetric:
             return np.ascontiguousarray(codes), scales, None
-        if self.code_bits == 4:
-            zeros = np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2)))
-            zeros = zeros[:, 0::2] | zeros[:, 1::2] << 4
-        return np.ascontiguousarray(codes), scales, np.ascontiguousarray(zeros)
+        whole = np.pad(zeros, ((0, 0), (0, -zeros.shape[1] % (8 // self.code_bits))))
+        return np.ascontiguousarray(codes), scales, _together(whole, self.code_bits)
 
     def _fields(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Records (rows, blocks, bytes) -> scales (rows, blocks), zero points (rows, blocks), which
@@ -250,9 +250,7 @@ class OnnxInt(QuantType):
         stored = np.ascontiguousarray(scales, self.scale_type)
         parts = [stored.reshape(rows, blocks, 1).view(np.uint8)]
         if zeros is not None:
-            zeros = zeros.reshape(rows, -1)
-            if self.code_bits == 4:
-                zeros = _nibbles(zeros).reshape(rows, -1)[:, :blocks]
+            zeros = _apart(zeros.reshape(rows, -1), self.code_bits)[:, :blocks]
             parts.append(zeros[..., None])
         return np.concatenate([*parts, quants], axis=-1).reshape(rows, -1)
 
@@ -264,9 +262,19 @@ def onnx_name(
     return f"INT{code_bits}_{size}" + "_SYM" * symmetric + "_F16" * half + ACT * ordered
 
 
-def _nibbles(packed: np.ndarray) -> np.ndarray:
-    """uint8 (..., n) -> (..., n, 2): low and high half of each byte."""
-    return np.stack([packed & 15, packed >> 4], axis=-1)
+def _together(codes: np.ndarray, bits: int) -> np.ndarray:
+    """uint8 (..., n) codes of so many bits -> (..., n * bits / 8), the first in the lowest bits."""
+    each = 8 // bits
+    packed = codes[..., 0::each].copy()
+    for at in range(1, each):
+        packed |= codes[..., at::each] << bits * at
+    return packed
+
+
+def _apart(packed: np.ndarray, bits: int) -> np.ndarray:
+    """The reverse: uint8 (..., n) -> (..., n * 8 / bits)."""
+    codes = np.stack([packed >> at & (1 << bits) - 1 for at in range(0, 8, bits)], axis=-1)
+    return codes.reshape(*packed.shape[:-1], -1)
 
 
 def _total(x: Array) -> Array:
@@ -278,7 +286,7 @@ def _total(x: Array) -> Array:
 
 
 for _ordered, _half, _bits, _size, _symmetric in product(
-    (False, True), (False, True), (4, 8), (32, 64, 128), (False, True)
+    (False, True), (False, True), (2, 4, 8), (32, 64, 128), (False, True)
 ):
     _kind = (_symmetric, _half, _ordered)
     _facts = {

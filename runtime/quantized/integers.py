@@ -70,7 +70,8 @@ class Grid:
 
     def type_for(self, cols: int) -> str:
         """Name of the layout that holds rows of so many columns."""
-        wide, ordered = 4 if self.bits <= 4 else 8, self.order is not None
+        wide = next(bits for bits in (2, 4, 8) if self.bits <= bits)
+        ordered = self.order is not None
         whole = self.group >= cols  # then nothing but the row's end must fall on a block's
         sizes = (s for s in (128, 64, 32) if cols % s == 0 and (whole or self.group % s == 0))
         size = next(sizes, None)

@@ -259,6 +259,22 @@ def iq4_xs(planes, block, part, lane, field: tl.constexpr, PER: tl.constexpr):
 SIZES = (32, 64, 128)
 
 
+@decodes(*(f"INT2_{n}" for n in SIZES), planes=(SINGLE, Plane(1), Plane(0)), fields=2)
+@triton.jit
+def int2(planes, block, part, lane, field: tl.constexpr, PER: tl.constexpr):
+    at, shift = (block * PER + part) * 8 + lane // 2, 4 * (lane % 2) + 2 * field
+    code = bits(planes[2], at, shift, 2) - bits(planes[1], block, 0, 8)
+    return code.to(tl.float32) * number(planes[0], block), 32 * part + 2 * lane + field
+
+
+@decodes(*(f"INT2_{n}_SYM" for n in SIZES), planes=(SINGLE, Plane(0)), fields=2)
+@triton.jit
+def int2_sym(planes, block, part, lane, field: tl.constexpr, PER: tl.constexpr):
+    at, shift = (block * PER + part) * 8 + lane // 2, 4 * (lane % 2) + 2 * field
+    code = bits(planes[1], at, shift, 2) - 2
+    return code.to(tl.float32) * number(planes[0], block), 32 * part + 2 * lane + field
+
+
 @decodes(*(f"INT4_{n}" for n in SIZES), planes=(SINGLE, Plane(1), Plane(0)), fields=2)
 @triton.jit
 def int4(planes, block, part, lane, field: tl.constexpr, PER: tl.constexpr):

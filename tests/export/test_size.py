@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from export import CONTAINERS, Container
+from export.onnx_data import weight_arrays
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Target, assign
 from runtime.errors import EdgequantError
 from runtime.quant_types import QUANT_TYPES, QuantType
-from runtime.tensor import Tensor
+from runtime.tensor import Tensor, file_bytes
 from tests.conftest import CONFIGS
 
 EXTRA = {"method": "gptq", "plan": {"rows": 4, "rules": ["ä=Q8_0"]}, "fallbacks": []}
@@ -72,6 +73,16 @@ def mixed(container: Container, checkpoint: Checkpoint, seed: int) -> Types:
             fitting = [b for b in held if name.startswith("blk.") or not b.ordered]
             types[name] = fitting[draw.integers(len(fitting))]
     return types
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 5])
+@pytest.mark.parametrize("container", ["onnx", "onnx-f16"])
+def test_bytes_that_types_are_chosen_by_are_those_of_the_arrays(container, blocks) -> None:
+    """Zero points of 2 and 4 bits share bytes, and the last byte of a row may be part empty."""
+    for qtype in filter(CONTAINERS[container].holds, QUANT_TYPES.values()):
+        shape = (7, blocks * qtype.size)
+        arrays = weight_arrays("blk.0.attn_q.weight", shape, qtype)
+        assert file_bytes(qtype, shape) == sum(array.nbytes for array in arrays)
 
 
 @every_preset

@@ -15,6 +15,7 @@ from quantize.run import pipeline
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf
 from runtime.quant_types import QUANT_TYPES
+from runtime.tensor import file_bytes
 from tests.quantize.runs import small_plan
 
 Predictions = dict[str, dict[str, float]]
@@ -117,6 +118,11 @@ def test_bits_a_weight_are_those_of_the_tensors(bits: float, tiny: Checkpoint) -
     assert 0.99 * bits <= taken <= bits
 
 
+def test_few_bits_take_blocks_of_two_bits_in_onnx(tiny: Checkpoint) -> None:
+    types = allocated(tiny, "onnx-f16:auto", target_bpw=3).types.values()
+    assert {"INT2", "INT4"} <= {qtype.name[:4] for qtype in types}
+
+
 def test_every_type_is_one_that_fits_and_that_the_container_holds(tiny: Checkpoint) -> None:
     for to in ("gguf:auto", "onnx:auto"):
         plan = small_plan(tiny.folder, to, target_bpw=6)
@@ -130,7 +136,7 @@ def test_every_type_is_one_that_fits_and_that_the_container_holds(tiny: Checkpoi
             for option in options:
                 qtype = QUANT_TYPES[option.type_name]
                 assert container.holds(qtype)
-                assert option.bytes == rows * qtype.row_bytes(cols)
+                assert option.bytes == file_bytes(qtype, (rows, cols))
 
 
 def test_rules_are_kept_and_the_last_one_wins(tiny: Checkpoint) -> None:
@@ -247,6 +253,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny: Checkpoint) -> Callable
         ("gguf:auto", 9_000_000),
         ("onnx:auto", 4_400_000),
         ("onnx:auto", 8_000_000),
+        ("onnx-f16:auto", 3_200_000),
     ],
 )
 def test_a_file_has_the_bytes_announced_and_hardly_fewer_than_were_asked_for(

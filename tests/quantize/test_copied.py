@@ -1,5 +1,6 @@
 """A weight whose type is the source's keeps its bytes, whatever would round or move it."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from quantize.calibration.stream import Weights
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.methods import METHODS, HessianFactor
 from quantize.rewrites import REWRITES
-from quantize.run.copied import copied_rows
+from quantize.run.copied import Kept, copied_rows
 from quantize.run.data_free import round_tensor
 from quantize.run.rounding import Recipe, quantize_layer, rewrite_layer
 from quantize.tuning.tuning_model import open_part
@@ -179,8 +180,27 @@ def test_weights_on_a_grid_are_taken_as_they_are(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(again.decode(), tensor.decode())
 
 
-def on_lattice(folder: Path, qtype: QuantType) -> None:
-    """The bundled checkpoint with every linear of its layers rounded to a type, stored in bf16."""
+@pytest.mark.slow
+def test_plan_tells_the_grid_of_most_weights_and_the_share_of_the_others(tmp_path: Path) -> None:
+    source, whole, half = tmp_path / "source", "blk.0.attn_v.weight", "blk.2.ffn_up.weight"
+    on_lattice(source, QUANT_TYPES["Q4_0"], {whole: 0.0, half: 0.5})
+    tensors = open_checkpoint(source).tensors
+    linears = [name for name, t in tensors.items() if name.startswith("blk.") and t.is_matrix]
+    (note,) = Kept(tensors).notes()
+    assert note.startswith(
+        f"{len(linears) - 2} of {len(linears)} weights of the layers lie on a grid of Q4_0 (32 a "
+        f"block): exact at 4.5 bits a weight; not so {whole} (0% of its blocks), {half} ("
+    )
+    part = re.search(r"\((\d+)% of its blocks\)$", note)
+    assert part and 45 <= int(part[1]) <= 55
+    assert Kept(open_checkpoint(None).tensors).notes() == ()
+
+
+def on_lattice(folder: Path, qtype: QuantType, parts: dict[str, float] | None = None) -> None:
+    """The bundled checkpoint with every linear of its layers rounded to a type, stored in bf16.
+
+    Of those in `parts` just the first rows, as many as it says.
+    """
     shutil.copytree(bundled(), folder)
     checkpoint = open_checkpoint(folder)
     names = checkpoint.arch.hf_names()
@@ -188,6 +208,8 @@ def on_lattice(folder: Path, qtype: QuantType) -> None:
     for name, tensor in checkpoint.tensors.items():
         if name.startswith("blk.") and tensor.is_matrix:
             codes, params = qtype.quantize(tensor.decode())
-            values = np.asarray(qtype.value(codes, *qtype.grid(params)))
+            values = np.array(qtype.value(codes, *qtype.grid(params)))
+            rest = int(tensor.rows * (parts or {}).get(name, 1.0))
+            values[rest:] = tensor.decode()[rest:]
             arrays[names[name]] = torch.from_numpy(values.copy()).bfloat16()
     save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})

@@ -21,7 +21,7 @@ from tests.small_models import rounded
 
 pytestmark = pytest.mark.slow
 
-KINDS = ["F32", "INT4_32", "INT4_32_SYM", "INT8_32", "INT8_32_SYM"]
+KINDS = ["F32", "INT2_32", "INT2_32_SYM", "INT4_32", "INT4_32_SYM", "INT8_32", "INT8_32_SYM"]
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_a_block_that_we_do_not_know_is_refused(copy: Path) -> None:
                 if attribute.name == "block_size":
                     attribute.i = 48
 
-    message = "token_embd.weight has 4 bits in blocks of 48; only 4 and 8 bits"
+    message = "token_embd.weight has 4 bits in blocks of 48; only 2, 4 and 8 bits"
     with pytest.raises(EdgequantError, match=message):
         open_onnx(edited(copy, change))
 

@@ -166,6 +166,7 @@ const Packer PACKERS[PACKER_COUNT] = {
     {"Q5_1", 24, pack_q5_1},  {"Q8_0", 34, pack_q8_0},  {"IQ4_NL", 18, pack_iq4_nl},
     {"Q2_K", 84, pack_q2_k},  {"Q3_K", 110, pack_q3_k}, {"Q4_K", 144, pack_q4_k},
     {"Q5_K", 176, pack_q5_k}, {"Q6_K", 210, pack_q6_k}, {"IQ4_XS", 136, pack_iq4_xs},
+    ONNX_INT(2, 32),          ONNX_INT(2, 64),          ONNX_INT(2, 128),
     ONNX_INT(4, 32),          ONNX_INT(4, 64),          ONNX_INT(4, 128),
     ONNX_INT(8, 32),          ONNX_INT(8, 64),          ONNX_INT(8, 128),
 };

@@ -5,7 +5,7 @@
 
 namespace KERNELS {
 
-constexpr int PACKER_COUNT = 36;
+constexpr int PACKER_COUNT = 48;
 extern const Packer PACKERS[PACKER_COUNT];
 
 }  // namespace KERNELS

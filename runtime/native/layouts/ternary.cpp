@@ -16,6 +16,7 @@
 //   bytes 2..17  q  bit i of byte j:             bytes 2..17  q  bits 2f..2f+1 of byte j:
 //                   weight 8j + i, is 2 or 0                     weight 4j + f
 #include "layout_of.h"
+#include "two_bits.h"
 
 namespace KERNELS {
 
@@ -77,11 +78,7 @@ struct Q2_0 : OneScale<0> {
     static constexpr int BLOCK = 64, BYTES = 18, SUB = 64;
 
     static INLINE Bytes<32> codes(const uint8_t* bytes, int part) {
-        uint8_t codes[32];
-        for (int i = 0; i < 32; i++) {
-            codes[i] = bytes[2 + 8 * part + i / 4] >> (2 * (i % 4)) & 3;
-        }
-        return load<32>(codes);
+        return four_a_byte(bytes + 2 + 8 * part);
     }
 };
 

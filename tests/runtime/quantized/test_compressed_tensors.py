@@ -62,7 +62,8 @@ def test_both_ways_of_packing_are_read(
     assert list(found.arrays) == ["X.weight"]
     array = found.arrays["X.weight"]
     size = 128 if group == -1 else group
-    assert array.dtype == f"INT{4 if bits < 5 else 8}_{size}{'_SYM' if symmetric else ''}_F16"
+    wide = min(width for width in (2, 4, 8) if width >= bits)
+    assert array.dtype == f"INT{wide}_{size}{'_SYM' if symmetric else ''}_F16"
     assert np.array_equal(float32(array), made.values())
 
 

@@ -46,7 +46,7 @@ def test_every_code_zero_point_and_scale_is_read(
     assert list(found.arrays) == ["X.weight"]
     assert np.array_equal(float32(array), made.values())
     scattered = shuffled and group != -1
-    size, wide = (128 if group == -1 else group), max(bits, 4)
+    size, wide = (128 if group == -1 else group), 4 if bits == 3 else bits
     packed = f"INT{wide}_{size}{'_SYM' if symmetric else ''}_F16"
     assert array.dtype == packed + "_ACT" * scattered
     assert array.nbytes == len(array.read())
