@@ -36,6 +36,7 @@ from runtime.quant_types.base import (
     float16,
     normalize_importance,
 )
+from runtime.quant_types.bits import pack_fields, unpack_fields
 from runtime.quant_types.native_fit import NativeSearch, native_search
 
 SHRINK = {
@@ -188,7 +189,7 @@ class OnnxInt(QuantType):
 
     def pack(self, codes: Array, params: Params) -> np.ndarray:
         small: np.ndarray = np.asarray(codes).astype(np.uint8).reshape(len(codes), -1, self.size)
-        small = _together(small, self.code_bits)
+        small = pack_fields(small, self.code_bits, 1)
         parts = [np.ascontiguousarray(params["scale"], self.scale_type)[..., None].view(np.uint8)]
         if not self.symmetric:
             parts.append(np.asarray(params["zero"]).astype(np.uint8)[..., None])
@@ -201,7 +202,7 @@ class OnnxInt(QuantType):
         params = {"scale": scales.astype(np.float32)}
         if not self.symmetric:
             params["zero"] = zeros.astype(np.float32)
-        small = _apart(small, self.code_bits)
+        small = unpack_fields(small, self.code_bits, 1)
         return small.reshape(rows, -1).astype(np.int32), params
 
     def zero_points(self, data: np.ndarray) -> np.ndarray:
@@ -233,7 +234,7 @@ class OnnxInt(QuantType):
         if self.symmetric:
             return np.ascontiguousarray(codes), scales, None
         whole = np.pad(zeros, ((0, 0), (0, -zeros.shape[1] % (8 // self.code_bits))))
-        return np.ascontiguousarray(codes), scales, _together(whole, self.code_bits)
+        return np.ascontiguousarray(codes), scales, pack_fields(whole, self.code_bits, 1)
 
     def _fields(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Records (rows, blocks, bytes) -> scales (rows, blocks), zero points (rows, blocks), which
@@ -250,7 +251,7 @@ class OnnxInt(QuantType):
         stored = np.ascontiguousarray(scales, self.scale_type)
         parts = [stored.reshape(rows, blocks, 1).view(np.uint8)]
         if zeros is not None:
-            zeros = _apart(zeros.reshape(rows, -1), self.code_bits)[:, :blocks]
+            zeros = unpack_fields(zeros.reshape(rows, -1), self.code_bits, 1)[:, :blocks]
             parts.append(zeros[..., None])
         return np.concatenate([*parts, quants], axis=-1).reshape(rows, -1)
 
@@ -260,21 +261,6 @@ def onnx_name(
 ) -> str:
     """Name of a layout: INT4_32, INT8_128_SYM, INT4_128_SYM_F16, INT4_128_SYM_F16_ACT..."""
     return f"INT{code_bits}_{size}" + "_SYM" * symmetric + "_F16" * half + ACT * ordered
-
-
-def _together(codes: np.ndarray, bits: int) -> np.ndarray:
-    """uint8 (..., n) codes of so many bits -> (..., n * bits / 8), the first in the lowest bits."""
-    each = 8 // bits
-    packed = codes[..., 0::each].copy()
-    for at in range(1, each):
-        packed |= codes[..., at::each] << bits * at
-    return packed
-
-
-def _apart(packed: np.ndarray, bits: int) -> np.ndarray:
-    """The reverse: uint8 (..., n) -> (..., n * 8 / bits)."""
-    codes = np.stack([packed >> at & (1 << bits) - 1 for at in range(0, 8, bits)], axis=-1)
-    return codes.reshape(*packed.shape[:-1], -1)
 
 
 def _total(x: Array) -> Array:
