@@ -67,6 +67,8 @@ def mixed(container: Container, checkpoint: Checkpoint, seed: int) -> Types:
     for name, shape in checkpoint.tensors.shapes.items():
         if len(shape) == 2:
             fitting = [b for b in QUANT_TYPES.values() if container.holds(b) and b.fits(shape[1])]
+            if not name.startswith("blk."):  # tables have no act-order
+                fitting = [b for b in fitting if not b.ordered]
             types[name] = fitting[draw.integers(len(fitting))]
     return types
 
