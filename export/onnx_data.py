@@ -88,7 +88,9 @@ def weight_values(tensor: Tensor) -> list[Iterable[np.ndarray]]:
         if isinstance(qtype, OnnxInt) and tensor.is_matrix:
             parts = qtype.split(tensor.data[start : start + count])
             values += [[part] for part in parts if part is not None]
-            values += [[tensor.order]] if tensor.order is not None else []
+            if qtype.ordered:
+                own = tensor.order
+                values.append([np.arange(tensor.cols, dtype=COUNT) if own is None else own])
         else:
             values.append(_float_rows(tensor, start, start + count))
     return values

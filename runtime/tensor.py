@@ -47,7 +47,8 @@ class Tensor:
     scales: np.ndarray | None = None
     """What NVFP4 is multiplied by: float32 (1,) or (experts,); None = nothing."""
     order: np.ndarray | None = None
-    """Of a matrix whose type is `ordered`: the column that each packed one is, int32 (cols,)."""
+    """Of a matrix whose type is `ordered`: the column that each packed one is, int32 (cols,); None
+    = as they come."""
 
     @property
     def nbytes(self) -> int:

@@ -34,8 +34,7 @@ def zeros(checkpoint: Checkpoint, types: Mapping[str, QuantType]) -> Iterator[Te
     for name, shape in checkpoint.tensors.shapes.items():
         if name in types:
             data = np.ones((shape[0], types[name].row_bytes(shape[1])), np.uint8)
-            order = np.arange(shape[1], dtype=np.int32) if types[name].ordered else None
-            yield Tensor(name, shape, types[name], data, order=order)
+            yield Tensor(name, shape, types[name], data)
         else:
             yield Tensor.dense(name, np.zeros(shape, np.float32))
 
