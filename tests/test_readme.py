@@ -107,7 +107,12 @@ def entry_point(folder: Path) -> dict[str, str]:
     )
     script.chmod(0o755)
     path = os.pathsep.join([str(folder), os.environ["PATH"]])
-    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    return os.environ | {
+        "PATH": path,
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "100",
+        "LC_ALL": "C.UTF-8",
+    }
 
 
 @pytest.mark.slow
