@@ -29,8 +29,10 @@ def stored_bytes(qtype: QuantType, shape: Shape) -> int:
 
 
 def file_bytes(qtype: QuantType, shape: Shape) -> int:
-    """Bytes of a tensor in a file, where the zero points of a row may share bytes (onnx_int.py)."""
-    return math.prod(shape[:-1]) * math.ceil(shape[-1] * qtype.bits / 8)
+    """Bytes of a tensor in a file, where the zero points of a row may share bytes (onnx_int.py),
+    and an order of the columns stands beside the rows."""
+    order = 4 * shape[-1] if qtype.ordered else 0
+    return math.prod(shape[:-1]) * math.ceil(shape[-1] * qtype.bits / 8) + order
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_a_folder_of_no_kind_is_refused_with_what_it_lacks(tmp_path: Path) -> No
     [
         (
             {"quantization_config": {"quant_method": "aqlm"}},
-            r"is already quantized \(aqlm\), which is not read, only awq, ",
+            r"is already quantized \(aqlm\), which is not read, only auto-round, awq, ",
         ),
         ({}, r"holds pickled weights, which can run code when opened \(pytorch_model.bin\)"),
     ],
