@@ -124,6 +124,11 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: as the last one it would leave all cores but one idle."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 @pytest.fixture
 def native_settings() -> Iterator[Any]:
     """The compiled kernels; threads, instruction set and exactness are put back afterwards."""
