@@ -1,6 +1,7 @@
 """Embedding models: what llama.cpp makes of a text by the file alone, against transformers."""
 
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,28 @@ import torch
 from export import CONTAINERS
 from quantize.checkpoint import open_checkpoint
 from tests.conftest import CONFIGS
-from tests.interop.llama_servers import start
+from tests.interop.llama_servers import serving
 from tests.one_file_models import make
 from tests.pooled import add_pooling
 from tests.small_models import rounded
 
 transformers: Any = pytest.importorskip("transformers")
-xllamacpp: Any = pytest.importorskip("xllamacpp")
+pytest.importorskip("xllamacpp")
 
 TEXT = "The history of the city."
 
 
 def embedding(path: Path) -> np.ndarray:
     """What llama.cpp makes of TEXT with the file's own pooling; it normalizes."""
-    settings = xllamacpp.CommonParams()
-    settings.model.path = str(path)
-    settings.embedding, settings.n_parallel, settings.n_ctx = True, 1, 128
-    settings.warmup, settings.verbosity = False, -1
-    answer = start(settings).handle_embeddings({"input": TEXT})
-    answer = answer if isinstance(answer, dict) else json.loads(answer)
+    settings = {"embedding": True, "n_parallel": 1, "n_ctx": 128, "warmup": False}
+    with serving(model__path=str(path), **settings) as address:
+        request = urllib.request.Request(
+            f"{address}/v1/embeddings",
+            json.dumps({"input": TEXT}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as found:
+            answer = json.load(found)
     return np.array(answer["data"][0]["embedding"], np.float64).ravel()
 
 

@@ -22,7 +22,7 @@ from runtime.vision.image import Patches, patches_of, read_preparation
 from runtime.vision.place import axes, with_room
 from runtime.vision.seeing import SeeingEngine, SeenImages
 from runtime.vision.tower import tower_of
-from tests.interop.llama_servers import start
+from tests.interop.llama_servers import serving
 from tests.small_models import kl
 from tests.vision_models import IMAGE, MODELS, vision_model
 
@@ -103,13 +103,15 @@ def test_places_of_tokens_are_those_of_transformers(name: str, tmp_path: Path) -
 
 @contextmanager
 def llama_server(model: Path, mmproj: Path) -> Iterator[Any]:
-    """llama.cpp's server in this process: a function that posts a prompt with an image."""
-    xllamacpp = pytest.importorskip("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path, params.mmproj.path = str(model), str(mmproj)
-    params.n_ctx, params.warmup, params.verbosity = 512, False, 0
-    server = start(params)
-    address = server.listening_address
+    """llama.cpp's server: a function that posts a prompt with an image."""
+    pytest.importorskip("xllamacpp")
+    paths = {"model__path": str(model), "mmproj__path": str(mmproj)}
+    with serving(**paths, n_ctx=512, warmup=False) as address:
+        yield posting(address)
+
+
+def posting(address: str) -> Any:
+    """A function that posts a prompt with an image to a server."""
     with urllib.request.urlopen(f"{address}/props") as answer:
         marker = json.loads(answer.read())["media_marker"]
 
@@ -127,8 +129,7 @@ def llama_server(model: Path, mmproj: Path) -> Iterator[Any]:
         with urllib.request.urlopen(request) as answer:
             return json.loads(answer.read())
 
-    yield post
-    del server
+    return post
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from quantize.checkpoint import bundled, open_checkpoint
 from runtime import generation_config
 from runtime.errors import CorruptFileError
 from tests.conftest import CONFIGS, SIZES
-from tests.interop.llama_servers import start
+from tests.interop.llama_servers import serving
 from tests.random_checkpoint import random_checkpoint
 from tests.small_models import rounded
 
@@ -128,10 +128,9 @@ def test_llamacpp_samples_as_the_file_says(case: str, tmp_path: Path) -> None:
     write_gguf(path, checkpoint.arch, rounded(checkpoint, "Q8_0"), checkpoint.folder, {})
     asked, params = generation_config.sampling(checkpoint.folder), llama.CommonParams()
     usual = {name: getattr(params.sampling, key) for name, key in OWN.items()}
-    params.model.path, params.n_ctx, params.cpuparams.n_threads = str(path), 64, 1
-    server = start(params)
+    settings = {"model__path": str(path), "n_ctx": 64, "cpuparams__n_threads": 1}
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(f"{server.listening_address}/props") as answer:
+    with serving(**settings) as address, direct.open(f"{address}/props") as answer:
         found = json.load(answer)["default_generation_settings"]["params"]
     expected = asked if asked["do_sample"] else usual
     for name, theirs in LLAMACPP.items():
