@@ -17,6 +17,7 @@ from export.base import Container
 from export.packed import FLOATS, USAGE, Modules, Packing, Types, maker, one_of, preset, provenance
 from export.shards import Array
 from runtime.packed_folders import AWQ
+from runtime.quant_types.bits import pack_fields, unpack_fields
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Shape
 
@@ -38,17 +39,14 @@ def arrays(stem: str, shape: Shape, qtype: OnnxInt) -> list[Array]:
 def values(qtype: OnnxInt, data: np.ndarray, order: np.ndarray | None) -> list[np.ndarray]:
     """The values of those arrays, of records (N, row bytes)."""
     quants, scales, _ = qtype.split(data)
-    pairs = quants.reshape(len(data), -1)  # (N, K / 2): an even column in the low nibble
-    codes = np.empty((2 * pairs.shape[1], len(data)), np.uint8)  # (K, N)
-    codes[0::2], codes[1::2] = (pairs & 15).T, (pairs >> 4).T
-    return [_packed(codes), _packed(qtype.zero_points(data).T), scales.T]
+    codes = unpack_fields(quants.reshape(len(data), -1), 4, 1)  # (N, K)
+    return [_packed(codes.T), _packed(qtype.zero_points(data).T), scales.T]
 
 
 def _packed(numbers: np.ndarray) -> np.ndarray:
     """uint8 (K, N) of 4 bits -> int32 (K, N / 8)."""
     words = numbers.reshape(len(numbers), -1, 8)[..., ORDER]
-    pairs = words[..., 0::2] | words[..., 1::2] << 4
-    return np.ascontiguousarray(pairs).view("<i4")[..., 0]
+    return np.ascontiguousarray(pack_fields(words, 4, 1)).view("<i4")[..., 0]
 
 
 def config(types: Types, modules: Modules, version: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from export.shards import Array
 from runtime.errors import UnsupportedError
 from runtime.packed_folders import GPTQ
 from runtime.quant_types import QuantType
+from runtime.quant_types.bits import pack_fields
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Shape
 
@@ -72,9 +73,7 @@ def values(qtype: OnnxInt, data: np.ndarray, order: np.ndarray | None) -> list[n
 
 def _packed(numbers: np.ndarray, bits: int) -> np.ndarray:
     """uint8 (rows, cols) of 4 or 8 bits -> int32 (rows, cols * bits / 32)."""
-    if bits == 4:
-        numbers = numbers[:, 0::2] | numbers[:, 1::2] << 4
-    return np.ascontiguousarray(numbers).view("<i4")
+    return np.ascontiguousarray(pack_fields(numbers, bits, 1)).view("<i4")
 
 
 def config(types: Types, modules: Modules, version: str) -> dict[str, Any]:

@@ -47,11 +47,8 @@ def embedding_model(
     shape = graph.op("Shape", [FEATURES], "image.rows", end=1)
     taken = graph.op("Slice", [where, first, shape], "image.taken")
     graph.op("ScatterND", [words, taken, FEATURES], EMBEDS)
-    value, batch, width = (
-        helper.make_tensor_value_info,
-        ["batch_size", "sequence"],
-        graph.arch.hidden,
-    )
+    value, width = helper.make_tensor_value_info, graph.arch.hidden
+    batch = ["batch_size", "sequence"]
     ids = value("input_ids", TensorProto.INT64, batch)
     images = value(FEATURES, TensorProto.FLOAT, ["embeddings", width])
     out = value(EMBEDS, TensorProto.FLOAT, [*batch, width])
