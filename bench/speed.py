@@ -6,7 +6,8 @@
 Each run measures one file with `quantize.bench`, both engines taking turns on the same tokens, and
 gives the lines that are asked of it. `check` scores 16,384 tokens with a 0.5B file: both engines
 give the logits of every token, and the same function turns them into a perplexity. Files are made
-once, in build/speed. Needs the extra `interop`. Prints a table and writes results/speed.json.
+once, in build/speed. Needs the extra `interop`. Prints a table and writes results/speed.json,
+and results/speed_experts.json of models with experts.
 """
 
 import argparse
@@ -213,7 +214,13 @@ def main() -> None:
             rows += [LINES[line](run, speed) for line in run.lines]
             details[name] = speed.to_json()
     print(common.table(rows))
-    common.write("speed", rows, threads=flags.threads, repeat=flags.repeat, runs=details)
+    mixtures = {name for name in details if "experts" in RUNS[name].lines}
+    sizes = {f"{RUNS[name].size} {RUNS[name].preset}" for name in mixtures}
+    for table, experts in (("speed", False), ("speed_experts", True)):
+        of = [row for row in rows if (row["model"] in sizes) == experts]
+        runs = {name: run for name, run in details.items() if (name in mixtures) == experts}
+        if of:
+            common.write(table, of, threads=flags.threads, repeat=flags.repeat, runs=runs)
 
 
 if __name__ == "__main__":
