@@ -42,7 +42,7 @@ class Scan:
     problems: tuple[str, ...]
     """A sentence for each fault: missing, unknown or misshapen tensors, NaN and infinity."""
     rescaled: bool
-    """Whether scales moved between tensors, so that one means little without the others."""
+    """Whether scales or channels moved between tensors, so that one means little without the others."""
     notes: tuple[str, ...] = ()
     """What is unusual without being wrong, in sentences."""
 
@@ -108,7 +108,8 @@ def is_copy(tensor: Tensor, original: Tensor) -> bool:
 
 
 def rescaled(original: Model, artifact: Model) -> bool:
-    """Whether scales moved between linears: rows of one have other relative sizes than before.
+    """Whether scales or channels moved between linears: rows of one have other relative sizes than
+    before.
 
     Coarse rounding shrinks all rows alike, which is no rescaling.
     """

@@ -131,7 +131,10 @@ def describe(level: Level, rescaled: bool, ids: np.ndarray) -> str:
     if not level.by_tensor:
         return how + "; by layer only, because the model is large."
     if rescaled:
-        return how + "; by layer only, because scales were moved between the tensors of a layer."
+        return (
+            how
+            + "; by layer only, because scales or channels were moved between the tensors of a layer."
+        )
     return how + "."
 
 

@@ -5,16 +5,19 @@ scale. Importance is the mean square of an input, the diagonal of the Hessian. L
 input have one order, which readers that make one linear of q, k and v rely on.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from export import CONTAINERS
+from export import CONTAINERS, Container
+from quantize.checkpoint import Checkpoint
 from quantize.methods import METHODS
 from quantize.plan import Plan, assign, matrix_widths, ruled
 from quantize.run.copied import Kept
 from runtime.archs import Arch, InputGroup
+from runtime.channel_order import absorbed
 from runtime.errors import InputError
 from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of
 from runtime.quant_types.onnx_int import ACT
@@ -49,6 +52,22 @@ class Columns:
             return {}
         order = numpy_of(self.order).astype(np.int32)
         return {order_name(f"{linear}.weight"): order for linear in linears}
+
+
+def absorbed_for(checkpoint: Checkpoint, containers: Iterable[Container]) -> Checkpoint:
+    """The checkpoint for these containers: where one has no act-order, with as little of it as the
+    model can be written in (runtime/channel_order.py), and a note."""
+    ordered = [qtype for qtype in QUANT_TYPES.values() if qtype.ordered]
+    if all(any(map(container.holds, ordered)) for container in containers):
+        return checkpoint
+    tensors, count = absorbed(checkpoint.arch, checkpoint.tensors)
+    if not count:
+        return checkpoint
+    note = (
+        f"act-order of {count} weights is taken up by the rows of the linears before them, which "
+        "changes no output"
+    )
+    return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, note))
 
 
 def order_name(name: str) -> str:

@@ -21,7 +21,7 @@ from quantize.checkpoint import open_checkpoint
 from quantize.lattice import as_stored
 from quantize.plan import Plan, Rule, Target, matrix_widths
 from quantize.progress import Progress, silent
-from quantize.run import pipeline
+from quantize.run import act_order, pipeline
 from quantize.run.copied import Kept
 from runtime.checkpoint import Checkpoint
 from runtime.errors import InputError, UnsupportedError
@@ -89,7 +89,7 @@ def convert(
         raise InputError(
             f"unknown container {container!r} in --to; known: {', '.join(CONTAINERS)}."
         )
-    checkpoint = open_checkpoint(source)
+    checkpoint = act_order.absorbed_for(open_checkpoint(source), [CONTAINERS[container]])
     kept = Kept(checkpoint.tensors)
     types = types_of(checkpoint, kept, CONTAINERS[container], progress)
     if exact:

@@ -127,7 +127,9 @@ class Job:
         Writes nothing. Raises EdgequantError for bad input. Types are given by `assigned`.
         """
         check_files(plan)
-        checkpoint = open_checkpoint(plan.model, plan.adapter)
+        containers = [export.CONTAINERS[target.container] for target in plan.targets]
+        opened = open_checkpoint(plan.model, plan.adapter)
+        checkpoint = act_order.absorbed_for(opened, containers)
         tower = open_vision(checkpoint)
         vision = held(plan, tower)
         check_rules(plan, checkpoint.arch, vision)

@@ -200,6 +200,13 @@ class LayerSpec:
             found += _groups(op, norm.name if norm else None)
         return tuple(found)
 
+    @cached_property
+    def channels(self) -> dict[str, tuple[str, ...]]:
+        """Linears whose input has the output channels of others, one by one, which may come in any
+        order: `down` of a gated MLP -> `gate` and `up`. Those of experts are left out."""
+        mlps = [op.shared if isinstance(op, MoE) else op for op in self.ops]
+        return {m.down.name: _names(m.gate, m.up) for m in mlps if isinstance(m, GatedMLP)}
+
     @property
     def output_factor(self) -> float | None:
         """What the last linear writes goes into the layer's output times this; None for no factor,

@@ -1,6 +1,7 @@
 """Act-order: columns rounded from the most important to the least, and stored with their order."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from safetensors.numpy import load_file
 
 import edgequant
-from quantize.checkpoint import open_checkpoint
+from export import CONTAINERS
+from quantize.checkpoint import bundled, open_checkpoint
 from quantize.methods import METHODS
 from quantize.plan import Plan
 from quantize.run import pipeline
+from quantize.run.act_order import absorbed_for
 from quantize.run.convert import convert
 from quantize.run.rounding import Recipe, quantize_layer, quantize_weight
 from quantize.tuning.tuning_model import open_part
@@ -22,7 +25,10 @@ from runtime.engine import open_engine
 from runtime.errors import InputError, UnsupportedError
 from runtime.quant_types import QUANT_TYPES
 from runtime.tensor import Tensor
+from tests.conftest import config
 from tests.quantize.layers import embedded, hessians_of, layer_of
+from tests.quantized_made import Tensors, gptq, quantized_checkpoint, random_codes
+from tests.random_checkpoint import random_checkpoint
 
 KIND = "INT4_32_SYM_F16_ACT"
 PLAIN = "INT4_32_SYM_F16"
@@ -153,13 +159,45 @@ def test_its_codes_go_into_other_containers(made: Path, container: str, tmp_path
 
 @pytest.mark.slow
 def test_gguf_and_awq_have_no_act_order(made: Path, tmp_path: Path) -> None:
+    """What reads channels inside of an MLP keeps its codes: the rows before it take its order."""
     for container in ("gguf", "awq"):
         with pytest.raises(UnsupportedError, match=r"INT4_128_SYM_F16_ACT.*leave out --exact"):
             convert(made, container, tmp_path / "refused", exact=True)
         assert not (tmp_path / "refused").exists()
-    found = convert(made, "gguf", tmp_path / "made")
-    assert {w.type for w in found.weights if w.name.startswith("blk.")} == {"Q8_0"}
+    said: list[str] = []
+    found = convert(made, "gguf", tmp_path / "made", say=said.append)
+    assert any(line.startswith("act-order of 6 weights is taken up by the rows") for line in said)
+    down = [w for w in found.weights if "ffn_down" in w.name]
+    assert [(w.type, w.exact) for w in down] == [("Q4_0", True)] * 6
+    others = [w for w in found.weights if w.name.startswith("blk.") and w not in down]
+    assert {w.type for w in others} == {"Q8_0"}
     assert max(w.difference for w in found.weights) < 0.01
+    expected = open_engine(open_checkpoint(made).model(), "numpy").logits(IDS)
+    logits = open_engine(recognise(found.path).open(found.path), "numpy").logits(IDS)
+    assert np.abs(logits - expected).max() < 0.02 * np.abs(expected).max()  # rounding to 8 bits
+
+
+@pytest.mark.parametrize("family", ["qwen2-tied", "llama-untied"])  # the second has biases there
+def test_an_absorbed_order_changes_no_output(family: str, tmp_path: Path) -> None:
+    def quantized(module: str, weight: torch.Tensor) -> tuple[Tensors, np.ndarray]:
+        rows, cols = weight.shape
+        made = random_codes((rows, cols), 4, 32, seed=zlib.crc32(module.encode()), shuffled=True)
+        return gptq(made, 4), made.values()
+
+    source = tmp_path / "source"
+    random_checkpoint(source, config(family), bundled())
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": True}
+    folder, _ = quantized_checkpoint(tmp_path / "made", source, settings, quantized)
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.tensors.qtype("blk.0.ffn_down.weight").ordered
+    absorbing = absorbed_for(checkpoint, [CONTAINERS["gguf"], CONTAINERS["gptq"]])
+    assert not absorbing.tensors.qtype("blk.1.ffn_down.weight").ordered
+    assert absorbing.tensors.qtype("blk.1.attn_q.weight").ordered
+    expected, logits = (
+        open_engine(one.model(), "numpy").logits(IDS) for one in (checkpoint, absorbing)
+    )
+    assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()
+    assert absorbed_for(checkpoint, [CONTAINERS["gptq"]]) is checkpoint
 
 
 @pytest.mark.slow
