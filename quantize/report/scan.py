@@ -42,7 +42,7 @@ class Scan:
     problems: tuple[str, ...]
     """A sentence for each fault: missing, unknown or misshapen tensors, NaN and infinity."""
     rescaled: bool
-    """Whether scales or channels moved between tensors, so that one means little without the others."""
+    """Whether scales or channels moved between tensors: one means little without the others."""
     notes: tuple[str, ...] = ()
     """What is unusual without being wrong, in sentences."""
 

@@ -131,10 +131,8 @@ def describe(level: Level, rescaled: bool, ids: np.ndarray) -> str:
     if not level.by_tensor:
         return how + "; by layer only, because the model is large."
     if rescaled:
-        return (
-            how
-            + "; by layer only, because scales or channels were moved between the tensors of a layer."
-        )
+        why = "scales or channels were moved between the tensors of a layer"
+        return f"{how}; by layer only, because {why}."
     return how + "."
 
 
