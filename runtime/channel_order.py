@@ -15,7 +15,6 @@ import numpy as np
 
 from runtime.archs import Arch
 from runtime.quant_types import QUANT_TYPES
-from runtime.quant_types.onnx_int import ACT
 from runtime.stored import ComputedArray, MappedFile, StoredArray, StoredTensors, rows_of
 from runtime.tensor import Shape
 
@@ -75,7 +74,9 @@ def absorbed(arch: Arch, tensors: StoredTensors) -> tuple[StoredTensors, int]:
             ordering = arrays[down]
             if not QUANT_TYPES[ordering.dtype].ordered:
                 continue
-            arrays[down] = AsPacked(*_place(ordering, ordering.dtype.removesuffix(ACT)), ordering)
+            arrays[down] = AsPacked(
+                *_place(ordering, QUANT_TYPES[ordering.dtype].unordered.name), ordering
+            )
             for name in before:
                 own = arrays[name]
                 arrays[name] = RowsInOrder(*_place(own, own.dtype), own, ordering)

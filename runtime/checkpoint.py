@@ -100,7 +100,7 @@ class Checkpoint:
     def computed_bytes(self) -> int:
         """Bytes of memory for what adapters change and what is unpacked: it lies in no file."""
         arrays = self.tensors.arrays.values()
-        return sum(array.computed for array in arrays if isinstance(array, ComputedArray))
+        return sum(array.nbytes for array in arrays if isinstance(array, ComputedArray))
 
     @property
     def is_packed(self) -> bool:

@@ -130,12 +130,6 @@ class ComputedArray(StoredArray):
     def nbytes(self) -> int:
         return stored_bytes(QUANT_TYPES[self.dtype], self.shape)
 
-    @property
-    def computed(self) -> int:
-        """Bytes that an engine holds of it: no kernel reads columns in an order of their own."""
-        single = QUANT_TYPES["F32"]
-        return stored_bytes(single, self.shape) if QUANT_TYPES[self.dtype].ordered else self.nbytes
-
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         row = QUANT_TYPES[self.dtype].row_bytes(self.shape[-1])
         return self.read().reshape(-1, row)[start:stop]

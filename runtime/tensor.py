@@ -90,6 +90,12 @@ class Tensor:
         values = packed.qtype.decode(packed.data[rows])
         return values if self.order is None else values[:, np.argsort(self.order)]
 
+    def as_packed(self) -> "Tensor":
+        """Itself with its columns as they are packed, whatever `order` says."""
+        if self.order is None:
+            return self
+        return Tensor(self.name, self.shape, self.qtype.unordered, self.data)
+
     def scaled(self) -> "Tensor":
         """Itself, with its scales inside the blocks: a copy where it has any."""
         if self.scales is None:

@@ -20,7 +20,6 @@ from runtime.archs import Arch, InputGroup
 from runtime.channel_order import absorbed
 from runtime.errors import InputError
 from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of
-from runtime.quant_types.onnx_int import ACT
 
 
 class Columns:
@@ -94,7 +93,7 @@ def check(plan: Plan, arch: Arch, kept: Kept) -> None:
     """Raise InputError for a weight that cannot be rounded in act-order."""
     shapes = arch.shapes()
     for name, qtype in wanted(plan, arch):
-        plain = qtype.name.removesuffix(ACT)
+        plain = qtype.unordered.name
         if not name.startswith("blk.") or len(shapes[name]) > 2:
             raise InputError(
                 f"{name} cannot be {qtype.name}: act-order is for the linears of decoder layers, "

@@ -53,6 +53,8 @@ class NativeWeight:
     cols: int
     experts: int = 1
     """Matrices of as many rows each."""
+    order: np.ndarray | None = None
+    """See `Tensor.order`."""
 
 
 class NativeOps(NumpyOps):
@@ -61,15 +63,16 @@ class NativeOps(NumpyOps):
     def load(self, tensor: Tensor) -> np.ndarray | NativeWeight:  # type: ignore[override]
         if not tensor.is_matrix:
             return np.array(tensor.decode())  # of a mapped F32 tensor that would be a view
-        tensor = tensor.scaled()
+        order = None if tensor.order is None else np.ascontiguousarray(tensor.order, np.int32)
+        tensor = tensor.as_packed().scaled()
         if same := tensor.qtype.widened(tensor.data):
             tensor = Tensor(tensor.name, tensor.shape, *same)
         if tensor.qtype.name not in TYPES:
             # the layout's own definition decodes it, once: slower and larger, never different
             values = tensor.decode().reshape(tensor.shape)
             tensor = Tensor.dense(tensor.name, values)
-        data = np.ascontiguousarray(tensor.data)
-        return NativeWeight(tensor.qtype.name, data, tensor.cols, math.prod(tensor.shape[:-2]))
+        data, experts = np.ascontiguousarray(tensor.data), math.prod(tensor.shape[:-2])
+        return NativeWeight(tensor.qtype.name, data, tensor.cols, experts, order)
 
     def embed(self, weight: NativeWeight, ids: np.ndarray) -> np.ndarray:  # type: ignore[override]
         rows = _native.decode(weight.type_name, weight.data[ids.reshape(-1)], weight.cols)
@@ -82,7 +85,8 @@ class NativeOps(NumpyOps):
     def matmul(  # type: ignore[override]
         self, x: np.ndarray, weight: NativeWeight, bias: np.ndarray | None
     ) -> np.ndarray:
-        flat = np.ascontiguousarray(x.reshape(-1, weight.cols))
+        flat = x.reshape(-1, weight.cols)
+        flat = np.ascontiguousarray(flat if weight.order is None else flat[:, weight.order])
         out = _native.matmul(weight.type_name, weight.data, weight.cols, flat)
         out = out.reshape(*x.shape[:-1], -1)
         return np.asarray(out if bias is None else out + bias)

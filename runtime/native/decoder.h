@@ -18,6 +18,7 @@ struct Linear {
     const uint8_t* data = nullptr;
     int rows = 0, cols = 0;
     const float* bias = nullptr;
+    const int32_t* order = nullptr;  // which column each packed one is; nullptr: as they come
 };
 
 struct Norm {
@@ -106,6 +107,7 @@ class Decoder {
     // Activations of the rows of a step.
     struct Scratch {
         std::vector<float> x, normed, delta, q, k, v, context, gate, up, partial;
+        std::vector<float> sorted;                             // an input in a linear's order
         std::vector<float> scores, shares, gathered, outputs;  // of experts
         std::vector<int> chosen, routed;
         std::vector<std::vector<float>> cosines, sines;  // of each rope

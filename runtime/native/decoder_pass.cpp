@@ -87,6 +87,18 @@ void Decoder::Pass::begin_layer(int index) {
     bias = nullptr;
 }
 
+// The channels of an input as the columns of a linear are packed.
+const float* Decoder::Pass::in_order(const Linear& linear, const float* in, int rows) const {
+    const size_t width = (size_t)linear.cols;
+    float* out = room(decoder.scratch.sorted, rows * width);
+    for_rows(rows, 2 * linear.cols, [&](int row) {
+        for (size_t at = 0; at < width; at++) {
+            out[row * width + at] = in[row * width + linear.order[at]];
+        }
+    });
+    return out;
+}
+
 // The row of x at `at` takes up what is pending.
 void Decoder::Pass::take_up(size_t at) const {
     const Norm& norm = pending->post_norm;

@@ -32,8 +32,8 @@ struct Decoder::Pass {
     }
 
     void product(const Linear& linear, const float* in, int rows, float* out) const {
-        matmul(kernels, *kernels.layouts[linear.layout], linear.data, linear.rows, linear.cols, in,
-               rows, out);
+        matmul(kernels, *kernels.layouts[linear.layout], linear.data, linear.rows, linear.cols,
+               linear.order == nullptr ? in : in_order(linear, in, rows), rows, out);
     }
 
     void add_bias(const Linear& linear, float* row) const {
@@ -50,6 +50,7 @@ struct Decoder::Pass {
     void operator()(const Residual& residual);
 
   private:
+    const float* in_order(const Linear& linear, const float* in, int rows) const;
     void take_up(size_t at) const;
     void settle();
     void tell_positions(const Attention& attention, const Norm& norm, float* row, int heads,

@@ -55,7 +55,22 @@ struct Weights {
         out.cols = cols;
         const std::string bias = name + ".bias";
         if (named.contains(bias.c_str())) out.bias = vector(bias, rows);
+        const nb::object of_columns = weight.attr("order");
+        if (!of_columns.is_none()) out.order = order(name, of_columns, cols);
         return out;
+    }
+
+    const int32_t* order(const std::string& name, const nb::object& given, int cols) {
+        const Order found = nb::cast<Order>(given, false);
+        const int32_t* end = found.data() + found.shape(0);
+        const auto inside = [&](int32_t col) { return col >= 0 && col < cols; };
+        if (found.shape(0) != (size_t)cols || !std::all_of(found.data(), end, inside)) {
+            refuse(name + ".order does not name the " + std::to_string(cols) +
+                       " columns of its weight; convert it again.",
+                   "CorruptFileError");
+        }
+        held.orders.push_back(found);
+        return found.data();
     }
 };
 

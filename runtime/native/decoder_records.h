@@ -10,10 +10,14 @@
 using Vector =
     nanobind::ndarray<const float, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
 
+using Order =
+    nanobind::ndarray<const int32_t, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
+
 // What keeps the memory of weights alive.
 struct Held {
     std::vector<Packed> matrices;
     std::vector<Vector> vectors;
+    std::vector<Order> orders;
 };
 
 // Read every weight, and the sizes of the heads into `sizes`; see Decoder in decoder_module.cpp.

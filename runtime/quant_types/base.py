@@ -181,6 +181,11 @@ class QuantType:
         """
         return None
 
+    @property
+    def unordered(self) -> "QuantType":
+        """The layout of the same bytes whose columns come in their own order."""
+        return self
+
     def widened(self, data: np.ndarray) -> "tuple[QuantType, np.ndarray] | None":
         """Another type with the very same weights that kernels multiply with, and its bytes of
         uint8 (rows, row_bytes); None where there is none."""

@@ -90,7 +90,7 @@ class OnnxInt(QuantType):
     @cached_property
     def native(self) -> NativeSearch | None:
         if self.ordered:  # the same bytes
-            return QUANT_TYPES[self.name.removesuffix(ACT)].native
+            return self.unordered.native
         if self.symmetric:
             facts = {"first": self._symmetric_parts, "middle": self.middle, "half": self.half}
             return native_search(self, "onnx symmetric", ("scale",), **facts)
@@ -219,6 +219,10 @@ class OnnxInt(QuantType):
             return {"scale": self.round_to_stored(np.where(turned, -step, step))}
         zero = np.clip(-least, float(self.half), self.high).astype(np.float32)
         return {"scale": self.round_to_stored(step), "zero": zero}
+
+    @property
+    def unordered(self) -> QuantType:
+        return QUANT_TYPES[self.name.removesuffix(ACT)]
 
     def widened(self, data: np.ndarray) -> tuple[QuantType, np.ndarray] | None:
         if not self.half or self.ordered:

@@ -213,7 +213,4 @@ def scattered_notes(arrays: Mapping[str, StoredArray]) -> list[str]:
         return []
     dense = sum(array.dtype == "F32" for array in found)
     uneven = f"; {dense} of them, of uneven groups, are read as float32" if dense else ""
-    return [
-        f"{len(found)} weights of it are in act-order: the engines here compute with them as "
-        f"float32, 4 bytes a weight{uneven}"
-    ]
+    return [f"{len(found)} weights of it are in act-order{uneven}"]

@@ -137,7 +137,9 @@ def test_what_is_read_again_is_what_was_rounded(made: Path, exact_products: None
     assert found.qtype.name == "INT4_128_SYM_F16_ACT" and found.order is not None
     model = open_checkpoint(made).model()
     expected = open_engine(model, "numpy").logits(IDS)
-    for engine in (open_engine(model, "torch"), open_engine(model, "native", kv="f32")):
+    native = open_engine(model, "native", kv="f32")
+    assert native.weights["blk.1.ffn_down.weight"].type_name == "INT4_128_SYM"  # packed
+    for engine in (open_engine(model, "torch"), native):
         assert np.abs(engine.logits(IDS) - expected).max() < 1e-4 * np.abs(expected).max()
 
 
