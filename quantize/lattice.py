@@ -76,7 +76,7 @@ def on_grid(w: np.ndarray, stored: str, qtype: QuantType) -> Found | None:
     params = {key: values.reshape(rows, -1) for key, values in params.items()}
     found = np.ones(len(blocks), bool)
     found[left] = False
-    return Found(qtype.code(w, *qtype.grid(params)), params, found.reshape(rows, -1))
+    return Found(qtype.exact_code(w, *qtype.grid(params)), params, found.reshape(rows, -1))
 
 
 def exact_rows(tensor: Tensor, qtype: QuantType) -> np.ndarray | None:
@@ -142,7 +142,7 @@ def _from_codes(packed: np.ndarray, source: QuantType, qtype: QuantType) -> Foun
         return None
     values = np.asarray(source.value(codes, *source.grid(params)), np.float32)
     grid = qtype.grid(made)
-    found = qtype.code(values, *grid)
+    found = qtype.exact_code(values, *grid)
     same = np.asarray(qtype.value(found, *grid), np.float32) == values
     return Found(found, made, same.reshape(len(packed), -1, qtype.size).all(axis=2))
 
@@ -170,7 +170,7 @@ def _some(tensor: Tensor, stored: str, qtype: QuantType) -> bool:
 def counts(qtype: QuantType) -> list[int]:
     """Multiples that the weight of greatest size is tried as, the likeliest first: an end of the
     codes, or half of them."""
-    most = qtype.high - qtype.low
+    most = qtype.high - qtype.lowest_held
     half = (most + 1) // 2
     return [half, half - 1, most, *range(half - 2, 0, -1), *range(most - 1, half, -1)]
 
@@ -260,7 +260,7 @@ def _reach(size: np.ndarray, stored: str) -> tuple[np.ndarray, np.ndarray]:
 def _same(blocks: np.ndarray, qtype: QuantType, params: Params, stored: str) -> np.ndarray:
     """Which blocks (blocks, size) are what the grid gives, rounded to the type that holds them."""
     grid = qtype.grid(params)
-    values = np.asarray(qtype.value(qtype.code(blocks, *grid), *grid), np.float32)
+    values = np.asarray(qtype.value(qtype.exact_code(blocks, *grid), *grid), np.float32)
     return np.asarray((as_stored(values, stored) == blocks).all(axis=1))
 
 

@@ -124,6 +124,20 @@ class QuantType:
         codes = xp.where(dead, xp.zeros_like(codes), codes)
         return xp.astype(xp.clip(codes, self.low, self.high), xp.int32)
 
+    @property
+    def lowest_held(self) -> int:
+        """The least code that is read; no rounding writes one below `low`."""
+        return self.low
+
+    def exact_code(self, w: Array, scale: Array, offset: Array) -> Array:
+        """Codes of weights that lie on the grid, int32; also those that no rounding writes."""
+        codes = self.code(w, scale, offset)
+        if self.lowest_held == self.low:
+            return codes
+        xp = array_namespace(w)
+        below = (w - offset) / xp.where(scale == 0, xp.ones_like(scale), scale) < self.low - 0.5
+        return xp.where(below, xp.full_like(codes, self.lowest_held), codes)
+
     def value(self, codes: Array, scale: Array, offset: Array) -> Array:
         """The float32 weights that a reader of the file sees, shaped like codes."""
         xp = array_namespace(scale)

@@ -11,12 +11,13 @@ class Q8_0(Symmetric):
     """weight = d * code
 
     bytes 0..1    d      float16
-    bytes 2..33   codes  int8; -128 is read but never written, as some kernels negate codes
+    bytes 2..33   codes  int8; no rounding writes -128, which other tools' codes have
     """
 
     name = "Q8_0"
     bytes = 34
     low, high = -127, 127
+    lowest_held = -128
     ggml_type = 8
     ends = (1.0, 0.975, 0.963, 0.938, 0.988, 0.95, 0.912, 0.9)
 

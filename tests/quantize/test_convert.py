@@ -49,6 +49,7 @@ def made(source: Path, container: str, folder: Path) -> Conversion:
         ("gptq:int4", "onnx", "INT4_128_SYM"),
         ("gptq:int4", "awq", "INT4_128_F16"),
         ("gptq:int8", "onnx", "INT8_128_SYM"),
+        ("gptq:int8", "gguf", "Q8_0"),
         ("gptq:int4-32-asym", "gguf", "Q5_0"),  # float16 holds no minimum of Q4_1 for most blocks
         ("awq:int4-64", "gptq", "INT4_64_F16"),
         ("gguf:Q4_0", "onnx", "INT4_32_SYM"),

@@ -91,6 +91,22 @@ def test_codes_of_mxfp4_lie_on_grids_of_five_bits_and_more() -> None:
     assert exact_rows(tensor, QUANT_TYPES["Q4_0"]) is None
 
 
+@pytest.mark.parametrize("stored", STORED)
+def test_bytes_of_other_tools_keep_their_lowest_code(stored: str) -> None:
+    """GPTQ's 8 bits go down to -128, which no rounding to Q8_0 writes."""
+    rng = np.random.default_rng(4)
+    qtype = QUANT_TYPES["Q8_0"]
+    codes = rng.integers(-128, 128, SHAPE).astype(np.int32)
+    codes[:, ::32] = -128
+    scales = rng.uniform(0.001, 0.02, (SHAPE[0], SHAPE[1] // 32)).astype(np.float16)
+    values = codes * np.repeat(scales.astype(np.float32), 32, axis=1)
+    rows = exact_rows(Tensor.dense("w", values.astype(np.float32), stored), qtype)
+    assert rows is not None
+    np.testing.assert_array_equal(qtype.unpack(rows)[0], codes)
+    rounded, params = qtype.quantize(values.astype(np.float32))
+    assert rounded.min() == -127
+
+
 @pytest.mark.parametrize("name", [*GRIDS, "Q4_1", "Q5_1"])
 def test_trained_and_random_weights_lie_on_no_grid(name: str) -> None:
     qtype = QUANT_TYPES[name]
