@@ -26,21 +26,6 @@ USUAL = "auto_round:auto_gptq"
 """What a folder without packing_format holds."""
 FLOAT_BITS = 16
 """`bits` of a linear that stays in floats."""
-HARMLESS = (
-    *MAKING,
-    *("act_bits", "act_data_type", "act_dynamic", "act_group_size", "act_sym", "amp"),
-    *("autoround_version", "enable_minmax_tuning", "enable_norm_bias_tuning"),
-    *("enable_quanted_input", "gradient_accumulate_steps", "iters", "low_gpu_mem_usage", "lr"),
-    *(
-        "minmax_lr",
-        "nsamples",
-        "quant_block_list",
-        "scale_dtype",
-        "seqlen",
-        "static_attention_dtype",
-    ),
-    *("static_kv_dtype", "to_quant_block_names"),
-)
 
 
 class AutoRound(msgspec.Struct):
@@ -59,7 +44,7 @@ class AutoRound(msgspec.Struct):
 @reads("auto-round", "intel/auto-round")
 def auto_round(settings: Settings, arrays: Arrays) -> Readable:
     """The arrays of an auto-round checkpoint. Raises EdgequantError for what is not read."""
-    found = parsed(settings, AutoRound, HARMLESS)
+    found = parsed(settings, AutoRound, MAKING)
     packing = found.packing_format or found.backend or USUAL
     if found.data_type != "int" or packing not in STORED:
         raise UnsupportedError(

@@ -69,6 +69,8 @@ class Awq(msgspec.Struct):
     pack_dtype: str | None = None
     dynamic: dict[str, Override] | None = None
     desc_act: bool | None = None
+    data_type: str | None = None
+    """auto-round says it."""
 
     @property
     def layout(self) -> str:
@@ -104,6 +106,8 @@ def _refuse(found: Awq) -> None:
         raise UnsupportedError(
             f"AWQ of version {found.layout!r} is not read, only gemm and gemv; {way_out}."
         )
+    if found.data_type not in (None, "int"):
+        raise UnsupportedError(f"AWQ of {found.data_type} is not read, only int; {way_out}.")
     if found.backend == "llm-awq" or found.pack_dtype not in (None, "int32"):
         raise UnsupportedError(f"AWQ packed in words of 16 bits is not read; {way_out}.")
     settings: list[Awq | Override] = [found, *(found.dynamic or {}).values()]

@@ -38,7 +38,14 @@ PARTS = (
 )
 """Last names of arrays that weights are quantized with, in any of these formats."""
 MAKING = (
+    "act_bits",
+    "act_data_type",
+    "act_dynamic",
     "act_group_aware",
+    "act_group_size",
+    "act_sym",
+    "amp",
+    "autoround_version",
     "batch_size",
     "block_name_to_quantize",
     "cache_block_outputs",
@@ -47,10 +54,18 @@ MAKING = (
     "damp_percent",
     "dataset",
     "disable_exllama",
+    "enable_minmax_tuning",
+    "enable_norm_bias_tuning",
+    "enable_quanted_input",
     "exllama_config",
+    "gradient_accumulate_steps",
+    "iters",
     "lm_head",
+    "low_gpu_mem_usage",
+    "lr",
     "max_input_length",
     "method",
+    "minmax_lr",
     "model_file_base_name",
     "model_name_or_path",
     "model_seqlen",
@@ -58,14 +73,22 @@ MAKING = (
     "modules_in_block_to_quantize",
     "modules_to_not_convert",
     "mse",
+    "nsamples",
     "pad_token_id",
+    "provider",
+    "quant_block_list",
+    "scale_dtype",
+    "seqlen",
+    "static_attention_dtype",
     "static_groups",
+    "static_kv_dtype",
+    "to_quant_block_names",
     "tokenizer",
     "true_sequential",
     "use_cuda_fp16",
     "use_exllama",
 )
-"""Settings of GPTQ and AWQ that say how weights came to be, or how to run them; which of them are
+"""Settings of GPTQ, AWQ and auto-round, which writes both formats, that say how weights came to be, or how to run them; which of them are
 quantized is told by their arrays."""
 BESIDE = "quantize_config.json"
 """Where auto-gptq says it when config.json does not."""

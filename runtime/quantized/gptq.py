@@ -71,6 +71,8 @@ class Gptq(msgspec.Struct):
     pack_dtype: str | None = None
     dynamic: dict[str, Override] | None = None
     meta: Meta | None = None
+    data_type: str | None = None
+    """auto-round says it."""
 
     @property
     def stored_format(self) -> str:
@@ -113,6 +115,8 @@ def _refuse(found: Gptq) -> None:
             f"quantization_config says checkpoint_format {found.checkpoint_format} and format "
             f"{found.format}, which store zero points otherwise; take out the wrong one."
         )
+    if found.data_type not in (None, "int"):
+        raise UnsupportedError(f"GPTQ of {found.data_type} is not read, only int; {way_out}.")
     if found.pack_dtype not in (None, "int32"):
         raise UnsupportedError(f"GPTQ packed in {found.pack_dtype} is not read; {way_out}.")
     settings: list[Gptq | Override] = [found, *(found.dynamic or {}).values()]

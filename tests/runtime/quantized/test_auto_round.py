@@ -39,6 +39,22 @@ def test_zero_points_are_those_of_the_packing(
     assert np.array_equal(float32(found.arrays["X.weight"]), made.values())
 
 
+def test_its_exports_as_gptq_and_awq_are_read(tmp_path: Path) -> None:
+    """`format="auto_gptq"` and `"auto_awq"`, as auto-round 0.16.1 writes their settings."""
+    common = {"amp": False, "autoround_version": "0.16.1", "bits": 4, "data_type": "int"}
+    common |= {"group_size": 32, "iters": 200, "provider": "auto-round", "sym": True}
+    as_gptq = {"damp_percent": 0.01, "desc_act": False, "lm_head": False, "quant_method": "gptq"}
+    as_awq = {"modules_to_not_convert": ["lm_head"], "quant_method": "awq", "version": "gemm"}
+    as_awq |= {"to_quant_block_names": "model.layers", "zero_point": False}
+    made = random_codes(SHAPE, 4, 32)
+    awq = {f"X.{part}": array for part, array in awq_gemm(made).items()}
+    for own, arrays in ((as_gptq, stored("X", made, 4, 1)), (as_awq, awq)):
+        found = read_as(tmp_path, common | own, arrays)
+        assert np.array_equal(float32(found.arrays["X.weight"]), made.values())
+        with pytest.raises(UnsupportedError, match="of mx_fp is not read, only int"):
+            read_as(tmp_path, common | own | {"data_type": "mx_fp"}, arrays)
+
+
 def test_awq_is_another_packing(tmp_path: Path) -> None:
     made = random_codes(SHAPE, 4, 32, symmetric=False)
     arrays = {f"X.{part}": array for part, array in awq_gemm(made).items()}
