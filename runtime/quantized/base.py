@@ -88,8 +88,8 @@ MAKING = (
     "use_cuda_fp16",
     "use_exllama",
 )
-"""Settings of GPTQ, AWQ and auto-round, which writes both formats, that say how weights came to be, or how to run them; which of them are
-quantized is told by their arrays."""
+"""Settings of GPTQ, AWQ and auto-round, which writes both formats, that say how weights came
+to be, or how to run them; which of them are quantized is told by their arrays."""
 BESIDE = "quantize_config.json"
 """Where auto-gptq says it when config.json does not."""
 
