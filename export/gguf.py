@@ -10,7 +10,7 @@ is left for it, and it is written when every tensor's type and place are known.
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from gguf import GGUFValueType, GGUFWriter
 
-from export.base import Container, check_complete, check_tensor
+from export.base import Container, check_complete, check_joined, check_tensor
 from export.files import new_file
 from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
@@ -28,8 +28,9 @@ from export.gguf_vocab import vocabulary
 from export.ollama import MODELFILE
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import CorruptFileError, UnsupportedError
-from runtime.gguf_file import READER, ROPE_FACTORS, read
+from runtime.gguf_file import READER, read
 from runtime.gguf_header import ALIGNMENT
+from runtime.gguf_joined import stacked, written
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.read_only import ReadOnly
 from runtime.tensor import Tensor, is_matrix, stored_bytes
@@ -64,10 +65,10 @@ def write(
     """
     path, source, family = Path(path), Path(source), FAMILIES[arch.family]
     metadata = all_metadata(arch, source, extra)
-    factors = [Tensor.dense(ROPE_FACTORS, arch.rope.divisors(arch.head_dim))] * arch.rope.divided
-    stored = (_stored(arch, tensor) for tensor in chain(factors, tensors))
+    tables = (Tensor.dense(name, values) for name, values in rope_tables(arch).items())
+    stored = (_stored(arch, tensor) for tensor in chain(tables, tensors))
     with new_file(path, overwrite, needed=least_bytes(arch)) as temp:
-        write_file(temp, family.architecture, metadata, tensor_shapes(arch), stored)
+        write_file(temp, family.architecture, metadata, tensor_shapes(arch), _joined(arch, stored))
 
 
 def write_file(
@@ -117,7 +118,17 @@ def _bytes(value: Any) -> int:
 def tensor_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
     """Every tensor of the file: name -> shape."""
     shapes = arch.shapes()
-    return {ROPE_FACTORS: (arch.head_dim // 2,)} | shapes if arch.rope.divided else shapes
+    own = dict(shapes)
+    for name, parts in written(arch).items():
+        own = {part: shape for part, shape in own.items() if part == name or part not in parts}
+        own[name] = stacked(shapes, parts)
+    return {name: values.shape for name, values in rope_tables(arch).items()} | own
+
+
+def rope_tables(arch: Arch) -> dict[str, np.ndarray]:
+    """Divisors of frequencies, by the tensors that hold them."""
+    family = FAMILIES[arch.family]
+    return dict(zip(family.gguf_rope_tables, family.gguf_rope(arch), strict=False))
 
 
 def expected_bytes(arch: Arch, layouts: Mapping[str, QuantType]) -> int:
@@ -180,6 +191,27 @@ def _stored(arch: Arch, tensor: Tensor) -> Tensor:
         return tensor
     rows = tensor.data.reshape(len(order), -1)[order]  # one element a row in a bias
     return replace(tensor, data=rows.reshape(tensor.data.shape))
+
+
+def _joined(arch: Arch, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The tensors of the file: what it holds as one waits for the last of its weights.
+
+    Raises UnsupportedError for weights of several types in one tensor.
+    """
+    whole = {part: (name, parts) for name, parts in written(arch).items() for part in parts}
+    waiting: dict[str, Tensor] = {}
+    for tensor in tensors:
+        if tensor.name not in whole:
+            yield tensor
+            continue
+        waiting[tensor.name] = tensor
+        name, parts = whole[tensor.name]
+        if not waiting.keys() >= set(parts):
+            continue
+        found = [waiting.pop(part) for part in parts]
+        check_joined({part.name: part.qtype for part in found}, [parts])
+        rows = np.concatenate([part.data for part in found])
+        yield replace(found[0], name=name, shape=tensor_shapes(arch)[name], data=rows)
 
 
 @dataclass
@@ -290,6 +322,7 @@ Container(
     size=size,
     provenance=provenance,
     maker=maker,
+    joined=lambda arch: written(arch).values(),
     refuse=lambda arch: FAMILIES[arch.family].gguf_keys(arch),
     tokenizer=read_back,
     context=lambda arch: FAMILIES[arch.family].gguf_context(arch),
