@@ -10,7 +10,7 @@ is left for it, and it is written when every tensor's type and place are known.
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -20,17 +20,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from gguf import GGUFValueType, GGUFWriter
 
-from export.base import Container, check_complete, check_joined, check_tensor
+from export.base import Container, check_complete, check_tensor
 from export.files import new_file
 from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
+from export.gguf_tensors import join, rope_tables, tensor_shapes
 from export.gguf_vocab import vocabulary
 from export.ollama import MODELFILE
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_file import READER, read
 from runtime.gguf_header import ALIGNMENT
-from runtime.gguf_joined import stacked, written
+from runtime.gguf_joined import written
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.read_only import ReadOnly
 from runtime.tensor import Tensor, is_matrix, stored_bytes
@@ -68,7 +69,7 @@ def write(
     tables = (Tensor.dense(name, values) for name, values in rope_tables(arch).items())
     stored = (_stored(arch, tensor) for tensor in chain(tables, tensors))
     with new_file(path, overwrite, needed=least_bytes(arch)) as temp:
-        write_file(temp, family.architecture, metadata, tensor_shapes(arch), _joined(arch, stored))
+        write_file(temp, family.architecture, metadata, tensor_shapes(arch), join(arch, stored))
 
 
 def write_file(
@@ -113,22 +114,6 @@ def _bytes(value: Any) -> int:
     if isinstance(value, list):
         return 12 + sum(map(_bytes, value))
     return 1 if isinstance(value, bool) else 4
-
-
-def tensor_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the file: name -> shape."""
-    shapes = arch.shapes()
-    own = dict(shapes)
-    for name, parts in written(arch).items():
-        own = {part: shape for part, shape in own.items() if part == name or part not in parts}
-        own[name] = stacked(shapes, parts)
-    return {name: values.shape for name, values in rope_tables(arch).items()} | own
-
-
-def rope_tables(arch: Arch) -> dict[str, np.ndarray]:
-    """Divisors of frequencies, by the tensors that hold them."""
-    family = FAMILIES[arch.family]
-    return dict(zip(family.gguf_rope_tables, family.gguf_rope(arch), strict=False))
 
 
 def expected_bytes(arch: Arch, layouts: Mapping[str, QuantType]) -> int:
@@ -191,27 +176,6 @@ def _stored(arch: Arch, tensor: Tensor) -> Tensor:
         return tensor
     rows = tensor.data.reshape(len(order), -1)[order]  # one element a row in a bias
     return replace(tensor, data=rows.reshape(tensor.data.shape))
-
-
-def _joined(arch: Arch, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The tensors of the file: what it holds as one waits for the last of its weights.
-
-    Raises UnsupportedError for weights of several types in one tensor.
-    """
-    whole = {part: (name, parts) for name, parts in written(arch).items() for part in parts}
-    waiting: dict[str, Tensor] = {}
-    for tensor in tensors:
-        if tensor.name not in whole:
-            yield tensor
-            continue
-        waiting[tensor.name] = tensor
-        name, parts = whole[tensor.name]
-        if not waiting.keys() >= set(parts):
-            continue
-        found = [waiting.pop(part) for part in parts]
-        check_joined({part.name: part.qtype for part in found}, [parts])
-        rows = np.concatenate([part.data for part in found])
-        yield replace(found[0], name=name, shape=tensor_shapes(arch)[name], data=rows)
 
 
 @dataclass
