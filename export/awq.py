@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 
 from export.base import Container
-from export.packed import FLOATS, USAGE, Modules, Packing, Types, maker, one_of, preset, provenance
+from export.packed import (
+    FLOATS,
+    USAGE,
+    Modules,
+    Packing,
+    Types,
+    maker,
+    one_of,
+    preset,
+    provenance,
+    refuse,
+)
 from export.shards import Array
 from runtime.packed_folders import AWQ
 from runtime.quant_types.bits import pack_fields, unpack_fields
@@ -82,6 +93,7 @@ Container(
     },
     write=_packing.write,
     size=_packing.size,
+    refuse=refuse,
     mixes=lambda qtype: qtype.name in ("INT4_128_F16", "F16"),
     fused=True,
     table_type="F16",

@@ -5,7 +5,7 @@ adding a container is adding a file.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from export.mixture import Preset
 from runtime.archs import Arch
 from runtime.containers import READERS
-from runtime.errors import CorruptFileError, InputError
+from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.quant_types import QuantType
 from runtime.reader import Reader
 from runtime.tensor import Tensor
@@ -101,6 +101,8 @@ class Container:
     """Which of the types that it holds automatic targets choose among."""
     fused: bool = False
     """Whether linears that read one input must be of one type, since readers make one of them."""
+    joined: Callable[[Arch], Collection[tuple[str, ...]]] = lambda arch: ()
+    """Weights that it stores as one tensor, which has one type."""
     table_type: str = ""
     """Type of the embedding and the head where they have no choice."""
     own_name: str = ""
@@ -151,6 +153,17 @@ def check_tensor(
             f"{name} has shape {tensor.shape}, but its config.json says {shapes[name]}; "
             "take the config.json that came with the weights."
         )
+
+
+def check_joined(types: Mapping[str, QuantType], joined: Iterable[tuple[str, ...]]) -> None:
+    """Raise UnsupportedError for weights of several types that a container holds as one tensor."""
+    for first, *others in joined:
+        for other in others:
+            if types[other] is not types[first]:
+                raise UnsupportedError(
+                    f"{first} is {types[first].name} and {other} is {types[other].name}, but they "
+                    "are stored as one tensor; let a --rule give them one type."
+                )
 
 
 def check_complete(shapes: Mapping[str, tuple[int, ...]], seen: Mapping[str, object]) -> None:

@@ -24,12 +24,14 @@ from export.base import Container, check_complete, check_tensor
 from export.files import new_file
 from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
+from export.gguf_tensors import join, rope_tables, tensor_shapes
 from export.gguf_vocab import vocabulary
 from export.ollama import MODELFILE
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import CorruptFileError, UnsupportedError
-from runtime.gguf_file import READER, ROPE_FACTORS, read
+from runtime.gguf_file import READER, read
 from runtime.gguf_header import ALIGNMENT
+from runtime.gguf_joined import written
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.read_only import ReadOnly
 from runtime.tensor import Tensor, is_matrix, stored_bytes
@@ -64,10 +66,10 @@ def write(
     """
     path, source, family = Path(path), Path(source), FAMILIES[arch.family]
     metadata = all_metadata(arch, source, extra)
-    factors = [Tensor.dense(ROPE_FACTORS, arch.rope.divisors(arch.head_dim))] * arch.rope.divided
-    stored = (_stored(arch, tensor) for tensor in chain(factors, tensors))
+    tables = (Tensor.dense(name, values) for name, values in rope_tables(arch).items())
+    stored = (_stored(arch, tensor) for tensor in chain(tables, tensors))
     with new_file(path, overwrite, needed=least_bytes(arch)) as temp:
-        write_file(temp, family.architecture, metadata, tensor_shapes(arch), stored)
+        write_file(temp, family.architecture, metadata, tensor_shapes(arch), join(arch, stored))
 
 
 def write_file(
@@ -112,12 +114,6 @@ def _bytes(value: Any) -> int:
     if isinstance(value, list):
         return 12 + sum(map(_bytes, value))
     return 1 if isinstance(value, bool) else 4
-
-
-def tensor_shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the file: name -> shape."""
-    shapes = arch.shapes()
-    return {ROPE_FACTORS: (arch.head_dim // 2,)} | shapes if arch.rope.divided else shapes
 
 
 def expected_bytes(arch: Arch, layouts: Mapping[str, QuantType]) -> int:
@@ -290,6 +286,7 @@ Container(
     size=size,
     provenance=provenance,
     maker=maker,
+    joined=lambda arch: written(arch).values(),
     refuse=lambda arch: FAMILIES[arch.family].gguf_keys(arch),
     tokenizer=read_back,
     context=lambda arch: FAMILIES[arch.family].gguf_context(arch),

@@ -29,6 +29,7 @@ from export.packed import (
     nothing_packed,
     preset,
     provenance,
+    refuse,
 )
 from export.shards import Array
 from runtime.errors import UnsupportedError
@@ -141,6 +142,7 @@ Container(
     },
     write=_packing.write,
     size=_packing.size,
+    refuse=refuse,
     mixes=lambda qtype: (
         qtype.name == "F16"
         or isinstance(qtype, OnnxInt)

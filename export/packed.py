@@ -236,6 +236,16 @@ def parts_of(hf: str, shape: Shape) -> list[tuple[str, Shape]]:
     return [(hf.replace("{expert}", str(expert)), shape[1:]) for expert in range(shape[0])]
 
 
+def refuse(arch: Arch) -> None:
+    """Raise UnsupportedError for a model whose checkpoint stores several linears as one array."""
+    if fused := arch.hf_rows():
+        name = arch.hf_names()[next(iter(fused))].removesuffix(".weight")
+        raise UnsupportedError(
+            f"{name} is one linear to readers of this format, and several here, which are not "
+            "written as one yet; choose --to gguf:Q4_K_M or onnx:int4."
+        )
+
+
 def provenance(folder: Path) -> dict[str, Any]:
     """What the writer noted in the first file: name -> text."""
     first = folder / WEIGHTS

@@ -26,13 +26,35 @@ def checked_tensors(
     `quantized`: how config.json says that they were rounded. Raises EdgequantError as
     `_check` does.
     """
-    names, norms = arch.hf_names(), arch.norms()
-    weights = {name: parts_of(shape, names[name], arrays) for name, shape in arch.shapes().items()}
+    norms = arch.norms()
+    weights = weights_of(arch, arrays)
     for name, norm in norms.items():
         if norm.offset:
             weights[name] = replace(weights[name], join=partial(_shifted, norm.offset))
     _check(folder, weights, arrays, quantized)
     return StoredTensors(weights, arrays)
+
+
+def weights_of(arch: Arch, arrays: Mapping[str, StoredArray]) -> dict[str, Parts]:
+    """The arrays of every weight."""
+    names, rows = arch.hf_names(), arch.hf_rows()
+    return {
+        name: fused_rows(shape, names[name], *rows[name])
+        if name in rows
+        else parts_of(shape, names[name], arrays)
+        for name, shape in arch.shapes().items()
+    }
+
+
+def fused_rows(shape: Shape, hf_name: str, first: int, total: int) -> Parts:
+    """A weight (out, in) that is rows `first` and on of an array (total, in)."""
+
+    def rows(name: str, shape: Shape, found: list[StoredArray]) -> Tensor:
+        (array,) = found
+        data = array.read_rows(first, first + shape[0])
+        return Tensor(name, shape, QUANT_TYPES[array.dtype], data, order=array.order())
+
+    return Parts(shape, {hf_name: Expected((total, shape[1]), FLOATS)}, rows)
 
 
 def parts_of(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> Parts:
@@ -49,9 +71,9 @@ def parts_of(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> P
 def in_one_type(arch: Arch, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
     """The arrays of a model that is computed: experts of one weight are all F32 where they have
     several types, or each its columns in an order of its own."""
-    found, names = dict(arrays), arch.hf_names()
-    for name, shape in arch.shapes().items():
-        own = [part for part in parts_of(shape, names[name], arrays).arrays if part in arrays]
+    found = dict(arrays)
+    for parts in weights_of(arch, arrays).values():
+        own = [part for part in parts.arrays if part in arrays]
         types = {arrays[part].dtype for part in own}
         ordered = len(own) > 1 and any(t in QUANT_TYPES and QUANT_TYPES[t].ordered for t in types)
         if len(types) > 1 or ordered:

@@ -11,6 +11,7 @@ import numpy as np
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.gguf_header import MAGIC, Header, TableEntry
+from runtime.gguf_joined import split
 from runtime.gguf_metadata import check_kinds
 from runtime.gguf_parts import part_paths, read_parts
 from runtime.gguf_scales import Scales, find_scales
@@ -20,9 +21,6 @@ from runtime.quant_types import QuantType
 from runtime.reader import Reader
 from runtime.tensor import Tensor
 from runtime.tokenizer import Tokenizer
-
-ROPE_FACTORS = "rope_freqs.weight"
-"""Tensor by which frequencies are divided (Llama 3.1's scaling): a table, not a weight."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,12 @@ class TensorInfo:
     def packed(self) -> np.ndarray:
         """The rows as they lie in the file: uint8 (rows, row_bytes), mapped."""
         return self.file[self.offset : self.offset + self.nbytes].reshape(self.rows, -1)
+
+    def rows_alone(self, name: str, first: int, count: int) -> "TensorInfo":
+        """Some rows of a matrix as a tensor of their own."""
+        columns = self.shape[-1]
+        offset = self.offset + first * self.qtype.row_bytes(columns)
+        return replace(self, name=name, shape=(count, columns), offset=offset)
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,8 @@ class GgufTensors(Mapping[str, Tensor]):
     """What some tensors are multiplied by."""
 
     def __getitem__(self, name: str) -> Tensor:
-        info, data = self.infos[name], self.file.packed(name)
+        info = self.infos[name]
+        data = info.packed
         order = FAMILIES[self.arch.family].gguf_rows(self.arch, name)
         if order is not None:
             rows = data.reshape(len(order), -1)[np.argsort(order)]
@@ -211,12 +216,13 @@ def _arch(parts: Sequence[Header]) -> Arch:
             f"{path} has the architecture {name!r}; supported: {', '.join(sorted(known))}."
         )
     shapes = {line.name: line.shape for part in parts for line in part.table}
-    return FAMILIES[name].gguf_arch(header.metadata, shapes, _rope_factors(parts))
+    tables = [_rope_factors(parts, table) for table in FAMILIES[name].gguf_rope_tables]
+    return FAMILIES[name].gguf_arch(header.metadata, shapes, *tables)
 
 
-def _rope_factors(parts: Sequence[Header]) -> tuple[float, ...] | None:
+def _rope_factors(parts: Sequence[Header], name: str) -> tuple[float, ...] | None:
     """What frequencies are divided by, where the file has such a table."""
-    lines = [(part, line) for part in parts for line in part.table if line.name == ROPE_FACTORS]
+    lines = [(part, line) for part in parts for line in part.table if line.name == name]
     if not lines:
         return None
     header, line = lines[0]
@@ -233,8 +239,8 @@ def _check_tensors(file: GgufFile, arch: Arch) -> tuple[dict[str, TensorInfo], S
     scales, beside = find_scales(file.path, file.tensors, FAMILIES[arch.family])
     infos = {
         name: info
-        for name, info in file.tensors.items()
-        if name != ROPE_FACTORS and name not in beside
+        for name, info in split(arch, file.tensors).items()
+        if name not in FAMILIES[arch.family].gguf_rope_tables and name not in beside
     }
     for name, shape in expected.items():
         if name not in infos:

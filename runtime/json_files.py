@@ -34,6 +34,8 @@ class RopeSettings(Struct):
     mscale: Finite | None = None
     mscale_all_dim: Finite | None = None
     truncate: bool | None = None
+    short_factor: list[Number] | None = None
+    long_factor: list[Number] | None = None
     partial_rotary_factor: Number | None = None
 
 

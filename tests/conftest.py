@@ -101,6 +101,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 32,
         "sliding_window": None,  # with one: tests/windowed.py
     },
+    "phi3": {
+        "model_type": "phi3",
+        "tie_word_embeddings": True,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 1e4,
+        "max_position_embeddings": 1024,
+        "original_max_position_embeddings": 256,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0, 1.0, 1.25, 1.5, 1.5, 1.75, 2.0, 2.5],
+            "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0],
+        },
+        "pad_token_id": 4093,  # transformers' own lies outside of the vocabulary
+    },
 }
 """What tells the random checkpoints apart; sizes are SIZES."""
 

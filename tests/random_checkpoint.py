@@ -19,7 +19,7 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
     """
     family = family_of(config)
     arch = family.arch(config)
-    hf_names, norms = arch.hf_names(), arch.norms()
+    hf_names, norms, fused = arch.hf_names(), arch.norms(), arch.hf_rows()
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
     shards: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -33,6 +33,9 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
             noise = torch.randn(shape, generator=generator) * 0.02
             middle = 1.0 - norms[name].offset if name in norms else 0.0
             weight = (noise + middle).bfloat16()
+            if name in fused:  # rows of one array, in this order
+                hf = hf_names[name]
+                weight = torch.cat([values[hf], weight]) if hf in values else weight
             values |= arrays_of(hf_names[name], weight)
         table |= dict.fromkeys(values, shard)
         save_file(values, folder / shard, metadata={"format": "pt"})

@@ -82,6 +82,19 @@ def scoring(name: str, labels: int, theta: float, context: int) -> dict[str, Any
     return qwen2(theta, context, architectures=[name], id2label=named, pad_token_id=4093)
 
 
+def phi3(context: int, pairs: int = 0, **facts: Any) -> dict[str, Any]:
+    own = {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "rope_theta": 1e4}
+    own |= {"max_position_embeddings": context, "rms_norm_eps": 1e-5, "pad_token_id": 4093}
+    own |= {"original_max_position_embeddings": 4096}
+    if pairs:
+        tables = {
+            "short_factor": [1 + pair / 40 for pair in range(pairs)],
+            "long_factor": [1 + pair for pair in range(pairs)],
+        }
+        own |= {"rope_scaling": {"type": "longrope"} | tables}
+    return own | facts
+
+
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 SECTIONS = {"type": "mrope", "mrope_section": [16, 24, 24]}
 MILLION = {"chunk_size": 262144, "local_size": 8192, "original_max_position_embeddings": 262144}
@@ -212,4 +225,14 @@ RELEASES = [
     Release("Gemma-3-270M", 640, 4, 1, 2048, True, 256, gemma3(512), layers=6),
     Release("Gemma-3-1B", 1152, 4, 1, 6912, True, 256, gemma3(512), layers=6),
     Release("Gemma-3-4B, the language model", 2560, 8, 4, 10240, True, 256, gemma3(1024), layers=6),
+    Release(
+        "Phi-3-mini-4k",
+        3072, 32, 32, 8192, False, 96,
+        phi3(4096, sliding_window=2047),
+        length=24,
+    ),
+    Release("Phi-3-mini-128k, Phi-3.5-mini", 3072, 32, 32, 8192, False, 96, phi3(131072, 48)),
+    Release(
+        "Phi-4-mini", 3072, 24, 8, 8192, True, 128, phi3(131072, 48, partial_rotary_factor=0.75)
+    ),
 ]  # fmt: skip

@@ -67,6 +67,10 @@ def small_config(release: Release) -> dict[str, Any]:
         facts["head_dim"] = head_dim
     if facts.get("sliding_window"):
         facts["sliding_window"] = WINDOW
+    if tables := facts.get("rope_scaling", {}).get("short_factor") and facts["rope_scaling"]:
+        pairs = int(head_dim * facts.get("partial_rotary_factor", 1)) // 2
+        cut = {key: tables[key][:pairs] for key in ("short_factor", "long_factor")}
+        facts["rope_scaling"] = tables | cut
     if "query_pre_attn_scalar" in facts:
         facts["query_pre_attn_scalar"] = head_dim
     if sections := facts.get("rope_scaling", {}).get("mrope_section"):

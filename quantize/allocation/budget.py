@@ -1,10 +1,11 @@
 """Types of an automatic target: what sensitivity.py predicts, spent within the artifact's bytes."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from export import CONTAINERS
+from export.base import check_joined
 from quantize.allocation.allocate import Choice, Choices, Step, at_most, frontier, within
 from quantize.plan import (
     Allocation,
@@ -94,23 +95,32 @@ def choices_of(
             )
             for type_name in types
         ]
-    return fused(out, arch) if container.fused else out
+    joined = container.joined(arch)
+    for parts in joined:  # a rule for one of them alone leaves nothing that all may be
+        if not set.intersection(*({c.type_name for c in out[part]} for part in parts)):
+            check_joined({part: QUANT_TYPES[out[part][0].type_name] for part in parts}, [parts])
+    return fused(out, [*joined, *(one_input(arch) if container.fused else ())])
 
 
-def fused(choices: Choices, arch: Arch) -> Choices:
-    """The same with linears that read one input under one key, their names with spaces between."""
-    out = dict(choices)
+def one_input(arch: Arch) -> Iterator[tuple[str, ...]]:
+    """Weights that read the same input."""
     for index in range(arch.layers):
         for group in arch.layer(index).groups:
-            names = [f"blk.{index}.{linear}.weight" for linear in group.linears]
-            if len(names) < 2 or not set(names) <= out.keys():
-                continue  # of an expert's linears the first one stands for all
-            of = [{choice.type_name: choice for choice in out.pop(name)} for name in names]
-            shared = [kind for kind in of[0] if all(kind in each for each in of)]
-            out[" ".join(names)] = [
-                Choice(kind, sum(c[kind].bytes for c in of), sum(c[kind].kl for c in of))
-                for kind in shared
-            ]
+            yield tuple(f"blk.{index}.{linear}.weight" for linear in group.linears)
+
+
+def fused(choices: Choices, together: Iterable[tuple[str, ...]]) -> Choices:
+    """The same with weights of one type under one key, their names with spaces between."""
+    out = dict(choices)
+    for names in together:
+        if len(names) < 2 or not set(names) <= out.keys():
+            continue  # of an expert's linears the first one stands for all
+        of = [{choice.type_name: choice for choice in out.pop(name)} for name in names]
+        shared = [kind for kind in of[0] if all(kind in each for each in of)]
+        out[" ".join(names)] = [
+            Choice(kind, sum(c[kind].bytes for c in of), sum(c[kind].kl for c in of))
+            for kind in shared
+        ]
     return out
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from export import CONTAINERS, Container
+from export.base import check_joined
 from quantize.plan.plan import Plan
 from quantize.plan.rule import Rule
 from quantize.plan.target import Target
@@ -89,6 +90,7 @@ def assign(target: Target, arch: Arch, rules: tuple[Rule, ...]) -> Assignment:
     widths = matrix_widths(arch)
     wanted = {name: ruled(name, rules, container) or preset.choose(arch, name) for name in widths}
     types = fitted(widths, wanted, container)
+    check_joined(types, container.joined(arch))
     return Assignment(target, types, fallback_sentences(arch, wanted, container))
 
 

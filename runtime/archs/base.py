@@ -66,6 +66,11 @@ class Arch:
         return self.score_head.labels if self.score_head else self.vocab
 
     @property
+    def rope_channels(self) -> int:
+        """The first channels of each head, which rope rotates."""
+        return self.head_dim
+
+    @property
     def output_norm(self) -> Norm:
         """The norm before the head."""
         offset = FAMILIES[self.family].norm_offset
@@ -100,6 +105,16 @@ class Arch:
             for name, hf in self.layer(index).hf_names.items():
                 names[f"blk.{index}.{name}"] = f"model.layers.{index}.{hf}"
         return names
+
+    def hf_rows(self) -> dict[str, tuple[int, int]]:
+        """Weights that a Hugging Face checkpoint stores with others as one array: runtime name ->
+        first row in it, and the rows of all; see `Linear.rows`."""
+        return {
+            f"blk.{index}.{name}.weight": linear.rows
+            for index in range(self.layers)
+            for name, linear in self.layer(index).linears.items()
+            if linear.rows
+        }
 
 
 @cache
@@ -179,7 +194,7 @@ class Family(GgufSizes, HfSizes):
             kv_heads=arch.kv_heads,
             head_dim=arch.head_dim,
             rope=arch.rope,
-            rope_channels=arch.head_dim,
+            rope_channels=arch.rope_channels,
             window=arch.window if index in arch.windowed else None,
         )
 

@@ -23,6 +23,12 @@ class GgufFacts:
     """Of every tensor."""
     factors: tuple[float, ...] | None = None
     """What frequencies of the rope are divided by, where the file says."""
+    unused_factors: tuple[float, ...] | None = None
+    """Those of the second of `gguf_rope_tables`."""
+
+
+ROPE_FACTORS = "rope_freqs.weight"
+"""Tensor by which frequencies are divided (Llama 3.1's scaling): a table, not a weight."""
 
 
 class GgufSizes:
@@ -39,6 +45,12 @@ class GgufSizes:
     """Linears whose biases llama.cpp reads; None = all."""
     gguf_ffn_scales: ClassVar[bool] = False
     """Whether llama.cpp multiplies the feed-forward, too, by the scales of NVFP4."""
+    gguf_joined: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Tensor of a layer -> the linears whose rows it holds, where llama.cpp wants them in one."""
+    gguf_may_join: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """The same of tensors that other writers join, and llama.cpp reads apart as well."""
+    gguf_rope_tables: ClassVar[tuple[str, ...]] = (ROPE_FACTORS,)
+    """Tensors of divisors of frequencies: the one that is used, then those that are not."""
     gguf_windows: ClassVar[bool] = False
     """Whether llama.cpp hides from a query what its window does not hold."""
     arch_type: ClassVar[Any]
@@ -64,10 +76,18 @@ class GgufSizes:
             "attention.key_length": arch.head_dim,
             "attention.value_length": arch.head_dim,
             "attention.layer_norm_rms_epsilon": arch.eps,
-            "rope.dimension_count": arch.head_dim,
+            "rope.dimension_count": arch.rope_channels,
         }
         keys |= arch.rope.gguf_keys()
         return {f"{self.architecture}.{key}": value for key, value in keys.items()}
+
+    def gguf_rope(self, arch: "Arch") -> tuple[np.ndarray, ...]:
+        """The values of the first of `gguf_rope_tables`, float32 each; none without a table."""
+        return (arch.rope.divisors(arch.rope_channels),) if arch.rope.divided else ()
+
+    def gguf_rotated(self, turned: int, head_dim: int) -> int:
+        """Channels that rope may rotate, where a file says `turned` of each head's."""
+        return head_dim
 
     def gguf_context(self, arch: "Arch") -> int:
         """Tokens that a GGUF computes as the model does."""
@@ -80,13 +100,14 @@ class GgufSizes:
         metadata: Mapping[str, Any],
         shapes: Mapping[str, tuple[int, ...]],
         factors: tuple[float, ...] | None = None,
+        unused_factors: tuple[float, ...] | None = None,
     ) -> "Arch":
         """Sizes from GGUF metadata, tensor shapes and the rope factors, where the file has them.
 
         Raises EdgequantError naming a key that is missing or impossible.
         """
         keys = GgufKeys(metadata, self.architecture)
-        return self.arch_type(**self.gguf_sizes(GgufFacts(keys, shapes, factors)))
+        return self.arch_type(**self.gguf_sizes(GgufFacts(keys, shapes, factors, unused_factors)))
 
     def gguf_sizes(self, facts: GgufFacts) -> dict[str, Any]:
         """The fields of `arch_type`; raises as `gguf_arch` does."""
@@ -96,10 +117,11 @@ class GgufSizes:
         head_dim = keys.count("attention.key_length", hidden // heads)
         layers, context = keys.count("block_count"), keys.count("context_length")
         turned = keys.count("rope.dimension_count", head_dim)
+        rotated = self.gguf_rotated(turned, head_dim)
         for key, found, needed in (
             ("attention.value_length", keys.count("attention.value_length", head_dim), head_dim),
-            ("rope.dimension_count", turned, head_dim),
-            ("number of rope factors", 2 * len(factors or ()), head_dim if factors else 0),
+            ("rope.dimension_count", turned, rotated),
+            ("number of rope factors", 2 * len(factors or ()), rotated if factors else 0),
         ):
             if found != needed:
                 raise keys.wrong(key, found, f"only {needed} is supported here")

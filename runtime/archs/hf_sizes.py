@@ -29,7 +29,7 @@ class HfSizes:
         The rope stands in it as transformers 4 and as transformers 5 spell it. Raises
         UnsupportedError for divisors of frequencies that no scaling of config.json gives.
         """
-        rope = rope_settings(arch.rope, arch.head_dim)
+        rope = self.rope_config(arch)
         kinds = [SLIDING if index in arch.windowed else FULL for index in range(arch.layers)]
         attention = "attn_q" in arch.biased
         own = {
@@ -60,6 +60,10 @@ class HfSizes:
             **scaled,
             **{key: value for key, value in own.items() if key in self.hf_keys},
         }
+
+    def rope_config(self, arch: "Arch") -> dict[str, Any]:
+        """`rope_parameters`. Raises UnsupportedError as `config` does."""
+        return rope_settings(arch.rope, arch.head_dim)
 
 
 def rope_settings(rope: Rope, head_dim: int) -> dict[str, Any]:
@@ -95,7 +99,10 @@ def unlike(one: "Arch", other: "Arch") -> list[str]:
 
 def _same(one: Any, other: Any, arch: "Arch") -> bool:
     if isinstance(one, Rope):
-        found, meant = (rope.frequencies(arch.head_dim) for rope in (one, other))
+        if one.factors and other.factors and len(one.factors) != len(other.factors):
+            return False
+        channels = 2 * len(one.factors or other.factors) or arch.head_dim
+        found, meant = (rope.frequencies(channels) for rope in (one, other))
         same: Iterable[bool] = np.isclose(found, meant, rtol=CLOSE, atol=0)
         return all(same) and np.isclose(one.magnitude, other.magnitude, rtol=CLOSE)
     return bool(one == other)

@@ -40,6 +40,9 @@ class Linear:
     bias: bool = False
     experts: int | None = None
     """Matrices of a mixture of experts that are stored as one; `hf` has an {expert} then."""
+    rows: tuple[int, int] | None = None
+    """Where a checkpoint stores it with others as one array: its first row in it, and the rows of
+    all; None = it has an array of its own."""
     precise: bool = False
     """Whether it stays F32: small, and what it decides is not a matter of degree."""
 
