@@ -95,6 +95,13 @@ def _notes(found: Checkpoint, opened: GgufTensors) -> list[str]:
         "that reports compare with",
         *tokenizer_notes(opened.file.metadata),
     ]
+    metadata = opened.file.metadata
+    stated = int(metadata[f"{metadata['general.architecture']}.context_length"])
+    if stated > opened.arch.context:
+        notes.append(
+            f"the GGUF says a context of {stated:,} tokens; it ends at {opened.arch.context:,}, "
+            "where its window or its first table of rope factors does"
+        )
     said, context = opened.arch.context, found.arch.context
     if said != context:
         notes.append(

@@ -34,7 +34,7 @@ def slow_logits(model: Model, ids: np.ndarray) -> np.ndarray:
     w = {name: tensor.decode().astype(np.float64) for name, tensor in model.tensors.items()}
     gemma = arch.family == "gemma3"
     x = w["token_embd.weight"][ids] * (math.sqrt(arch.hidden) if gemma else 1)
-    cos, sin = turns(arch.rope, len(ids), arch.head_dim)
+    cos, sin = turns(arch.rope, len(ids), arch.rope_channels)
     still = np.ones_like(cos), np.zeros_like(sin)  # positions are not told
 
     def norm(values: np.ndarray, name: str) -> np.ndarray:
@@ -47,10 +47,10 @@ def slow_logits(model: Model, ids: np.ndarray) -> np.ndarray:
     def rotated(head: np.ndarray, position: int, part: str) -> np.ndarray:
         if f"{part}_norm.weight" in w:
             head = norm(head, f"{part}_norm.weight")
-        half = arch.head_dim // 2
-        pairs = head[:half] + 1j * head[half:]
+        half = arch.rope_channels // 2
+        pairs = head[:half] + 1j * head[half : 2 * half]
         turned = pairs * (table[0][position] + 1j * table[1][position])
-        return np.concatenate([turned.real, turned.imag])
+        return np.concatenate([turned.real, turned.imag, head[2 * half :]])
 
     for layer in range(arch.layers):
         at = f"blk.{layer}."

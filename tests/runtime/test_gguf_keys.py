@@ -20,10 +20,10 @@ def arch_of(name: str, **changes: Any) -> Arch:
 def back(arch: Arch, **changes: Any) -> Arch:
     """The sizes read from the metadata of an arch, after some changes; None takes a key out."""
     family = FAMILIES[arch.family]
-    factors = arch.rope.divisors(arch.head_dim) if arch.rope.divided else ()
+    tables = [tuple(map(float, table)) for table in family.gguf_rope(arch)]
     metadata = family.gguf_keys(arch) | {f"{arch.family}.{k}": v for k, v in changes.items()}
     metadata = {key: value for key, value in metadata.items() if value is not None}
-    return family.gguf_arch(metadata, arch.shapes(), tuple(map(float, factors)) or None)
+    return family.gguf_arch(metadata, arch.shapes(), *tables)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -33,8 +33,8 @@ def test_sizes_come_back(name: str) -> None:
     ropes = {key: value for key, value in vars(arch).items() if isinstance(value, Rope)}
     assert replace(found, **ropes) == arch
     for key, rope in ropes.items():
-        read = getattr(found, key).tables(0, 300, arch.head_dim)
-        for mine, its in zip(read, rope.tables(0, 300, arch.head_dim), strict=True):
+        read = getattr(found, key).tables(0, 300, arch.rope_channels)
+        for mine, its in zip(read, rope.tables(0, 300, arch.rope_channels), strict=True):
             np.testing.assert_allclose(mine, its, atol=2e-5)
 
 

@@ -68,6 +68,22 @@ def test_a_gguf_with_all_queries_keys_and_values_in_one_is_read(
         np.testing.assert_array_equal(model.tensors[tensor.name].decode(), tensor.decode())
 
 
+def test_a_longer_context_of_a_gguf_is_told(
+    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp's converter writes the whole context, and llama.cpp chooses the table by it."""
+    checkpoint, path = open_checkpoint(random_models["phi3"]), tmp_path / "x.gguf"
+    family = FAMILIES["phi3"]
+    keys = family.gguf_keys(checkpoint.arch) | {"phi3.context_length": 1024}
+    tensors = [Tensor.dense(n, checkpoint.tensors[n].decode()) for n in checkpoint.tensors]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(family), "gguf_keys", lambda self, arch: keys)
+        write(path, checkpoint.arch, tensors, checkpoint.folder, {"preset": "F32"})
+    source = read_gguf(path)
+    assert source.arch.context == 256
+    assert any("a context of 1,024 tokens; it ends at 256" in note for note in source.notes)
+
+
 def test_longrope_ends_the_context_and_says_so() -> None:
     settings = config("phi3")
     arch = family_of(settings).arch(settings)
