@@ -162,7 +162,8 @@ def check_joined(types: Mapping[str, QuantType], joined: Iterable[tuple[str, ...
             if types[other] is not types[first]:
                 raise UnsupportedError(
                     f"{first} is {types[first].name} and {other} is {types[other].name}, but they "
-                    "are stored as one tensor; let a --rule give them one type."
+                    "are stored as one tensor; give them one type, such as "
+                    f"--rule '^({first}|{other})$={types[first].name}'."
                 )
 
 

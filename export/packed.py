@@ -242,7 +242,7 @@ def refuse(arch: Arch) -> None:
         name = arch.hf_names()[next(iter(fused))].removesuffix(".weight")
         raise UnsupportedError(
             f"{name} is one linear to readers of this format, and several here, which are not "
-            "written as one yet; choose --to gguf:Q4_K_M or onnx:int4."
+            "written as one yet; write GGUF or ONNX."
         )
 
 

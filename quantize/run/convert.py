@@ -89,7 +89,9 @@ def convert(
         raise InputError(
             f"unknown container {container!r} in --to; known: {', '.join(CONTAINERS)}."
         )
-    checkpoint = act_order.absorbed_for(open_checkpoint(source), [CONTAINERS[container]])
+    opened = open_checkpoint(source)
+    CONTAINERS[container].refuse(opened.arch)
+    checkpoint = act_order.absorbed_for(opened, [CONTAINERS[container]])
     kept = Kept(checkpoint.tensors)
     types = types_of(checkpoint, kept, CONTAINERS[container], progress)
     if exact:
@@ -173,7 +175,11 @@ def described(
     def others(preset: Preset) -> dict[str, QuantType]:
         return {n: q for n, q in types.items() if preset.choose(arch, n) != q.name}
 
-    name = min(container.presets, key=lambda name: len(others(container.presets[name])))
+    def unlike(name: str) -> int:
+        preset = container.presets[name]
+        return sum(preset.choose(arch, n) != q.unordered.name for n, q in types.items())
+
+    name = min(container.presets, key=unlike)
     left = others(container.presets[name])
     rules = [
         Rule(f"^({'|'.join(re.escape(n) for n, q in left.items() if q.name == kind)})$", kind)

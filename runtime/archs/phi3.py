@@ -201,10 +201,17 @@ def table(config: dict[str, Any], key: str, pairs: int) -> tuple[float, ...]:
 
 
 def magnitude(config: dict[str, Any]) -> float:
-    """What longrope multiplies cos and sin by."""
+    """What longrope multiplies cos and sin by. Raises CorruptFileError where that is no number."""
     given = settings(config).get("attention_factor")
     if given is not None:
         return float(given)
     longest, start = int(config["max_position_embeddings"]), original(config)
     factor = float(settings(config).get("factor") or longest / start)
-    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(start))
+    if factor <= 1:
+        return 1.0
+    if start < 2:
+        raise CorruptFileError(
+            f"config.json has {ORIGINAL} {start}, and longrope divides by its logarithm; take the "
+            "config.json that came with the weights."
+        )
+    return math.sqrt(1 + math.log(factor) / math.log(start))

@@ -107,13 +107,17 @@ def test_tables_of_another_length_and_other_scalings_are_refused() -> None:
         sizes(rope_scaling=rope | {"long_factor": [1.0, 2.0]})
     with pytest.raises(UnsupportedError, match="rope scaling 'linear'"):
         sizes(rope_scaling={"type": "linear", "factor": 2.0})
+    with pytest.raises(CorruptFileError, match="original_max_position_embeddings 1, and longrope"):
+        sizes(original_max_position_embeddings=1)
     with pytest.raises(CorruptFileError, match="so that 33 of 32 channels"):
         sizes(rope_scaling=None, partial_rotary_factor=1.05)
 
 
 def test_a_rule_for_half_of_a_joined_tensor_is_refused() -> None:
     rules = (Rule("ffn_gate", "Q8_0"),)
-    with pytest.raises(UnsupportedError, match="ffn_gate.weight is Q8_0 and .*stored as one"):
+    with pytest.raises(
+        UnsupportedError, match="ffn_gate.weight is Q8_0 and .*stored as one.*such as --rule"
+    ):
         assign(Target("gguf", "Q4_0"), sizes(), rules)
     assign(Target("gguf", "Q4_0"), sizes(), (Rule("ffn_gate|ffn_up", "Q8_0"),))
     assign(Target("onnx", "int4"), sizes(), ())
