@@ -45,4 +45,4 @@ def join(arch: Arch, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
         found = [waiting.pop(part) for part in parts]
         check_joined({part.name: part.qtype for part in found}, [parts])
         rows = np.concatenate([part.data for part in found])
-        yield replace(found[0], name=name, shape=tensor_shapes(arch)[name], data=rows)
+        yield replace(found[0], name=name, shape=(len(rows), found[0].cols), data=rows)
