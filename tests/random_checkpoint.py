@@ -33,10 +33,7 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
             noise = torch.randn(shape, generator=generator) * 0.02
             middle = 1.0 - norms[name].offset if name in norms else 0.0
             weight = (noise + middle).bfloat16()
-            if name in fused:  # rows of one array, in this order
-                hf = hf_names[name]
-                weight = torch.cat([values[hf], weight]) if hf in values else weight
-            values |= arrays_of(hf_names[name], weight)
+            add_arrays(values, hf_names[name], weight, joined=name in fused)
         table |= dict.fromkeys(values, shard)
         save_file(values, folder / shard, metadata={"format": "pt"})
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": table}))
@@ -44,6 +41,16 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         if (tokenizer / name).exists():
             (folder / name).write_bytes((tokenizer / name).read_bytes())
+
+
+def add_arrays(
+    values: dict[str, torch.Tensor], hf_name: str, weight: torch.Tensor, joined: bool
+) -> None:
+    """Put a weight among the arrays of a checkpoint; a `joined` one below those of its array that
+    are there."""
+    if joined and hf_name in values:
+        weight = torch.cat([values[hf_name], weight])
+    values |= arrays_of(hf_name, weight)
 
 
 def arrays_of(hf_name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from tests.interop.vocabulary import tokenize
 from tests.moe_models import QWEN2, QWEN3, moe
 from tests.one_file_models import edit
 from tests.quantize.runs import small_plan
-from tests.random_checkpoint import arrays_of
+from tests.random_checkpoint import add_arrays
 from tests.small_models import kl
 from tests.tokenizers_made import made
 
@@ -50,12 +50,13 @@ def through_gguf(folder: Path, path: Path) -> Checkpoint:
 def as_folder(source: Checkpoint, folder: Path) -> Path:
     """A folder with the rebuilt files of a source and its weights under transformers' names."""
     shutil.copytree(source.files, folder)
-    values = {}
-    norms, names = source.arch.norms(), source.arch.hf_names()
+    values: dict[str, torch.Tensor] = {}
+    norms, names, joined = source.arch.norms(), source.arch.hf_names(), source.arch.hf_rows()
     for name, tensor in source.tensors.items():
         offset = norms[name].offset if name in norms else 0.0
         weight = torch.from_numpy(tensor.decode().reshape(tensor.shape) - np.float32(offset))
-        values |= {key: part.clone() for key, part in arrays_of(names[name], weight).items()}
+        add_arrays(values, names[name], weight, joined=name in joined)
+    values = {key: array.clone() for key, array in values.items()}
     save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
