@@ -3,7 +3,8 @@
 # make check  lint, types, layers, quick tests: under a minute
 # make bench  the figures of the README and of docs/accuracy.md
 # make speed  the figures of docs/performance.md, on a machine with nothing else to do
-# make interop-peers  have GPTQModel compute our folders, for tests/export/test_peer_golden.py
+# make interop-peers  have GPTQModel, auto-gptq and autoawq compute our folders and pack our codes,
+#   for tests/export/test_peer_golden.py and tests/runtime/quantized/test_golden.py
 # make native rebuild the C++ kernels
 # make processors  the tests of numbers, as on simpler processors and on a busy one
 # make kernels  test them without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated
@@ -50,16 +51,30 @@ interop: $(STAMP)
 	tests/node/install.sh build/node
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/interop
 
-# what transformers with GPTQModel makes of our folders, kept for a test that needs neither; torch
-# stays the one of the CPU, which gptqmodel's own requirements would replace
-PEERS := .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check
+# what other projects make of our folders, and how their packers pack, kept for tests that need none
+# of them: one environment for what is alive, one for auto-gptq and autoawq, which need an old
+# transformers; torch stays the one of the CPU, which gptqmodel's own requirements would replace
+QUIET := -m pip install --quiet --disable-pip-version-check
+PEERS := .venv-peers/bin/python $(QUIET)
+OLD := .venv-peers-old/bin/python
+OLD_PEERS := $(OLD) $(QUIET)
 interop-peers: $(STAMP)
-	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	for name in peers peers-old; do test -x .venv-$$name/bin/python || $(PYTHON) -m venv .venv-$$name; done
 	$(PEERS) torch==2.13.0
 	$(PEERS) torch==2.13.0 transformers==5.23.0 optimum==2.3.0 compressed-tensors==0.20.1 auto-round==0.16.1
 	$(PEERS) torch==2.13.0 pypcre logbar threadpoolctl device-smi tokenicer defuser pillow requests
 	$(PEERS) --no-deps gptqmodel==7.7.0
-	PYTHONPATH=. $(BIN)/python tests/export/make_peer_golden.py .venv-peers/bin/python
+	$(OLD_PEERS) torch==2.13.0
+	$(OLD_PEERS) torch==2.13.0 auto-gptq==0.7.1 transformers==4.51.3 peft==0.13.2 datasets==3.2.0 accelerate==1.0.1
+	$(OLD_PEERS) --no-deps autoawq==0.2.9 zstandard
+	for peers in "$(PEERS)" "$(OLD_PEERS)"; do $$peers --no-deps array-api-compat msgspec gguf; done
+	rm -rf .venv-peers-old/lib/python*/site-packages/tests  # auto-gptq's, which would hide ours
+	PYTHONPATH=. $(OLD) tests/runtime/quantized/make_golden.py gptq awq
+	$(PEERS) --no-deps bitsandbytes==0.50.0 compressed-tensors==0.17.0
+	PYTHONPATH=. .venv-peers/bin/python tests/runtime/quantized/make_golden.py compressed bitsandbytes
+	$(PEERS) --no-deps compressed-tensors==0.20.1
+	PYTHONPATH=. .venv-peers/bin/python tests/runtime/quantized/make_golden.py compressed
+	PYTHONPATH=. $(BIN)/python tests/export/make_peer_golden.py .venv-peers/bin/python $(OLD)
 
 # the C++ kernels without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated
 kernels: $(STAMP)
@@ -85,4 +100,4 @@ native: $(STAMP)
 	$(INSTALL) --no-build-isolation --no-deps -e .
 
 clean:
-	rm -rf .venv .venv-peers build dist
+	rm -rf .venv .venv-peers .venv-peers-old build dist

@@ -62,7 +62,7 @@ def together(sizes: torch.Tensor, channels: torch.Tensor, parts: int) -> list[to
     patterns = sizes[:, channels].T
     patterns = patterns / patterns.norm(dim=1, keepdim=True).clamp(min=1e-9)
     patterns = patterns - patterns.mean(0)
-    along = patterns @ torch.linalg.eigh(patterns.T @ patterns).eigenvectors[:, -1]
+    along = torch.linalg.eigh(patterns @ patterns.T).eigenvectors[:, -1]
     order = channels[along.argsort()]
     half = len(order) // 2
     return [

@@ -8,31 +8,22 @@ the type that it is stored in: where a type's grid holds all blocks, those are t
 """
 
 from dataclasses import replace
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
+from quantize.lattice_steps import HALF_BITS, MANTISSA, Way, ends, possible, steps_of
 from runtime.quant_types import QUANT_TYPES, QuantType
-from runtime.quant_types.base import Params
+from runtime.quant_types.base import Array, Params
 from runtime.tensor import Tensor
 
-MANTISSA = {"F32": 23, "F16": 10, "BF16": 7}
-"""Bits of a stored number's fraction."""
-LEAST_EXPONENT = {"F32": -126, "F16": -14, "BF16": -126}
-"""Of normal numbers: below, steps between them stay as they are."""
-Way = tuple[tuple[int, ...], int]
-"""Bits of a step that are tried before it is taken as it is: it was a power of two (MXFP4) or a
-float16 before, most likely; where sums or halves must come out even, the fewer bits the better. And
-how many steps are tried between two bounds where a weight can be several multiples."""
-FEW = tuple(range(1, 12))
-WAYS: tuple[tuple[Way, int | None], ...] = (
-    (((1, 11), 33), None),
-    ((FEW, 33), None),
-    ((FEW, 513), 3),
+WAYS = (
+    Way((1, HALF_BITS), search=False),
+    Way((1, HALF_BITS), search=True),
+    Way(tuple(range(1, HALF_BITS + 1)), search=True),
 )
-"""And for how many of the likeliest `counts`; None = all."""
-ROUNDS = 3
-"""In which the bounds of a step are drawn closer."""
+"""How a step is looked for, one way after the other."""
 SAMPLE = 64
 """Rows that are looked at before the others."""
 SHARED = 256
@@ -59,24 +50,26 @@ def on_grid(w: np.ndarray, stored: str, qtype: QuantType) -> Found | None:
     """
     rows, _ = w.shape
     blocks = w.reshape(-1, qtype.size)
-    params: Params = {}
+    nothing = np.zeros((len(blocks), 1), np.float32)
+    params = qtype.of_multiples(nothing, nothing, nothing)
+    if params is None:
+        return None
     left = np.arange(len(blocks))
-    for way, count in [(way, c) for way, first in WAYS for c in counts(qtype)[:first]]:
-        tried = blocks[left]
-        made = qtype.of_multiples(*_steps(tried, np.full(len(left), count), stored, way))
-        if made is None:
-            return None
-        right = _same(tried, qtype, made, stored)
-        for key, values in made.items():
-            known = params.setdefault(key, np.zeros((len(blocks), 1), np.float32))
-            known[left[right]] = values[right]
-        left = left[~right]
+    for way, count in product(WAYS, counts(qtype)):
+        likely = left[possible(blocks[left], np.full(len(left), count), stored)]
+        if not len(likely):
+            continue
+        tried = _tried(blocks[likely], np.full(len(likely), count), stored, way, qtype)
+        right = likely[tried.right]
+        for key, values in tried.params.items():
+            params[key][right] = values[tried.right]
+        left = np.setdiff1d(left, right, assume_unique=True)
         if not len(left):
             break
     params = {key: values.reshape(rows, -1) for key, values in params.items()}
     found = np.ones(len(blocks), bool)
     found[left] = False
-    return Found(qtype.exact_code(w, *qtype.grid(params)), params, found.reshape(rows, -1))
+    return Found(_codes(w, qtype, params, stored), params, found.reshape(rows, -1))
 
 
 def exact_rows(tensor: Tensor, qtype: QuantType) -> np.ndarray | None:
@@ -137,7 +130,7 @@ def _from_codes(packed: np.ndarray, source: QuantType, qtype: QuantType) -> Foun
     blocks = np.asarray(multiples, np.float32).reshape(len(packed), -1, qtype.size)
     turned = np.where(step < 0, -1, 1).astype(np.float32)  # a block's step is positive here
     blocks = blocks * turned[..., None]
-    made = qtype.of_multiples(*_ends(step * turned, blocks))
+    made = qtype.of_multiples(*ends(step * turned, blocks))
     if made is None:
         return None
     values = np.asarray(source.value(codes, *source.grid(params)), np.float32)
@@ -149,22 +142,40 @@ def _from_codes(packed: np.ndarray, source: QuantType, qtype: QuantType) -> Foun
 
 def _some(tensor: Tensor, stored: str, qtype: QuantType) -> bool:
     """Whether the first block of some rows lies on the grid, each with all steps tried at once."""
-    at = np.unique(np.linspace(0, tensor.rows - 1, SAMPLE).astype(int))
-    first = np.concatenate([tensor.decode(row, row + 1)[:, : qtype.size] for row in at])
-    if not np.isfinite(first).all():
+    nothing = np.zeros((1, 1), np.float32)
+    if qtype.of_multiples(nothing, nothing, nothing) is None:
         return False
-    for blocks in filter(len, np.split(first, [1, 4, 16])):
+    rows = np.unique(np.linspace(0, tensor.rows - 1, SAMPLE).astype(int))
+    tried = np.array(counts(qtype))
+    for some in filter(len, np.split(rows, [1, 4, 16])):
+        blocks = np.concatenate([tensor.decode(row, row + 1)[:, : qtype.size] for row in some])
+        if not np.isfinite(blocks).all():
+            return False
         right = np.zeros(len(blocks), bool)
-        for way, likely in WAYS:
-            tried = np.array(counts(qtype)[:likely])
-            many = np.repeat(blocks, len(tried), axis=0)
-            made = qtype.of_multiples(*_steps(many, np.tile(tried, len(blocks)), stored, way))
-            if made is None:
-                return False
-            right |= _same(many, qtype, made, stored).reshape(len(blocks), -1).any(axis=1)
+        many, count = np.repeat(blocks, len(tried), axis=0), np.tile(tried, len(blocks))
+        likely = np.flatnonzero(possible(many, count, stored))
+        for way in WAYS:
+            at = likely[~right[likely // len(tried)]]
+            found = at[_tried(many[at], count[at], stored, way, qtype).right]
+            right[found // len(tried)] = True
         if not right.all():
             return False
     return True
+
+
+class Tried(NamedTuple):
+    """What blocks with a step each are as a type's codes."""
+
+    params: Params
+    right: np.ndarray
+    """Of each block: whether every weight is exactly what is stored."""
+
+
+def _tried(blocks: np.ndarray, count: np.ndarray, stored: str, way: Way, qtype: QuantType) -> Tried:
+    """Blocks with the step of which the largest weight is `count`."""
+    params = qtype.of_multiples(*steps_of(blocks, count, stored, way))
+    assert params is not None  # asked of the type before
+    return Tried(params, _same(blocks, qtype, params, stored))
 
 
 def counts(qtype: QuantType) -> list[int]:
@@ -175,95 +186,28 @@ def counts(qtype: QuantType) -> list[int]:
     return [half, half - 1, most, *range(half - 2, 0, -1), *range(most - 1, half, -1)]
 
 
-def _steps(
-    blocks: np.ndarray, count: np.ndarray, stored: str, way: Way
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The step of each block (blocks, size) whose largest weight is `count` of it; the least and
-    the greatest multiple in it: all (blocks, 1) float32. A block of zeros has step 0. `way` as in
-    WAYS."""
-    size = np.abs(blocks.astype(np.float64))
-    times = np.maximum(count, 1)
-    dead = size.max(axis=1) == 0
-    below, above = _reach(np.where(dead[:, None], 1.0, size), stored)
-    at = np.arange(len(blocks)), size.argmax(axis=1)
-    low, high = (size[at] - below[at]) / times, (size[at] + above[at]) / times
-    low, high = np.where(dead, 1.0, low), np.where(dead, 1.0, high)
-    # a stored number stands for all that round to it, so every weight bounds the step from both
-    # sides: those that can be but one multiple of it first, with closer bounds the others
-    for last in (False,) * ROUNDS + (True,):
-        sure = np.round(size / low[:, None]) == np.round(size / high[:, None])
-        middle = (
-            (low + high) / 2
-            if sure.all() or not last
-            else _likeliest(size, below, low, high, way[1])
-        )
-        multiples = np.round(size / middle[:, None])
-        counted = (multiples > 0) & (sure | last)
-        each = np.where(counted, multiples, 1.0)
-        low = np.maximum(low, np.where(counted, (size - below) / each, 0.0).max(axis=1))
-        high = np.minimum(high, np.where(counted, (size + above) / each, np.inf).min(axis=1))
-    step = np.where(dead, np.float32(0), _chosen(low, high, way[0]))[:, None]
-    multiples = np.round(size / np.where(step == 0, 1, step))
-    return _ends(step, (np.sign(blocks) * multiples)[:, None])
-
-
-def _ends(step: np.ndarray, multiples: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps (rows, blocks) and the ends of their multiples (rows, blocks, size), float32.
-
-    Steps are doubled while all multiples are even, so that however they were found they are one.
-    """
-    factors = np.gcd.reduce(np.abs(multiples).astype(np.int64), axis=2)
-    twos = np.maximum(factors & -factors, 1).astype(np.float32)  # the power of two in each
-    wide = (step * twos).astype(np.float32)
-    least, most = (end(multiples, axis=2) / twos for end in (np.min, np.max))
-    return wide, least.astype(np.float32), most.astype(np.float32)
-
-
-def _likeliest(
-    size: np.ndarray, reach: np.ndarray, low: np.ndarray, high: np.ndarray, steps: int
-) -> np.ndarray:
-    """Of `steps` between two bounds that of whose multiples the weights are least far, for their
-    size."""
-    best, least = (low + high) / 2, np.full(len(size), np.inf)
-    for part in np.linspace(0, 1, steps):
-        step = low + part * (high - low)
-        times = size / step[:, None]
-        far = (np.abs(times - np.round(times)) * step[:, None] / reach).max(axis=1)
-        best, least = np.where(far < least, step, best), np.minimum(far, least)
-    return best
-
-
-def _chosen(low: np.ndarray, high: np.ndarray, bits: tuple[int, ...]) -> np.ndarray:
-    """A step between two bounds, float32: one with as few bits as the first of `bits` that there
-    is, next to the middle; else the middle itself."""
-    middle = (low + high) / 2
-    step = middle.astype(np.float32)
-    fraction, exponent = np.frexp(middle)
-    for count in reversed(bits):
-        near = np.round(np.ldexp(fraction, count))
-        for ulps in (1, -1, 0):
-            coarse = np.ldexp(near + ulps, exponent - count)
-            step = np.where((coarse >= low) & (coarse <= high), coarse.astype(np.float32), step)
-    return step
-
-
-def _reach(size: np.ndarray, stored: str) -> tuple[np.ndarray, np.ndarray]:
-    """How far below and above a magnitude lie the numbers that a type rounds to it, float64."""
-    fraction, exponent = np.frexp(size)
-    least = LEAST_EXPONENT[stored]
-    spacing = np.ldexp(1.0, np.maximum(exponent - 1, least) - MANTISSA[stored])
-    # below a power of two numbers are twice as dense
-    dense = (fraction == 0.5) & (exponent - 1 > least)
-    return np.where(dense, spacing / 4, spacing / 2), spacing / 2
-
-
 def _same(blocks: np.ndarray, qtype: QuantType, params: Params, stored: str) -> np.ndarray:
     """Which blocks (blocks, size) are what the grid gives, rounded to the type that holds them."""
-    grid = qtype.grid(params)
-    values = np.asarray(qtype.value(qtype.exact_code(blocks, *grid), *grid), np.float32)
+    values = qtype.value(_codes(blocks, qtype, params, stored), *qtype.grid(params))
     return np.asarray((as_stored(values, stored) == blocks).all(axis=1))
 
 
-def as_stored(values: np.ndarray, stored: str) -> np.ndarray:
+def _codes(w: np.ndarray, qtype: QuantType, params: Params, stored: str) -> np.ndarray:
+    """Codes of weights that lie on the grid, int32; of weights that do not, the nearest.
+
+    Next to a power of two the nearest code may be stored as the number below it, and another one as
+    this: numbers are denser below.
+    """
+    grid = qtype.grid(params)
+    codes = np.asarray(qtype.exact_code(w, *grid))
+    if stored == "F32" or (off := as_stored(qtype.value(codes, *grid), stored) != w).sum() == 0:
+        return codes
+    for beside in (codes - 1, codes + 1):
+        beside = np.clip(beside, qtype.lowest_held, qtype.high)
+        codes = np.where(off & (as_stored(qtype.value(beside, *grid), stored) == w), beside, codes)
+    return codes
+
+
+def as_stored(values: Array, stored: str) -> np.ndarray:
     """float32 numbers as F32, F16 or BF16 holds them."""
-    return np.asarray(QUANT_TYPES[stored].code(values, None, None))
+    return np.asarray(QUANT_TYPES[stored].code(np.asarray(values, np.float32), None, None))

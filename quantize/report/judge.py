@@ -10,7 +10,6 @@ from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Plan, check_gates
 from quantize.plan.values import paths_of, settled
 from quantize.progress import Progress
-from quantize.report import render
 from quantize.report.compare import compare
 from quantize.report.examine import Subject, examine, open_subject, refuse_another_model
 from quantize.report.gate import Gates, integrity_failures, read_baseline
@@ -53,6 +52,8 @@ def judge(setup: Setup, job: Job, notes: list[str]) -> AnyReport:
     An artifact that fails a gate is renamed to NAME.rejected. `notes` are the run's fallbacks; one
     that starts with a target's label goes to that target's result.
     """
+    from quantize.report import render  # with matplotlib, which takes a second to import
+
     paths = [job.path(assignment.target) for assignment in job.assignments]
     # the list is not kept: an open file cannot be renamed everywhere
     report = measure(

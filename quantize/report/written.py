@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from export.files import check_folder, new_file
-from quantize.report import render
 from quantize.report.score_report import AnyReport
 from runtime.errors import InputError
 
@@ -47,6 +46,8 @@ def is_report(path: Path) -> bool:
 
 def write(report: AnyReport, folder: Path, card: str | None, overwrite: bool) -> None:
     """report.json, report.html and, when given, the model card."""
+    from quantize.report import render  # with matplotlib, which takes a second to import
+
     texts = {"report.json": report.text(), "report.html": render.html(report)}
     if card is not None:
         texts["README.md"] = card

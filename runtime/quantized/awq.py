@@ -44,6 +44,7 @@ from runtime.quantized.integers import (
     floats,
     integer_array,
     integers,
+    refuse_other_data,
 )
 from runtime.stored import StoredArray
 
@@ -106,8 +107,7 @@ def _refuse(found: Awq) -> None:
         raise UnsupportedError(
             f"AWQ of version {found.layout!r} is not read, only gemm and gemv; {way_out}."
         )
-    if found.data_type not in (None, "int"):
-        raise UnsupportedError(f"AWQ of {found.data_type} is not read, only int; {way_out}.")
+    refuse_other_data("AWQ", found.data_type, way_out)
     if found.backend == "llm-awq" or found.pack_dtype not in (None, "int32"):
         raise UnsupportedError(f"AWQ packed in words of 16 bits is not read; {way_out}.")
     settings: list[Awq | Override] = [found, *(found.dynamic or {}).values()]

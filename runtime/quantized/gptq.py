@@ -44,6 +44,7 @@ from runtime.quantized.integers import (
     group_order,
     integer_array,
     integers,
+    refuse_other_data,
     scattered_notes,
 )
 from runtime.stored import StoredArray
@@ -115,8 +116,7 @@ def _refuse(found: Gptq) -> None:
             f"quantization_config says checkpoint_format {found.checkpoint_format} and format "
             f"{found.format}, which store zero points otherwise; take out the wrong one."
         )
-    if found.data_type not in (None, "int"):
-        raise UnsupportedError(f"GPTQ of {found.data_type} is not read, only int; {way_out}.")
+    refuse_other_data("GPTQ", found.data_type, way_out)
     if found.pack_dtype not in (None, "int32"):
         raise UnsupportedError(f"GPTQ packed in {found.pack_dtype} is not read; {way_out}.")
     settings: list[Gptq | Override] = [found, *(found.dynamic or {}).values()]

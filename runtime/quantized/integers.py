@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from runtime.errors import CorruptFileError
+from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.quant_types import QUANT_TYPES
 from runtime.quant_types.onnx_int import OnnxInt, onnx_name
 from runtime.quantized.base import check
@@ -130,6 +130,12 @@ class IntegerArray(ComputedArray):
             return qtype.pack(codes + np.uint8(qtype.middle - grid.middle), params)
         assert zeros is not None
         return qtype.pack(codes, params | {"zero": zeros[:, groups]})
+
+
+def refuse_other_data(kind: str, data_type: str | None, way_out: str) -> None:
+    """Raise UnsupportedError where codes of GPTQ or AWQ are said to be no integers."""
+    if data_type not in (None, "int"):
+        raise UnsupportedError(f"{kind} of {data_type} is not read, only int; {way_out}.")
 
 
 def integer_array(

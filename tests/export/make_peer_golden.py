@@ -1,11 +1,11 @@
-"""Make peer_golden.json: what transformers with GPTQModel computes of the folders written here.
+"""Make peer_golden.json: what other projects compute of the folders written here.
 
     make interop-peers
-    PYTHONPATH=. python tests/export/make_peer_golden.py PYTHON    (what that runs)
+    PYTHONPATH=. python tests/export/make_peer_golden.py NEW OLD    (what that runs)
 
-PYTHON is an interpreter with gptqmodel 7.7.0, optimum 2.3.0 and transformers 5.23.0. With --logits
-FOLDER... this file runs there. Kept are the sha256 of each folder's weights and some logits, as
-float16; test_peer_golden.py compares without any of these packages.
+NEW is a Python with gptqmodel 7.7.0, optimum 2.3.0 and transformers 5.23.0; OLD one with auto-gptq
+0.7.1, autoawq 0.2.9 and transformers 4.51.3. Kept are the sha256 of each folder's weights and some
+logits of each peer (peers.py); test_peer_golden.py compares without any of these packages.
 """
 
 import base64
@@ -19,18 +19,22 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.export import peers
+from tests.export.test_packed import written
+
 PATH = Path(__file__).with_name("peer_golden.json")
-CASES = (
-    ("gptq", "INT4_128_SYM_F16"),
-    ("gptq", "INT4_32_F16"),
-    ("gptq", "INT8_32_SYM_F16"),
-    ("gptq", "INT4_64_SYM_F16_ACT"),
-    ("awq", "INT4_64_F16"),
+GPTQ = ("INT4_128_SYM_F16", "INT4_32_F16", "INT8_32_SYM_F16", "INT4_64_SYM_F16_ACT")
+CASES = tuple(
+    (peer, container, kind)
+    for peer, container, kinds in (
+        ("gptqmodel", "gptq", GPTQ),
+        ("gptqmodel", "awq", ("INT4_64_F16",)),
+        ("auto-gptq", "gptq", GPTQ),
+        ("autoawq", "awq", ("INT4_64_F16",)),
+    )
+    for kind in kinds
 )
-"""Container and type of the linears of the bundled model."""
-IDS = np.arange(7, 31)[None]
-KEPT = (slice(20, 24), slice(0, 128))
-"""Places and tokens of the logits that are kept."""
+"""Who reads, which container, and the type of the linears of the bundled model."""
 
 
 def digest(folder: Path) -> str:
@@ -38,38 +42,22 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def logits(folders: list[str]) -> None:
-    """Print the logits of each folder (runs where gptqmodel is installed)."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    for folder in folders:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16, device_map="cpu")
-        with torch.no_grad():
-            found = model(torch.from_numpy(IDS)).logits[0].half().numpy()[KEPT]
-        data = base64.b64encode(np.ascontiguousarray(found).tobytes()).decode()
-        Path(folder, "logits.txt").write_text(data)
-
-
 def main() -> None:
     """Write the folders, have them computed, and keep what came out."""
-    if sys.argv[1] == "--logits":
-        logits(sys.argv[2:])
-        return
-    from tests.export.test_packed import written
-
+    new, old = sys.argv[1:]
+    golden = {}
+    env = os.environ | {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as temporary:
-        folders = {
-            f"{container} {kind}": written(container, kind, Path(temporary, f"{container}-{kind}"))
-            for container, kind in CASES
-        }
-        command = [sys.argv[1], str(Path(__file__).resolve()), "--logits"]
-        env = os.environ | {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
-        subprocess.run([*command, *map(str, folders.values())], check=True, env=env)
-        golden = {
-            case: {"sha256": digest(folder), "logits": (folder / "logits.txt").read_text()}
-            for case, folder in folders.items()
-        }
+        for peer, container, kind in CASES:
+            folder = Path(temporary, f"{container}-{kind}")
+            if not folder.exists():
+                written(container, kind, folder)
+            python = new if peer == "gptqmodel" else old
+            command = [python, str(Path(peers.__file__).resolve()), peer, str(folder)]
+            subprocess.run(command, check=True, env=env)
+            logits = np.load(folder / f"{peer}.npy")
+            data = base64.b64encode(logits.tobytes()).decode()
+            golden[f"{peer} {container} {kind}"] = {"sha256": digest(folder), "logits": data}
     PATH.write_text(json.dumps(golden, indent=1) + "\n")
 
 

@@ -10,7 +10,7 @@ from runtime.quant_types.onnx_int import OnnxInt
 from runtime.quant_types.plain import Affine, Symmetric
 from runtime.tensor import Tensor
 
-SHAPE = (48, 256)
+SHAPE = (16, 256)
 STORED = ("F32", "BF16", "F16")
 GRIDS = [
     name
@@ -38,11 +38,8 @@ def lattice(qtype, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return codes, np.asarray(qtype.value(codes, *qtype.grid(params)), np.float32)
 
 
-@pytest.mark.parametrize(
-    ("name", "stored"),
-    # bf16 does not tell 255 multiples apart, and 128 only where enough weights say it
-    [(n, s) for n in GRIDS for s in STORED if s != "BF16" or "INT8" not in n or "128_SYM" in n],
-)
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("name", GRIDS)
 def test_every_code_of_a_grid_is_found(name: str, stored: str) -> None:
     qtype = QUANT_TYPES[name]
     codes, values = lattice(qtype)
@@ -52,6 +49,8 @@ def test_every_code_of_a_grid_is_found(name: str, stored: str) -> None:
     found, params = qtype.unpack(rows)
     again = Tensor.dense("w", qtype.value(found, *qtype.grid(params)), stored)
     np.testing.assert_array_equal(again.data, tensor.data)  # the same numbers, as stored
+    if stored == "BF16" and qtype.bits > 8:
+        return  # numbers are so far apart there that two multiples are stored as one
     # the same places: a code and its zero point may both be one higher
     scale, offset = qtype.grid(params)
     steps = found - offset if isinstance(qtype, OnnxInt) else found
@@ -132,7 +131,7 @@ def test_blocks_of_zeros_and_one_stray_weight() -> None:
     tensor = Tensor.dense("w", values, "BF16")
     rows = exact_rows(tensor, qtype)
     assert rows is not None and not qtype.decode(rows)[3, :32].any()
-    values[40, 7] *= 1.03
+    values[12, 7] *= 1.03
     assert exact_rows(Tensor.dense("w", values, "BF16"), qtype) is None
 
 

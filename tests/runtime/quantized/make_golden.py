@@ -1,17 +1,16 @@
 """Make golden.json: what the packers of other projects make of codes of tests/quantized_made.py.
 
-    pip install --no-deps auto-gptq==0.7.1 autoawq==0.2.9 compressed-tensors==0.20.1
-    pip install --no-deps bitsandbytes==0.50.0
-    PYTHONPATH=. python tests/runtime/quantized/make_golden.py gptq awq compressed bitsandbytes
-    pip install --no-deps compressed-tensors==0.17.0
-    PYTHONPATH=. python tests/runtime/quantized/make_golden.py compressed
+    make interop-peers
+    PYTHONPATH=. python tests/runtime/quantized/make_golden.py PACKER...    (what that runs)
 
-auto-gptq and autoawq do not import beside today's transformers: their layers are imported alone,
-under packages that hold nothing else. compressed-tensors needs pydantic and loguru.
+`gptq` and `awq` run where auto-gptq 0.7.1 and autoawq 0.2.9 are, whose layers are imported alone,
+under packages that hold nothing else; `bitsandbytes` where 0.50.0 is, and `compressed` with
+compressed-tensors 0.17.0, then with 0.20.1: they pack in two ways.
 """
 
 import base64
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import json
@@ -44,6 +43,7 @@ def alone(start: str, *within: str) -> None:
     assert spec and spec.submodule_search_locations
     for name in (start, *(f"{start}.{inner}" for inner in within)):
         package = types.ModuleType(name)
+        package.__spec__ = importlib.machinery.ModuleSpec(name, None)
         package.__path__ = [str(Path(spec.submodule_search_locations[0], *name.split(".")[1:]))]
         sys.modules[name] = package
 
