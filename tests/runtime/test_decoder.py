@@ -286,3 +286,11 @@ def test_a_norm_of_another_length_is_refused(models: dict[str, Model]) -> None:
         EdgequantError, match="output_norm.weight has 32 values, but the model needs"
     ):
         open_engine(Model(model.arch, tensors), "native")
+
+
+@pytest.mark.parametrize("order", [range(95), range(1, 97)], ids=["too few", "one too many"])
+def test_an_order_of_other_columns_is_refused(order: range, models: dict[str, Model]) -> None:
+    model, name = models["qwen2-untied"], "blk.0.ffn_up.weight"
+    wrong = replace(model.tensors[name], order=np.array(order, np.int32))
+    with pytest.raises(EdgequantError, match="blk.0.ffn_up.order does not name the 96 columns"):
+        open_engine(Model(model.arch, dict(model.tensors) | {name: wrong}), "native")
