@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from export.base import Container
+from export.joined import of_checkpoint
 from export.packed import (
     FLOATS,
     USAGE,
@@ -24,7 +25,6 @@ from export.packed import (
     one_of,
     preset,
     provenance,
-    refuse,
 )
 from export.shards import Array
 from runtime.packed_folders import AWQ
@@ -93,7 +93,7 @@ Container(
     },
     write=_packing.write,
     size=_packing.size,
-    refuse=refuse,
+    joined=lambda arch: of_checkpoint(arch).values(),
     mixes=lambda qtype: qtype.name in ("INT4_128_F16", "F16"),
     fused=True,
     table_type="F16",

@@ -24,8 +24,9 @@ from export.base import Container, check_complete, check_tensor
 from export.files import new_file
 from export.gguf_general import general, maker, provenance
 from export.gguf_presets import PRESETS
-from export.gguf_tensors import join, rope_tables, tensor_shapes
+from export.gguf_tensors import rope_tables, tensor_shapes
 from export.gguf_vocab import vocabulary
+from export.joined import join
 from export.ollama import MODELFILE
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import CorruptFileError, UnsupportedError
@@ -69,7 +70,9 @@ def write(
     tables = (Tensor.dense(name, values) for name, values in rope_tables(arch).items())
     stored = (_stored(arch, tensor) for tensor in chain(tables, tensors))
     with new_file(path, overwrite, needed=least_bytes(arch)) as temp:
-        write_file(temp, family.architecture, metadata, tensor_shapes(arch), join(arch, stored))
+        write_file(
+            temp, family.architecture, metadata, tensor_shapes(arch), join(written(arch), stored)
+        )
 
 
 def write_file(

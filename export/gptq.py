@@ -19,6 +19,7 @@ import numpy as np
 
 from export import genai
 from export.base import Container
+from export.joined import of_checkpoint
 from export.packed import (
     FLOATS,
     USAGE,
@@ -29,7 +30,6 @@ from export.packed import (
     nothing_packed,
     preset,
     provenance,
-    refuse,
 )
 from export.shards import Array
 from runtime.errors import UnsupportedError
@@ -142,7 +142,7 @@ Container(
     },
     write=_packing.write,
     size=_packing.size,
-    refuse=refuse,
+    joined=lambda arch: of_checkpoint(arch).values(),
     mixes=lambda qtype: (
         qtype.name == "F16"
         or isinstance(qtype, OnnxInt)

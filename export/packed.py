@@ -19,6 +19,7 @@ import numpy as np
 from export import genai
 from export.base import check_complete, check_tensor, text_of
 from export.files import new_folder
+from export.joined import join, joined_shapes, of_checkpoint
 from export.mixture import Preset
 from export.packed_tower import LOADED, preparation, tower_arrays, tower_values
 from export.shards import Array, Places, ShardWriter, room_for
@@ -97,9 +98,7 @@ class Packing:
         types: dict[str, QuantType] = {}
         with new_folder(path, overwrite, needed=0) as temp:
             writer = ShardWriter(temp, places)
-            for tensor in tensors:
-                check_tensor(tensor, shapes, types)
-                types[tensor.name] = tensor.qtype
+            for tensor in join(of_checkpoint(arch), _checked(tensors, shapes, types)):
                 for array, data in self._stored(tensor, names[tensor.name], arch):
                     writer.add(array, data)
             check_complete(shapes, types)
@@ -121,7 +120,7 @@ class Packing:
     ) -> int:
         """Bytes of the folder that `write` makes when its 2-D weights have these types."""
         places, names = self._places(arch, extra, sight), arch.hf_names()
-        for name, shape in arch.shapes().items():
+        for name, shape in _stored_shapes(arch).items():
             qtype = types.get(name, QUANT_TYPES["F32"])
             for part, matrix in parts_of(names[name], shape):
                 for array in self._arrays(part, matrix, qtype):
@@ -141,7 +140,7 @@ class Packing:
         """Room for every array that a model may have."""
         told = {PREFIX + key: text_of(extra[key]) for key in sorted(extra)}
         names = [array.name for array in tower_arrays(sight)] if sight else []
-        for name, shape in arch.shapes().items():
+        for name, shape in _stored_shapes(arch).items():
             for part, matrix in parts_of(arch.hf_names()[name], shape):
                 packed = is_matrix(matrix) and name.startswith("blk.")
                 stem = part.removesuffix(".weight")
@@ -198,8 +197,9 @@ class Packing:
                 "embedding and the head in floats; leave the rule out for them."
             )
         names = {n: hf.removesuffix(".weight") for n, hf in arch.hf_names().items()}
-        linears = {n: t for n, t in types.items() if n.startswith("blk.") and n in names}
-        matrices = {n: t for n, t in linears.items() if is_matrix(arch.shapes()[n])}
+        shapes = _stored_shapes(arch)
+        linears = {n: t for n, t in types.items() if n.startswith("blk.") and n in shapes}
+        matrices = {n: t for n, t in linears.items() if is_matrix(shapes[n])}
         modules = Modules(names)
         if sight:
             short = {name: module.removeprefix("model.") for name, module in names.items()}
@@ -220,8 +220,9 @@ class LinearPreset(Preset):
         chosen, shape = super().choose(arch, name), arch.shapes()[name]
         if len(shape) > 2:
             chosen = chosen.removesuffix(ACT)
-        rows = shape[-2]
-        return chosen if rows % 8 == 0 or QUANT_TYPES[chosen].is_float else "F16"
+        parts = next((p for p in of_checkpoint(arch).values() if name in p), (name,))
+        whole = all(arch.shapes()[part][-2] % 8 == 0 for part in parts)
+        return chosen if whole or QUANT_TYPES[chosen].is_float else "F16"
 
 
 def preset(base: str) -> LinearPreset:
@@ -236,14 +237,19 @@ def parts_of(hf: str, shape: Shape) -> list[tuple[str, Shape]]:
     return [(hf.replace("{expert}", str(expert)), shape[1:]) for expert in range(shape[0])]
 
 
-def refuse(arch: Arch) -> None:
-    """Raise UnsupportedError for a model whose checkpoint stores several linears as one array."""
-    if fused := arch.hf_rows():
-        name = arch.hf_names()[next(iter(fused))].removesuffix(".weight")
-        raise UnsupportedError(
-            f"{name} is one linear to readers of this format, and several here, which are not "
-            "written as one yet; write GGUF or ONNX."
-        )
+def _stored_shapes(arch: Arch) -> dict[str, Shape]:
+    """Every weight of a folder, by the name of the first of those that it holds."""
+    return joined_shapes(arch.shapes(), of_checkpoint(arch))
+
+
+def _checked(
+    tensors: Iterable[Tensor], shapes: Mapping[str, Shape], types: dict[str, QuantType]
+) -> Iterator[Tensor]:
+    """Tensors that have a place among `shapes`; their types are noted. Raises as `check_tensor`."""
+    for tensor in tensors:
+        check_tensor(tensor, shapes, types)
+        types[tensor.name] = tensor.qtype
+        yield tensor
 
 
 def provenance(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from export.joined import of_checkpoint
 from quantize.checkpoint import Checkpoint
 from runtime.archs import Attention, Linear
 from runtime.model import Model
@@ -16,15 +17,20 @@ def rounded(checkpoint: Checkpoint, kind: str) -> Iterator[Tensor]:
     """Every tensor in file order: 2-D weights rounded to nearest in `kind`, all others as F32.
 
     A weight whose rows the layout does not divide stays F32. Columns of an act-order layout are
-    shuffled; tables, which have none, are in the plain one.
+    shuffled, alike where a checkpoint stores several weights as one; tables, which have none, are
+    in the plain one.
     """
-    for number, tensor in enumerate(checkpoint.tensors.values()):
+    together = of_checkpoint(checkpoint.arch).values()
+    first = {part: parts[0] for parts in together for part in parts}
+    numbers = {name: number for number, name in enumerate(checkpoint.tensors)}
+    for tensor in checkpoint.tensors.values():
         qtype, values = QUANT_TYPES[kind], tensor.decode()
         if not tensor.name.startswith("blk."):
             qtype = QUANT_TYPES[kind.removesuffix("_ACT")]
         if values.ndim == 2 and qtype.fits(values.shape[1]):
             order = None
             if qtype.ordered:
+                number = numbers[first.get(tensor.name, tensor.name)]
                 order = np.random.default_rng(number).permutation(values.shape[1]).astype(np.int32)
                 values = values[:, order]
             data = qtype.pack(*qtype.quantize(values))

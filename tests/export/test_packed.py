@@ -1,6 +1,7 @@
 """GPTQ and AWQ folders: every word is what a loop over the format's definition says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from export import CONTAINERS
+from export.joined import join, of_checkpoint
 from export.packed import Modules
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.plan import Target, assign
@@ -191,3 +193,43 @@ def test_a_group_that_does_not_fit_some_linear_shrinks_for_all_in_awq(
     assert types("gptq")["attn_output.weight"] == "INT4_64_SYM_F16"
     told = assign(Target("awq", "int4-64"), arch, ()).fallbacks
     assert any("rows of 192 cannot be INT4_64_F16 (others do not fit it" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("container", "kind"),
+    [("gptq", "INT4_32_SYM_F16"), ("gptq", "INT4_32_SYM_F16_ACT"), ("awq", "INT4_32_F16")],
+)
+def test_linears_that_a_checkpoint_stores_as_one_are_packed_as_one(
+    container: str, kind: str, random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(random_models["phi3"])
+    tensors = {tensor.name: tensor for tensor in rounded(checkpoint, kind)}
+    tensors |= {
+        name: Tensor.dense(name, tensor.decode(), "F16")
+        for name, tensor in tensors.items()
+        if tensor.is_matrix and not name.startswith("blk.")
+    }
+    path, write = tmp_path / "x", CONTAINERS[container].write
+    write(path, checkpoint.arch, tensors.values(), checkpoint.folder, {"method": "rtn"})
+    stored = load_file(path / "model.safetensors")
+    parts = [f"blk.0.attn_{part}.weight" for part in "qkv"]
+    scales = stored["model.layers.0.self_attn.qkv_proj.scales"]
+    assert scales.shape[1] == sum(tensors[name].rows for name in parts)
+    assert not [name for name in stored if ".q_proj" in name or ".up_proj" in name]
+    again = open_checkpoint(path).tensors
+    for name, tensor in tensors.items():
+        if name.startswith("blk."):
+            np.testing.assert_array_equal(again[name].decode(), tensor.decode(), name)
+
+
+def test_orders_of_columns_that_disagree_within_one_linear_are_refused(
+    random_models: dict[str, Path],
+) -> None:
+    checkpoint = open_checkpoint(random_models["phi3"])
+    names = [f"blk.0.attn_{part}.weight" for part in "qkv"]
+    found = [t for t in rounded(checkpoint, "INT4_32_SYM_F16_ACT") if t.name in names]
+    turned = [replace(found[0], order=np.roll(found[0].order, 1)), *found[1:]]
+    table = of_checkpoint(checkpoint.arch)
+    with pytest.raises(UnsupportedError, match="columns are packed in several orders"):
+        list(join(table, turned))
+    assert len(list(join(table, found))) == 1

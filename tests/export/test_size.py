@@ -11,7 +11,7 @@ from export import CONTAINERS, Container
 from export.onnx_data import weight_arrays
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Target, assign
-from runtime.errors import EdgequantError, UnsupportedError
+from runtime.errors import EdgequantError
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor, file_bytes
 from tests.conftest import CONFIGS
@@ -100,10 +100,6 @@ def test_mixed_types_take_the_bytes_announced(
     container: Container, model: str, random_models: dict[str, Path], tmp_path: Path
 ) -> None:
     checkpoint = open_checkpoint(random_models[model])
-    if checkpoint.arch.hf_rows() and container.name in ("gptq", "awq"):
-        with pytest.raises(UnsupportedError, match="is one linear to readers of this format"):
-            container.refuse(checkpoint.arch)
-        return
     for seed in range(4):
         types = mixed(container, checkpoint, seed)
         expected = written(container, checkpoint, types, tmp_path)

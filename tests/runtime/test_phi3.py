@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from export.gguf import write
-from export.gptq import refuse
 from quantize.checkpoint import open_checkpoint
 from quantize.plan import Rule, Target, assign
 from runtime.archs import FAMILIES, Arch, family_of
@@ -123,11 +122,12 @@ def test_a_rule_for_half_of_a_joined_tensor_is_refused() -> None:
     assign(Target("onnx", "int4"), sizes(), ())
 
 
-def test_folders_of_packed_linears_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="qkv_proj is one linear"):
-        refuse(sizes())
-    llama = config("llama-tied")
-    refuse(family_of(llama).arch(llama))
+@pytest.mark.parametrize("container", ["gptq", "awq"])
+def test_a_rule_for_half_of_a_joined_linear_is_refused(container: str) -> None:
+    rules = (Rule("attn_q", "INT4_32_F16"),)
+    with pytest.raises(UnsupportedError, match="attn_q.weight is INT4_32_F16 and .*stored as one"):
+        assign(Target(container, "int4"), sizes(hidden_size=128, num_attention_heads=4), rules)
+    assign(Target(container, "int4"), sizes(hidden_size=128, num_attention_heads=4), ())
 
 
 def test_a_config_that_is_written_says_the_same_sizes() -> None:
