@@ -122,12 +122,15 @@ def test_a_rule_for_half_of_a_joined_tensor_is_refused() -> None:
     assign(Target("onnx", "int4"), sizes(), ())
 
 
-@pytest.mark.parametrize("container", ["gptq", "awq"])
-def test_a_rule_for_half_of_a_joined_linear_is_refused(container: str) -> None:
+def test_a_rule_for_half_of_a_joined_linear_is_refused_or_holds_for_all() -> None:
+    arch = sizes(hidden_size=128, num_attention_heads=4)
     rules = (Rule("attn_q", "INT4_32_F16"),)
     with pytest.raises(UnsupportedError, match="attn_q.weight is INT4_32_F16 and .*stored as one"):
-        assign(Target(container, "int4"), sizes(hidden_size=128, num_attention_heads=4), rules)
-    assign(Target(container, "int4"), sizes(hidden_size=128, num_attention_heads=4), ())
+        assign(Target("gptq", "int4"), arch, rules)
+    assign(Target("gptq", "int4"), arch, ())
+    # AWQ says one group for all linears
+    types = assign(Target("awq", "int4"), arch, rules).types
+    assert {types[f"blk.0.{name}.weight"].name for name in ("attn_k", "ffn_up")} == {"INT4_32_F16"}
 
 
 def test_a_config_that_is_written_says_the_same_sizes() -> None:
