@@ -113,7 +113,8 @@ def main() -> None:
                 rows.append(judged(name, theirs(name, python, folder)))
                 rows[0][f"of {name}"] = round(rows[0]["KL"] / rows[-1]["KL"], 3)
     columns = {column: "-" for row in rows for column in row}
-    print(common.table([columns | row for row in rows]))
+    rows = [columns | row for row in rows]
+    print(common.table(rows))
     common.write("gptq_rival", rows)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from export.mixture import Preset
 from runtime.archs import Arch
 from runtime.containers import READERS
@@ -103,6 +105,9 @@ class Container:
     """Whether linears that read one input must be of one type, since readers make one of them."""
     joined: Callable[[Arch], Collection[tuple[str, ...]]] = lambda arch: ()
     """Weights that it stores as one tensor, which has one type."""
+    refuses: Callable[[QuantType, np.ndarray], str] | None = None
+    """Why it cannot hold rows (rows, row bytes) of a type that it holds, after the weight's name,
+    and the way out; "" where it can. None = it can hold all."""
     table_type: str = ""
     """Type of the embedding and the head where they have no choice."""
     own_name: str = ""

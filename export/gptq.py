@@ -64,12 +64,19 @@ def values(qtype: OnnxInt, data: np.ndarray, order: np.ndarray | None) -> list[n
         columns = qtype.unpack(data)[0].astype(np.uint8)[:, places]
         words, group_of = _packed(columns, qtype.code_bits), group_of[places]
     zeros = qtype.zero_points(data)
-    if not zeros.all():
-        raise UnsupportedError(
-            "a zero point is 0, which GPTQ stores as -1 and its readers read in two ways; "
-            "choose --to awq or --to onnx-f16."
-        )
+    if why := refuses(qtype, data):
+        raise UnsupportedError(f"a weight {why}")
     return [group_of, words.T, _packed(zeros.T - 1, qtype.code_bits), scales.T]
+
+
+def refuses(qtype: QuantType, data: np.ndarray) -> str:
+    """Why rows (N, row bytes) cannot be stored; "" where they can."""
+    if not isinstance(qtype, OnnxInt) or qtype.zero_points(data).all():
+        return ""
+    return (
+        "has a zero point of 0, which GPTQ stores as -1 and its readers read in two ways; choose "
+        "--to awq:int4, or the symmetric --to gptq:int4."
+    )
 
 
 def _packed(numbers: np.ndarray, bits: int) -> np.ndarray:
@@ -127,6 +134,7 @@ Container(
     suffix="-gptq",
     widest="F16",
     holds=lambda qtype: _packs(qtype) or qtype.name in FLOATS,
+    refuses=refuses,
     presets={
         "int4": preset("INT4_128_SYM_F16"),
         "int4-64": preset("INT4_64_SYM_F16"),

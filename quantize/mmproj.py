@@ -25,7 +25,10 @@ def make(
     Raises EdgequantError before any work for a model without a tower, or one that llama.cpp would
     compute otherwise.
     """
-    check_target(output, overwrite)
+    if output.suffix != ".gguf":
+        raise InputError(f"{output} is no name of a GGUF file; give -o NAME.gguf.")
+    if output.parent.exists():
+        check_target(output, overwrite)
     checkpoint = open_checkpoint(model)
     vision = open_vision(checkpoint)
     if vision is None:
@@ -33,6 +36,7 @@ def make(
             f"{checkpoint.folder} has no vision tower of a known kind (its config.json has no "
             "vision_config, or is not Qwen's); give the checkpoint of a Qwen2-VL or Qwen2.5-VL."
         )
+    output.parent.mkdir(parents=True, exist_ok=True)
     extra: dict[str, Any] = {
         "general.name": checkpoint.name,
         "edgequant.version": quantize.__version__,

@@ -123,6 +123,11 @@ def image_prompt(
 
 def checkpoint_vision(tower: str | None, file: Path) -> Vision:
     """The tower of a checkpoint. Raises EdgequantError for one that reads no images."""
+    if tower is not None and Path(tower).suffix == ".gguf":
+        raise InputError(
+            f"{tower} is a file for llama.cpp's --mmproj; give --tower the checkpoint that it was "
+            "made from."
+        )
     if tower is None and recognise(file).sign != CONFIG:
         raise InputError(
             f"{file} has no vision tower for this backend; give --tower the checkpoint that it was "

@@ -111,7 +111,9 @@ def plan(made: "Plan", as_json: bool) -> None:
 
 
 def convert(
-    to: Annotated[str, typer.Option("--to", help="Container: gguf, onnx, onnx-f16, gptq or awq.")],
+    to: Annotated[
+        list[str], typer.Option("--to", help="Container: gguf, onnx, onnx-f16, gptq or awq.")
+    ],
     model: options.Model = None,
     output: options.Output = None,
     exact: Annotated[
@@ -123,14 +125,19 @@ def convert(
     """Write a model in another format, its codes kept wherever the format's grids hold them."""
     from quantize.run import convert as conversion
 
+    for container in to:
+        conversion.check_container(container)
+    found, lines = [], []
     with Bar(errors) as bar:
-        made = conversion.convert(
-            model, to, output or Path("dist"), exact=exact, overwrite=bool(overwrite),
-            progress=bar.update, say=bar.say,
-        )  # fmt: skip
-    lines = [weight.line() for weight in made.weights]
-    told = f"{made.path}: {made.bytes:,} bytes, {conversion.summary(made.weights)}"
-    show_result(made.to_json(), "\n".join([*lines, told]), as_json)
+        for container in to:
+            made = conversion.convert(
+                model, container, output or Path("dist"), exact=exact, overwrite=bool(overwrite),
+                progress=bar.update, say=bar.say,
+            )  # fmt: skip
+            found.append(made.to_json())
+            lines += [weight.line() for weight in made.weights]
+            lines.append(f"{made.path}: {made.bytes:,} bytes, {conversion.summary(made.weights)}")
+    show_result(found[0] if len(found) == 1 else found, "\n".join(lines), as_json)
 
 
 def imatrix(

@@ -15,8 +15,12 @@ FIELDS = {
     "-o": "output",
 }
 """Flags that are not their field with hyphens."""
-FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]*|-o\b)(?: ('[^']*'|[^\s,;]*[:=\d][^\s,;]*))?")
-"""A flag, with a value where one follows: it has a digit, a colon or an equals sign."""
+FLAG = re.compile(
+    r"(?<![\w-])(--[a-z][a-z0-9-]*|-o\b)"
+    r"(?: ('[^']*'|[^\s,;]*[:=\d][^\s,;]*|(?:(?<=choose --to )|(?<=or --to ))[a-z][\w-]*))?"
+)
+"""A flag, with a value where one follows: it has a digit, a colon or an equals sign, or is what is
+to be chosen."""
 
 
 def in_python(text: str) -> str:
@@ -29,9 +33,9 @@ def _setting(found: re.Match[str]) -> str:
     name = FIELDS.get(found[1], found[1].lstrip("-").replace("-", "_"))
     if found[2] is None:
         return name
-    if not re.search(r"[:=\d]", found[2]):
+    value = found[2].rstrip(".)" if "(" not in found[2] else ".")
+    if not re.search(r"[:=\d]", found[2]) and name != "to":
         return f"{name} {found[2]}"
-    value = found[2].rstrip(".")
     end = found[2][len(value) :]
     quoted = value if re.fullmatch(r"[\d.]+|'.*'", value) else f"'{value}'"
     return f"{name}={quoted}{end}"

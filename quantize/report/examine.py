@@ -20,6 +20,7 @@ from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.tokens import TokenizerCheck, check_tokenizer
 from quantize.report.unfolded import unfolded_notes
+from runtime.archs import FAMILIES
 from runtime.checkpoint import model_name
 from runtime.containers import recognise
 from runtime.engine import Engine, OpsEngine, option_names
@@ -120,6 +121,12 @@ def refuse_another_model(subject: Subject, checkpoint: Checkpoint) -> None:
             f"{subject.label} {does[0]}, and {checkpoint.name} {does[1]}"
             f"{' of another form' if all(heads) else ''}: it was made from another model; give "
             "that one with --against."
+        )
+    kinds = [FAMILIES[arch.family].architecture for arch in (subject.model.arch, checkpoint.arch)]
+    if kinds[0] != kinds[1]:
+        raise InputError(
+            f"{subject.label} is a {kinds[0]}, and {checkpoint.name} a {kinds[1]}: it was made "
+            "from another model; give that one with --against."
         )
     found, expected = (
         (arch.layers, arch.hidden, arch.vocab) for arch in (subject.model.arch, checkpoint.arch)

@@ -46,11 +46,14 @@ class Converted:
     """Whether its numbers are the source's: those of a grid, where the source rounded them to store
     them."""
     difference: float
-    """The largest of a weight."""
+    """The largest of a weight; of an exact one that by which its source had rounded the grid."""
 
     def line(self) -> str:
         """As it is printed."""
-        how = "exact" if self.exact else f"rounded, by {self.difference:.3g} at most"
+        far = f"by {self.difference:.3g} at most"
+        how = "exact" if self.exact else f"rounded, {far}"
+        if self.exact and self.difference:
+            how = f"exact: {self.source} had rounded its grid, {far}"
         return f"{self.name}: {self.source} to {self.type}, {how}"
 
 
@@ -85,17 +88,16 @@ def convert(
     Raises EdgequantError, before anything is written, for an unknown container, and with `exact`
     where a weight would have to be rounded.
     """
-    if container not in CONTAINERS:
-        raise InputError(
-            f"unknown container {container!r} in --to; known: {', '.join(CONTAINERS)}."
-        )
+    check_container(container)
     opened = open_checkpoint(source)
     CONTAINERS[container].refuse(opened.arch)
     checkpoint = act_order.absorbed_for(opened, [CONTAINERS[container]])
     kept = Kept(checkpoint.tensors)
     types = types_of(checkpoint, kept, CONTAINERS[container], progress)
     if exact:
-        refuse_rounding(kept, types, container)
+        refuse_rounding(kept, types, CONTAINERS[container])
+    if CONTAINERS[container].table_type:
+        refuse_floats(types, CONTAINERS[container], opened.name)
     target, rules = described(checkpoint, CONTAINERS[container], types)
     plan = Plan(
         targets=(target,),
@@ -114,6 +116,20 @@ def convert(
     return Conversion(path, made["bytes"], tuple(weights))
 
 
+def check_container(container: str) -> None:
+    """Raise InputError for a word that names no container."""
+    name, _, preset = container.partition(":")
+    if preset and name in CONTAINERS:
+        raise InputError(
+            f"convert takes a container alone, as --to {name}: each weight's type is that of its "
+            f"codes; for the mixture {preset} use `quantize run --to {container}`."
+        )
+    if container not in CONTAINERS:
+        raise InputError(
+            f"unknown container {container!r} in --to; known: {', '.join(CONTAINERS)}."
+        )
+
+
 def types_of(
     checkpoint: Checkpoint, kept: Kept, container: Container, progress: Progress = silent
 ) -> dict[str, QuantType]:
@@ -122,41 +138,66 @@ def types_of(
     held = [q for q in QUANT_TYPES.values() if container.holds(q) and not q.is_float]
     held.sort(key=lambda qtype: qtype.bits)
     names = list(matrix_widths(checkpoint.arch))
+
+    def chosen(name: str, held: list[QuantType]) -> QuantType:
+        tried = held if name.startswith("blk.") or not container.table_type else []
+        exact = (qtype for qtype in tried if keeps(kept, name, qtype, container))
+        return next(exact, None) or other_type(checkpoint, container, name, held)
+
     for number, name in enumerate(names):
         progress("looking for grids", number, len(names), name)
-        tried = held if name.startswith("blk.") or not container.table_type else []
-        exact = (qtype for qtype in tried if keeps(kept, name, qtype))
-        found[name] = next(exact, None) or other_type(checkpoint, container, name)
+        found[name] = chosen(name, held)
+    sizes = {qtype.size for qtype in found.values() if not qtype.is_float}
+    if container.uniform and len(sizes) > 1:  # codes of a group lie on the grids of its parts
+        held = [qtype for qtype in held if qtype.size == min(sizes)]
+        found = {n: q if q.is_float else chosen(n, held) for n, q in found.items()}
     progress("looking for grids", len(names), len(names), "")
     return found
 
 
-def keeps(kept: Kept, name: str, qtype: QuantType) -> bool:
-    """Whether a type holds every number of a weight, as codes."""
-    return kept.tensors.qtype(name).name == qtype.name or kept.on_grid(name, qtype)
+def keeps(kept: Kept, name: str, qtype: QuantType, container: Container) -> bool:
+    """Whether a type holds every number of a weight, as codes that the container can store."""
+    own = kept.tensors.qtype(name).name == qtype.name
+    return (own or kept.on_grid(name, qtype)) and not kept.refused_by(container, name, qtype)
 
 
-def other_type(checkpoint: Checkpoint, container: Container, name: str) -> QuantType:
-    """The type of a weight on no grid: a float one for what is stored in floats, else 8 bits."""
+def other_type(
+    checkpoint: Checkpoint, container: Container, name: str, held: list[QuantType]
+) -> QuantType:
+    """The type of a weight on no grid: a float one for what is stored in floats, else one of 8
+    bits, or the widest of `held`."""
     source, cols = checkpoint.tensors.qtype(name), checkpoint.tensors.shapes[name][-1]
     floats = [QUANT_TYPES[n] for n in (source.name, "F32", "F16") if QUANT_TYPES[n].is_float]
-    held = [qtype for qtype in floats if container.holds(qtype)]
+    float_types = [qtype for qtype in floats if container.holds(qtype)]
     table = bool(container.table_type) and not name.startswith("blk.")
-    if source.is_float and held or table:
-        return held[0]
-    packed = [q for q in QUANT_TYPES.values() if container.holds(q) and q.fits(cols)]
-    packed = [qtype for qtype in packed if not qtype.is_float]
+    if source.is_float and float_types or table:
+        return float_types[0]
+    packed = [qtype for qtype in held if qtype.fits(cols)]
     wide = [q for q in packed if math.log2(q.high - q.low + 2) >= ROUNDED_BITS]
-    return max(wide or packed, key=lambda qtype: qtype.bits) if packed else held[0]
+    return max(wide or packed, key=lambda qtype: qtype.bits) if packed else float_types[0]
 
 
-def refuse_rounding(kept: Kept, types: dict[str, QuantType], container: str) -> None:
+def refuse_floats(types: dict[str, QuantType], container: Container, model: str) -> None:
+    """Raise InputError where no linear would be packed, in a container of packed linears."""
+    if all(qtype.is_float for name, qtype in types.items() if name.startswith("blk.")):
+        preset = next(iter(container.presets))
+        raise InputError(
+            f"no linear of {model} lies on a grid of {container.name}, so there are no codes to "
+            f"keep; round them with `quantize run --to {container.name}:{preset}`."
+        )
+
+
+def refuse_rounding(kept: Kept, types: dict[str, QuantType], container: Container) -> None:
     """Raise UnsupportedError where a weight would be rounded."""
-    rounded = [n for n, q in types.items() if not (wider(kept, n, q) or keeps(kept, n, q))]
+    rounded = [
+        name
+        for name, qtype in types.items()
+        if not (wider(kept, name, qtype) or keeps(kept, name, qtype, container))
+    ]
     if rounded:
         raise UnsupportedError(
-            f"{len(rounded)} of {len(types)} weights lie on no grid of {container}, the first is "
-            f"{rounded[0]} ({kept.tensors.qtype(rounded[0]).name}); leave out --exact to "
+            f"{len(rounded)} of {len(types)} weights lie on no grid of {container.name}, the first "
+            f"is {rounded[0]} ({kept.tensors.qtype(rounded[0]).name}); leave out --exact to "
             "round them, or choose another container."
         )
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from export import CONTAINERS, Container
 from quantize.checkpoint import check_finite
 from quantize.lattice import exact_rows, share
 from quantize.plan import Assignment
 from runtime.archs import LayerSpec
+from runtime.errors import UnsupportedError
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.stored import StoredTensors
 from runtime.tensor import Tensor
@@ -61,12 +63,18 @@ class Kept:
     tensors: StoredTensors
     known: dict[tuple[str, str], bool] = field(default_factory=dict)
     """Weight and type -> whether the weight lies on a grid of the type."""
+    refused: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Of those, why the one container that refuses any cannot store them."""
 
     def of(self, assignment: Assignment) -> Assignment:
         """The assignment with the weights that are copied, and those on a grid among them."""
         types = assignment.types.items()
         on_grid = frozenset(name for name, qtype in types if self.on_grid(name, qtype))
         copied = frozenset(n for n, qtype in types if stays(self.tensors.qtype(n), qtype))
+        container = CONTAINERS[assignment.target.container]
+        for name, qtype in types:
+            if name in copied | on_grid and (why := self.refused_by(container, name, qtype)):
+                raise UnsupportedError(f"{name} {why}")
         return replace(assignment, copied=copied | on_grid, on_grid=on_grid)
 
     def on_grid(self, name: str, qtype: QuantType) -> bool:
@@ -76,6 +84,16 @@ class Kept:
         if (name, qtype.name) not in self.known:
             self.known[name, qtype.name] = exact_rows(self.tensors[name], qtype) is not None
         return self.known[name, qtype.name]
+
+    def refused_by(self, container: Container, name: str, qtype: QuantType) -> str:
+        """Why a container cannot store the codes of a weight that is copied; "" where it can."""
+        if container.refuses is None:
+            return ""
+        key = (name, qtype.name)
+        if key not in self.refused:
+            rows = copied_rows(self.tensors[name], qtype)
+            self.refused[key] = "" if rows is None else container.refuses(qtype, rows)
+        return self.refused[key]
 
     def notes(self) -> tuple[str, ...]:
         """A sentence where all linears of the layers, or most of them, lie on one grid."""

@@ -5,7 +5,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,6 +55,7 @@ class Work:
         another process works in it.
         """
         output = self.folder.parent
+        new = [folder for folder in (output, *output.parents) if not folder.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("w")
@@ -70,6 +71,9 @@ class Work:
             except BaseException:
                 if not self.manifest.exists():
                     shutil.rmtree(self.folder)  # nothing was finished: leave no trace
+                    with suppress(OSError):  # somebody put something there meanwhile
+                        for folder in new:
+                            folder.rmdir()
                 raise
             self.clear()
             shutil.rmtree(self.folder)

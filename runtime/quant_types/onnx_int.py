@@ -217,7 +217,9 @@ class OnnxInt(QuantType):
         if self.symmetric:
             turned = most > self.high - self.middle
             return {"scale": self.round_to_stored(np.where(turned, -step, step))}
-        zero = np.clip(-least, float(self.half), self.high).astype(np.float32)
+        # float16 folders may not say 0 (GPTQ stores it less 1): only where all codes are taken
+        lowest = np.where(self.half and (most - least < self.high), 1.0, 0.0)
+        zero = np.clip(-least, lowest, self.high).astype(np.float32)
         return {"scale": self.round_to_stored(step), "zero": zero}
 
     @property

@@ -220,3 +220,14 @@ def test_the_names_cover_every_tensor_once() -> None:
     names = [name for part in tower.shapes() for name in mmproj.names(part)]
     assert len(set(names)) == len(names)
     assert list(mmproj.file_shapes(tower)) == names
+
+
+def test_where_a_tower_goes_is_a_gguf_file_in_a_folder_that_is_made(tmp_path: Path) -> None:
+    folder = vision_model(tmp_path / "x", QWEN25)
+    with pytest.raises(InputError, match="out is no name of a GGUF file; give -o NAME.gguf"):
+        make(tmp_path / "out", str(folder))
+    with pytest.raises(InputError, match="has no vision tower"):
+        make(tmp_path / "new" / "y.gguf", str(bundled()))
+    assert not (tmp_path / "new").exists()
+    make(tmp_path / "new" / "y.gguf", str(folder))
+    assert (tmp_path / "new" / "y.gguf").exists()

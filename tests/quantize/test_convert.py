@@ -1,12 +1,18 @@
 """`quantize convert`: codes go from format to format, and what has to be rounded is told."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from quantize.checkpoint import bundled, open_checkpoint
+from quantize.cli.program import app
 from quantize.plan import Plan
 from quantize.run import pipeline
 from quantize.run.convert import Conversion, convert
@@ -112,3 +118,80 @@ def test_automatic_targets_give_linears_that_readers_fuse_one_type(
         for parts in (("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up")):
             assert len({kinds[f"blk.{layer}.{part}.weight"] for part in parts}) == 1
     assert len({kinds[name] for name in kinds if name.startswith("blk.") and "ffn" in name}) > 1
+
+
+def without_codes_of_zero(path: Path, group: int = 128) -> None:
+    """Rewrite a checkpoint: linears on a grid of 4 bits whose zero points are 0 to 15, in bf16."""
+    arrays = load_file(path / "model.safetensors")
+    rng = np.random.default_rng(5)
+    for name, array in arrays.items():
+        if "_proj.weight" not in name:
+            continue
+        rows, cols = array.shape
+        zeros = rng.integers(0, 16, (rows, cols // group, 1))
+        codes = rng.integers(0, 16, (rows, cols // group, group))
+        codes[..., 0], codes[..., 1] = 0, 15
+        scales = rng.uniform(0.001, 0.01, zeros.shape).astype(np.float16).astype(np.float32)
+        values = ((codes - zeros) * scales).reshape(rows, cols)
+        arrays[name] = torch.from_numpy(values.astype(np.float32)).to(torch.bfloat16)
+    save_file(arrays, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_zero_points_of_0_stay_where_the_format_can_say_them(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(bundled(), source)
+    without_codes_of_zero(source)
+    found = convert(source, "awq", tmp_path / "awq", exact=True)
+    (weight,) = [weight for weight in found.weights if weight.name == LINEAR]
+    assert (weight.type, weight.exact) == ("INT4_128_F16", True)
+    assert f"exact: BF16 had rounded its grid, by {weight.difference:.3g} at most" in weight.line()
+    # GPTQ stores a zero point less 1: more bits have room for another one
+    other = convert(found.path, "gptq", tmp_path / "gptq", exact=True)
+    (weight,) = [weight for weight in other.weights if weight.name == LINEAR]
+    assert weight.type.startswith("INT8") and weight.difference == 0
+    plan = Plan.from_flags(None, {"to": ["gptq:int4-asym"], "model": str(found.path)})
+    with pytest.raises(UnsupportedError, match="blk.0.* has a zero point of 0, which GPTQ stores"):
+        pipeline.run(replace(plan, output=tmp_path / "none", check=False))
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("container", "sentence"),
+    [
+        (
+            "gptq",
+            "no linear of tiny-.* lies on a grid of gptq, .*`quantize run --to gptq:int4`",
+        ),
+        ("gguf:Q4_0", "takes a container alone, as --to gguf: .*`quantize run --to gguf:Q4_0`"),
+    ],
+)
+def test_what_convert_cannot_do_names_what_can(
+    container: str, sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        convert(bundled(), container, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_groups_of_several_sizes_become_those_of_the_smallest(tmp_path: Path) -> None:
+    flags = {"to": ["gptq:int4-act"], "output": tmp_path, "check": False}
+    plan = Plan.from_flags(None, flags | {"effort": "low", "rows": 4, "length": 64})
+    pipeline.run(plan)
+    source = plan.targets[0].path(tmp_path, open_checkpoint(None).name)
+    found = {w.name: w for w in convert(source, "awq", tmp_path / "awq").weights}
+    down = found["blk.0.ffn_down.weight"]
+    assert (down.type, down.exact) == ("INT4_32_F16", True)
+    assert found["blk.0.attn_q.weight"].type == "INT4_32_F16"
+
+
+def test_several_containers_are_written_one_after_the_other(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
+    words = ["convert", str(sources["gguf:Q4_0"]), "--to", "onnx", "--to", "gptq", "--json"]
+    done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "x")])
+    assert done.exit_code == 0, done.output
+    paths = [Path(one["path"]) for one in json.loads(done.stdout)]
+    assert [path.exists() for path in paths] == [True, True]
+    words = ["convert", str(sources["gguf:Q4_0"]), "--to", "onnx", "--to", "exe"]
+    done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "y")])
+    assert isinstance(done.exception, InputError) and not (tmp_path / "y").exists()

@@ -22,6 +22,19 @@ def test_a_check_against_another_model_renames_nothing(folder: Path, tmp_path: P
     assert path.exists()
 
 
+def test_a_check_against_another_family_renames_nothing(
+    random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    result = edgequant.quantize(
+        random_models["llama-untied"], "gguf:Q8_0", tmp_path, method="rtn", check=False
+    )
+    (made,) = result.artifacts
+    against = random_models["qwen2-untied"]
+    with pytest.raises(InputError, match="is a llama, and .* a qwen2: it was made from another"):
+        edgequant.check(made.path, against=against, eval_rows=1, eval_length=64, reject=True)
+    assert made.path.exists()
+
+
 def test_what_is_no_artifact_is_never_renamed_or_deleted(folder: Path) -> None:
     diary = folder.with_name("model.rejected")
     diary.mkdir()

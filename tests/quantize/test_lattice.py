@@ -28,7 +28,7 @@ def lattice(qtype, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(qtype, OnnxInt):
         params = {"scale": step.astype(np.float32)}
         if not qtype.symmetric:
-            params["zero"] = rng.integers(1, qtype.high, step.shape).astype(np.float32)
+            params["zero"] = rng.integers(0, qtype.high + 1, step.shape).astype(np.float32)
     else:
         params = {"d": step.astype(np.float32)}
     spread = rng.normal(0, 0.3, SHAPE) * (qtype.high - qtype.low) + (qtype.high + qtype.low) / 2

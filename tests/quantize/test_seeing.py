@@ -82,6 +82,8 @@ def test_bad_input_is_one_sentence(folder: Path, images: list[Path], tmp_path: P
         image_prompt([tmp_path / "no.png"], folder, None, tokenizer)
     with pytest.raises(InputError, match="reads no images: its config.json has no vision_config"):
         image_prompt(images, bundled(), None, tokenizer)
+    with pytest.raises(InputError, match="t.gguf is a file for llama.cpp's --mmproj; give --tower"):
+        image_prompt(images, folder, str(tmp_path / "t.gguf"), tokenizer)
     with pytest.raises(InputError, match=r"has no tokens \[4096, 4098, 4097\]"):
         image_prompt(images, folder, None, open_checkpoint(bundled()).tokenizer)
     found = image_prompt(images, folder, None, tokenizer)

@@ -39,3 +39,15 @@ def test_every_flag_of_a_run_is_a_field() -> None:
     flags = [name for option in command.params for name in option.opts if name.startswith("--")]
     assert len(flags) > 20
     assert {spelling.in_python(flag) for flag in flags} <= known
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("choose --to awq or --to onnx-f16.", "choose to='awq' or to='onnx-f16'."),
+        ("write ONNX (--to onnx:int4), which", "write ONNX (to='onnx:int4'), which"),
+        ("there is no preset in --to gguf; known", "there is no preset in to gguf; known"),
+    ],
+)
+def test_a_target_is_a_setting(sentence: str, expected: str) -> None:
+    assert spelling.in_python(sentence) == expected
