@@ -22,10 +22,11 @@ from export.packed import (
     Packing,
     Types,
     maker,
+    model_notes,
     one_of,
-    preset,
     provenance,
 )
+from export.packed_presets import preset
 from export.shards import Array
 from runtime.packed_folders import AWQ
 from runtime.quant_types.bits import pack_fields, unpack_fields
@@ -99,6 +100,7 @@ Container(
     table_type="F16",
     tower="F16",
     uniform=True,
+    model_notes=model_notes,
     provenance=provenance,
     maker=maker,
     usage=USAGE,

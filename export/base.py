@@ -128,6 +128,8 @@ class Container:
     )
     """What a usual reader makes otherwise of the checkpoint's tokenizer, which the artifact has: a
     sentence each, from its folder and from texts to try."""
+    model_notes: Callable[[Arch], tuple[str, ...]] = lambda arch: ()
+    """What a usual reader makes otherwise of the model: a sentence each."""
     context: Callable[[Arch], int] = lambda arch: arch.context
     """Tokens of the longest text that an artifact computes as the model does."""
     companion: Companion | None = None

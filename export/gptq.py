@@ -27,10 +27,11 @@ from export.packed import (
     Packing,
     Types,
     maker,
+    model_notes,
     nothing_packed,
-    preset,
     provenance,
 )
+from export.packed_presets import preset
 from export.shards import Array
 from runtime.errors import UnsupportedError
 from runtime.packed_folders import GPTQ
@@ -159,6 +160,7 @@ Container(
     fused=True,
     table_type="F16",
     tower="F16",
+    model_notes=model_notes,
     provenance=provenance,
     maker=maker,
     usage=USAGE,

@@ -20,7 +20,6 @@ from export import genai
 from export.base import check_complete, check_tensor, text_of
 from export.files import new_folder
 from export.joined import join, joined_shapes, of_checkpoint
-from export.mixture import Preset
 from export.packed_tower import LOADED, preparation, tower_arrays, tower_values
 from export.shards import Array, Places, ShardWriter, room_for
 from export.sight import Sight
@@ -29,7 +28,7 @@ from runtime.config_file import read_config
 from runtime.errors import InputError, UnsupportedError
 from runtime.json_files import read_json
 from runtime.quant_types import QUANT_TYPES, QuantType
-from runtime.quant_types.onnx_int import ACT, OnnxInt
+from runtime.quant_types.onnx_int import OnnxInt
 from runtime.safetensors_file import header
 from runtime.sources import CONFIG, INDEX, WEIGHTS
 from runtime.tensor import Shape, Tensor, is_matrix
@@ -211,25 +210,6 @@ class Packing:
         return files | self.files(config) | (preparation(source) if sight else {})
 
 
-@dataclass(frozen=True)
-class LinearPreset(Preset):
-    """One type for the linears whose rows can be packed eight at a time, F16 for the rest; experts,
-    each of which has inputs of its own, are not in act-order."""
-
-    def choose(self, arch: Arch, name: str) -> str:
-        chosen, shape = super().choose(arch, name), arch.shapes()[name]
-        if len(shape) > 2:
-            chosen = chosen.removesuffix(ACT)
-        parts = next((p for p in of_checkpoint(arch).values() if name in p), (name,))
-        whole = all(arch.shapes()[part][-2] % 8 == 0 for part in parts)
-        return chosen if whole or QUANT_TYPES[chosen].is_float else "F16"
-
-
-def preset(base: str) -> LinearPreset:
-    """The embedding and the head stay float16, as in every published folder."""
-    return LinearPreset(base, {}, "F16", embedding="F16")
-
-
 def parts_of(hf: str, shape: Shape) -> list[tuple[str, Shape]]:
     """Name and shape of a weight in a checkpoint, or of each expert's."""
     if "{expert}" not in hf:
@@ -250,6 +230,16 @@ def _checked(
         check_tensor(tensor, shapes, types)
         types[tensor.name] = tensor.qtype
         yield tensor
+
+
+def model_notes(arch: Arch) -> tuple[str, ...]:
+    """What is told of a model's readers, a sentence each."""
+    if not any(arch.layer(index).mixture for index in range(arch.layers)):
+        return ()
+    return (
+        "transformers 5 does not read packed experts: it leaves them at random, reports them as "
+        "MISSING, or fails; GPTQModel's own loader reads them",
+    )
 
 
 def provenance(folder: Path) -> dict[str, Any]:

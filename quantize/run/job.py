@@ -266,9 +266,9 @@ def notes_of(container: str, checkpoint: Checkpoint) -> tuple[str, ...]:
     What scores texts is run with the checkpoint's own tokenizer.
     """
     kind, arch = export.CONTAINERS[container], checkpoint.arch
-    told: tuple[str, ...] = ()
+    told = kind.model_notes(arch)
     if arch.score_head is None:
-        told = kind.reader_notes(checkpoint.tokenizer, checkpoint.files, TORTURE)
+        told += kind.reader_notes(checkpoint.tokenizer, checkpoint.files, TORTURE)
     if (context := kind.context(arch)) == arch.context:
         return told
     end = f"the context ends after {context:,} of {arch.context:,} tokens, because {kind.cut}"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import edgequant
 from export import CONTAINERS
 from export.joined import join, of_checkpoint
 from export.packed import Modules
@@ -18,6 +19,7 @@ from runtime.errors import InputError, UnsupportedError
 from runtime.quant_types import QUANT_TYPES
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Tensor
+from tests.moe_models import QWEN3, moe
 from tests.small_models import rounded
 
 LINEAR = "model.layers.1.mlp.down_proj"
@@ -233,3 +235,14 @@ def test_orders_of_columns_that_disagree_within_one_linear_are_refused(
     with pytest.raises(UnsupportedError, match="columns are packed in several orders"):
         list(join(table, turned))
     assert len(list(join(table, found))) == 1
+
+
+@pytest.mark.parametrize("container", ["gptq", "awq"])
+def test_readers_that_leave_experts_at_random_are_told_of(
+    container: str, random_models: dict[str, Path], tmp_path: Path
+) -> None:
+    model = moe(tmp_path / "m", QWEN3)
+    plan = edgequant.plan(model, to=f"{container}:int4-32", output=tmp_path / "x", method="rtn")
+    assert [n for n in plan.notes if "transformers 5 does not read packed experts" in n]
+    dense = open_checkpoint(random_models["qwen2-tied"]).arch
+    assert CONTAINERS[container].model_notes(dense) == ()
