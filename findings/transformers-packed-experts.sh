@@ -12,7 +12,7 @@ cd "$work"
 python3 -m venv env
 pip="env/bin/python -m pip install -q"
 $pip torch==2.13.0
-$pip torch==2.13.0 transformers==5.23.0 optimum==2.3.0
+$pip torch==2.13.0 transformers==5.23.0 optimum==2.3.0 accelerate==1.15.0 datasets==5.2.0
 $pip torch==2.13.0 pypcre logbar threadpoolctl device-smi tokenicer defuser pillow requests
 $pip --no-deps gptqmodel==7.7.0
 cat > try.py <<'PY'
@@ -82,4 +82,4 @@ own = torch.equal(*logits)
 print(f"gptqmodel: logits alike in two loads: {own}")
 raise SystemExit(0 if (alike, own) == (False, True) else 1)
 PY
-GPTQMODEL_CPU_WORKERS=3 env/bin/python try.py 2>/dev/null | grep alike
+GPTQMODEL_CPU_WORKERS=3 env/bin/python try.py 2>errors.txt | grep alike || { cat errors.txt >&2; exit 1; }
