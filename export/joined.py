@@ -5,6 +5,7 @@ A table says which: name of the tensor -> its weights, in the order of their row
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -17,8 +18,12 @@ from runtime.tensor import Shape, Tensor
 Table = Mapping[str, tuple[str, ...]]
 
 
-def of_checkpoint(arch: Arch) -> dict[str, tuple[str, ...]]:
-    """The table of a Hugging Face checkpoint; a tensor is called as the first of its weights is."""
+@cache
+def of_checkpoint(arch: Arch) -> Table:
+    """The table of a Hugging Face checkpoint; a tensor is called as the first of its weights is.
+
+    Kept, as a preset asks for it once for every weight.
+    """
     rows, names = arch.hf_rows(), arch.hf_names()
     whole: dict[str, list[str]] = {}
     for name in sorted(rows, key=lambda name: rows[name]):
