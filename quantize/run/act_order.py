@@ -99,8 +99,7 @@ def check(plan: Plan, arch: Arch, kept: Kept) -> None:
                 f"{name} cannot be {qtype.name}: act-order is for the linears of decoder layers, "
                 f"not for tables and experts; choose {plain} for it."
             )
-        copied = kept.tensors.qtype(name).name == qtype.name or kept.on_grid(name, qtype)
-        if METHODS[plan.method].factor is None and not copied:
+        if METHODS[plan.method].factor is None and not kept.holds(name, qtype):
             raise InputError(
                 f"{name} cannot be {qtype.name} with --method {plan.method}: act-order sorts "
                 f"columns for GPTQ's error feedback; choose --method gptq, or {plain}."

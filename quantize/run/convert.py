@@ -157,8 +157,7 @@ def types_of(
 
 def keeps(kept: Kept, name: str, qtype: QuantType, container: Container) -> bool:
     """Whether a type holds every number of a weight, as codes that the container can store."""
-    own = kept.tensors.qtype(name).name == qtype.name
-    return (own or kept.on_grid(name, qtype)) and not kept.refused_by(container, name, qtype)
+    return kept.holds(name, qtype) and not kept.refused_by(container, name, qtype)
 
 
 def other_type(

@@ -85,6 +85,10 @@ class Kept:
             self.known[name, qtype.name] = exact_rows(self.tensors[name], qtype) is not None
         return self.known[name, qtype.name]
 
+    def holds(self, name: str, qtype: QuantType) -> bool:
+        """Whether a type is a weight's own, or holds every number of it as codes."""
+        return self.tensors.qtype(name).name == qtype.name or self.on_grid(name, qtype)
+
     def refused_by(self, container: Container, name: str, qtype: QuantType) -> str:
         """Why a container cannot store the codes of a weight that is copied; "" where it can."""
         if container.refuses is None:
