@@ -54,7 +54,7 @@ const Kernels kernels = {
     syrk_bf16,
     &::FIT::rounding,
     {add, rmsnorm, silu_mul, gelu_mul, rotate, to_f16, to_f32, times_strip_f16, times_strip_f32,
-     softmax_step},
+     softmax_step, compare_logits},
 };
 
 }  // namespace KERNELS

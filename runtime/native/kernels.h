@@ -70,6 +70,21 @@ struct Layout {
     bool short_sums;  // panels are multiplied as gemm_short.h says
 };
 
+// The largest of some numbers, the first place where it stands, and whether all of them are finite;
+// without that, the place is 0.
+struct Peak {
+    float value;
+    int index;
+    bool finite;
+};
+
+// Sums over the logits p and q of two models in one place, each less its peak.
+struct LogitSums {
+    Peak peak_p, peak_q;
+    double sum_p, sum_q;  // of e^p and e^q
+    double difference;    // of e^p (p - q)
+};
+
 constexpr int STRIP = 32;  // columns of a strip of the KV cache, see cache.h
 
 // The rest of a token. Arrays of float32 may lie at any address.
@@ -98,6 +113,8 @@ struct Ops {
     // first `seen` count, become exp(score - largest), and 0 from there on. `largest` and `sum` are
     // those of the row so far; returns the factor on everything added up before.
     float (*softmax_step)(float* scores, int keys, int seen, float* largest, float* sum);
+    // `count` > 0 logits of two models.
+    void (*compare_logits)(const float* p, const float* q, int count, LogitSums* out);
 };
 
 struct Kernels {
