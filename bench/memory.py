@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common
 from quantize.checkpoint import bundled
 from quantize.plan import Assignment, Plan
+from quantize.run.cost import BASE_BYTES
 from quantize.run.disk_usage import run_cost
-from quantize.run.forecast import BASE_BYTES, seconds_of
+from quantize.run.forecast import seconds_of
 from quantize.run.job import Job
 from runtime.gguf_file import open_gguf
 from tests.random_checkpoint import random_checkpoint
