@@ -30,9 +30,9 @@ def factor(
 ) -> HessianFactor:
     """R upper triangular with R R^T the damped Hessian (in, in), and the importance.
 
-    Starts from `damp` times the mean diagonal, ten times more while Cholesky fails, up to 1. A column
-    without input (zero diagonal) takes no part. With `restore`, which writes H into its array again,
-    R takes its place. Raises SingularHessian.
+    Starts from `damp` times the mean diagonal, ten times more while Cholesky fails, up to 1. With
+    `restore`, which writes H into its array again, R takes its place. A column without input (zero
+    diagonal) takes no part. Raises SingularHessian.
     """
     diagonal = hessian.diagonal().clone()
     dead = diagonal == 0

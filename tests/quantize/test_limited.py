@@ -1,25 +1,34 @@
 """--max-ram: the way that fits is taken, it changes no byte, and what fits in no way is refused."""
 
 import contextlib
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from bench.memory import MODELS, RUNS
 from quantize.calibration import streamed
 from quantize.calibration.streamed import StreamedLinear, StreamingOps, slices
 from quantize.methods.base import output_error
 from quantize.methods.gptq import factor
-from quantize.plan import Plan
+from quantize.plan import Plan, Target, assign
+from quantize.plan.values import parse_gib
 from quantize.run import pipeline
 from quantize.run.cost import BASE_BYTES, Cost
-from quantize.run.limited import fitting
+from quantize.run.disk_usage import run_cost
+from quantize.run.job import Job
+from quantize.run.limited import fitting, limited
 from quantize.run.rounding import factored_error
 from quantize.run.way import WAYS, Way, passes
+from runtime.archs import family_of
 from runtime.errors import InputError, SpaceError
+from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
+from tests.conftest import config
 from tests.quantize.runs import LEAST, assigned, hold, same, small_plan, walk
 
 SIZES = [("16GiB", 16.0), ("8GB", 8e9 / 2**30), ("8", 8.0), (2, 2), (0.5, 0.5), (None, None)]
@@ -76,6 +85,32 @@ def test_the_fastest_way_that_fits_is_taken() -> None:
     assert [fitting(gib + own, cost) for gib in limits] == [WAYS[at] for at in limits.values()]
     with pytest.raises(SpaceError, match=f"less than the {3 + own:.2f} GiB that blk.0 needs"):
         fitting(2.99 + own, cost)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Tensors in bfloat16 of which nothing is known but their shapes."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    def nbytes(self, name: str) -> int:
+        return 2 * math.prod(self.shapes[name])
+
+    def qtype(self, name: str) -> QuantType:
+        return QUANT_TYPES["BF16"]
+
+
+@pytest.mark.parametrize("name", ["72B-1-quarter", "72B-1", "405B-1"])
+def test_a_layer_larger_than_memory_has_a_way(name: str) -> None:
+    shape, flags = RUNS[name]
+    facts = config("qwen2-tied") | MODELS[shape]
+    arch = family_of(facts).arch(facts)
+    stored: Any = SimpleNamespace(arch=arch, tensors=Shapes(arch.shapes()))
+    job = replace(Job.resolve(Plan.from_flags(None, flags)), checkpoint=stored)
+    job = limited(job.assigned([assign(Target("gguf", "Q4_K_M"), arch, ())]))
+    assert job.max_ram == parse_gib(flags["max_ram"])
+    assert BASE_BYTES + run_cost(job, [0]).memory <= job.max_ram * 2**30
+    assert job.way.streamed == (name != "72B-1")
 
 
 CASES = [
