@@ -29,6 +29,7 @@ from runtime.errors import InputError, SpaceError
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
 from tests.conftest import config
+from tests.moe_models import QWEN2, moe
 from tests.quantize.runs import LEAST, assigned, hold, same, small_plan, walk
 
 SIZES = [("16GiB", 16.0), ("8GB", 8e9 / 2**30), ("8", 8.0), (2, 2), (0.5, 0.5), (None, None)]
@@ -141,6 +142,18 @@ def test_every_way_gives_the_same_bytes(
         for target in range(len(to.split())):
             assert same(usual.tensors(target), found.tensors(target))
     assert not list(tmp_path.rglob("hessian.npy"))
+
+
+@pytest.mark.slow
+def test_experts_have_the_same_bytes_in_the_way_that_holds_least(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = small_plan(moe(tmp_path / "moe", QWEN2), "gguf:Q2_K")
+    usual = walk(plan, tmp_path / "usual")
+    hold(monkeypatch, LEAST)
+    found = walk(plan, tmp_path / "least")
+    assert same(usual.tensors(), found.tensors())
+    assert found.notes() == usual.notes()
 
 
 def test_the_bundled_model_has_the_same_bytes_under_a_low_limit(
