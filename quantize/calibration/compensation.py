@@ -20,7 +20,7 @@ from quantize.calibration.hessian import Hessians
 from quantize.calibration.layer_cost import at_once
 from quantize.calibration.routed import Routed
 from quantize.calibration.rows import placed
-from quantize.calibration.stream import Prefix, Weights, fetch
+from quantize.calibration.stream import Prefix, Weights, fetch, put
 from quantize.run.cost import FLOAT, Cost
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
@@ -164,7 +164,7 @@ class ComparedPrefix(Prefix):
             truth = decoder_layer(ops, layer, batch, positions, observer=observer.original)
             batch = fetch(self.values, here, ops.device)
             found = decoder_layer(ops, layer, batch, positions, observer=observer)
-            self.exact[here] = truth.cpu().numpy()
+            put(self.exact, here, truth)
             observer.add_outputs((truth - found).flatten(0, 1))
         observer.finish(max(1, rows - len(held)) * length)
 

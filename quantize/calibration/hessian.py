@@ -6,15 +6,14 @@ sums are float32 everywhere.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
 
 from quantize.calibration.routed import Routed
 from quantize.calibration.stream import TOKENS, batches, fetch
-from quantize.run.cost import FLOAT
-from runtime.archs import Arch, LayerSpec
+from runtime.archs import Arch, InputGroup, LayerSpec
 from runtime.archs.layer import EXPERTS, ROUTER
 from runtime.backends.torch import TorchOps
 from runtime.compiled import kernels, kernels_read
@@ -30,7 +29,7 @@ class Hessians(Observer):
     """Adds up the Hessian of every input group of a layer, but for those of experts.
 
     `tokens`: name of a group, without its expert -> weight of each token, (rows, T), of mean 1; all
-    alike without one. `routed` is told what experts.py computes those of experts from.
+    alike without one. `routed` is told what experts are calibrated by. `groups`: None means all.
     """
 
     def __init__(
@@ -39,8 +38,9 @@ class Hessians(Observer):
         device: torch.device,
         tokens: Mapping[str, np.ndarray] | None = None,
         routed: Routed | None = None,
+        groups: Collection[InputGroup] | None = None,
     ) -> None:
-        groups = [group for group in spec.groups if group.expert is None]
+        groups = [g for g in (spec.groups if groups is None else groups) if g.expert is None]
         self.experts = {g.name: g.expert for g in spec.groups if g.expert is not None}
         self.sums = {g.name: torch.zeros(g.width, g.width, device=device) for g in groups}
         self.tokens = tokens or {}
@@ -62,7 +62,8 @@ class Hessians(Observer):
         flat = x.reshape(-1, x.shape[-1])
         if self.router and group == ROUTER:
             self.router.read(flat)
-        self.add(group, flat, self.weighed(group, flat))
+        if group in self.sums:
+            self.add(group, flat, self.weighed(group, flat))
 
     def add(self, group: str, x: torch.Tensor, weighed: torch.Tensor) -> None:
         """The next inputs of a group, (tokens, in), also times the weights of their tokens."""
@@ -120,20 +121,3 @@ def mirror(total: torch.Tensor) -> torch.Tensor:
         square.copy_(square.triu() + square.triu(1).T)
         total[stop:, start:stop] = total[start:stop, stop:].T
     return total
-
-
-def hessian_bytes(spec: LayerSpec) -> int:
-    """Bytes of the Hessians of a layer, one for each expert."""
-    return FLOAT * sum(group.width**2 for group in spec.groups)
-
-
-def plain_hessian_bytes(spec: LayerSpec) -> int:
-    """The same without those of experts."""
-    return FLOAT * sum(group.width**2 for group in spec.groups if group.expert is None)
-
-
-def hessian_flops(spec: LayerSpec, tokens: int) -> float:
-    """Operations of their sums, of which one half is computed."""
-    used = spec.mixture.top_k if spec.mixture else 0
-    widths = {g.stem: g.width**2 * (1 if g.expert is None else used) for g in spec.groups}
-    return float(tokens * sum(widths.values()))

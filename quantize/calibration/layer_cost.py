@@ -3,6 +3,7 @@
 import math
 
 from quantize.calibration.stream import TOKENS
+from quantize.calibration.streamed import block_bytes
 from quantize.run.cost import FLOAT
 from runtime.archs import LayerSpec
 from runtime.tensor import Shape
@@ -36,9 +37,33 @@ def streamed_bytes(spec: LayerSpec) -> int:
     return FLOAT * (sum(map(math.prod, rest)) + 2 * sum(map(math.prod, matrices)))
 
 
+def one_by_one_bytes(spec: LayerSpec) -> int:
+    """The same where linears are streamed, too: the largest is there, and some rows of it twice."""
+    matrices = [shape[-2:] for shape in spec.shapes.values() if len(shape) > 1]
+    vectors = sum(math.prod(shape) for shape in spec.shapes.values() if len(shape) == 1)
+    return FLOAT * (vectors + max(map(math.prod, matrices))) + max(map(block_bytes, matrices))
+
+
 def at_once(rows: int, length: int, tokens: int = TOKENS) -> int:
     """Tokens of windows (rows, length) that go through a layer at a time."""
     return min(rows, max(1, tokens // length)) * length
+
+
+def hessian_bytes(spec: LayerSpec) -> int:
+    """Bytes of the Hessians of a layer, one for each expert."""
+    return FLOAT * sum(group.width**2 for group in spec.groups)
+
+
+def plain_hessian_bytes(spec: LayerSpec) -> int:
+    """The same without those of experts."""
+    return FLOAT * sum(group.width**2 for group in spec.groups if group.expert is None)
+
+
+def hessian_flops(spec: LayerSpec, tokens: int) -> float:
+    """Operations of their sums, of which one half is computed."""
+    used = spec.mixture.top_k if spec.mixture else 0
+    widths = {g.stem: g.width**2 * (1 if g.expert is None else used) for g in spec.groups}
+    return float(tokens * sum(widths.values()))
 
 
 def activation_bytes(spec: LayerSpec, tokens: int) -> int:

@@ -20,11 +20,12 @@ import torch
 
 from quantize.calibration.rows import Images, Rows, placed
 from quantize.calibration.rows import batches as batches
-from quantize.calibration.streamed import Streamed
+from quantize.calibration.streamed import Streamed, StreamedLinear
 from quantize.checkpoint import Checkpoint, check_finite
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.forward import NOBODY, Layer, Observer, Ops, decoder_layer
+from runtime.memory import drop_pages
 from runtime.tensor import Tensor
 
 TOKENS = 2048
@@ -34,7 +35,7 @@ TOKENS_BACK = 1024
 
 Weights = dict[str, Any]
 """float32 tensors of one layer by their name within it ("attn_q.weight"); those of experts may be
-`Streamed`."""
+`Streamed`, and those of linears `StreamedLinear`."""
 Allocate = Callable[[str, tuple[int, ...]], np.ndarray]
 """name, shape -> float32 array, in memory or on disk."""
 
@@ -60,6 +61,8 @@ class OriginalLayers:
     device: torch.device
     streamed: bool = False
     """Whether experts stay on the disk until one is needed."""
+    linears: bool = False
+    """Whether linears do, too."""
 
     @property
     def arch(self) -> Arch:
@@ -74,6 +77,11 @@ class OriginalLayers:
             if self.streamed and len(shape) > 2:
                 weights[name] = Streamed(
                     partial(self.checkpoint.tensors.matrix, whole), self.device
+                )
+                continue
+            if self.linears and len(shape) == 2:
+                weights[name] = StreamedLinear(
+                    partial(self.checkpoint.tensors.__getitem__, whole), shape, self.device
                 )
                 continue
             tensor = self.checkpoint.tensors[whole]
@@ -102,13 +110,17 @@ class Carried:
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
         run(ops, layer, self.values, self.values, self.images, observer, self.tokens)
 
+    def look(self, ops: TorchOps, layer: Layer, observer: Observer) -> None:
+        """Run them through the layer before the observer's eyes, and keep them as they are."""
+        run(ops, layer, self.values, None, self.images, observer, self.tokens)
+
 
 @dataclass
 class Prefix(Carried):
     """Hidden states behind rounded layers: the walk looks at a layer, `replace` goes through it."""
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        run(ops, layer, self.values, None, self.images, observer, self.tokens)
+        self.look(ops, layer, observer)
 
     def replace(self, ops: TorchOps, layer: Layer) -> None:
         """Go on through what the layer became."""
@@ -181,7 +193,7 @@ def backward(
             # of a sum, for autograd loads a library of symbols for a gradient of any other shape
             along = (after * fetch(gradient, here, ops.device)).sum()
             before, *found = torch.autograd.grad(along, [x, *wanted.values()])
-            gradient[here] = before.cpu().numpy()
+            put(gradient, here, before)
             observer.take(here, dict(zip(wanted, found, strict=True)))
         yield layer, observer
         del layer, observer
@@ -205,7 +217,7 @@ def run(
         x = fetch(hidden, here, ops.device)
         x = decoder_layer(ops, layer, x, positions, observer=observer)
         if after is not None:
-            after[here] = x.cpu().numpy()
+            put(after, here, x)
 
 
 def embed(arch: Arch, table: Tensor, rows: Rows, hidden: np.ndarray) -> None:
@@ -220,8 +232,17 @@ def embed(arch: Arch, table: Tensor, rows: Rows, hidden: np.ndarray) -> None:
         if row in rows.images:
             images = rows.images[row].images
             hidden[row, images.rows] = images.values
+        drop_pages([hidden, table.data])
 
 
 def fetch(states: np.ndarray, here: slice | np.ndarray, device: torch.device) -> torch.Tensor:
     """Some rows of states, which may lie on disk, copied to the device."""
-    return torch.from_numpy(np.array(states[here])).to(device)
+    found = np.array(states[here])
+    drop_pages([states])
+    return torch.from_numpy(found).to(device)
+
+
+def put(states: np.ndarray, here: slice | np.ndarray, values: torch.Tensor) -> None:
+    """Replace some rows of states, which may lie on disk."""
+    states[here] = values.cpu().numpy()
+    drop_pages([states])

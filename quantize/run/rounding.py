@@ -1,27 +1,30 @@
 """Rounding of one layer: rewrites, then every linear onto its grid, in the order of the inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import KW_ONLY, dataclass
 from types import MappingProxyType
 
 import numpy as np
 import torch
 
-from quantize.calibration.stream import Weights
-from quantize.calibration.streamed import Streamed
+from quantize.calibration.stream import Weights, batches
+from quantize.calibration.streamed import Streamed, StreamedLinear
 from quantize.methods import HessianFactor, Method, SingularHessian, output_error
 from quantize.methods.descent import descend
-from quantize.rewrites import REWRITES, check_preserved, fold
 from quantize.run import act_order
-from runtime.archs import InputGroup, LayerSpec
+from runtime.archs import InputGroup
 from runtime.errors import InputError
 from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
 from runtime.tensor import Shape, Tensor
 
 CHUNK = 1 << 23
 """Weights rounded at a time."""
+PANEL = 2048
+"""Columns of a factor that `factored_error` multiplies with at a time."""
 Error = tuple[float, float]
 """Squared error, and the square of what is right."""
+Spare = Callable[[torch.Tensor], Callable[[torch.Tensor], None]]
+"""Keeps a copy of a Hessian elsewhere, and returns what writes it into its array again."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,12 @@ class Recipe:
     """Function-preserving changes before rounding (quantize/rewrites), by name."""
 
     def factor(
-        self, hessian: torch.Tensor | None, where: str
+        self, hessian: torch.Tensor | None, where: str, spare: Spare | None = None
     ) -> tuple[HessianFactor | None, str | None]:
         """The factor of an input group, and a note when damping grew or a fallback was taken.
 
-        A Hessian of which only the diagonal (in,) is known is the importance as it stands.
+        A Hessian of which only the diagonal (in,) is known is the importance as it stands. With
+        `spare` the factor takes the Hessian's place.
         Raises EdgequantError naming the layer for a Hessian that stays singular, unless fallbacks
         are allowed.
         """
@@ -65,7 +69,8 @@ class Recipe:
         if hessian is None or self.method.factor is None:
             return None, None
         try:
-            factor = self.method.factor(hessian, self.damp)
+            more = (spare(hessian),) if spare else ()
+            factor = self.method.factor(hessian, self.damp, *more)
         except SingularHessian:
             if self.allow_fallback:
                 return None, f"{where}: singular Hessian, rounded to nearest (--allow-fallback)"
@@ -77,47 +82,22 @@ class Recipe:
         return factor, f"{where}: damping grew to {factor.damp:g}" if grown else None
 
 
-def rewrite_layer(
-    spec: LayerSpec,
-    weights: Weights,
-    types: Mapping[str, QuantType],
-    hessians: dict[str, torch.Tensor],
-    recipe: Recipe,
-    where: str,
-    kept: Mapping[str, Tensor] = MappingProxyType({}),
-) -> tuple[Weights, dict[str, torch.Tensor]]:
-    """The layer and its Hessians with the scales of the method and the rewrites of the recipe.
-
-    Arguments as in `quantize_layer`; no scale goes into or out of a linear of `kept`. Raises
-    EdgequantError naming the layer when that changed what it computes beyond rounding.
-    """
-    whole = bool(hessians) and all(hessian.ndim == 2 for hessian in hessians.values())
-    if not whole or not (recipe.method.scales or recipe.rewrites):
-        return weights, hessians
-    new, statistics_of = dict(weights), dict(hessians)
-    groups = tuple(g for g in spec.groups if kept.keys().isdisjoint([*g.linears, g.fold]))
-    if recipe.method.scales:
-        fold_scales(new, groups, types, statistics_of, recipe.method)
-    for name in recipe.rewrites:
-        REWRITES[name].apply(new, groups, types, statistics_of, recipe.damp)
-    check_preserved(spec, weights, new, where)
-    return new, statistics_of
-
-
 def quantize_layer(
-    weights: Mapping[str, torch.Tensor],
+    weights: Weights,
     groups: tuple[InputGroup, ...],
     types: Mapping[str, QuantType],
-    hessians: Mapping[str, torch.Tensor],
+    hessians: MutableMapping[str, torch.Tensor],
     recipe: Recipe,
     where: str = "",
     chunk: int = CHUNK,
     kept: Mapping[str, Tensor] = MappingProxyType({}),
+    spare: Spare | None = None,
 ) -> LayerResult:
     """Round every linear of one layer, each expert's part of it with a Hessian of its own.
 
     `types`: linear -> block; `hessians`: input group -> H, (in, in), or its diagonal; `chunk`:
-    weights rounded at a time; `kept`: linears that are copied (copied.py) -> what they are.
+    weights rounded at a time; `kept`: linears that are copied (copied.py) -> what they are. With
+    `spare` a factor takes the place of its Hessian, which is dropped when its linears are rounded.
     """
     values: Weights = {}
     parts: dict[str, list[np.ndarray]] = {}
@@ -128,44 +108,102 @@ def quantize_layer(
     for group, ordered, linears in act_order.parts(groups, types, kept):
         hessian, named = hessians.get(group.name), "/".join(map(group.part, linears))
         columns = act_order.Columns(hessian, ordered)
-        factor, note = recipe.factor(columns.hessian, f"{where}{named}")
+        own = None if group.expert is not None else spare
+        factor, note = recipe.factor(columns.hessian, f"{where}{named}", own)
         notes += [note] if note else []
         packed |= columns.stored(linears)
         for linear in linears:
             name = f"{linear}.weight"
             weight = group.matrix(linear, weights)
-            rows, value = quantize_weight(
-                columns.sorted(weight), types[linear], recipe, factor, chunk
+            shapes[name] = (len(parts.get(name, ())) + 1, *weight.shape)
+            rows, value, error = round_linear(
+                weight, columns, types[linear], recipe, factor, hessian, chunk
             )
-            value = columns.unsorted(value)
-            parts.setdefault(name, []).append(rows)
-            errors.setdefault(linear, []).append(error_of(weight, value, hessian, chunk))
-            shapes[name] = (len(parts[name]), *weight.shape)
-            if group.expert is None:
+            if group.expert is None and value is not None:
                 values[name] = value
+            parts.setdefault(name, []).append(rows)
+            errors.setdefault(linear, []).append(error)
+        if own:
+            hessians.pop(group.name)
+        del hessian, columns, factor  # the next ones need their room
     for name, tensor in ((f"{linear}.weight", tensor) for linear, tensor in kept.items()):
-        packed[name], values[name] = tensor.data, values_of(tensor, weights[name].device)
+        packed[name], values[name] = tensor.data, values_of(tensor, weights[name])
         if tensor.order is not None:
             packed[act_order.order_name(name)] = tensor.order
     for name in list(parts):
         of = parts.pop(name)  # gone when the next ones are put together
         packed[name] = np.concatenate(of) if len(of) > 1 else of[0]
         if name not in values:
-            whole = Tensor(name, shapes[name], types[name.removesuffix(".weight")], packed[name])
-            values[name] = values_of(whole, weights[name].device)
+            one = isinstance(weights[name], StreamedLinear)
+            shape, qtype = shapes[name][one:], types[name.removesuffix(".weight")]
+            order = packed.get(act_order.order_name(name))
+            whole = Tensor(name, shape, qtype, packed[name], order=order)
+            values[name] = values_of(whole, weights[name])
     losses = {linear: relative(of) for linear, of in errors.items()}
-    for name, vector in weights.items():
-        if name not in packed:
-            packed[name] = QUANT_TYPES["F32"].pack(numpy_of(vector).reshape(1, -1), {})
-            values[name] = vector
+    vectors = {name: weights[name] for name in weights.keys() - packed.keys()}
+    packed |= {
+        name: QUANT_TYPES["F32"].pack(numpy_of(v).reshape(1, -1), {}) for name, v in vectors.items()
+    }
+    values |= vectors
     return LayerResult(packed, values, losses, tuple(notes))
 
 
-def values_of(tensor: Tensor, device: torch.device) -> torch.Tensor | Streamed:
-    """What a reader sees of a tensor: experts, which are many, are decoded when they are read."""
+def values_of(
+    tensor: Tensor, weight: torch.Tensor | Streamed | StreamedLinear
+) -> torch.Tensor | Streamed | StreamedLinear:
+    """What a reader sees of a tensor in the place of a weight: experts, which are many, and what
+    takes the place of a streamed one are decoded when they are read."""
     if len(tensor.shape) == 3:
-        return Streamed(tensor.matrix, device)
-    return torch.from_numpy(np.array(tensor.decode())).to(device)
+        return Streamed(tensor.matrix, weight.device)
+    if isinstance(weight, StreamedLinear):
+        return StreamedLinear(lambda: tensor, tensor.shape, weight.device)
+    return torch.from_numpy(np.array(tensor.decode())).to(weight.device)
+
+
+def round_linear(
+    weight: torch.Tensor | StreamedLinear,
+    columns: act_order.Columns,
+    qtype: QuantType,
+    recipe: Recipe,
+    factor: HessianFactor | None,
+    hessian: torch.Tensor | None,
+    chunk: int,
+) -> tuple[np.ndarray, torch.Tensor | None, Error]:
+    """Round a weight (out, in): packed rows, values unless it is streamed, and its error."""
+    if isinstance(weight, StreamedLinear):
+        replaced = factor is not None and factor.root is not None and factor.hessian is None
+        counted = factor if replaced else hessian
+        return round_streamed(weight, columns, qtype, recipe, factor, counted, chunk)
+    rows, value = quantize_weight(columns.sorted(weight), qtype, recipe, factor, chunk)
+    value = columns.unsorted(value)
+    return rows, value, error_of(weight, value, hessian, chunk)
+
+
+def round_streamed(
+    weight: StreamedLinear,
+    columns: act_order.Columns,
+    qtype: QuantType,
+    recipe: Recipe,
+    factor: HessianFactor | None,
+    counted: torch.Tensor | HessianFactor | None,
+    chunk: int,
+) -> tuple[np.ndarray, None, Error]:
+    """Round a weight (out, in) of which `chunk` numbers are decoded at a time: packed rows, and
+    its error by a Hessian, its diagonal, or the factor that took its place."""
+    step = max(1, chunk // weight.shape[1])
+    packed, error, square = np.zeros((len(weight), 0), np.uint8), 0.0, 0.0
+    for here, rows in weight.blocks(batches(len(weight), step)):
+        of_rows, value = quantize_weight(columns.sorted(rows), qtype, recipe, factor, chunk)
+        if not here.start:
+            packed = np.empty((len(weight), of_rows.shape[1]), np.uint8)
+        packed[here] = of_rows
+        if isinstance(counted, HessianFactor):
+            error += factored_error(columns.sorted(rows) - value, counted)
+            square += factored_error(columns.sorted(rows), counted)
+        else:
+            more = error_of(rows, columns.unsorted(value), counted, chunk)
+            error, square = error + more[0], square + more[1]
+    return packed, None, (error, square)
 
 
 def quantize_weight(
@@ -210,24 +248,12 @@ def relative(errors: list[Error]) -> float:
     return sum(error for error, _ in errors) / max(sum(square for _, square in errors), 1e-30)
 
 
-def fold_scales(
-    weights: Weights,
-    groups: tuple[InputGroup, ...],
-    types: Mapping[str, QuantType],
-    hessians: dict[str, torch.Tensor],
-    method: Method,
-) -> None:
-    """Move the method's scales out of each input into the op before; the function stays.
-
-    An input that no op before can take a scale of, or one with another number of channels
-    (attn_output under grouped-query attention) is left alone, as in AWQ.
-    """
-    assert method.scales
-    for group in groups:
-        if group.fold is None or len(weights[f"{group.fold}.weight"]) != group.width:
-            continue
-        linears = [weights[f"{linear}.weight"] for linear in group.linears]
-        scale = method.scales(
-            linears, [types[linear] for linear in group.linears], hessians[group.name]
-        )
-        fold(weights, group, scale, hessians)
+def factored_error(error: torch.Tensor, factor: HessianFactor) -> float:
+    """trace(E H E^T) of E (rows, in) where of H only its factor is left."""
+    assert factor.root is not None
+    total, dead = 0.0, factor.importance == 0
+    for start in range(0, len(factor.root), PANEL):
+        stop = min(start + PANEL, len(factor.root))
+        total += float((error[:, :stop] @ factor.root[:stop, start:stop]).square().sum())
+    added = torch.where(dead, factor.ridge / factor.damp, factor.ridge)
+    return total - float((error.square() * added).sum())

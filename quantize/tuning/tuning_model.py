@@ -30,6 +30,7 @@ from quantize.calibration.stream import (
     embed,
     fetch,
     forward,
+    put,
 )
 from quantize.checkpoint import Checkpoint
 from quantize.tuning.divergence import Head, Reading, divergence, read
@@ -184,7 +185,7 @@ def run_teacher(
     normalizer = np.zeros((count, length), np.float32)
     for here in batches(count, max(1, TOKENS // length)):
         x = ops.rmsnorm(fetch(states, here, ops.device), norm, arch.eps)
-        states[here] = x.cpu().numpy()
+        put(states, here, x)
         found = read(x.flatten(0, 1), head).normalizer
         normalizer[here] = found.reshape(x.shape[:2]).cpu().numpy()
     return Teacher(states, normalizer, head)

@@ -10,7 +10,8 @@ from quantize.calibration.stream import Weights
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.methods import METHODS
 from quantize.methods.rtn import rtn
-from quantize.run.rounding import Recipe, error_of, fold_scales, quantize_layer
+from quantize.run.rewriting import fold_scales
+from quantize.run.rounding import Recipe, error_of, quantize_layer
 from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps
 from runtime.engine import OpsEngine
