@@ -2,7 +2,8 @@
 
     PYTHON bench/rival_worker.py '{"file": "a.gguf", "backend": "llama_cpp repacked", "threads": 2}'
 
-PYTHON is that of an environment with the package: llama-cpp-python (`llama_cpp`), which pip compiles
+PYTHON is that of an environment with the package: llama-cpp-python (`llama_cpp`), which pip
+compiles
 for the processor at hand, or ik-llama-cpp-python (`ik_llama_cpp`). "repacked" has weights
 rearranged as they are loaded, which each of the two may do and which makes them faster or slower by
 type and processor. Needs numpy and nothing of ours; takes the same jobs and gives the same answers

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common, shapes
 from quantize.bench.bandwidth import Memory
-from quantize.bench.client import PROGRAM, Worker
+from quantize.bench.client import Worker
 from quantize.bench.speed import WARM_UP, median_ratio, weight_bytes
 from quantize.cli.bar import Bar
 from quantize.progress import Progress
