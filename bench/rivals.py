@@ -122,11 +122,12 @@ def row(work: Work, speeds: dict[str, list[float]], shares: list[float]) -> dict
     told: dict[str, Any] = {"work": work.name, "ours": statistics.median(speeds[OURS])}
     for package in PYTHONS:
         forms = [engine for engine in speeds if engine.partition(" ")[0] == package]
+        name = package.replace("_cpp", ".cpp")
         for engine in forms:
-            told[engine] = statistics.median(speeds[engine])
+            told[engine.replace(package, name)] = statistics.median(speeds[engine])
         if forms:
             faster = max(forms, key=lambda engine: statistics.median(speeds[engine]))
-            told[f"ratio {package}"] = median_ratio(speeds[OURS], speeds[faster])
+            told[f"times {name}"] = median_ratio(speeds[OURS], speeds[faster])
     told["xllamacpp"] = statistics.median(speeds[WHEEL]) if WHEEL in speeds else "-"
     told["of_bandwidth"] = statistics.median(shares) if shares else "-"
     return told
