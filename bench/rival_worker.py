@@ -14,6 +14,7 @@ import importlib
 import json
 import sys
 import time
+from ctypes import byref
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,8 +64,9 @@ class Rival:
         assert self.context, f"no context of {capacity} tokens"
         self.length = 0
 
-    def feed(self, tokens: int, step: int) -> float:
-        """Seconds for random tokens, `step` at a time; of each step the last one has logits."""
+    def feed(self, tokens: int, step: int, every: bool = False) -> float:
+        """Seconds for random tokens, `step` at a time; of each step the last one has logits, or
+        every one."""
         vocab = self.api.llama_vocab_n_tokens(self.api.llama_model_get_vocab(self.model))
         ids = self.random.integers(vocab, size=tokens)
         batch = self.api.llama_batch_init(step, 0, 1)
@@ -75,7 +77,7 @@ class Rival:
             for i, token in enumerate(some):
                 batch.token[i], batch.pos[i] = int(token), self.length + i
                 batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-                batch.logits[i] = i + 1 == len(some)
+                batch.logits[i] = every or i + 1 == len(some)
             code = self.api.llama_decode(self.context, batch)
             assert code == 0, f"llama_decode gave {code}"
             self.api.llama_get_logits_ith(self.context, len(some) - 1)
@@ -97,6 +99,24 @@ class Rival:
     def generate(self, tokens: int) -> float:
         """Go on with the generation that `fill` began."""
         return self.feed(tokens, 1)
+
+    def windows(self, count: int, length: int, every: int) -> float:
+        """CPU seconds of `count` windows, each in an empty cache, with the logits of every token
+        or of the last one."""
+        start = time.process_time()
+        for _ in range(count):
+            self.open(length)
+            self.feed(length, length, bool(every))
+        return time.process_time() - start
+
+    def quantize(self, base: str, output: str, file_type: int) -> float:
+        """CPU seconds of llama.cpp's own quantizer, without an importance matrix."""
+        params = self.api.llama_model_quantize_default_params()
+        params.ftype, params.nthread = file_type, self.threads
+        start = time.process_time()
+        code = self.api.llama_model_quantize(base.encode(), output.encode(), byref(params))
+        assert code == 0, f"llama_model_quantize gave {code}"
+        return time.process_time() - start
 
     def memory(self) -> dict[str, int]:
         """Resident bytes."""
