@@ -103,7 +103,7 @@ def figures(original: np.ndarray, artifact: np.ndarray, following: np.ndarray) -
 def _scores(found: np.ndarray, following: np.ndarray) -> TokenScores:
     """What is kept of `figures`."""
     kl, top_p, top_q, log_top_p, log_top_q, log_next_p, log_next_q, non_finite = found.T
-    nll = (
+    nll_p, nll_q = (
         np.where(following >= 0, np.minimum(-log, HUGE), np.nan).astype(np.float32)
         for log in (log_next_p, log_next_q)
     )
@@ -114,7 +114,8 @@ def _scores(found: np.ndarray, following: np.ndarray) -> TokenScores:
         top_q.astype(np.int32),
         np.exp(log_top_p).astype(np.float32),
         np.exp(log_top_q).astype(np.float32),
-        *nll,
+        nll_p,
+        nll_q,
         non_finite.astype(bool),
     )
 
