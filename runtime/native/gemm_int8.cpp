@@ -127,7 +127,7 @@ INLINE void write_rows(Floats<PANEL_ROWS> sums, bool add, int height, float* out
 }
 
 // Where the sums of a panel's rows go: `height` of them for each token, `stride` further.
-struct Sums {
+struct Places {
     int height;
     float* out;
     ptrdiff_t stride;
@@ -135,7 +135,7 @@ struct Sums {
 
 // `count` <= N tokens.
 template <class Form, int N>
-INLINE void multiply_tokens(const Panel& panel, const Group& x, int count, const Sums& to) {
+INLINE void multiply_tokens(const Panel& panel, const Group& x, int count, const Places& to) {
     Floats<PANEL_ROWS> sums[N];
     for (int i = 0; i < N; i++) sums[i] = repeat<PANEL_ROWS>(0.0f);
     for (int i = 0; i < count; i++) __builtin_prefetch(to.out + i * to.stride, 1);
@@ -147,7 +147,7 @@ INLINE void multiply_tokens(const Panel& panel, const Group& x, int count, const
 
 template <class Form>
 NOT_INLINED static void multiply_tail(const Panel& panel, const Group& x, int count,
-                                      const Sums& to) {
+                                      const Places& to) {
     if (count == 1) return multiply_tokens<Form, 1>(panel, x, count, to);
     if (2 * count <= PANEL_TOKENS) {
         return multiply_tokens<Form, PANEL_TOKENS / 2>(panel, x, count, to);
@@ -156,7 +156,7 @@ NOT_INLINED static void multiply_tail(const Panel& panel, const Group& x, int co
 }
 
 template <class Form>
-NOT_INLINED static void multiply_form(const Panel& panel, const Quantized& x, Sums to) {
+NOT_INLINED static void multiply_form(const Panel& panel, const Quantized& x, Places to) {
     Group group = {};
     int first = 0;
     for (; first < x.n; first += PANEL_TOKENS, to.out += PANEL_TOKENS * to.stride) {
@@ -169,13 +169,13 @@ NOT_INLINED static void multiply_form(const Panel& panel, const Quantized& x, Su
 }
 
 template <int WIDTH, bool SIGNED_CODES>
-static void multiply_plain(const Panel& panel, const Quantized& x, const Sums& to) {
+static void multiply_plain(const Panel& panel, const Quantized& x, const Places& to) {
     if (panel.has_offsets) return multiply_form<Plain<WIDTH, SIGNED_CODES, true>>(panel, x, to);
     multiply_form<Plain<WIDTH, SIGNED_CODES, false>>(panel, x, to);
 }
 
 template <int WIDTH>
-static void multiply_width(const Panel& panel, const Quantized& x, const Sums& to) {
+static void multiply_panel(const Panel& panel, const Quantized& x, const Places& to) {
 #if defined(HAS_SHORTS)
     if (!x.in_pairs) return multiply_plain<WIDTH, true>(panel, x, to);
     if (panel.has_center) {
@@ -185,15 +185,17 @@ static void multiply_width(const Panel& panel, const Quantized& x, const Sums& t
     if (panel.has_offsets) return multiply_form<Short<WIDTH, false, true>>(panel, x, to);
     multiply_form<Short<WIDTH, false, false>>(panel, x, to);
 #else
-    if (!FULL_BYTES && panel.bits == 8) return multiply_plain<WIDTH, true>(panel, x, to);
+    if constexpr (!FULL_BYTES) {
+        if (panel.bits == 8) return multiply_plain<WIDTH, true>(panel, x, to);
+    }
     multiply_plain<WIDTH, false>(panel, x, to);
 #endif
 }
 
 void gemm_int8(const Panel& panel, const Quantized& x, int rows, int row, int height, float* out) {
-    const Sums to = {height, out + row, rows};
-    if (x.width == 16) multiply_width<16>(panel, x, to);
-    if (x.width == 32) multiply_width<32>(panel, x, to);
+    const Places to = {height, out + row, rows};
+    if (x.width == 16) multiply_panel<16>(panel, x, to);
+    if (x.width == 32) multiply_panel<32>(panel, x, to);
 }
 
 }  // namespace KERNELS
