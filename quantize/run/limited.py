@@ -44,6 +44,8 @@ def fitting(max_ram: float, cost: Callable[[Way], Cost], other: str = "") -> Way
             return way
     least = min(costs.values(), key=lambda found: found.memory)
     needed = ceil(SLACK * (BASE_BYTES + least.memory) / 2**30 * 100) / 100
+    if max_ram * 2**30 <= SLACK * BASE_BYTES:
+        other = ""  # the program alone is too much
     raise SpaceError(
         f"--max-ram {max_ram:.3g}GiB is less than the {needed:g} GiB that {least.what} needs, with "
         f"{BASE_BYTES / 2**30:.2g} GiB of the program itself; allow --max-ram {needed:g}GiB{other}."

@@ -52,24 +52,25 @@ def test_what_is_no_size_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "way_out"),
+    ("limit", "flags", "way_out"),
     [
-        ([], "allow --max-ram {}GiB, or use --effort low or --method rtn."),
-        (["--effort", "low"], "allow --max-ram {}GiB, or use --method rtn."),
-        (["--method", "rtn"], "allow --max-ram {}GiB."),
+        ("0.49", [], "allow --max-ram {}GiB, or use --effort low or --method rtn."),
+        ("0.49", ["--effort", "low"], "allow --max-ram {}GiB, or use --method rtn."),
+        ("100MiB", [], "allow --max-ram {}GiB."),  # less than the program alone
+        ("100MiB", ["--method", "rtn"], "allow --max-ram {}GiB."),
     ],
 )
 def test_a_limit_below_what_is_needed_is_one_sentence_and_nothing_is_written(
-    flags: list[str], way_out: str, run: Any, tmp_path: Path
+    limit: str, flags: list[str], way_out: str, run: Any, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     for command in ("run", "plan"):
-        arguments = [command, "--to", "gguf:Q4_0", "--max-ram", "100MiB", "-o", str(output)]
+        arguments = [command, "--to", "gguf:Q4_0", "--max-ram", limit, "-o", str(output)]
         code, _, err = run(*arguments, "--calib-rows", "2", "--calib-length", "64", *flags)
         said = " ".join(err.split())
         assert code == 2
         needed = said.partition("is less than the ")[2].partition(" GiB that ")[0]
-        assert "--max-ram 0.0977GiB is less than the" in said
+        assert "GiB is less than the" in said
         assert float(needed) > BASE_BYTES / 2**30
         assert way_out.format(needed) in said
         assert not output.exists()
