@@ -12,6 +12,7 @@ as `quantize/bench/worker.py`.
 
 import importlib
 import json
+import os
 import sys
 import time
 from ctypes import byref
@@ -144,12 +145,20 @@ def main() -> None:
     """Load, then do jobs until the input ends."""
     asked = json.loads(sys.argv[1])
     out = sys.stdout
-    sys.stdout = sys.stderr  # a library may print
-    rival = Rival(asked["file"], asked["backend"], asked["threads"])
-    print(json.dumps({"answer": rival.seconds}), file=out, flush=True)
-    for line in sys.stdin:
-        job, *arguments = json.loads(line)
-        print(json.dumps({"answer": getattr(rival, job)(*arguments)}), file=out, flush=True)
+    sys.stdout = sys.stderr
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # the libraries tell a lot
+
+    def say(**line: Any) -> None:
+        print(json.dumps(line), file=out, flush=True)
+
+    try:
+        rival = Rival(asked["file"], asked["backend"], asked["threads"])
+        say(answer=rival.seconds)
+        for line in sys.stdin:
+            job, *arguments = json.loads(line)
+            say(answer=getattr(rival, job)(*arguments))
+    except (AssertionError, AttributeError, ImportError) as error:
+        say(error=f"{asked['backend']}: {error}", error_class="UnsupportedError")
 
 
 if __name__ == "__main__":
