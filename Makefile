@@ -87,6 +87,7 @@ RIVAL = $(RIVALS)/$(1)/bin/python -m pip install --quiet --disable-pip-version-c
 rivals: $(STAMP)
 	for name in llama_cpp ik_llama_cpp; do test -x $(RIVALS)/$$name/bin/python || $(PYTHON) -m venv $(RIVALS)/$$name; done
 	$(call RIVAL,ik_llama_cpp) ik-llama-cpp-python==0.1.5
+	bench/prebuilt_llamacpp.sh $(PYTHON) $(RIVALS)/node_llama_cpp
 	$(INSTALL) cmake
 	CMAKE_ARGS="-DGGML_NATIVE=ON" PATH="$(abspath $(BIN)):$$PATH" $(call RIVAL,llama_cpp) --no-binary llama-cpp-python llama-cpp-python==0.3.36
 

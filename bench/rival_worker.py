@@ -3,13 +3,14 @@
     PYTHON bench/rival_worker.py '{"file": "a.gguf", "backend": "llama_cpp repacked", "threads": 2}'
 
 PYTHON is that of an environment with the package: llama-cpp-python (`llama_cpp`), which pip
-compiles
-for the processor at hand, or ik-llama-cpp-python (`ik_llama_cpp`). "repacked" has weights
-rearranged as they are loaded, which each of the two may do and which makes them faster or slower by
-type and processor. Needs numpy and nothing of ours; takes the same jobs and gives the same answers
-as `quantize/bench/worker.py`.
+compiles for the processor at hand, the libraries of node-llama-cpp, which are compiled for every
+processor (`node_llama_cpp`, see prebuilt_llamacpp.sh), or ik-llama-cpp-python (`ik_llama_cpp`).
+"repacked" has weights rearranged as they are loaded, which all may do and which makes them faster
+or slower by type and processor. "without AMX" leaves out the library for AMX. Needs numpy and
+nothing of ours; takes the same jobs and gives the same answers as `quantize/bench/worker.py`.
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -24,11 +25,36 @@ import numpy as np
 
 STEP = 512
 """Tokens of a prompt that are given at a time: llama.cpp's own batch."""
+PREBUILT = "node_llama_cpp"
+LIBRARIES = Path(sys.prefix) / "llama.cpp"
+"""Those of the prebuilt llama.cpp."""
 PACKAGES = {
+    PREBUILT: ("llama_cpp", "use_extra_bufts"),
     "llama_cpp": ("llama_cpp", "use_extra_bufts"),
     "ik_llama_cpp": ("ik_llama_cpp._ctypes_api", "repack_tensors"),
 }
 """Package -> the module with its C functions, and the setting that rearranges weights."""
+
+
+class Library(ctypes.CDLL):
+    """A library that may lack functions which llama-cpp-python declares, being a little older."""
+
+    def __getitem__(self, name: Any) -> Any:
+        try:
+            return super().__getitem__(name)
+        except AttributeError:
+            return ctypes.CFUNCTYPE(None)()  # nobody calls it: a call would be one of address 0
+
+
+def load_prebuilt(amx: bool) -> None:
+    """Have llama-cpp-python find the prebuilt libraries, and load the one for this processor."""
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(LIBRARIES)
+    ctypes.CDLL = Library  # type: ignore[misc]
+    backends = Library(str(LIBRARIES / "libggml.so"))
+    if amx:
+        backends["ggml_backend_load_all_from_path"](str(LIBRARIES).encode())
+    else:
+        backends["ggml_backend_load"](str(LIBRARIES / "libggml-cpu-cooperlake.so").encode())
 
 
 class Rival:
@@ -37,6 +63,8 @@ class Rival:
     def __init__(self, file: str, backend: str, threads: int) -> None:
         package, _, form = backend.partition(" ")
         module, setting = PACKAGES[package]
+        if package == PREBUILT:
+            load_prebuilt(amx="without AMX" not in form)
         self.api: ModuleType = importlib.import_module(module)
         self.threads = threads
         self.api.llama_backend_init()
@@ -44,7 +72,7 @@ class Rival:
         start = time.perf_counter()
         params = self.api.llama_model_default_params()
         assert hasattr(params, setting), f"{package} has no {setting}; this needs another version"
-        setattr(params, setting, form == "repacked")
+        setattr(params, setting, "repacked" in form)
         params.n_gpu_layers = 0
         self.model = self.api.llama_model_load_from_file(file.encode(), params)
         assert self.model, f"{package} cannot load {file}"
@@ -58,6 +86,8 @@ class Rival:
         if self.context:
             self.api.llama_free(self.context)
         params = self.api.llama_context_default_params()
+        known = (params.n_ctx, params.n_batch, params.n_ubatch) == (512, 2048, 512)
+        assert known, "its settings lie elsewhere; this needs another version of llama-cpp-python"
         params.n_ctx = capacity
         params.n_batch = params.n_ubatch = STEP
         params.n_threads = params.n_threads_batch = self.threads

@@ -3,11 +3,12 @@
     make rivals                      # their environments, once: llama.cpp is compiled, for minutes
     python bench/rivals.py [--only "prompt 512 1.5B Q4_K_M" ...] [--repeat 5] [--threads 2]
 
-llama.cpp is llama-cpp-python's, compiled for the processor at hand, and ik_llama.cpp the wheel of
-ik-llama-cpp-python; each runs in a process of its own, once as files have the weights and once with
-them rearranged as they are loaded. llama.cpp from xllamacpp, whose wheel is for AVX2, is a column
-beside them. All take turns on the same tokens: a ratio is the median, over rounds, of our speed by
-that of the rival's form whose median is higher.
+llama.cpp is llama-cpp-python's, compiled for the processor at hand, and that of node-llama-cpp,
+which is compiled for every processor and takes the best form at run time; where that is one with
+AMX, also without it. ik_llama.cpp is the wheel of ik-llama-cpp-python. Each runs in a process of
+its own, once as files have the weights and once with them rearranged as they are loaded. llama.cpp
+from xllamacpp, whose wheel is for AVX2, is a column beside them. All take turns on the same tokens:
+a ratio is the median, over rounds, of our speed by that of the rival's form whose median is higher.
 Prints a table and writes results/rivals.json.
 """
 
@@ -29,16 +30,22 @@ from quantize.bench.client import Worker
 from quantize.bench.speed import WARM_UP, median_ratio, weight_bytes
 from quantize.cli.bar import Bar
 from quantize.progress import Progress
+from runtime.compiled import kernels
 from runtime.errors import InputError
 from runtime.gguf_file import open_gguf
 
 WORKER = Path(__file__).with_name("rival_worker.py")
 HOME = common.ROOT / ".venv-rivals"
-PYTHONS = {"llama_cpp": HOME / "llama_cpp", "ik_llama_cpp": HOME / "ik_llama_cpp"}
-"""Package -> its environment; see the Makefile's `rivals`."""
+NAMES = {
+    "llama_cpp": "llama.cpp",
+    "node_llama_cpp": "llama.cpp prebuilt",
+    "ik_llama_cpp": "ik_llama.cpp",
+}
+"""Rival -> what it is called; its environment is made by the Makefile's `rivals`."""
 OURS, WHEEL = "native", "llamacpp"
 """Backends of our own worker: ours, and llama.cpp from xllamacpp."""
 FORMS = ("", " repacked")
+NO_AMX = " without AMX"
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,9 @@ GENERATED = 32
 def start(file: Path, engine: str, threads: int) -> Worker:
     """The engine of that name in a process of its own."""
     package = engine.partition(" ")[0]
-    if package not in PYTHONS:
+    if package not in NAMES:
         return Worker(file, engine, threads)
-    python = PYTHONS[package] / "bin" / "python"
+    python = HOME / package / "bin" / "python"
     if not python.exists():
         raise InputError(f"{python} is missing; `make rivals` installs {package}.")
     return Worker(file, engine, threads, (str(python), str(WORKER)))
@@ -120,9 +127,8 @@ def measure(
 def row(work: Work, speeds: dict[str, list[float]], shares: list[float]) -> dict[str, Any]:
     """A line: medians, and ratios to the faster form of each rival."""
     told: dict[str, Any] = {"work": work.name, "ours": statistics.median(speeds[OURS])}
-    for package in PYTHONS:
+    for package, name in NAMES.items():
         forms = [engine for engine in speeds if engine.partition(" ")[0] == package]
-        name = package.replace("_cpp", ".cpp")
         for engine in forms:
             told[engine.replace(package, name)] = statistics.median(speeds[engine])
         if forms:
@@ -133,16 +139,23 @@ def row(work: Work, speeds: dict[str, list[float]], shares: list[float]) -> dict
     return told
 
 
+def forms_of(rival: str) -> list[str]:
+    """The engines of a rival: what can be measured without AMX is, where the processor has it."""
+    amx = rival == "node_llama_cpp" and kernels and "amx" in kernels.instruction_sets()
+    levels = ("", NO_AMX) if amx else ("",)
+    return [rival + form + level for level in levels for form in FORMS]
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK")
-    parser.add_argument("--rivals", nargs="+", choices=PYTHONS, default=list(PYTHONS))
+    parser.add_argument("--rivals", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=5, help="rounds; figures are medians")
     parser.add_argument("--keep", default="rivals", help="name of the file in results/")
     flags = parser.parse_args()
-    engines = [OURS, *(rival + form for rival in flags.rivals for form in FORMS), WHEEL]
+    engines = [OURS, *(form for rival in flags.rivals for form in forms_of(rival)), WHEEL]
     rows: common.Rows = []
     details: dict[str, Any] = {}
     with Bar(Console(stderr=True)) as bar:
