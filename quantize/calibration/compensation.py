@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from quantize.calibration.hessian import Hessians
+from quantize.calibration.hessian import Hessians, add_product
 from quantize.calibration.layer_cost import at_once
 from quantize.calibration.routed import Routed
 from quantize.calibration.rows import placed
@@ -55,7 +55,7 @@ class InputDifference:
         for tokens in held:
             self.held.append((x[tokens].clone(), error[tokens].clone()))
             error[tokens] = 0
-        self.moment.addmm_(error.T, weighed)
+        add_product(self.moment, error, weighed)
 
     def right_sides(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
         """What the change of each weight (out, in) times the Hessian should be, (out, in).

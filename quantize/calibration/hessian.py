@@ -107,9 +107,23 @@ def add_gram(total: torch.Tensor, weighed: torch.Tensor, x: torch.Tensor) -> Non
     every = (total, weighed, x)
     if kernels and kernels_read(*every) and kernels.syrk(*(a.numpy() for a in every)):
         return
+    add_product(total, weighed, x, half=True)
+
+
+def add_product(
+    total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, half: bool = False
+) -> None:
+    """Add left^T right to total (rows, cols): of (tokens, rows) and (tokens, cols).
+
+    With `half` only what `add_gram` says. The product of a batch is whole before it is added, so
+    that who computes it elsewhere, and adds it later, has the same sum to the last bit.
+    """
+    products = left.new_empty(STRIPE * total.shape[1])
     for start in range(0, len(total), STRIPE):
-        here = slice(start, start + STRIPE)
-        total[here, start:].addmm_(weighed[:, here].T, x[:, start:])
+        stripe = total[start : start + STRIPE, start if half else 0 :]
+        product = products[: stripe.numel()].view(stripe.shape)
+        torch.mm(left[:, start : start + STRIPE].T, right[:, -stripe.shape[1] :], out=product)
+        stripe.add_(product)
 
 
 def mirror(total: torch.Tensor) -> torch.Tensor:

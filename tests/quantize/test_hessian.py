@@ -40,6 +40,18 @@ def test_entries_of_the_two_halves_are_equal() -> None:
     assert torch.equal(total, total.T)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_batch_that_is_summed_elsewhere_is_added_to_the_same_bits(width: int) -> None:
+    here, there = torch.zeros(width, width), torch.zeros(width, width)
+    for tokens in (20, 700):  # more than BLAS adds up at once
+        weighed, x = inputs(width, tokens)
+        add_gram(here, weighed, x)
+        batch = torch.zeros(width, width)
+        add_gram(batch, weighed, x)
+        there += batch
+    assert torch.equal(mirror(here), mirror(there))
+
+
 @pytest.mark.skipif(HAS_PAIRS not in _native.instruction_sets(), reason="no bfloat16 pairs here")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("width", WIDTHS)
