@@ -40,7 +40,8 @@ from quantize.calibration.hessian import add_gram, mirror
 from quantize.methods import METHODS
 from quantize.plan import Target, assign
 from quantize.run.data_free import round_tensor
-from quantize.run.rounding import Recipe, quantize_weight
+from quantize.run.pieces import quantize_weight
+from quantize.run.recipe import Recipe
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
 

@@ -6,7 +6,9 @@ sums are float32 everywhere.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,16 @@ GATE_UP = f"{EXPERTS}_gate_up."
 """What the names of experts' first input groups begin with."""
 STRIPE = 512
 """Rows of the sum that one product fills: long enough for the product to run at full speed."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What an observer has summed of some batches, to be added to that of the batches before."""
+
+    counts: dict[str, int]
+    """Group -> tokens."""
+    upper: dict[str, torch.Tensor]
+    """Group -> its sum as `upper_half` has it."""
 
 
 class Hessians(Observer):
@@ -83,6 +95,17 @@ class Hessians(Observer):
             name: mirror(total).div_(max(1, self.counts[name])) for name, total in self.sums.items()
         }
 
+    def taken(self) -> Sums:
+        """The sums, for another observer of the same layer to `give` itself."""
+        halves = {name: upper_half(total) for name, total in self.sums.items()}
+        return Sums(dict(self.counts), halves)
+
+    def give(self, sums: Any) -> None:
+        """Add what was `taken` from an observer of the next batch."""
+        self.counts.update(sums.counts)
+        for name, half in sums.upper.items():
+            add_half(self.sums[name], half)
+
 
 def head_hessian(
     ops: TorchOps, arch: Arch, norm: torch.Tensor, hidden: np.ndarray, text: np.ndarray
@@ -124,6 +147,24 @@ def add_product(
         product = products[: stripe.numel()].view(stripe.shape)
         torch.mm(left[:, start : start + STRIPE].T, right[:, -stripe.shape[1] :], out=product)
         stripe.add_(product)
+
+
+def stripes(total: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What `add_gram` fills of a sum (in, in): rows from a block on the diagonal to the right."""
+    for start in range(0, len(total), STRIPE):
+        yield total[start : start + STRIPE, start:]
+
+
+def upper_half(total: torch.Tensor) -> torch.Tensor:
+    """The stripes of a sum, one after the other: about half of its numbers."""
+    return torch.cat([stripe.flatten() for stripe in stripes(total)])
+
+
+def add_half(total: torch.Tensor, half: torch.Tensor) -> None:
+    """Add an `upper_half` to a sum (in, in)."""
+    sizes = [stripe.numel() for stripe in stripes(total)]
+    for stripe, numbers in zip(stripes(total), torch.split(half, sizes), strict=True):
+        stripe.add_(numbers.view(stripe.shape))
 
 
 def mirror(total: torch.Tensor) -> torch.Tensor:

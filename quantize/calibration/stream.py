@@ -21,6 +21,7 @@ import torch
 from quantize.calibration.rows import Images, Rows, placed
 from quantize.calibration.rows import batches as batches
 from quantize.calibration.streamed import Streamed
+from quantize.calibration.workers import HERE, Batch, Workers
 from quantize.checkpoint import Checkpoint, check_finite
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
@@ -98,9 +99,21 @@ class Carried:
     images: Images = field(default_factory=dict, kw_only=True)
     """Of rows that have some."""
     tokens: int = field(default=TOKENS, kw_only=True)
+    workers: Workers = field(default=HERE, kw_only=True)
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        run(ops, layer, self.values, self.values, self.images, observer, self.tokens)
+        self.run(ops, layer, self.values, observer, self.tokens)
+
+    def run(
+        self,
+        ops: TorchOps,
+        layer: Layer,
+        after: np.ndarray | None,
+        observer: Observer = NOBODY,
+        tokens: int = TOKENS,
+    ) -> None:
+        """The states through a layer; see `run`."""
+        run(ops, layer, self.values, after, self.images, observer, tokens, self.workers)
 
 
 @dataclass
@@ -108,11 +121,11 @@ class Prefix(Carried):
     """Hidden states behind rounded layers: the walk looks at a layer, `replace` goes through it."""
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        run(ops, layer, self.values, None, self.images, observer, self.tokens)
+        self.run(ops, layer, None, observer, self.tokens)
 
     def replace(self, ops: TorchOps, layer: Layer) -> None:
         """Go on through what the layer became."""
-        run(ops, layer, self.values, self.values, self.images)
+        self.run(ops, layer, self.values)
 
 
 @dataclass
@@ -195,17 +208,32 @@ def run(
     images: Images,
     observer: Observer = NOBODY,
     tokens: int = TOKENS,
+    workers: Workers = HERE,
 ) -> None:
     """Hidden states (rows, T, D) through one layer, some tokens at a time.
 
     Results go to `after`, which may be `hidden` itself, unless it is None.
     """
     rows, length = hidden.shape[:2]
-    for here, positions in placed(rows, length, tokens, images):
-        x = fetch(hidden, here, ops.device)
-        x = decoder_layer(ops, layer, x, positions, observer=observer)
+    places = list(placed(rows, length, tokens, images))
+    batches = (Batch((hidden[here],), positions) for here, positions in places)
+    step = watch if after is None else take
+    found = workers.through(step, ops, layer, batches, observer)
+    for (here, _), states in zip(places, found, strict=True):
         if after is not None:
-            after[here] = x.cpu().numpy()
+            after[here] = states
+
+
+def take(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> np.ndarray:
+    """A batch through a layer: its states behind it, (rows, T, D)."""
+    x = fetch(batch.states[0], slice(None), ops.device)
+    x = decoder_layer(ops, layer, x, batch.positions, observer=observer)
+    return x.cpu().numpy()
+
+
+def watch(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> None:
+    """A batch through a layer for what the observer sees of it."""
+    take(ops, layer, batch, observer)
 
 
 def embed(arch: Arch, table: Tensor, rows: Rows, hidden: np.ndarray) -> None:

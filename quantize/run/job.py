@@ -16,6 +16,7 @@ import runtime
 from quantize.allocation.budget import Goal
 from quantize.calibration.calibration_text import check_length
 from quantize.calibration.imatrix import Imatrix, for_model
+from quantize.calibration.workers import HERE, Workers
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
 from quantize.plan import (
@@ -36,7 +37,7 @@ from quantize.report.torture import TORTURE
 from quantize.run import act_order
 from quantize.run.calibration import Calibration, calibration_of
 from quantize.run.copied import Kept
-from quantize.run.rounding import Recipe
+from quantize.run.recipe import Recipe
 from quantize.run.store import Store, folder_name, work_path
 from quantize.vision import open_vision
 from runtime.backends.torch import check_device
@@ -113,6 +114,8 @@ class Job:
     """The types of every target, once they are known: see `assigned`."""
     groups: tuple[Group, ...] = ()
     """The targets by the walks that they share."""
+    workers: Workers = HERE
+    """Who goes through layers and rounds them."""
 
     @property
     def context(self) -> int:

@@ -1,6 +1,6 @@
 """What a walk over the layers takes (sequential.py): tables, and one layer after the other."""
 
-from quantize.calibration.compensation import beside_bytes, compensation_cost
+from quantize.calibration.compensation_cost import beside_bytes, compensation_cost
 from quantize.calibration.experts import expert_bytes
 from quantize.calibration.hessian import hessian_flops, plain_hessian_bytes
 from quantize.calibration.layer_cost import activation_bytes, at_once, forward_flops, streamed_bytes

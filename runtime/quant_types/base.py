@@ -75,6 +75,10 @@ class QuantType:
         if "name" in cls.__dict__:
             QUANT_TYPES[cls.name] = cls()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process takes its own, by the name."""
+        return _named, (self.name,)
+
     @property
     def bits(self) -> float:
         """Bits one weight takes in the file, scales included."""
@@ -217,6 +221,11 @@ def quant_type(name: str) -> QuantType:
         if known.lower() == name.lower():
             return qtype
     raise InputError(f"unknown type {name!r}; known: {', '.join(QUANT_TYPES)}.")
+
+
+def _named(name: str) -> QuantType:
+    """The type of that name."""
+    return QUANT_TYPES[name]
 
 
 def normalize_importance(

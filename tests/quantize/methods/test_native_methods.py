@@ -10,7 +10,7 @@ import torch
 
 from quantize.methods import METHODS, Rounded, descent, gptq
 from quantize.run.data_free import native_tensor, round_tensor
-from quantize.run.rounding import Recipe
+from quantize.run.recipe import Recipe
 from runtime.errors import EdgequantError
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
