@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import block, common, shapes
 from bench.rival import chunk
-from quantize.calibration.hessian import add_gram, mirror
+from quantize.calibration.sums import add_gram, mirror
 from quantize.methods import METHODS
 from quantize.plan import Target, assign
 from quantize.run.data_free import round_tensor

@@ -103,6 +103,9 @@ class PlanSettings(GateSettings, total=False):
     it. Default: False."""
     max_ram: float
     """GiB of hidden states before they go to disk. Default: 8."""
+    ray: str | None
+    """Ray cluster that computes: "HOST:PORT" of its head, "auto" for the one that runs on this
+    machine, or "local" to start one here. Default: this process."""
     overwrite: bool
     """Whether files in the output folder may be replaced. Default: False."""
     check: bool

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from quantize.calibration.hessian import Hessians, Sums, add_product
+from quantize.calibration.hessian import Hessians
 from quantize.calibration.routed import Routed
 from quantize.calibration.rows import placed
 from quantize.calibration.stream import Prefix, Weights, fetch
+from quantize.calibration.sums import Sums, add_product
 from quantize.calibration.workers import HERE, Batch, Workers
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps

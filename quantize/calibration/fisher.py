@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quantize.calibration.hessian import add_gram, mirror
 from quantize.calibration.rows import Rows
 from quantize.calibration.score_gradient import score_gradient
 from quantize.calibration.stream import (
@@ -38,6 +37,7 @@ from quantize.calibration.stream import (
     forward,
 )
 from quantize.calibration.streamed import StreamingOps
+from quantize.calibration.sums import add_gram, mirror
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress, silent
 from runtime.archs import InputGroup

@@ -3,7 +3,7 @@
 import math
 
 from quantize.calibration.fisher import LOGITS
-from quantize.calibration.hessian import hessian_bytes, hessian_flops
+from quantize.calibration.hessian_cost import hessian_bytes, hessian_flops
 from quantize.calibration.layer_cost import (
     BACKWARD,
     activation_bytes,

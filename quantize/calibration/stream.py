@@ -102,18 +102,7 @@ class Carried:
     workers: Workers = field(default=HERE, kw_only=True)
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        self.run(ops, layer, self.values, observer, self.tokens)
-
-    def run(
-        self,
-        ops: TorchOps,
-        layer: Layer,
-        after: np.ndarray | None,
-        observer: Observer = NOBODY,
-        tokens: int = TOKENS,
-    ) -> None:
-        """The states through a layer; see `run`."""
-        run(ops, layer, self.values, after, self.images, observer, tokens, self.workers)
+        run(ops, layer, self.values, self.values, self.images, observer, self.tokens, self.workers)
 
 
 @dataclass
@@ -121,11 +110,11 @@ class Prefix(Carried):
     """Hidden states behind rounded layers: the walk looks at a layer, `replace` goes through it."""
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        self.run(ops, layer, None, observer, self.tokens)
+        run(ops, layer, self.values, None, self.images, observer, self.tokens, self.workers)
 
     def replace(self, ops: TorchOps, layer: Layer) -> None:
         """Go on through what the layer became."""
-        self.run(ops, layer, self.values)
+        run(ops, layer, self.values, self.values, self.images, workers=self.workers)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from quantize.calibration.compensation_cost import beside_bytes, compensation_cost
 from quantize.calibration.experts import expert_bytes
-from quantize.calibration.hessian import hessian_flops, plain_hessian_bytes
+from quantize.calibration.hessian_cost import hessian_flops, plain_hessian_bytes
 from quantize.calibration.layer_cost import activation_bytes, at_once, forward_flops, streamed_bytes
 from quantize.calibration.routed import routed_bytes
 from quantize.calibration.rows import image_bytes

@@ -77,7 +77,7 @@ class QuantType:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process takes its own, by the name."""
-        return _named, (self.name,)
+        return quant_type, (self.name,)
 
     @property
     def bits(self) -> float:
@@ -221,11 +221,6 @@ def quant_type(name: str) -> QuantType:
         if known.lower() == name.lower():
             return qtype
     raise InputError(f"unknown type {name!r}; known: {', '.join(QUANT_TYPES)}.")
-
-
-def _named(name: str) -> QuantType:
-    """The type of that name."""
-    return QUANT_TYPES[name]
 
 
 def normalize_importance(

@@ -12,7 +12,8 @@ import edgequant
 from quantize.calibration import experts
 from quantize.calibration.compensation import Compared, ComparedPrefix, compared, compensate
 from quantize.calibration.experts import ExpertHessians, Share, tokens_needed
-from quantize.calibration.hessian import Hessians, hessian_bytes, hessian_flops, plain_hessian_bytes
+from quantize.calibration.hessian import Hessians
+from quantize.calibration.hessian_cost import hessian_bytes, hessian_flops, plain_hessian_bytes
 from quantize.calibration.layer_cost import forward_flops, layer_bytes, read_width, streamed_bytes
 from quantize.calibration.routed import Routed
 from quantize.calibration.stream import OriginalLayers, run

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantize.calibration.hessian import STRIPE, add_gram, mirror
+from quantize.calibration.sums import STRIPE, add_gram, mirror
 from runtime import _native
 from runtime.errors import EdgequantError
 
