@@ -51,32 +51,15 @@ BITS = 4.85
 """A weight of Q4_K_M."""
 RECIPE = Recipe(METHODS["gptq"], descent_iterations=1)
 MODELS = {
-    "72B": {
-        "model_type": "qwen2",
-        "hidden_size": 8192,
-        "intermediate_size": 29568,
-        "num_hidden_layers": 80,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-        "vocab_size": 152064,
-    },
-    "405B": {
-        "model_type": "llama",
-        "hidden_size": 16384,
-        "intermediate_size": 53248,
-        "num_hidden_layers": 126,
-        "num_attention_heads": 128,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-    },
+    "72B": ("qwen2", 8192, 29568, 80, 64, 152064),
+    "405B": ("llama", 16384, 53248, 126, 128, 128256),
 }
-"""Sizes of Qwen2.5-72B and Llama-3.1-405B."""
-REST = {
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "max_position_embeddings": 32768,
-    "tie_word_embeddings": False,
-}
+"""Kind, channels, those of the feed-forward, layers, heads and words of Qwen2.5-72B and
+Llama-3.1-405B."""
+NAMED = ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers")
+NAMED += ("num_attention_heads", "vocab_size")
+REST = {"num_key_value_heads": 8, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
+REST |= {"max_position_embeddings": 32768, "tie_word_embeddings": False}
 
 
 @dataclass(frozen=True)
@@ -143,15 +126,12 @@ def measure(width: int = 4096, rows: int = 1024) -> Units:
 
 @dataclass(frozen=True)
 class Machines:
-    """What the forecast takes the machines to be."""
+    """What the machines are taken to be: times as fast as one core here; bytes a second."""
 
     count: int
     speed: float
-    """Times as fast as one core of this machine."""
     network: float
-    """Bytes a second."""
     disk: float
-    """Bytes a second."""
 
 
 @dataclass(frozen=True)
@@ -171,15 +151,11 @@ class Stage:
         return max(self.compute, self.head_bytes / machines.network) + self.head
 
 
-def waves(pieces: int, machines: Machines) -> int:
-    """How often every machine computes a piece."""
-    return ceil(pieces / machines.count)
-
-
 def stages(spec: LayerSpec, units: Units, machines: Machines) -> list[Stage]:
     """The schedule of one layer; see docs/scale.md."""
     tokens, giga, speed = WINDOWS * LENGTH, 1e9, machines.speed
     batches = ceil(tokens / TOKENS)
+    waves = ceil(batches / machines.count)
     states = FLOAT * TOKENS * spec.groups[0].width
     groups, sizes = compared(spec), moment_sizes(spec)
     forward = forward_flops(spec, TOKENS) / giga * units.forward
@@ -199,7 +175,7 @@ def stages(spec: LayerSpec, units: Units, machines: Machines) -> list[Stage]:
     packed = weights * BITS / 32
     watch = Stage(
         "watch",
-        load + waves(batches, machines) * (2 * forward + sums + moments) / speed,
+        load + waves * (2 * forward + sums + moments) / speed,
         batches * (3 * states + part),
         batches * part / giga * units.add,
     )
@@ -217,7 +193,7 @@ def stages(spec: LayerSpec, units: Units, machines: Machines) -> list[Stage]:
             "go on",
             packed / machines.network
             + weights / giga * units.copy / speed
-            + waves(batches, machines) * forward / speed,
+            + waves * forward / speed,
             batches * 2 * states + packed,
             (2 * batches * states + packed) / machines.disk,
         ),
@@ -241,7 +217,7 @@ class Forecast:
 
 def forecast(name: str, units: Units, machines: Machines) -> Forecast:
     """Of a model of MODELS."""
-    config: dict[str, Any] = REST | MODELS[name]
+    config: dict[str, Any] = REST | dict(zip(NAMED, MODELS[name], strict=True))
     arch: Arch = family_of(config).arch(config)
     spec, giga = arch.layer(0), 1e9
     parameters = sum(map(prod, arch.shapes().values()))
@@ -264,20 +240,18 @@ def forecast(name: str, units: Units, machines: Machines) -> Forecast:
 
 def rows(found: Forecast, machines: Machines) -> common.Rows:
     """A line for each stage of a layer, and for all of the run."""
-    lines: common.Rows = []
-    for stage in found.stages:
-        lines.append(
-            {
-                "model": found.model,
-                "stage": stage.name,
-                "machines s": round(stage.compute, 1),
-                "network s": round(stage.head_bytes / machines.network, 1),
-                "head s": round(stage.head, 1),
-                "seconds a layer": round(stage.seconds(machines), 1),
-                "GB a layer": round(stage.head_bytes / 1e9, 1),
-            }
-        )
-    return lines
+    return [
+        {
+            "model": found.model,
+            "stage": stage.name,
+            "machines s": round(stage.compute, 1),
+            "network s": round(stage.head_bytes / machines.network, 1),
+            "head s": round(stage.head, 1),
+            "seconds a layer": round(stage.seconds(machines), 1),
+            "GB a layer": round(stage.head_bytes / 1e9, 1),
+        }
+        for stage in found.stages
+    ]
 
 
 def total(found: Forecast, machines: Machines) -> dict[str, Any]:
