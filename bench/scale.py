@@ -103,13 +103,12 @@ def measure(width: int = 4096, rows: int = 1024) -> Units:
     x, total = torch.randn(TOKENS, width, generator=draw), torch.zeros(width, width)
     hessian = mirror(x.T @ x / TOKENS) + torch.eye(width)
     weight, half = 0.02 * torch.randn(rows, width, generator=draw), upper_half(total)
-    against = solve(RECIPE, hessian, False, "")[1]
+    against, giga = solve(RECIPE, hessian, False, "")[1], 1e9
 
     def moved() -> None:
         error = InputDifference(torch.zeros(width, width))
         compensated(0.01, hessian, error, [weight])
 
-    giga = 1e9
     return Units(
         forward=best(lambda: take(TorchOps(), layer, batch, NOBODY))
         / (forward_flops(spec, TOKENS) / giga),
@@ -153,8 +152,7 @@ class Stage:
 
 def stages(spec: LayerSpec, units: Units, machines: Machines) -> list[Stage]:
     """The schedule of one layer; see docs/scale.md."""
-    tokens, giga, speed = WINDOWS * LENGTH, 1e9, machines.speed
-    batches = ceil(tokens / TOKENS)
+    giga, speed, batches = 1e9, machines.speed, ceil(WINDOWS * LENGTH / TOKENS)
     waves = ceil(batches / machines.count)
     states = FLOAT * TOKENS * spec.groups[0].width
     groups, sizes = compared(spec), moment_sizes(spec)
