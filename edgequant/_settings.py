@@ -101,8 +101,9 @@ class PlanSettings(GateSettings, total=False):
     calibrate_all_experts: bool
     """Whether every expert of a mixture learns from every token, not only from those that chose
     it. Default: False."""
-    max_ram: float
-    """GiB of hidden states before they go to disk. Default: 8."""
+    max_ram: float | str | None
+    """Most memory that the run may hold: GiB, or text such as "16GiB". Default: no limit, and 8 GiB
+    of hidden states before they go to disk."""
     ray: str | None
     """Ray cluster that computes: "HOST:PORT" of its head, "auto" for the one that runs on this
     machine, or "local" to start one here. Default: this process."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime.memory import drop_pages
 from runtime.tensor import Tensor
 
 LARGEST = 65504.0
@@ -39,7 +40,9 @@ def clipped(original: Tensor, written: Tensor, way_out: str = BY_RULE) -> str | 
     count, largest = 0, 0.0
     for start in range(0, len(original.data), ROWS):
         bits = original.data[start : start + ROWS].view(number) & magnitude
-        if bits.max(initial=0) < least:
+        most = bits.max(initial=0)
+        drop_pages([original.data])
+        if most < least:
             continue
         before = np.abs(original.decode(start, start + ROWS))
         after = np.abs(written.decode(start, start + ROWS))

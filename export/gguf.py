@@ -33,6 +33,7 @@ from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_file import READER, read
 from runtime.gguf_header import ALIGNMENT
 from runtime.gguf_joined import written
+from runtime.memory import checksum
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.read_only import ReadOnly
 from runtime.tensor import Tensor, is_matrix, stored_bytes
@@ -252,7 +253,7 @@ def check(path: Path, metadata: Mapping[str, Any], sums: Mapping[str, int]) -> N
         if not _same(file.metadata.get(key), value):
             raise _differs(key)
     for name, expected in sums.items():
-        if zlib.crc32(file.packed(name).data) != expected:
+        if checksum(file.packed(name)) != expected:
             raise _differs(name)
 
 

@@ -12,6 +12,7 @@ from runtime.checkpoint import Checkpoint, read_checkpoint
 from runtime.errors import CorruptFileError, InputError
 from runtime.gguf_file import is_gguf
 from runtime.gguf_source import read_gguf
+from runtime.memory import drop_pages
 from runtime.quant_types.base import Array
 from runtime.tensor import Tensor
 
@@ -84,6 +85,7 @@ def check_tables(checkpoint: Checkpoint) -> None:
         bad: list[int] = []
         for start in range(0, tensor.shape[0], step):
             fine = np.isfinite(tensor.decode(start, start + step)).all(1)
+            drop_pages([tensor.data])
             bad += (start + np.flatnonzero(~fine)).tolist()
         if bad:
             unused = ", which no token uses" if bad[0] >= tokens else ""

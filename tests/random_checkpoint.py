@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from runtime.archs import family_of
 from runtime.checkpoint import INDEX
 
+AT_ONCE = 1 << 26
+"""Weights that are drawn at a time."""
+
 
 def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, seed: int = 0) -> None:
     """Write a checkpoint of random weights with a real model's shapes.
@@ -30,9 +33,11 @@ def random_checkpoint(folder: Path, config: dict[str, Any], tokenizer: Path, see
     for shard, names in shards.items():
         values: dict[str, torch.Tensor] = {}
         for name, shape in names.items():
-            noise = torch.randn(shape, generator=generator) * 0.02
             middle = 1.0 - norms[name].offset if name in norms else 0.0
-            weight = (noise + middle).bfloat16()
+            weight = torch.empty(shape, dtype=torch.bfloat16)
+            # float32 of a large table would take several times its room
+            for rows in weight.split(max(1, AT_ONCE * len(weight) // weight.numel())):
+                rows.copy_(torch.randn(rows.shape, generator=generator) * 0.02 + middle)
             add_arrays(values, hf_names[name], weight, joined=name in fused)
         table |= dict.fromkeys(values, shard)
         save_file(values, folder / shard, metadata={"format": "pt"})

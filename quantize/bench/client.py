@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,25 @@ from typing import Any
 import runtime.errors
 from runtime.errors import InputError, UnsupportedError
 
+PROGRAM = (sys.executable, "-m", "quantize.bench.worker")
+
 
 class Worker:
     """A file loaded by one engine in a fresh process. `close` ends the process."""
 
-    def __init__(self, file: Path, backend: str, threads: int) -> None:
-        """Raises EdgequantError with the sentence of an engine that cannot load the file."""
+    def __init__(
+        self, file: Path, backend: str, threads: int, program: Sequence[str] = PROGRAM
+    ) -> None:
+        """`program` takes the words and jobs of `worker.py`.
+
+        Raises EdgequantError with the sentence of an engine that cannot load the file.
+        """
         self.backend = backend
         asked = {"file": str(file), "backend": backend, "threads": threads}
         # BLAS libraries read their number of threads when they are loaded
         bound = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "quantize.bench.worker", json.dumps(asked)],
+            [*program, json.dumps(asked)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -20,7 +20,8 @@ import torch
 from quantize.calibration.hessian import Hessians
 from quantize.calibration.routed import Routed
 from quantize.calibration.rows import placed
-from quantize.calibration.stream import Prefix, Weights, fetch
+from quantize.calibration.states import fetch, put
+from quantize.calibration.stream import Prefix, Weights
 from quantize.calibration.sums import Sums, add_product
 from quantize.calibration.workers import HERE, Batch, Workers
 from runtime.archs import InputGroup, LayerSpec
@@ -196,7 +197,8 @@ class ComparedPrefix(Prefix):
         )
         found = self.workers.through(compare, ops, layer, batches, observer)
         for (here, _), truth in zip(places, found, strict=True):
-            self.exact[here] = truth
+            assert truth is not None, "what `compare` gives"
+            put(self.exact, here, truth)
         observer.finish(max(1, rows - len(held)) * length)
 
 

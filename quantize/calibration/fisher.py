@@ -23,6 +23,7 @@ import torch
 
 from quantize.calibration.rows import Rows
 from quantize.calibration.score_gradient import score_gradient
+from quantize.calibration.states import embed, fetch, put
 from quantize.calibration.stream import (
     TOKENS_BACK,
     Allocate,
@@ -32,8 +33,6 @@ from quantize.calibration.stream import (
     Weights,
     backward,
     batches,
-    embed,
-    fetch,
     forward,
 )
 from quantize.calibration.streamed import StreamingOps
@@ -91,19 +90,22 @@ def fisher(
     progress: Progress = silent,
     tokens: int = TOKENS_BACK,
     logits: int = LOGITS,
+    linears: bool = False,
 ) -> Tables:
     """Call `visit` with every layer from the last to the first; returns what is outside them.
 
     The same arguments give the same numbers. Without `visit` gradients only pass through the
-    layers, which is faster. `tokens` go backwards and `logits` are made at a time.
+    layers, which is faster. `tokens` go backwards and `logits` are made at a time. `linears`:
+    whether linears are decoded some rows at a time.
     """
-    arch, source = checkpoint.arch, OriginalLayers(checkpoint, ops.device, streamed=True)
+    arch, streaming = checkpoint.arch, StreamingOps(str(ops.device))
+    source = OriginalLayers(checkpoint, ops.device, streamed=True, linears=linears)
     room = allocate("gradient-states", (arch.layers + 1, *rows.shape, arch.hidden))
     states = Kept(room, images=rows.images)
     embed(arch, checkpoint.tensors["token_embd.weight"], rows, states.values[0])
     steps = 2 * arch.layers
     with torch.inference_mode():
-        for layer, _ in forward(ops, source, states):
+        for layer, _ in forward(streaming, source, states):
             progress("gradients", layer.index + 1, steps, f"layer {layer.index}")
             del layer
     gradient = states.values[-1]  # (rows, T, D): takes the place of the last states
@@ -116,8 +118,7 @@ def fisher(
     def observe(layer: Layer) -> Gradients:
         return FisherSums(layer, *rows.shape) if visit else Gradients()
 
-    back = StreamingOps(str(ops.device))
-    for layer, observer in backward(back, source, states, gradient, observe, tokens):
+    for layer, observer in backward(streaming, source, states, gradient, observe, tokens):
         if visit:
             visit(layer.index, observer.mean())
         progress("gradients", steps - layer.index, steps, f"layer {layer.index}")
@@ -158,7 +159,7 @@ def head_gradient(
         add_gram(hessian, read, read)
         # d log p[token] / d logits = (1 at the token, 0 elsewhere) - p
         change = head[sample_categorical(probs, u[here])] - probs @ head
-        flat[here] = torch.autograd.grad((normed * change).sum(), x)[0].cpu().numpy()
+        put(flat, here, torch.autograd.grad((normed * change).sum(), x)[0].cpu().numpy())
     return mirror(hessian).div_(len(predict)), used / len(predict)
 
 

@@ -6,16 +6,17 @@ sums are float32 everywhere.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from quantize.calibration.routed import Routed
-from quantize.calibration.stream import TOKENS, batches, fetch
+from quantize.calibration.states import fetch
+from quantize.calibration.stream import TOKENS, batches
 from quantize.calibration.sums import Sums, add_gram, add_half, mirror, upper_half
-from runtime.archs import Arch, LayerSpec
+from runtime.archs import Arch, InputGroup, LayerSpec
 from runtime.archs.layer import EXPERTS, ROUTER
 from runtime.backends.torch import TorchOps
 from runtime.forward import Observer
@@ -28,7 +29,7 @@ class Hessians(Observer):
     """Adds up the Hessian of every input group of a layer, but for those of experts.
 
     `tokens`: name of a group, without its expert -> weight of each token, (rows, T), of mean 1; all
-    alike without one. `routed` is told what experts.py computes those of experts from.
+    alike without one. `routed` is told what experts are calibrated by. `groups`: None means all.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class Hessians(Observer):
         device: torch.device,
         tokens: Mapping[str, np.ndarray] | None = None,
         routed: Routed | None = None,
+        groups: Collection[InputGroup] | None = None,
     ) -> None:
-        groups = [group for group in spec.groups if group.expert is None]
+        groups = [g for g in (spec.groups if groups is None else groups) if g.expert is None]
         self.experts = {g.name: g.expert for g in spec.groups if g.expert is not None}
         self.sums = {g.name: torch.zeros(g.width, g.width, device=device) for g in groups}
         self.tokens = tokens or {}
@@ -60,7 +62,8 @@ class Hessians(Observer):
         flat = x.reshape(-1, x.shape[-1])
         if self.router and group == ROUTER:
             self.router.read(flat)
-        self.add(group, flat, self.weighed(group, flat))
+        if group in self.sums:
+            self.add(group, flat, self.weighed(group, flat))
 
     def add(self, group: str, x: torch.Tensor, weighed: torch.Tensor) -> None:
         """The next inputs of a group, (tokens, in), also times the weights of their tokens."""

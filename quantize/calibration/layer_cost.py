@@ -3,6 +3,7 @@
 import math
 
 from quantize.calibration.stream import TOKENS
+from quantize.calibration.streamed import block_bytes
 from quantize.run.cost import FLOAT
 from runtime.archs import LayerSpec
 from runtime.tensor import Shape
@@ -34,6 +35,13 @@ def streamed_bytes(spec: LayerSpec) -> int:
     matrices = [shape[-2:] for shape in spec.shapes.values() if len(shape) > 2]
     rest = [shape for shape in spec.shapes.values() if len(shape) < 3]
     return FLOAT * (sum(map(math.prod, rest)) + 2 * sum(map(math.prod, matrices)))
+
+
+def one_by_one_bytes(spec: LayerSpec) -> int:
+    """The same where linears are streamed, too: the largest is there, and some rows of it twice."""
+    matrices = [shape[-2:] for shape in spec.shapes.values() if len(shape) > 1]
+    vectors = sum(math.prod(shape) for shape in spec.shapes.values() if len(shape) == 1)
+    return FLOAT * (vectors + max(map(math.prod, matrices))) + max(map(block_bytes, matrices))
 
 
 def at_once(rows: int, length: int, tokens: int = TOKENS) -> int:

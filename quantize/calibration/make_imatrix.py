@@ -17,20 +17,24 @@ from export.files import check_target
 from quantize.calibration.calibration_text import check_length, load_text, with_images
 from quantize.calibration.image_text import open_images
 from quantize.calibration.imatrix import Imatrix, write
-from quantize.calibration.rows import Rows
-from quantize.calibration.stream import (
-    TOKENS,
-    Carried,
-    OriginalLayers,
-    batches,
-    embed,
-    fetch,
-    forward,
+from quantize.calibration.layer_cost import (
+    activation_bytes,
+    at_once,
+    one_by_one_bytes,
+    streamed_bytes,
 )
+from quantize.calibration.rows import Rows
+from quantize.calibration.states import embed, fetch
+from quantize.calibration.stream import TOKENS, Carried, OriginalLayers, batches, forward
+from quantize.calibration.streamed import StreamingOps
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Plan, check_limits, window_length
+from quantize.plan.values import parse_gib
 from quantize.progress import Progress, silent
+from quantize.run.cost import FLOAT, Cost, in_memory, in_turn
+from quantize.run.limited import fitting
 from quantize.run.resume import Work
+from quantize.run.way import WAYS, Way
 from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps, check_device
 from runtime.errors import CorruptFileError
@@ -49,12 +53,19 @@ class ImatrixRequest:
     rows: int = Plan.rows
     length: int | None = Plan.length
     seed: int = Plan.seed
-    max_ram: float = Plan.max_ram
+    max_ram: float | str | None = Plan.max_ram
     device: str = Plan.device
     overwrite: bool = Plan.overwrite
 
     def __post_init__(self) -> None:
+        if self.max_ram is not None:
+            object.__setattr__(self, "max_ram", parse_gib(self.max_ram))
         check_limits(self)
+
+    @property
+    def ram_limit(self) -> float | None:
+        """GiB of `max_ram`, which may have been a text."""
+        return None if self.max_ram is None else parse_gib(self.max_ram)
 
 
 Measured = tuple[str, np.ndarray, int | tuple[int, ...]]
@@ -109,10 +120,15 @@ def make(
     for line in (*checkpoint.notes, *told, *windows.left_out):
         say(line)
     rows, length = read.shape
+    way = WAYS[0]
+    if request.ram_limit is not None:
+        way = fitting(request.ram_limit, lambda way: collect_cost(checkpoint, read, way))
     with tempfile.TemporaryDirectory(prefix=".imatrix-", dir=request.output.parent) as folder:
         shape = (rows, length, checkpoint.arch.hidden)
-        hidden = Work(Path(folder), "").allocate("hidden", shape, request.max_ram)
-        every = list(collect(checkpoint, read, hidden, request.device, progress))
+        hidden = Work(Path(folder), "").allocate("hidden", shape, way.states)
+        every = list(
+            collect(checkpoint, read, hidden, request.device, progress, linears=way.streamed)
+        )
     own_file = calib_data.is_file(request.calibration)
     dataset = Path(request.calibration).name if own_file else request.calibration
     means = {name: mean for name, mean, _ in every}
@@ -130,16 +146,17 @@ def collect(
     device: str = "cpu",
     progress: Progress = silent,
     tokens: int = TOKENS,
+    linears: bool = False,
 ) -> Iterator[Measured]:
-    """Every weight, in the order of the layers.
+    """Every weight, in the order of the layers; `linears`: decoded some rows at a time.
 
     `hidden` (rows, T, D) float32 is room for the states. The head comes last, under the name
     of its weight: the token embedding's when they are tied. Raises EdgequantError for weights or
     inputs that are not finite.
     """
-    arch, ops = checkpoint.arch, TorchOps(device)
+    arch, ops = checkpoint.arch, StreamingOps(device)
     embed(arch, checkpoint.tensors["token_embd.weight"], rows, hidden)
-    source = OriginalLayers(checkpoint, ops.device, streamed=True)
+    source = OriginalLayers(checkpoint, ops.device, streamed=True, linears=linears)
     states = Carried(hidden, images=rows.images, tokens=tokens)
     for layer, squares in forward(ops, source, states, lambda layer: Squares(layer, ops.device)):
         yield from measured(layer, squares)
@@ -148,6 +165,18 @@ def collect(
     if arch.score_head is None:  # else it is not rounded
         text = rows.text
         yield arch.head, head(ops, checkpoint, hidden, text, tokens), int(text.sum())
+
+
+def collect_cost(checkpoint: Checkpoint, rows: Rows, way: Way) -> Cost:
+    """Of `collect`, in a way of run/way.py."""
+    arch, states = checkpoint.arch, FLOAT * rows.size * checkpoint.arch.hidden
+    costs = []
+    for index in range(arch.layers):
+        spec = arch.layer(index)
+        layer = one_by_one_bytes(spec) if way.streamed else streamed_bytes(spec)
+        memory = layer + activation_bytes(spec, at_once(*rows.shape))
+        costs.append(Cost(memory=in_memory(states, way.states) + memory, what=f"blk.{index}"))
+    return in_turn(costs)
 
 
 def measured(layer: Layer, squares: Squares) -> Iterator[Measured]:

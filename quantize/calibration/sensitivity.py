@@ -16,6 +16,7 @@ from quantize.allocation.allocate import SAMPLE, predicted_kl, sample
 from quantize.calibration.fisher import LayerFisher, fisher
 from quantize.calibration.fisher_cost import fisher_cost, states_bytes
 from quantize.calibration.rows import Rows
+from quantize.calibration.streamed import whole
 from quantize.methods import HessianFactor, SingularHessian
 from quantize.methods.gptq import factor
 from quantize.plan import Target
@@ -106,8 +107,11 @@ class Collection:
         job, checkpoint = self.job, self.checkpoint
         ops, seed = TorchOps(job.device), job.calibration.seed
         visit = self.layer if self.weigh or self.blocks else None
-        with job.store.scratch(job.max_ram) as allocate:
-            found = fisher(checkpoint, self.rows, ops, allocate, visit, seed, job.progress)
+        with job.store.scratch(job.way.states) as allocate:
+            streamed = job.way.streamed
+            found = fisher(
+                checkpoint, self.rows, ops, allocate, visit, seed, job.progress, linears=streamed
+            )
             for name, table in found.tables.items():
                 self.arrays[name] = table.hessian.cpu().numpy()
                 if self.blocks:
@@ -135,7 +139,8 @@ class Collection:
         for group in spec.groups:
             for linear in group.linears:
                 rows = found.rows[group.part(linear)]
-                weight = group.matrix(linear, found.weights)[sample(rows, sampled(spec, linear))]
+                weight = whole(group.matrix(linear, found.weights))
+                weight = weight[sample(rows, sampled(spec, linear))]
                 hessian = found.hessians[group.name]
                 self.predict(f"blk.{index}.{linear}.weight", weight, hessian, rows)
 
@@ -163,7 +168,8 @@ def statistics_cost(job: Job) -> Cost:
         return Cost()
     blocks, specs = candidates(job.targets), [arch.layer(i) for i in range(arch.layers)]
     visited = ask.weigh or bool(blocks)
-    found = fisher_cost(arch, ask.windows, ask.length, visited, job.max_ram)
+    way = job.way
+    found = fisher_cost(arch, ask.windows, ask.length, visited, way.states, way.streamed)
     tables = 2 if arch.own_head else 1
     weighed = sum(len(stems(spec)) for spec in specs) if ask.weigh else 0
     numbers = tables * arch.hidden**2 + weighed * ask.windows * ask.length
@@ -181,6 +187,6 @@ def statistics_cost(job: Job) -> Cost:
         flops += sum(
             len(group.linears) * group.width**3 / 3 for spec in specs for group in spec.groups
         )
-    states = on_disk(states_bytes(arch, ask.windows, ask.length), job.max_ram)
+    states = on_disk(states_bytes(arch, ask.windows, ask.length), job.way.states)
     memory = found.memory + FLOAT * numbers
-    return Cost(memory=memory, disk=states + kept, kept=kept, flops=flops)
+    return Cost(memory=memory, what=found.what, disk=states + kept, kept=kept, flops=flops)

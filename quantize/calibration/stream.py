@@ -18,15 +18,15 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from quantize.calibration.rows import Images, Rows, placed
+from quantize.calibration.rows import Images, placed
 from quantize.calibration.rows import batches as batches
-from quantize.calibration.streamed import Streamed
+from quantize.calibration.states import fetch, put
+from quantize.calibration.streamed import Streamed, StreamedLinear
 from quantize.calibration.workers import HERE, Batch, Workers
 from quantize.checkpoint import Checkpoint, check_finite
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
 from runtime.forward import NOBODY, Layer, Observer, Ops, decoder_layer
-from runtime.tensor import Tensor
 
 TOKENS = 2048
 """Tokens that go through a layer at a time."""
@@ -35,7 +35,7 @@ TOKENS_BACK = 1024
 
 Weights = dict[str, Any]
 """float32 tensors of one layer by their name within it ("attn_q.weight"); those of experts may be
-`Streamed`."""
+`Streamed`, and those of linears `StreamedLinear`."""
 Allocate = Callable[[str, tuple[int, ...]], np.ndarray]
 """name, shape -> float32 array, in memory or on disk."""
 
@@ -61,6 +61,8 @@ class OriginalLayers:
     device: torch.device
     streamed: bool = False
     """Whether experts stay on the disk until one is needed."""
+    linears: bool = False
+    """Whether linears do, too."""
 
     @property
     def arch(self) -> Arch:
@@ -75,6 +77,11 @@ class OriginalLayers:
             if self.streamed and len(shape) > 2:
                 weights[name] = Streamed(
                     partial(self.checkpoint.tensors.matrix, whole), self.device
+                )
+                continue
+            if self.linears and len(shape) == 2:
+                weights[name] = StreamedLinear(
+                    partial(self.checkpoint.tensors.__getitem__, whole), shape, self.device
                 )
                 continue
             tensor = self.checkpoint.tensors[whole]
@@ -104,13 +111,17 @@ class Carried:
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
         run(ops, layer, self.values, self.values, self.images, observer, self.tokens, self.workers)
 
+    def look(self, ops: TorchOps, layer: Layer, observer: Observer) -> None:
+        """Run them through the layer before the observer's eyes, and keep them as they are."""
+        run(ops, layer, self.values, None, self.images, observer, self.tokens, self.workers)
+
 
 @dataclass
 class Prefix(Carried):
     """Hidden states behind rounded layers: the walk looks at a layer, `replace` goes through it."""
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        run(ops, layer, self.values, None, self.images, observer, self.tokens, self.workers)
+        self.look(ops, layer, observer)
 
     def replace(self, ops: TorchOps, layer: Layer) -> None:
         """Go on through what the layer became."""
@@ -183,7 +194,7 @@ def backward(
             # of a sum, for autograd loads a library of symbols for a gradient of any other shape
             along = (after * fetch(gradient, here, ops.device)).sum()
             before, *found = torch.autograd.grad(along, [x, *wanted.values()])
-            gradient[here] = before.cpu().numpy()
+            put(gradient, here, before.cpu().numpy())
             observer.take(here, dict(zip(wanted, found, strict=True)))
         yield layer, observer
         del layer, observer
@@ -209,8 +220,8 @@ def run(
     step = watch if after is None else take
     found = workers.through(step, ops, layer, batches, observer)
     for (here, _), states in zip(places, found, strict=True):
-        if after is not None:
-            after[here] = states
+        if after is not None and states is not None:
+            put(after, here, states)
 
 
 def take(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> np.ndarray:
@@ -223,22 +234,3 @@ def take(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> np.nd
 def watch(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> None:
     """A batch through a layer for what the observer sees of it."""
     take(ops, layer, batch, observer)
-
-
-def embed(arch: Arch, table: Tensor, rows: Rows, hidden: np.ndarray) -> None:
-    """Write what the first layer reads of rows to hidden (rows, T, D), a window at a time.
-
-    `table` is the embedding of tokens; those of images were made by a vision tower.
-    """
-    for row, tokens in enumerate(rows.ids):
-        hidden[row] = table.qtype.decode(table.data[tokens])
-        if arch.embedding_scale != 1.0:
-            hidden[row] *= np.float32(arch.embedding_scale)
-        if row in rows.images:
-            images = rows.images[row].images
-            hidden[row, images.rows] = images.values
-
-
-def fetch(states: np.ndarray, here: slice | np.ndarray, device: torch.device) -> torch.Tensor:
-    """Some rows of states, which may lie on disk, copied to the device."""
-    return torch.from_numpy(np.array(states[here])).to(device)

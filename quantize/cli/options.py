@@ -80,7 +80,11 @@ AllExperts = Annotated[
     ),
 ]
 MaxRam = Annotated[
-    float | None, typer.Option(help="GiB of hidden states before they go to disk. Default: 8.")
+    str | None,
+    typer.Option(
+        help="Most memory that the run may hold, like 16GiB (a number alone: GiB). Default: no "
+        "limit, and 8 GiB of hidden states before they go to disk."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cpu.")]
 Ray = Annotated[

@@ -54,8 +54,8 @@ class Method:
     calibrated: bool
     """Whether it needs a Hessian."""
     round: Callable[[torch.Tensor, QuantType, HessianFactor | None], Rounded]
-    factor: Callable[[torch.Tensor, float], HessianFactor] | None = None
-    """hessian, damp -> HessianFactor. Raises SingularHessian."""
+    factor: Callable[..., HessianFactor] | None = None
+    """hessian, damp, restore -> HessianFactor; see gptq.py. Raises SingularHessian."""
     scales: Callable[[list[torch.Tensor], list[QuantType], torch.Tensor], torch.Tensor] | None = (
         None
     )

@@ -9,6 +9,8 @@ R = U^-1, so that H = R R^T, all errors E = W - V of the columns before a window
 and the last factor is the inverse of a small triangle. So one Cholesky factoring is enough.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -23,19 +25,22 @@ PIECE = 1 << 18
 """Numbers that `reverse` moves at a time."""
 
 
-def factor(hessian: torch.Tensor, damp: float = 0.01) -> HessianFactor:
+def factor(
+    hessian: torch.Tensor, damp: float = 0.01, restore: Callable[..., None] | None = None
+) -> HessianFactor:
     """R upper triangular with R R^T the damped Hessian (in, in), and the importance.
 
-    Starts from `damp` times the mean diagonal, ten times more while Cholesky fails, up to 1.
-    A column without input (zero diagonal) takes no part. Raises SingularHessian.
+    Starts from `damp` times the mean diagonal, ten times more while Cholesky fails, up to 1. With
+    `restore`, which writes H into its array again, R takes its place. A column without input (zero
+    diagonal) takes no part. Raises SingularHessian.
     """
-    diagonal = hessian.diagonal()
+    diagonal = hessian.diagonal().clone()
     dead = diagonal == 0
     mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 0.0
     while mean > 0 and damp <= 1:
-        # H with its order reversed is L L^T; L reversed is R. All of it happens in one copy: H
+        # H with its order reversed is L L^T; L reversed is R. All of it happens in one array: H
         # takes gigabytes in a large model, and new memory costs as much as a pass over it.
-        damped = hessian.flip(0, 1)
+        damped = reverse(hessian) if restore else hessian.flip(0, 1)
         damped.diagonal().add_(torch.where(dead, mean, damp * mean).to(hessian.dtype).flip(0))
         columns = damped.T  # LAPACK's order
         failed = torch.empty((), dtype=torch.int32, device=hessian.device)
@@ -44,8 +49,10 @@ def factor(hessian: torch.Tensor, damp: float = 0.01) -> HessianFactor:
         if not int(failed) and bool(torch.isfinite(columns.diagonal()).all()):
             root = reverse(damped).T
             importance = torch.where(dead, 0.0, root.diagonal().square())
-            return HessianFactor(importance, root, damp, hessian, damp * mean)
+            return HessianFactor(importance, root, damp, None if restore else hessian, damp * mean)
         damp *= 10
+        if restore:
+            restore(hessian)
     raise SingularHessian
 
 

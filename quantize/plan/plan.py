@@ -13,7 +13,7 @@ from quantize.methods import METHODS
 from quantize.plan.effort import EFFORTS
 from quantize.plan.rule import Rule
 from quantize.plan.target import AUTO, Target
-from quantize.plan.values import as_list, parse_bytes, paths_of, read_toml, settled
+from quantize.plan.values import as_list, paths_of, read_toml, settled, sized
 from quantize.rewrites import REWRITES
 from runtime.errors import InputError
 from runtime.links import check_name
@@ -99,8 +99,8 @@ class Plan:
     allow_fallback: bool = False
     calibrate_all_experts: bool = False
     """Whether every expert learns from every token, not only from those that chose it."""
-    max_ram: float = 8.0
-    """GiB that hidden states may take before they go to disk."""
+    max_ram: float | None = None
+    """GiB that the run may hold in memory; None = no limit (see run/way.py)."""
     device: str = "cpu"
     overwrite: bool = False
     eval_data: str = "builtin"
@@ -291,9 +291,7 @@ class Plan:
         if values.get("rewrites") is not None:
             named = as_list(values["rewrites"], "rewrites")
             values["rewrites"] = tuple(name for name in named if name != "none")
-        if isinstance(values.get("target_size"), str):
-            values["target_size"] = parse_bytes(values["target_size"])
-        values = settled(values, hints)
+        values = settled(sized(values), hints)
         if values.get("imatrix"):
             values.setdefault("method", "rtn")
         return Plan(**values)

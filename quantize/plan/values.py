@@ -16,14 +16,28 @@ UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2*
 """Bytes of a unit, written in capitals."""
 
 
-def parse_bytes(text: str) -> int:
-    """From "350MB", "300 MiB", "1.5GB" or plain bytes. Raises EdgequantError for anything else."""
+def parse_bytes(text: str, name: str = "target_size", plain: float = 1) -> int:
+    """From "350MB", "300 MiB", "1.5GB" or a number without a unit, of `plain` bytes each.
+
+    Raises EdgequantError, which calls the setting by its name, for anything else.
+    """
     match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in UNITS:
-        raise InputError(
-            f"target_size {text!r} is not a size; write it like 350MB, 300MiB or 1.5GB."
-        )
-    return int(float(match[1].replace("_", "")) * UNITS[match[2].upper()])
+        raise InputError(f"{name} {text!r} is not a size; write it like 350MB, 300MiB or 1.5GB.")
+    unit = UNITS[match[2].upper()] if match[2] else plain
+    return int(float(match[1].replace("_", "")) * unit)
+
+
+def parse_gib(value: float | str) -> float:
+    """GiB, from a number of them or a text such as "16GiB" or "8GB". Errors as in `parse_bytes`."""
+    return parse_bytes(value, "max_ram", 2**30) / 2**30 if isinstance(value, str) else value
+
+
+def sized(values: dict[str, Any]) -> dict[str, Any]:
+    """Values with what is a size in text as a number. Errors as in `parse_bytes`."""
+    size, limit = values.get("target_size"), values.get("max_ram")
+    found: dict[str, Any] = {"target_size": parse_bytes(size)} if isinstance(size, str) else {}
+    return values | found | ({"max_ram": parse_gib(limit)} if isinstance(limit, str) else {})
 
 
 def checked_text(value: Any, flag: str, example: str) -> str:
@@ -44,6 +58,7 @@ def read_toml(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"plan {path} cannot be read: {error}.") from error
     kinds = fields | dict.fromkeys(("to", "rules", "rewrites", "adapter"), list)
     kinds |= {"output": str, "baseline": str, "imatrix": str, "target_size": str | int}
+    kinds["max_ram"] = str | float
     del kinds["targets"]  # spelled `to`
     for name, value in values.items():
         if name not in kinds:

@@ -10,6 +10,8 @@ from math import exp, log
 
 import numpy as np
 
+from runtime import compiled
+
 CELLS = 1 << 21
 """Logits turned to float64 at a time: 16 MiB, and a few arrays of that size."""
 
@@ -59,35 +61,62 @@ def score(
 ) -> TokenScores:
     """Compare logits (T, V) of both; `following` (T,) is each position's next token, -1 = unknown.
 
-    `cells` logits become float64 at a time, so memory does not grow with T * V.
+    The kernels take one token at a time. Without them `cells` logits become float64 at a time, so
+    memory does not grow with T * V.
     """
+    if compiled.kernels is not None and original.dtype == artifact.dtype == np.float32:
+        return _scores(_native_figures(original, artifact, following), following)
     step = max(1, cells // original.shape[1])
     pieces = [slice(start, start + step) for start in range(0, len(original), step)]
-    return join([_score_rows(original[at], artifact[at], following[at]) for at in pieces])
+    found = [figures(original[at], artifact[at], following[at]) for at in pieces]
+    return _scores(np.concatenate(found), following)
 
 
-def _score_rows(original: np.ndarray, artifact: np.ndarray, following: np.ndarray) -> TokenScores:
+def _native_figures(
+    original: np.ndarray, artifact: np.ndarray, following: np.ndarray
+) -> np.ndarray:
+    """The same as `figures`, in C++."""
+    assert compiled.kernels is not None
+    both = np.ascontiguousarray(original), np.ascontiguousarray(artifact)
+    found: np.ndarray = compiled.kernels.compare_logits(*both, following.astype(np.int64))
+    return found
+
+
+def figures(original: np.ndarray, artifact: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Of each token, float64 (T, 8): KL; both top tokens; log probability of the original's top
+    token, the original's and the artifact's; the same of the next token, 0 where it is unknown;
+    whether the artifact's logits held NaN or infinity."""
     non_finite = ~np.isfinite(artifact).all(axis=1)  # (T,)
     log_p = log_softmax(original)  # (T, V)
     log_q = log_softmax(np.where(non_finite[:, None], np.float32(0), artifact))  # (T, V)
     rows = np.arange(len(log_p))
-    top_p, top_q = log_p.argmax(1), log_q.argmax(1)
-    known = following >= 0
-    nll_p, nll_q = (
-        np.where(known, np.minimum(-table[rows, np.maximum(following, 0)], HUGE), np.nan)
+    top = log_p.argmax(1)
+    next_ones = [
+        np.where(following >= 0, table[rows, np.maximum(following, 0)], 0.0)
         for table in (log_p, log_q)
+    ]
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(1)
+    columns = [kl, top, log_q.argmax(1), log_p[rows, top], log_q[rows, top], *next_ones, non_finite]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _scores(found: np.ndarray, following: np.ndarray) -> TokenScores:
+    """What is kept of `figures`."""
+    kl, top_p, top_q, log_top_p, log_top_q, log_next_p, log_next_q, non_finite = found.T
+    nll_p, nll_q = (
+        np.where(following >= 0, np.minimum(-log, HUGE), np.nan).astype(np.float32)
+        for log in (log_next_p, log_next_q)
     )
     # rounding can leave a sum a hair below zero, which KL never is
-    kl = np.clip((np.exp(log_p) * (log_p - log_q)).sum(1), 0, HUGE)
     return TokenScores(
-        kl.astype(np.float32),
+        np.clip(kl, 0, HUGE).astype(np.float32),
         top_p.astype(np.int32),
         top_q.astype(np.int32),
-        np.exp(log_p[rows, top_p]).astype(np.float32),
-        np.exp(log_q[rows, top_p]).astype(np.float32),
-        nll_p.astype(np.float32),
-        nll_q.astype(np.float32),
-        non_finite,
+        np.exp(log_top_p).astype(np.float32),
+        np.exp(log_top_q).astype(np.float32),
+        nll_p,
+        nll_q,
+        non_finite.astype(bool),
     )
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from quantize.calibration.streamed import StreamingOps
 from runtime.archs import InputGroup, LayerSpec
-from runtime.backends.torch import TorchOps
 from runtime.errors import UnsupportedError
 from runtime.forward import Layer, Positions, decoder_layer
 from runtime.quant_types import QuantType
@@ -63,7 +63,7 @@ def check_preserved(spec: LayerSpec, before: Weights, after: Weights, where: str
     device = next(iter(before.values())).device
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(1, PROBE, spec.groups[0].width, generator=draw).to(device)
-    ops = TorchOps(str(device))
+    ops = StreamingOps(str(device))
     one, other = (
         decoder_layer(ops, Layer(spec, weights), x, Positions(0, PROBE)) - x
         for weights in (before, after)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
+from quantize.calibration.streamed import whole
 from quantize.methods import HessianFactor, SingularHessian
 from quantize.methods.gptq import factor
 from quantize.methods.rtn import rtn
@@ -36,7 +37,7 @@ def apply(
     for group in groups:
         if group.fold is None or weights[f"{group.fold}.weight"].ndim != 1:
             continue
-        linears = [weights[f"{linear}.weight"] for linear in group.linears]
+        linears = [whole(weights[f"{linear}.weight"]) for linear in group.linears]
         blocks = [types[linear] for linear in group.linears]
         try:
             found = factor(hessians[group.name], damp)

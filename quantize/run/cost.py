@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 FLOAT = 4
 """Bytes of a float32, and of an int32."""
+BASE_BYTES = (300 + 150) << 20
+"""Resident bytes of Python with torch, and of what the libraries of products and the heap keep for
+themselves once a layer went through: arrays of less than 32 MiB are not given back at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +16,8 @@ class Cost:
 
     memory: int = 0
     """Bytes resident at most. Pages of files that are mapped count."""
+    what: str = ""
+    """What takes them."""
     disk: int = 0
     """Bytes on disk at most."""
     kept: int = 0
@@ -27,13 +32,15 @@ def in_turn(costs: Iterable[Cost]) -> Cost:
     """Of steps one after the other: memory is free again after each, `kept` files are not."""
     memory = disk = kept = 0
     flops = seconds = 0.0
+    what = ""
     for cost in costs:
-        memory = max(memory, cost.memory)
+        if cost.memory > memory:
+            memory, what = cost.memory, cost.what
         disk = max(disk, kept + cost.disk)
         kept += cost.kept
         flops += cost.flops
         seconds += cost.seconds
-    return Cost(memory=memory, disk=disk, kept=kept, flops=flops, seconds=seconds)
+    return Cost(memory=memory, what=what, disk=disk, kept=kept, flops=flops, seconds=seconds)
 
 
 def in_memory(size: int, max_ram: float) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import torch
 
+from quantize.calibration.rows import batches
 from quantize.checkpoint import check_finite
 from quantize.methods import HessianFactor, output_error
 from quantize.methods.rtn import rtn
@@ -15,11 +16,14 @@ from quantize.run.cost import FLOAT, Cost
 from quantize.run.pieces import CHUNK, quantize_weight
 from quantize.run.recipe import Recipe
 from quantize.run.rounding_cost import weight_cost
+from runtime.memory import drop_pages
 from runtime.quant_types import QUANT_TYPES, QuantType, normalize_importance, numpy_of
 from runtime.tensor import Shape, Tensor, stored_bytes
 
 DECODED = 1 << 20
 """Weights of a packed tensor that C++ rounds at a time."""
+READ = 1 << 25
+"""The same of one of floats, whose pages are given back after each."""
 
 Rounded = tuple[np.ndarray, float]
 """Packed rows, and the squared error of the weights over their own square."""
@@ -54,16 +58,21 @@ def round_tensor(
         if found is not None:
             return found
     step = max(1, CHUNK // tensor.cols)
-    parts, error, energy = [], 0.0, 0.0
+    packed, error, energy = room(tensor, qtype), 0.0, 0.0
     weight_of = torch.ones(tensor.cols, device=device) if factor is None else factor.importance
-    for start in range(0, tensor.rows, step):
-        values = torch.from_numpy(np.array(tensor.decode(start, start + step))).to(device)
+    for here in batches(tensor.rows, step):
+        values = torch.from_numpy(np.array(tensor.decode(here.start, here.stop))).to(device)
+        drop_pages([tensor.data])
         check_finite(tensor, values)
-        packed, rounded = quantize_weight(values, qtype, recipe, factor)
-        parts.append(packed)
+        packed[here], rounded = quantize_weight(values, qtype, recipe, factor)
         error += output_error(values - rounded, weight_of)
         energy += output_error(values, weight_of)
-    return np.concatenate(parts), error / max(energy, 1e-30)
+    return packed, error / max(energy, 1e-30)
+
+
+def room(tensor: Tensor, qtype: QuantType) -> np.ndarray:
+    """For the packed rows of a tensor in a type, uint8 (rows, row bytes)."""
+    return np.empty((tensor.rows, qtype.row_bytes(tensor.cols)), np.uint8)
 
 
 def packs_natively(qtype: QuantType) -> bool:
@@ -73,25 +82,26 @@ def packs_natively(qtype: QuantType) -> bool:
 
 def native_tensor(tensor: Tensor, qtype: QuantType, factor: HessianFactor | None) -> Rounded | None:
     """`round_tensor` in C++, tile by tile; None when a weight is not finite."""
-    parts, error, energy = [], 0.0, 0.0
-    for floats in as_floats(tensor):
-        rows, of_rows, own, finite = native_rows(floats, qtype, factor)
+    packed, error, energy = room(tensor, qtype), 0.0, 0.0
+    for here, floats in as_floats(tensor):
+        packed[here], of_rows, own, finite = native_rows(floats, qtype, factor)
+        drop_pages([tensor.data])
         if not finite:
             return None
-        parts.append(rows)
         error += of_rows
         energy += own
-    return (np.concatenate(parts) if len(parts) > 1 else parts[0]), error / max(energy, 1e-30)
+    return packed, error / max(energy, 1e-30)
 
 
-def as_floats(tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor as it lies in memory, or one that is packed decoded, some rows at a time."""
-    if tensor.qtype.is_float:
-        yield tensor
-        return
-    step = max(1, DECODED // tensor.cols)
-    for start in range(0, tensor.rows, step):
-        yield Tensor.dense(tensor.name, tensor.decode(start, start + step))
+def as_floats(tensor: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows of a tensor at a time, as they lie in memory or decoded, and which they are."""
+    stored = tensor.qtype.is_float
+    for here in batches(tensor.rows, max(1, (READ if stored else DECODED) // tensor.cols)):
+        if stored:
+            data = tensor.data[here]
+            yield here, Tensor(tensor.name, (len(data), tensor.cols), tensor.qtype, data)
+        else:
+            yield here, Tensor.dense(tensor.name, tensor.decode(here.start, here.stop))
 
 
 def native_rows(
@@ -142,12 +152,13 @@ def round_layer(
 def tensor_cost(
     shape: Shape, source: int, qtype: QuantType, recipe: Recipe, factored: bool, device: str
 ) -> Cost:
-    """Of `round_tensor` for a matrix of `source` bytes, which are mapped; its result included."""
+    """Of `round_tensor` for a matrix of `source` bytes, of which those that are rounded at a time
+    are mapped; its result included."""
     cost = weight_cost(shape, recipe, factored, device)
-    packed = stored_bytes(qtype, shape)
+    packed, weights = stored_bytes(qtype, shape), math.prod(shape)
     if not factored and recipe.method.round is rtn and device == "cpu" and packs_natively(qtype):
-        return Cost(memory=source + packed, flops=cost.flops)
-    # values of a chunk come on top, and at the end the parts are put together
-    values = FLOAT * 2 * min(math.prod(shape), max(CHUNK, shape[-1]))
-    memory = source + packed + max(packed, values + cost.memory)
+        rows = min(weights, max(READ, shape[-1])) / weights
+        return Cost(memory=packed + int(rows * (source + packed)), flops=cost.flops)
+    chunk = min(weights, max(CHUNK, shape[-1]))
+    memory = packed + int(source * chunk / weights) + FLOAT * 2 * chunk + cost.memory
     return Cost(memory=memory, flops=cost.flops, seconds=cost.seconds)

@@ -16,7 +16,7 @@ def run_cost(job: Job, artifacts: list[int]) -> Cost:
     """Of a whole run; `artifacts` are the bytes of the finished files. Judging is not in it."""
     steps = [text_cost(job), statistics_cost(job)]
     steps += [walk_cost(job, group) for group in job.groups]
-    return in_turn([*steps, tuning_cost(job), writing_cost(artifacts)])
+    return in_turn([*steps, tuning_cost(job), writing_cost(job, artifacts)])
 
 
 def check_space(needed: int, work: Work) -> None:

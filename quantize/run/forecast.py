@@ -22,18 +22,16 @@ from quantize.methods.rtn import rtn
 from quantize.plan import Assignment, Plan
 from quantize.progress import Progress, silent
 from quantize.report.judge import prepare_run
-from quantize.run.cost import Cost
+from quantize.run.cost import BASE_BYTES, Cost
 from quantize.run.disk_usage import run_cost
 from quantize.run.job import Job
+from quantize.run.limited import limited
 from quantize.run.pipeline import assign_all
 from quantize.run.stored import weight_bytes
 from quantize.run.writing import artifact_bytes
 
 SAMPLE = 64
 """Rows of a tensor that are rounded to know its error."""
-BASE_BYTES = (300 + 150) << 20
-"""Resident bytes of Python with torch, and of what the libraries of products and the heap keep for
-themselves once a layer went through: arrays of less than 32 MiB are not given back at once."""
 POINTS = 12
 """Lines of a frontier on the screen."""
 LEAST_SHOWN = 1e-5
@@ -109,11 +107,11 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
     Writes nothing in the output folder. Errors as in `pipeline.run`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        job = Job.resolve(plan, progress, Path(folder))
+        job = limited(Job.resolve(plan, progress, Path(folder)))
         check_tables(job.checkpoint)
         if plan.check:
             prepare_run(plan, job)
-        job = assign_all(job)
+        job = limited(assign_all(job))
     checkpoint, sizes = job.checkpoint, artifact_bytes(job)
     cost = run_cost(job, sizes)
     return Forecast(

@@ -39,6 +39,7 @@ from quantize.run.calibration import Calibration, calibration_of
 from quantize.run.copied import Kept
 from quantize.run.recipe import Recipe
 from quantize.run.store import Store, folder_name, work_path
+from quantize.run.way import WAYS, Way
 from quantize.vision import open_vision
 from runtime.backends.torch import check_device
 from runtime.errors import InputError, UnsupportedError
@@ -96,8 +97,8 @@ class Job:
     """What artifacts say of the imatrix file."""
     described: dict[str, Any]
     """What artifacts say of the plan: see `Plan.recipe`."""
-    max_ram: float
-    """GiB that the hidden states of a step may take before they go to disk."""
+    max_ram: float | None
+    """GiB that the run may hold in memory; None = no limit."""
     device: str
     output: Path
     store: Store
@@ -116,6 +117,8 @@ class Job:
     """The targets by the walks that they share."""
     workers: Workers = HERE
     """Who goes through layers and rounds them."""
+    way: Way = WAYS[0]
+    """How much the run holds at a time: see limited.py."""
 
     @property
     def context(self) -> int:
@@ -204,6 +207,13 @@ class Job:
     def compensates(self, members: Group) -> bool:
         """Whether a walk keeps the original's states beside the target's (compensation.py)."""
         return members.own_prefix and self.effort.compensates
+
+    def streams(self, members: Group) -> bool:
+        """Whether a walk decodes linears some rows at a time (streamed_layer.py).
+
+        Compensation changes all weights of a layer at once.
+        """
+        return self.way.streamed and not self.compensates(members)
 
     @property
     def reader_lines(self) -> list[str]:

@@ -3,20 +3,24 @@
 Each is a function of its arguments alone, and gives the same wherever it is computed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from quantize.calibration.rows import batches
+from quantize.calibration.streamed import StreamedLinear
 from quantize.methods import HessianFactor, output_error
 from quantize.methods.descent import descend
 from quantize.run.act_order import Columns
-from quantize.run.recipe import Recipe
+from quantize.run.recipe import Recipe, Spare
 from runtime.quant_types import QuantType, numpy_of, to_numpy
 
 CHUNK = 1 << 23
 """Weights rounded at a time."""
+PANEL = 2048
+"""Columns of a factor that `factored_error` multiplies with at a time."""
 Error = tuple[float, float]
 """Squared error, and the square of what is right."""
 
@@ -26,7 +30,7 @@ class Solved:
     """What linears of one input are rounded against."""
 
     hessian: torch.Tensor | None
-    """As their inputs have it, (in, in), or its diagonal."""
+    """As their inputs have it, (in, in), or its diagonal; None where the factor took its place."""
     columns: Columns
     factor: HessianFactor | None
     """In the order of the columns."""
@@ -43,12 +47,18 @@ class Told:
 
 
 def solve(
-    recipe: Recipe, hessian: torch.Tensor | None, ordered: bool, where: str
+    recipe: Recipe,
+    hessian: torch.Tensor | None,
+    ordered: bool,
+    where: str,
+    spare: Spare | None = None,
 ) -> tuple[Told, Solved]:
-    """What the linears of an input are rounded against. Raises as `Recipe.factor` does."""
+    """What the linears of an input are rounded against. Arguments and errors as in
+    `Recipe.factor`."""
     columns = Columns(hessian, ordered)
-    factor, note = recipe.factor(columns.hessian, where)
-    return Told(note, columns.order), Solved(hessian, columns, factor)
+    factor, note = recipe.factor(columns.hessian, where, spare)
+    replaced = factor is not None and factor.root is not None and factor.hessian is None
+    return Told(note, columns.order), Solved(None if replaced else hessian, columns, factor)
 
 
 @dataclass(frozen=True)
@@ -65,28 +75,41 @@ def round_rows(
     against: Solved, recipe: Recipe, qtype: QuantType, weight: torch.Tensor, valued: bool
 ) -> RoundedRows:
     """Round rows of a linear (out, in); with values where `valued`."""
-    columns = against.columns
-    packed, value = quantize_weight(columns.sorted(weight), qtype, recipe, against.factor)
+    columns, factor = against.columns, against.factor
+    packed, value = quantize_weight(columns.sorted(weight), qtype, recipe, factor)
     value = columns.unsorted(value)
-    return RoundedRows(packed, value if valued else None, error_of(weight, value, against.hessian))
+    if factor is not None and factor.root is not None and against.hessian is None:
+        error = factored_error(weight - value, factor), factored_error(weight, factor)
+    else:
+        error = error_of(weight, value, against.hessian)
+    return RoundedRows(packed, value if valued else None, error)
 
 
-def joined(rows: Iterable[RoundedRows], like: torch.Tensor | None) -> RoundedRows:
-    """A linear of its rows, one after the other; `like`: the weight, where values are wanted."""
-    packed, values, start = [], None if like is None else torch.empty_like(like), 0
+def joined(
+    rows: Iterable[RoundedRows], weight: torch.Tensor | StreamedLinear, valued: bool
+) -> RoundedRows:
+    """A linear of its rows, one after the other; with values where `valued`."""
+    packed, start = np.empty((0, 0), np.uint8), 0
+    values = torch.empty(weight.shape, device=weight.device) if valued else None
     error = square = 0.0
     for part in rows:
-        packed.append(part.packed)
+        if not start:
+            packed = np.empty((len(weight), part.packed.shape[1]), np.uint8)
+        here = slice(start, start + len(part.packed))
+        packed[here] = part.packed
         if values is not None and part.values is not None:
-            values[start : start + len(part.values)] = part.values
-        start += len(part.packed)
+            values[here] = part.values
+        start = here.stop
         error, square = error + part.error[0], square + part.error[1]
-    return RoundedRows(np.concatenate(packed), values, (error, square))
+    return RoundedRows(packed, values, (error, square))
 
 
-def chunks(weight: torch.Tensor, chunk: int = CHUNK) -> tuple[torch.Tensor, ...]:
+def chunks(weight: torch.Tensor | StreamedLinear, chunk: int = CHUNK) -> Iterator[torch.Tensor]:
     """The rows of a weight (out, in) that are rounded at a time, about `chunk` numbers each."""
-    return torch.split(weight, max(1, chunk // weight.shape[1]))
+    step = max(1, chunk // weight.shape[1])
+    if isinstance(weight, StreamedLinear):
+        return (rows for _, rows in weight.blocks(batches(len(weight), step)))
+    return iter(torch.split(weight, step))
 
 
 def quantize_weight(
@@ -113,3 +136,14 @@ def error_of(weight: torch.Tensor, value: torch.Tensor, hessian: torch.Tensor | 
     """Squared error of the outputs, and their own square; without a Hessian of the weights."""
     counted = torch.ones_like(weight[0]) if hessian is None else hessian
     return output_error(weight - value, counted), output_error(weight, counted)
+
+
+def factored_error(error: torch.Tensor, factor: HessianFactor) -> float:
+    """trace(E H E^T) of E (rows, in) where of H only its factor is left."""
+    assert factor.root is not None
+    total, dead = 0.0, factor.importance == 0
+    for start in range(0, len(factor.root), PANEL):
+        stop = min(start + PANEL, len(factor.root))
+        total += float((error[:, :stop] @ factor.root[:stop, start:stop]).square().sum())
+    added = torch.where(dead, factor.ridge / factor.damp, factor.ridge)
+    return total - float((error.square() * added).sum())

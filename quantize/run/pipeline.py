@@ -16,8 +16,10 @@ from quantize.report.score_report import AnyReport
 from quantize.report.written import REPORTS, refuse_other_report
 from quantize.run.disk_usage import check_space, run_cost
 from quantize.run.job import Job
-from quantize.run.sequential import calibration, quantize_model
+from quantize.run.limited import limited
+from quantize.run.sequential import quantize_model
 from quantize.run.sight import tower_told
+from quantize.run.text import calibration
 from quantize.run.writing import artifact_bytes, exact_size, refuse_unwritable, write
 from quantize.scale.connect import spread
 from quantize.tuning.tune import tune_targets
@@ -32,7 +34,7 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     Raises EdgequantError before any work for bad input. Killed at any moment, the same call goes on
     after the last finished stage and writes the same bytes. Gates that fail are in the report.
     """
-    job = Job.resolve(plan, progress)
+    job = limited(Job.resolve(plan, progress))
     check_tables(job.checkpoint)
     with spread(plan, job) as job:
         return make(plan, job, say)
@@ -48,7 +50,7 @@ def make(plan: Plan, job: Job, say: Say) -> AnyReport | None:
         begun = [*notes, *told, job.store.begin()]
         for line in filter(None, begun):
             say(line)
-        job = assign_all(job)
+        job = limited(assign_all(job))
         check_space(run_cost(job, artifact_bytes(job)).disk, job.store)
         for line in [*fallback_lines(job.assignments), *allocation_lines(job.assignments)]:
             say(line)

@@ -1,11 +1,15 @@
 """How linears are rounded: a method and its settings."""
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
 import torch
 
 from quantize.methods import HessianFactor, Method, SingularHessian
 from runtime.errors import InputError
+
+Spare = Callable[[torch.Tensor], Callable[[torch.Tensor], None]]
+"""Keeps a copy of a Hessian elsewhere, and returns what writes it into its array again."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,12 @@ class Recipe:
     """Function-preserving changes before rounding (quantize/rewrites), by name."""
 
     def factor(
-        self, hessian: torch.Tensor | None, where: str
+        self, hessian: torch.Tensor | None, where: str, spare: Spare | None = None
     ) -> tuple[HessianFactor | None, str | None]:
         """The factor of an input group, and a note when damping grew or a fallback was taken.
 
-        A Hessian of which only the diagonal (in,) is known is the importance as it stands.
+        A Hessian of which only the diagonal (in,) is known is the importance as it stands. With
+        `spare` the factor takes the Hessian's place.
         Raises EdgequantError naming the layer for a Hessian that stays singular, unless fallbacks
         are allowed.
         """
@@ -35,7 +40,8 @@ class Recipe:
         if hessian is None or self.method.factor is None:
             return None, None
         try:
-            factor = self.method.factor(hessian, self.damp)
+            more = (spare(hessian),) if spare else ()
+            factor = self.method.factor(hessian, self.damp, *more)
         except SingularHessian:
             if self.allow_fallback:
                 return None, f"{where}: singular Hessian, rounded to nearest (--allow-fallback)"

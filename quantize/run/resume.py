@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from runtime.errors import CorruptFileError, InputError, SpaceError
 from runtime.json_files import checked, json_value
+from runtime.memory import drop_pages
 
 ENTRY = 1024
 """Bytes of a stored array beside its values: headers of zip and npy, its loss in the manifest."""
@@ -120,7 +121,11 @@ class Work:
     def save_array(self, name: str, array: np.ndarray) -> None:
         """Store one large array, complete or not at all."""
         with self._whole(f"{name}.npy") as file:
-            np.save(file, array)
+            header = np.lib.format.header_data_from_array_1_0(array)
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in array:  # not all of what lies on disk in memory at once
+                part.tofile(file)
+                drop_pages([array])
 
     def open_array(self, name: str) -> np.ndarray:
         """A large array as a memory map. Raises EdgequantError when it is damaged."""

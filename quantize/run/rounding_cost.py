@@ -4,6 +4,7 @@ import math
 
 from quantize.calibration.layer_cost import streamed_bytes
 from quantize.methods.rtn import rtn
+from quantize.plan import Assignment
 from quantize.run.cost import FLOAT, Cost
 from quantize.run.pieces import CHUNK
 from quantize.run.recipe import Recipe
@@ -23,6 +24,13 @@ STARTED_SECONDS = 4e-4
 def factors(recipe: Recipe) -> bool:
     """Whether errors are fed back by a factored Hessian."""
     return recipe.method.factor is not None and recipe.method.round is not rtn
+
+
+def in_place(recipe: Recipe, members: tuple[Assignment, ...]) -> bool:
+    """Whether a factor may take the place of its Hessian in a streamed layer: nobody needs it
+    afterwards."""
+    ordered = any(qtype.ordered for member in members for qtype in member.types.values())
+    return factors(recipe) and len(members) == 1 and not recipe.descent_iterations and not ordered
 
 
 def chunk_bytes(shape: Shape, recipe: Recipe, factored: bool) -> int:

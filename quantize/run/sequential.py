@@ -1,28 +1,32 @@
 """Walk over the layers once for all targets that can share it; a run resumes after each layer."""
 
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 
-from quantize.calibration.calibration_text import load_text, with_images
 from quantize.calibration.compensation import Compared, ComparedPrefix, compared, compensate
 from quantize.calibration.experts import ExpertHessians
 from quantize.calibration.hessian import Hessians, head_hessian
 from quantize.calibration.routed import Routed
-from quantize.calibration.rows import Rows, rows_of
+from quantize.calibration.rows import Rows
 from quantize.calibration.sensitivity import FisherStatistics, collect
-from quantize.calibration.stream import Carried, OriginalLayers, Prefix, embed, forward
+from quantize.calibration.states import embed
+from quantize.calibration.stream import Carried, OriginalLayers, Prefix, forward
 from quantize.calibration.workers import RoundedLayer
 from quantize.checkpoint import check_finite
 from quantize.methods import HessianFactor
 from quantize.run.copied import copied_linears
 from quantize.run.data_free import round_layer, round_tensor
 from quantize.run.job import Group, Job
-from quantize.run.rounding import LayerResult, quantize_layer, rewrite_layer
+from quantize.run.rewriting import rewrite_layer
+from quantize.run.rounding import LayerResult, quantize_layer
 from quantize.run.store import WHICH, StoredStates, Which
 from quantize.run.stored import stored
+from quantize.run.streamed_layer import Found, copy, streamed_layers
+from quantize.run.text import calibration
+from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps
 from runtime.forward import Layer
 
@@ -39,19 +43,6 @@ def quantize_model(job: Job) -> str:
         Pass(job, group).run(rows if group.calibrated else None)
     # an automatic target of floats alone was chosen by the text as well
     return str(job.store.calibration.facts.get("sha256", ""))
-
-
-def calibration(job: Job) -> Rows:
-    """Windows of text, and of images, kept so that a continued run sees the same."""
-    entry, ask, source = job.store.calibration, job.calibration, job.checkpoint
-    if not entry.done:
-        text = load_text(source, ask.spec, ask.text_rows, ask.length, ask.seed, job.progress)
-        text, rows = with_images(text, ask.images, source, job.progress)
-        entry.save(rows.arrays() | {"domains": np.array(text.domains)})
-        notes = (*ask.image_notes, *text.left_out)
-        entry.finish(sha256=text.sha256, summary=text.summary(), notes=notes)
-    job.progress("calibration text", 1, 1, entry.facts["summary"])
-    return rows_of(source.arch, entry.load, ask.image_rows)
 
 
 class Pass:
@@ -80,17 +71,24 @@ class Pass:
                 self.finish(index, self.plain_layer(index), [])
         elif start < layers:
             states = self.start(rows, start)
-            source = OriginalLayers(self.checkpoint, self.ops.device, streamed=True)
-            for layer, hessians in forward(self.ops, source, states, self.observe, start):
-                found = self.layer(layer, states, hessians)
-                self.keep(states, layer.index)
-                self.finish(layer.index, *found)
-                del layer, hessians
+            for index, losses, notes in self.layers(states, start):
+                self.keep(states, index)
+                self.finish(index, losses, notes)
         if self.checkpoint.arch.own_head:
             self.head(rows, states)
         for states_of in map(self.states_of, WHICH):
             states_of.drop()
             states_of.drop(layers - 1)
+
+    def layers(self, states: Carried, start: int) -> Iterator[Found]:
+        """Round the layers from `start` on; the states are behind a layer when it is yielded."""
+        if self.job.streams(self.group):
+            yield from streamed_layers(self.job, self.group, states, self.watch, start)
+            return
+        source = OriginalLayers(self.checkpoint, self.ops.device, streamed=True)
+        for layer, hessians in forward(self.ops, source, states, self.observe, start):
+            yield layer.index, *self.layer(layer, states, hessians)
+            del layer, hessians
 
     def keep(self, states: Carried, index: int) -> None:
         """Store the states behind a layer, from which a continued run goes on."""
@@ -131,7 +129,7 @@ class Pass:
         mixtures = any(
             self.checkpoint.arch.layer(i).mixture for i in range(self.checkpoint.arch.layers)
         )
-        return self.job.max_ram / (1 + self.compensates + mixtures)
+        return self.job.way.states / (1 + self.compensates + mixtures)
 
     def states_of(self, which: Which) -> StoredStates:
         """Where the group's states are kept."""
@@ -143,7 +141,7 @@ class Pass:
         kept = self.states_of(which)
         hidden = kept.allocate(shape, self.ram_limit)
         if index:
-            hidden[:] = kept.load(index - 1)
+            copy(kept.load(index - 1), hidden)
             return hidden
         tensor = self.checkpoint.tensors["token_embd.weight"]
         if self.group.own_prefix and which == "hidden":
@@ -153,15 +151,19 @@ class Pass:
 
     def observe(self, layer: Layer) -> Hessians:
         """What watches a layer."""
+        return self.watch(layer, layer.spec.groups, True)
+
+    def watch(self, layer: Layer, groups: tuple[InputGroup, ...], last: bool) -> Hessians:
+        """What watches some input groups of a layer; the last time also what experts read."""
         tokens, routed = self.measured.tokens(layer.index), None
-        if mixture := layer.spec.mixture:
+        if last and (mixture := layer.spec.mixture):
             inputs = self.states_of("routed").allocate(
                 (self.tokens, mixture.router.inputs), self.ram_limit
             )
             routed = Routed(inputs, mixture.router.outputs)
         if self.compensates:
             return Compared(layer.spec, self.ops.device, tokens, routed)
-        return Hessians(layer.spec, self.ops.device, tokens, routed)
+        return Hessians(layer.spec, self.ops.device, tokens, routed, groups)
 
     def layer(
         self, layer: Layer, states: Carried, observer: Hessians
@@ -169,7 +171,7 @@ class Pass:
         """Round a layer that was watched for each target; states of its own go on through it."""
         spec, weights = layer.spec, dict(layer.weights)
         layer.weights = weights  # so that a weight is gone when another takes its place
-        told: list[str] = []
+        told, workers = list[str](), self.job.workers
         hessians = observer.mean()
         experts: Mapping[str, torch.Tensor] = {}
         if observer.router:
@@ -178,8 +180,7 @@ class Pass:
             told = [f"blk.{layer.index}: {line}" for line in experts.notes()]
         if isinstance(observer, Compared):
             groups = compared(spec)
-            damp, workers = self.recipe.damp, self.job.workers
-            compensate(weights, groups, hessians, observer.errors, damp, workers)
+            compensate(weights, groups, hessians, observer.errors, self.recipe.damp, workers)
         for group in spec.groups:
             if factor := self.importance(f"blk.{layer.index}.{group.linears[0]}.weight"):
                 hessians[group.name] = factor.importance
@@ -189,17 +190,10 @@ class Pass:
             where = f"blk.{layer.index}"
             types = {linear: member.types[f"{where}.{linear}.weight"] for linear in spec.linears}
             kept = copied_linears(self.checkpoint.tensors, member, spec, layer.index)
-            rewritten = rewrite_layer(spec, weights, types, hessians, self.recipe, where, kept)
-            known = ChainMap(rewritten[1], experts)  # type: ignore[arg-type]  # only read
+            new, found = rewrite_layer(spec, weights, types, hessians, self.recipe, where, kept)
+            known = ChainMap(found, experts)  # type: ignore[arg-type]  # only read
             result: LayerResult = quantize_layer(
-                rewritten[0],
-                spec.groups,
-                types,
-                known,
-                self.recipe,
-                f"{where}.",
-                kept=kept,
-                workers=self.job.workers,
+                new, spec.groups, types, known, self.recipe, f"{where}.", kept=kept, workers=workers
             )
             self.store.packed(member.target, layer.index).save(result.packed)
             losses |= {f"{member.target.label} {k}": v for k, v in result.losses.items()}

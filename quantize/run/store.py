@@ -2,9 +2,9 @@
 
     calibration.npz                    token windows and their domains
     statistics.npz                     what the gradients say (sensitivity.py)
-    scratch/NAME.npy                   large arrays of one step, over --max-ram
-    GROUP/hidden.npy, exact.npy        hidden states of a walk, over --max-ram
-    GROUP/routed.npy                   what a router read of them, over --max-ram
+    scratch/NAME.npy                   large arrays of one step, on disk under --max-ram
+    GROUP/hidden.npy, exact.npy        hidden states of a walk, on disk under --max-ram
+    GROUP/routed.npy                   what a router read of them, on disk under --max-ram
     GROUP/hidden-7.npy, exact-7.npy    the same behind layer 7, from where a killed run goes on
     TARGET/blk.7.npz                   a rounded layer
     TARGET/output.weight.npz           a rounded tensor outside of the layers

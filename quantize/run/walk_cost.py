@@ -1,5 +1,7 @@
 """What a walk over the layers takes (sequential.py): tables, and one layer after the other."""
 
+from dataclasses import replace
+
 from quantize.calibration.compensation_cost import beside_bytes, compensation_cost
 from quantize.calibration.experts import expert_bytes
 from quantize.calibration.hessian_cost import hessian_flops, plain_hessian_bytes
@@ -13,6 +15,7 @@ from quantize.run.job import Group, Job
 from quantize.run.resume import ENTRY
 from quantize.run.rounding_cost import factors, layer_cost
 from quantize.run.stored import copy_bytes
+from quantize.run.streamed_cost import packed_bytes, streamed_layer_cost
 from runtime.archs import LayerSpec
 from runtime.tensor import stored_bytes
 
@@ -36,18 +39,16 @@ def walk_cost(job: Job, group: Group) -> Cost:
         routed = max(
             routed_bytes(arch.layer(index), job.calibration.tokens) for index in range(arch.layers)
         )
-        states = in_memory(size + routed, job.max_ram)
+        states = in_memory(size + routed, job.way.states)
         # those behind a layer are written while those behind the last one are still there
-        disk += 2 * size + on_disk(size + routed, job.max_ram)
+        disk += 2 * size + on_disk(size + routed, job.way.states)
     costs = [table_cost(job, m, "token_embd.weight", 0) for m in group.members]
     for index in range(arch.layers):
         costs.append(layer_at(job, group, index, states))
     if arch.own_head:
         costs += [table_cost(job, m, "output.weight", states) for m in group.members]
     total = in_turn(costs)
-    return Cost(
-        memory=total.memory, disk=disk, kept=copies, flops=total.flops, seconds=total.seconds
-    )
+    return replace(total, disk=disk + total.disk, kept=copies)
 
 
 def table_cost(job: Job, member: Assignment, name: str, states: int) -> Cost:
@@ -60,12 +61,14 @@ def table_cost(job: Job, member: Assignment, name: str, states: int) -> Cost:
     found = tensor_cost(shape, source, member.types[name], recipe, factored, job.device)
     hessians = 3 * FLOAT * arch.hidden**2 if known else 0  # it, its factor, and a copy
     memory = states + hessians + found.memory
-    return Cost(memory=memory, flops=found.flops, seconds=found.seconds)
+    return Cost(memory=memory, what=name, flops=found.flops, seconds=found.seconds)
 
 
 def layer_at(job: Job, group: Group, index: int, states: int) -> Cost:
     """Of one layer for every target of a group, beside hidden states of so many bytes."""
     spec = job.checkpoint.arch.layer(index)
+    if job.streams(group) and group.calibrated:
+        return streamed_layer_cost(job, group, index, states)
     if not group.calibrated:
         return in_turn(plain_layer_cost(job, m, spec, index) for m in group.members)
     rows, length, tokens = job.calibration.rows, job.calibration.length, job.calibration.tokens
@@ -87,7 +90,8 @@ def layer_at(job: Job, group: Group, index: int, states: int) -> Cost:
     if spec.mixture:  # experts compute again what their Hessians are made of
         times += len(group.members)
     flops += times * forward_flops(spec, tokens)
-    return Cost(memory=there + work, flops=flops, seconds=len(group.members) * rounding.seconds)
+    seconds = len(group.members) * rounding.seconds
+    return Cost(memory=there + work, what=f"blk.{index}", flops=flops, seconds=seconds)
 
 
 def experts_bytes(group: Group, spec: LayerSpec, index: int) -> int:
@@ -108,13 +112,6 @@ def experts_bytes(group: Group, spec: LayerSpec, index: int) -> int:
     return streamed_bytes(spec) + 3 * expert_bytes(spec) + packed + largest
 
 
-def packed_bytes(member: Assignment, spec: LayerSpec, index: int, experts: bool = True) -> int:
-    """Bytes of the rounded linears of a layer, with those of `experts` or without."""
-    counted = [part for part in spec.linears.values() if experts or not part.experts]
-    types = {part.name: member.types[f"blk.{index}.{part.name}.weight"] for part in counted}
-    return sum(stored_bytes(types[part.name], part.shape) for part in counted)
-
-
 def plain_layer_cost(job: Job, member: Assignment, spec: LayerSpec, index: int) -> Cost:
     """Of a layer without calibration: one tensor at a time beside what became of the others."""
     costs = []
@@ -126,4 +123,4 @@ def plain_layer_cost(job: Job, member: Assignment, spec: LayerSpec, index: int) 
         )
     found = in_turn(costs)
     memory = found.memory + packed_bytes(member, spec, index)
-    return Cost(memory=memory, flops=found.flops)
+    return Cost(memory=memory, what=f"blk.{index}", flops=found.flops)

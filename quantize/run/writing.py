@@ -17,6 +17,7 @@ from quantize.run.job import Job
 from quantize.run.sight import beside, tower_told
 from quantize.run.stored import artifact_tensors
 from runtime.errors import UnsupportedError
+from runtime.tensor import stored_bytes
 
 
 def exact_size(job: Job, target: Target, digest: str, fallbacks: tuple[str, ...]) -> Size:
@@ -115,6 +116,13 @@ def remove_parts(path: Path) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def writing_cost(sizes: list[int]) -> Cost:
-    """Of artifacts of these sizes. Tensors go through one at a time, less than rounding takes."""
-    return Cost(disk=sum(sizes), kept=sum(sizes))
+def writing_cost(job: Job, sizes: list[int]) -> Cost:
+    """Of artifacts of these sizes. Tensors go through one at a time, as read and as stored."""
+    shapes = job.checkpoint.arch.shapes()
+    tensors = [
+        (stored_bytes(qtype, shapes[name]), name)
+        for member in job.assignments
+        for name, qtype in member.types.items()
+    ]
+    largest, name = max(tensors, default=(0, ""))
+    return Cost(memory=2 * largest, what=name, disk=sum(sizes), kept=sum(sizes))

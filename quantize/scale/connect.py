@@ -69,6 +69,8 @@ def refuse(plan: Plan, job: Job) -> None:
         why = f"--method {plan.method}, which reads no text; it takes minutes on one machine"
     elif job.tuning_steps or job.calibration.weigh:
         why = f"--effort {plan.effort}, whose tuning goes through the whole model; use medium"
+    elif plan.max_ram is not None:
+        why = "a run under --max-ram, which limits one process; leave one of the two out"
     elif plan.device != "cpu":
         why = f"--device {plan.device}; leave it out, or leave out --ray"
     elif any(arch.layer(index).mixture for index in range(arch.layers)):

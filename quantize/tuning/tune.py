@@ -116,7 +116,7 @@ def tune_targets(job: Job) -> None:
     ops = TorchOps(job.device)
     entry, arch = job.store.calibration, job.checkpoint.arch
     rows = rows_of(arch, entry.load, job.calibration.image_rows)
-    with job.store.scratch(job.max_ram) as allocate:
+    with job.store.scratch(job.way.states) as allocate:
         teacher = run_teacher(job.checkpoint, rows, ops, allocate)
         for member in left:
             student = open_student(job, member, ops)

@@ -24,8 +24,9 @@ def tuning_cost(job: Job) -> Cost:
     kept = in_turn(target_cost(job, member) for member in left)
     taught = sum(forward_flops(spec, job.calibration.tokens) for spec in specs(job))
     return Cost(
-        memory=in_memory(states, job.max_ram) + kept.memory,
-        disk=on_disk(states, job.max_ram) + kept.disk,
+        memory=in_memory(states, job.way.states) + kept.memory,
+        what="tuning",
+        disk=on_disk(states, job.way.states) + kept.disk,
         kept=kept.kept,
         flops=taught + kept.flops,
     )
@@ -65,9 +66,9 @@ def target_cost(job: Job, member: Assignment) -> Cost:
     copies = copy_bytes(job.checkpoint, member)
     state = len(KEPT) * moving
     return Cost(
-        memory=in_memory(looked, job.max_ram) + heads + DELTAS * moving + states + layer,
+        memory=in_memory(looked, job.way.states) + heads + DELTAS * moving + states + layer,
         # a new state is written beside the old, and the tuned copy beside the last state
-        disk=on_disk(looked, job.max_ram) + state + max(state, copies),
+        disk=on_disk(looked, job.way.states) + state + max(state, copies),
         kept=copies,
         flops=flops,
     )

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from quantize.calibration.rows import Rows
+from quantize.calibration.states import embed, fetch, put
 from quantize.calibration.stream import (
     Allocate,
     Carried,
@@ -27,8 +28,6 @@ from quantize.calibration.stream import (
     Weights,
     backward,
     batches,
-    embed,
-    fetch,
     forward,
 )
 from quantize.checkpoint import Checkpoint
@@ -184,7 +183,7 @@ def run_teacher(
     normalizer = np.zeros((count, length), np.float32)
     for here in batches(count, max(1, TOKENS // length)):
         x = ops.rmsnorm(fetch(states, here, ops.device), norm, arch.eps)
-        states[here] = x.cpu().numpy()
+        put(states, here, x.cpu().numpy())
         found = read(x.flatten(0, 1), head).normalizer
         normalizer[here] = found.reshape(x.shape[:2]).cpu().numpy()
     return Teacher(states, normalizer, head)

@@ -1,49 +1,15 @@
 // See gemm_int8.h. A few tokens at a time share each register of weights.
 #include "gemm_int8.h"
 
-#include "int8_dot.h"
+#include "gemm_short.h"
 
 #if defined(HAS_PANELS)
 
 namespace KERNELS {
 
-// The panel's columns of a group of activations; see Quantized.
-struct Group {
-    const int8_t* codes;
-    const float *scales, *sums;
-    const int32_t* starts;
-};
-
-// How products of codes are added up: each into 32 bits, or first STEPS of them into 16 bits, where
-// codes are so small that they cannot overflow.
-constexpr int SIGNED_CODES = 0, ONE_STEP = 1;
-
-#if defined(HAS_SHORTS)
-template <int WIDTH, int STEPS, int N>
-INLINE void multiply_small_codes(const uint8_t* codes, const Group& x, int col,
-                                 Ints<PANEL_ROWS>* dots) {
-    constexpr int PART = 4 * STEPS < WIDTH ? 4 * STEPS : WIDTH;
-    for (int part = col; part < col + WIDTH; part += PART) {
-        Shorts<2 * PANEL_ROWS> pairs[N] = {};
-#pragma GCC unroll 8
-        for (int four = part; four < part + PART; four += 4) {
-            const Bytes<4 * PANEL_ROWS> w = load<4 * PANEL_ROWS>(codes + PANEL_ROWS * four);
-            for (int i = 0; i < N; i++) {
-                pairs[i] +=
-                    pairs_of(w, repeat_four<4 * PANEL_ROWS>(x.codes + PANEL_TOKENS * four + 4 * i));
-            }
-        }
-        for (int i = 0; i < N; i++) dots[i] = add_pairs(dots[i], pairs[i]);
-    }
-}
-#endif
-
 // Adds the products of `WIDTH` columns from `col` on, for the group's first N tokens.
-template <int WIDTH, int STEPS, int N>
+template <int WIDTH, bool SIGNED_CODES, int N>
 INLINE void multiply_codes(const uint8_t* codes, const Group& x, int col, Ints<PANEL_ROWS>* dots) {
-#if defined(HAS_SHORTS)
-    if constexpr (STEPS > 1) return multiply_small_codes<WIDTH, STEPS, N>(codes, x, col, dots);
-#endif
     codes += PANEL_ROWS * col;
     const int8_t* x_codes = x.codes + PANEL_TOKENS * col;
 #pragma GCC unroll 2
@@ -52,8 +18,7 @@ INLINE void multiply_codes(const uint8_t* codes, const Group& x, int col, Ints<P
         for (int i = 0; i < N; i++) {
             const Codes<4 * PANEL_ROWS> xs =
                 repeat_four<4 * PANEL_ROWS>(x_codes + PANEL_TOKENS * four + 4 * i);
-            dots[i] =
-                STEPS == SIGNED_CODES ? add_dot_signed(dots[i], w, xs) : add_dot(dots[i], w, xs);
+            dots[i] = SIGNED_CODES ? add_dot_signed(dots[i], w, xs) : add_dot(dots[i], w, xs);
         }
     }
 }
@@ -92,7 +57,7 @@ INLINE void multiply_pairs(const uint8_t* codes, const Group& x, int col, Ints<8
 #endif
 
 // `WIDTH` columns from `col` on as floats, not yet times the activations' scales.
-template <int WIDTH, int STEPS, int N>
+template <int WIDTH, bool SIGNED_CODES, int N>
 INLINE void multiply_width(const uint8_t* codes, const Group& x, int col, Floats<PANEL_ROWS>* out) {
     const int32_t* starts = x.starts + PANEL_TOKENS * (col / WIDTH);
     Ints<PANEL_ROWS> dots[N];
@@ -101,10 +66,10 @@ INLINE void multiply_width(const uint8_t* codes, const Group& x, int col, Floats
     if constexpr (N % 2 == 0) {
         multiply_pairs<WIDTH, N>(codes, x, col, dots);
     } else {
-        multiply_codes<WIDTH, STEPS, N>(codes, x, col, dots);
+        multiply_codes<WIDTH, SIGNED_CODES, N>(codes, x, col, dots);
     }
 #else
-    multiply_codes<WIDTH, STEPS, N>(codes, x, col, dots);
+    multiply_codes<WIDTH, SIGNED_CODES, N>(codes, x, col, dots);
 #endif
     for (int i = 0; i < N; i++) out[i] = floats_of(dots[i]);
 }
@@ -116,56 +81,39 @@ INLINE void add_offsets(const Panel& panel, const Group& x, int col, Floats<PANE
     for (int i = 0; i < N; i++) out[i] = fused(offsets, repeat<PANEL_ROWS>(sums[i]), out[i]);
 }
 
-// `N` is a constant at each call. A sum is made of the same steps whatever N is.
-template <int WIDTH, int STEPS, bool OFFSETS, int N>
-static void multiply(const Panel& panel, const Group& x, Floats<PANEL_ROWS>* out) {
-    for (int col = 0; col < panel.cols; col += 32) {
-        const float* x_scales = x.scales + PANEL_TOKENS * (col / 32);
-        const float* scales = panel.scales + PANEL_ROWS * (col / WIDTH);
-        const Floats<PANEL_ROWS> scale = load<PANEL_ROWS>(scales);
-        Floats<PANEL_ROWS> dots[N];
-        multiply_width<WIDTH, STEPS, N>(panel.codes, x, col, dots);
-        if constexpr (WIDTH == 16) {
-            const Floats<PANEL_ROWS> second_scale = load<PANEL_ROWS>(scales + PANEL_ROWS);
-            Floats<PANEL_ROWS> second[N];
-            multiply_width<WIDTH, STEPS, N>(panel.codes, x, col + 16, second);
-            for (int i = 0; i < N; i++) {
-                const Floats<PANEL_ROWS> both = fused(second[i], second_scale, dots[i] * scale);
-                out[i] = fused(both, repeat<PANEL_ROWS>(x_scales[i]), out[i]);
+// Sums of 32 columns in 32 bits, times their scales.
+template <int WIDTH, bool SIGNED_CODES, bool OFFSETS>
+struct Plain {
+    // `N` is a constant at each call. A sum is made of the same steps whatever N is.
+    template <int N>
+    static INLINE void multiply(const Panel& panel, const Group& x, Floats<PANEL_ROWS>* out) {
+        for (int col = 0; col < panel.cols; col += 32) {
+            const float* x_scales = x.scales + PANEL_TOKENS * (col / 32);
+            const float* scales = panel.scales + PANEL_ROWS * (col / WIDTH);
+            const Floats<PANEL_ROWS> scale = load<PANEL_ROWS>(scales);
+            Floats<PANEL_ROWS> dots[N];
+            multiply_width<WIDTH, SIGNED_CODES, N>(panel.codes, x, col, dots);
+            if constexpr (WIDTH == 16) {
+                const Floats<PANEL_ROWS> second_scale = load<PANEL_ROWS>(scales + PANEL_ROWS);
+                Floats<PANEL_ROWS> second[N];
+                multiply_width<WIDTH, SIGNED_CODES, N>(panel.codes, x, col + 16, second);
+                for (int i = 0; i < N; i++) {
+                    const Floats<PANEL_ROWS> both = fused(second[i], second_scale, dots[i] * scale);
+                    out[i] = fused(both, repeat<PANEL_ROWS>(x_scales[i]), out[i]);
+                }
+            } else {
+                for (int i = 0; i < N; i++) {
+                    out[i] = fused(dots[i], scale * repeat<PANEL_ROWS>(x_scales[i]), out[i]);
+                }
             }
-        } else {
-            for (int i = 0; i < N; i++) {
-                out[i] = fused(dots[i], scale * repeat<PANEL_ROWS>(x_scales[i]), out[i]);
-            }
-        }
-        if constexpr (OFFSETS) {
-            for (int sub = col; sub < col + 32; sub += WIDTH) {
-                add_offsets<WIDTH, N>(panel, x, sub, out);
+            if constexpr (OFFSETS) {
+                for (int sub = col; sub < col + 32; sub += WIDTH) {
+                    add_offsets<WIDTH, N>(panel, x, sub, out);
+                }
             }
         }
     }
-}
-
-template <int WIDTH, int STEPS, int N>
-static void multiply_form(const Panel& panel, const Group& x, Floats<PANEL_ROWS>* out) {
-    if (panel.has_offsets) return multiply<WIDTH, STEPS, true, N>(panel, x, out);
-    multiply<WIDTH, STEPS, false, N>(panel, x, out);
-}
-
-template <int WIDTH, int N>
-static void multiply_codes_of(const Panel& panel, const Group& x, Floats<PANEL_ROWS>* out) {
-    if constexpr (!FULL_BYTES) {
-        if (panel.bits == 8) return multiply_form<WIDTH, SIGNED_CODES, N>(panel, x, out);
-    }
-#if defined(HAS_SHORTS)
-    // as many steps as stay below 2^15, of two products each with activations up to 127
-    static_assert(8 * 2 * 15 * 127 < 1 << 15 && 4 * 2 * 31 * 127 < 1 << 15);
-    if (panel.bits <= 4) return multiply_form<WIDTH, 8, N>(panel, x, out);
-    if (panel.bits == 5) return multiply_form<WIDTH, 4, N>(panel, x, out);
-    // two steps of 6 bits gained nothing
-#endif
-    multiply_form<WIDTH, ONE_STEP, N>(panel, x, out);
-}
+};
 
 // Writes the first `height` rows of a register, or adds them.
 INLINE void write_rows(Floats<PANEL_ROWS> sums, bool add, int height, float* out) {
@@ -178,33 +126,76 @@ INLINE void write_rows(Floats<PANEL_ROWS> sums, bool add, int height, float* out
     for (int r = 0; r < height; r++) out[r] = add ? rows[r] + out[r] : rows[r];
 }
 
-// `count` <= N tokens, whose sums lie at out, out + stride, ..
-template <int N>
-static void multiply_tokens(const Panel& panel, const Group& x, int width, int count, int height,
-                            float* out, ptrdiff_t stride) {
+// Where the sums of a panel's rows go: `height` of them for each token, `stride` further.
+struct Places {
+    int height;
+    float* out;
+    ptrdiff_t stride;
+};
+
+// `count` <= N tokens.
+template <class Form, int N>
+INLINE void multiply_tokens(const Panel& panel, const Group& x, int count, const Places& to) {
     Floats<PANEL_ROWS> sums[N];
     for (int i = 0; i < N; i++) sums[i] = repeat<PANEL_ROWS>(0.0f);
-    for (int i = 0; i < count; i++) __builtin_prefetch(out + i * stride, 1);
-    if (width == 16) multiply_codes_of<16, N>(panel, x, sums);
-    if (width == 32) multiply_codes_of<32, N>(panel, x, sums);
-    for (int i = 0; i < count; i++) write_rows(sums[i], panel.first > 0, height, out + i * stride);
+    for (int i = 0; i < count; i++) __builtin_prefetch(to.out + i * to.stride, 1);
+    Form::template multiply<N>(panel, x, sums);
+    for (int i = 0; i < count; i++) {
+        write_rows(sums[i], panel.first > 0, to.height, to.out + i * to.stride);
+    }
+}
+
+template <class Form>
+NOT_INLINED static void multiply_tail(const Panel& panel, const Group& x, int count,
+                                      const Places& to) {
+    if (count == 1) return multiply_tokens<Form, 1>(panel, x, count, to);
+    if (2 * count <= PANEL_TOKENS) {
+        return multiply_tokens<Form, PANEL_TOKENS / 2>(panel, x, count, to);
+    }
+    multiply_tokens<Form, PANEL_TOKENS>(panel, x, count, to);
+}
+
+template <class Form>
+NOT_INLINED static void multiply_form(const Panel& panel, const Quantized& x, Places to) {
+    Group group = {};
+    int first = 0;
+    for (; first < x.n; first += PANEL_TOKENS, to.out += PANEL_TOKENS * to.stride) {
+        const size_t at = (size_t)first * x.cols + (size_t)panel.first * PANEL_TOKENS;
+        group = {x.codes + at, x.scales + at / 32, x.sums + at / x.width, x.starts + at / x.width};
+        if (first + PANEL_TOKENS > x.n) break;
+        multiply_tokens<Form, PANEL_TOKENS>(panel, group, PANEL_TOKENS, to);
+    }
+    if (first < x.n) multiply_tail<Form>(panel, group, x.n - first, to);
+}
+
+template <int WIDTH, bool SIGNED_CODES>
+static void multiply_plain(const Panel& panel, const Quantized& x, const Places& to) {
+    if (panel.has_offsets) return multiply_form<Plain<WIDTH, SIGNED_CODES, true>>(panel, x, to);
+    multiply_form<Plain<WIDTH, SIGNED_CODES, false>>(panel, x, to);
+}
+
+template <int WIDTH>
+static void multiply_panel(const Panel& panel, const Quantized& x, const Places& to) {
+#if defined(HAS_SHORTS)
+    if (!x.in_pairs) return multiply_plain<WIDTH, true>(panel, x, to);
+    if (panel.has_center) {
+        if (panel.has_offsets) return multiply_form<Short<WIDTH, true, true>>(panel, x, to);
+        return multiply_form<Short<WIDTH, true, false>>(panel, x, to);
+    }
+    if (panel.has_offsets) return multiply_form<Short<WIDTH, false, true>>(panel, x, to);
+    multiply_form<Short<WIDTH, false, false>>(panel, x, to);
+#else
+    if constexpr (!FULL_BYTES) {
+        if (panel.bits == 8) return multiply_plain<WIDTH, true>(panel, x, to);
+    }
+    multiply_plain<WIDTH, false>(panel, x, to);
+#endif
 }
 
 void gemm_int8(const Panel& panel, const Quantized& x, int rows, int row, int height, float* out) {
-    out += row;
-    for (int first = 0; first < x.n; first += PANEL_TOKENS, out += PANEL_TOKENS * (ptrdiff_t)rows) {
-        const size_t at = (size_t)first * x.cols + (size_t)panel.first * PANEL_TOKENS;
-        const Group group = {x.codes + at, x.scales + at / 32, x.sums + at / x.width,
-                             x.starts + at / x.width};
-        const int count = x.n - first < PANEL_TOKENS ? x.n - first : PANEL_TOKENS;
-        if (count == 1) {
-            multiply_tokens<1>(panel, group, x.width, count, height, out, rows);
-        } else if (2 * count <= PANEL_TOKENS) {
-            multiply_tokens<PANEL_TOKENS / 2>(panel, group, x.width, count, height, out, rows);
-        } else {
-            multiply_tokens<PANEL_TOKENS>(panel, group, x.width, count, height, out, rows);
-        }
-    }
+    const Places to = {height, out + row, rows};
+    if (x.width == 16) multiply_panel<16>(panel, x, to);
+    if (x.width == 32) multiply_panel<32>(panel, x, to);
 }
 
 }  // namespace KERNELS

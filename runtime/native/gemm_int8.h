@@ -9,7 +9,7 @@
 // 64 a cycle; `python bench/ladder.py` measures the last three:
 //                            Q4_K  Q6_K  Q4_0  Q8_0
 //   1 row by row               43    35    50    50  layouts/dot_rows.h, avx512_vnni
-//   2 panels, avx2             78    68    88    56  small codes add up in 16 bits; else 69, 77
+//   2 panels, avx2             78    68    88    56  small codes in 16 bits, see gemm_short.h
 //   3 panels, avx512          103    81   107    68
 //   4 panels, avx512_vnni     132   129   146   139  eight rows and four tokens at once: 76 to 97
 // avx_vnni is rung 2 with vpdpbusd; on a Sapphire Rapids it took avx2 from 77 to 107 (Q4_K) and
@@ -18,6 +18,7 @@
 // tells no speed. AMX has products of its own, see gemm_amx.h.
 #pragma once
 
+#include "int8_dot.h"
 #include "kernels.h"
 
 namespace KERNELS {
@@ -26,10 +27,19 @@ namespace KERNELS {
 #define HAS_PANELS 1
 
 #if defined(__AVX512BW__)
-constexpr int PANEL_ROWS = 16, PANEL_TOKENS = 8;
+constexpr int PANEL_ROWS = 16, PANEL_TOKENS = 8, PANEL_COLS = 1024;
+#elif defined(HAS_SHORTS)
+constexpr int PANEL_ROWS = 16, PANEL_TOKENS = 4, PANEL_COLS = 2048;
 #else
-constexpr int PANEL_ROWS = 8, PANEL_TOKENS = 4;
+constexpr int PANEL_ROWS = 8, PANEL_TOKENS = 4, PANEL_COLS = 1024;
 #endif
+
+// The panel's columns of a group of activations; see Quantized.
+struct Group {
+    const int8_t* codes;
+    const float *scales, *sums;
+    const int32_t* starts;
+};
 
 // out (n, rows) from `row` on, for the panel's first `height` rows and all activations: written for
 // the first columns, added to for the others.

@@ -35,20 +35,38 @@ constexpr bool FULL_BYTES = false;
 INLINE Shorts<16> pairs_of(Bytes<32> codes, Codes<32> x) {
     return (Shorts<16>)_mm256_maddubs_epi16((__m256i)codes, (__m256i)x);
 }
-INLINE Ints<8> add_pairs(Ints<8> sums, Shorts<16> pairs) {
-    return sums + (Ints<8>)_mm256_madd_epi16((__m256i)pairs, _mm256_set1_epi16(1));
+// Both halves of each lane times factors, in 32 bits.
+INLINE Ints<8> multiply_pairs(Shorts<16> pairs, Shorts<16> factors) {
+    return (Ints<8>)_mm256_madd_epi16((__m256i)pairs, (__m256i)factors);
 }
 #if defined(__AVX512BW__)
 INLINE Shorts<32> pairs_of(Bytes<64> codes, Codes<64> x) {
     return (Shorts<32>)_mm512_maddubs_epi16((__m512i)codes, (__m512i)x);
 }
-INLINE Ints<16> add_pairs(Ints<16> sums, Shorts<32> pairs) {
-    return sums + (Ints<16>)_mm512_madd_epi16((__m512i)pairs, _mm512_set1_epi16(1));
+INLINE Ints<16> multiply_pairs(Shorts<32> pairs, Shorts<32> factors) {
+    return (Ints<16>)_mm512_madd_epi16((__m512i)pairs, (__m512i)factors);
 }
 #endif
+template <class Weights, class X>
+INLINE auto pairs_of(Pair<Weights> codes, Pair<X> x) {
+    return Pair<Shorts<16>>{pairs_of(codes.low, x.low), pairs_of(codes.high, x.high)};
+}
+INLINE Pair<Ints<8>> multiply_pairs(Pair<Shorts<16>> pairs, Pair<Shorts<16>> factors) {
+    return {multiply_pairs(pairs.low, factors.low), multiply_pairs(pairs.high, factors.high)};
+}
+// Each lane as its two halves.
+template <class V>
+INLINE auto shorts_of(V ints) {
+    return (Shorts<sizeof(V) / 2>)ints;
+}
+template <class V>
+INLINE auto shorts_of(Pair<V> ints) {
+    return Pair<Shorts<16>>{shorts_of(ints.low), shorts_of(ints.high)};
+}
 template <class Sums, class Weights, class X>
 INLINE Sums add_dot(Sums sums, Weights codes, X x) {
-    return add_pairs(sums, pairs_of(codes, x));
+    constexpr int LANES_16 = sizeof(Sums) / sizeof(int16_t);
+    return sums + multiply_pairs(pairs_of(codes, x), repeat<LANES_16>((int16_t)1));
 }
 
 #else  // registers of sixteen bytes
@@ -102,6 +120,13 @@ INLINE Ints<16> add_dot_signed(Ints<16> sums, Bytes<64> codes, Codes<64> x) {
     const __m512i zero = _mm512_setzero_si512();
     const __m512i turned = _mm512_mask_sub_epi8((__m512i)x, negative, zero, (__m512i)x);
     return add_dot(sums, (Bytes<64>)_mm512_abs_epi8((__m512i)codes), (Codes<64>)turned);
+}
+#endif
+
+#if defined(HAS_SHORTS)
+INLINE Pair<Ints<8>> add_dot_signed(Pair<Ints<8>> sums, Pair<Bytes<32>> codes, Pair<Codes<32>> x) {
+    return {add_dot_signed(sums.low, codes.low, x.low),
+            add_dot_signed(sums.high, codes.high, x.high)};
 }
 #endif
 

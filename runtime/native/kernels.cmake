@@ -13,6 +13,10 @@ file(GLOB FIT_SOURCES CONFIGURE_DEPENDS "${NATIVE}/fit/*.cpp")
 
 # A product and the sum after it may share one rounding in a dot product and in what comes between
 # the products; elsewhere they may not, because weights are decoded to the last bit.
+# See gemm_short.h.
+set_source_files_properties("${NATIVE}/gemm_int8.cpp" PROPERTIES COMPILE_OPTIONS
+  "$<$<CXX_COMPILER_ID:GNU>:-fno-tree-reassoc;-fno-tree-ter>")
+
 set_source_files_properties("${NATIVE}/dot.cpp" ${OPS_SOURCES} PROPERTIES
   COMPILE_OPTIONS -ffp-contract=fast)
 

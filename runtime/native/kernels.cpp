@@ -23,7 +23,7 @@ static const Layout* const LAYOUTS[] = {
 };
 
 #if !defined(HAS_PANELS)
-constexpr int PANEL_ROWS = 0, PANEL_TOKENS = 0;
+constexpr int PANEL_ROWS = 0, PANEL_TOKENS = 0, PANEL_COLS = 0;
 constexpr std::nullptr_t gemm_int8 = nullptr;
 #endif
 #if !defined(__AMX_BF16__)
@@ -46,6 +46,7 @@ const Kernels kernels = {
     quantize_activations,
     PANEL_ROWS,
     PANEL_TOKENS,
+    PANEL_COLS,
     gemm_int8,
     pack_activations,
     gemm_amx,
@@ -53,7 +54,7 @@ const Kernels kernels = {
     syrk_bf16,
     &::FIT::rounding,
     {add, rmsnorm, silu_mul, gelu_mul, rotate, to_f16, to_f32, times_strip_f16, times_strip_f32,
-     softmax_step},
+     softmax_step, compare_logits},
 };
 
 }  // namespace KERNELS

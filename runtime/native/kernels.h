@@ -14,6 +14,7 @@
 
 constexpr int TILE_ROWS = 4;         // rows of a weight that dot_tile and dot_rows multiply at once
 constexpr int MOST_PANEL_ROWS = 16;  // rows that a panel can have
+constexpr int MOST_PANEL = 1 << 15;  // codes that a panel can have
 constexpr int SYRK_COLS = 48;        // columns of a panel of pairs, see syrk_bf16.h
 constexpr int MOST_X = 4;            // activations that dot_tile and dot_rows can multiply at once
 
@@ -29,15 +30,19 @@ struct Quantized {
     float* sums;        // [n / T][cols / width][T]: scale * sum of `width` codes, for offsets
     int32_t* starts;    // [n / T][cols / width][T]: -center * sum of `width` codes; products of
                         // codes begin with it, as if the weights' codes were less the center
+    bool in_pairs;      // a start is two int16: of columns 0, 1 of each four, and of columns 2, 3
 };
 
 // The unpacked form of a few rows' columns from `first` on.
 struct Panel {
     int first, cols;
     int bits;          // of a code
+    int span;          // columns that share a scale: `width` of Quantized, or more with factors
     bool has_offsets;  // some offset is not zero
+    bool has_center;   // the layout's is not zero
     uint8_t* codes;    // [cols / 4][row][4]
-    float* scales;     // [cols / width][row], `width` as in Quantized
+    float* scales;     // [cols / span][row]
+    int16_t* factors;  // [cols / width][row][2]: of the scale, each twice; see gemm_short.h
     float* offsets;    // [cols / width][row]
 };
 
@@ -62,6 +67,22 @@ struct Layout {
     // Columns that share a scale in products with int8 activations (16 or 32), and the code of
     // weight zero there; see Quantized.
     int width, center;
+    bool short_sums;  // panels are multiplied as gemm_short.h says
+};
+
+// The largest of some numbers, the first place where it stands, and whether all of them are finite;
+// without that, the place is 0.
+struct Peak {
+    float value;
+    int index;
+    bool finite;
+};
+
+// Sums over the logits p and q of two models in one place, each less its peak.
+struct LogitSums {
+    Peak peak_p, peak_q;
+    double sum_p, sum_q;  // of e^p and e^q
+    double difference;    // of e^p (p - q)
 };
 
 constexpr int STRIP = 32;  // columns of a strip of the KV cache, see cache.h
@@ -92,6 +113,8 @@ struct Ops {
     // first `seen` count, become exp(score - largest), and 0 from there on. `largest` and `sum` are
     // those of the row so far; returns the factor on everything added up before.
     float (*softmax_step)(float* scores, int keys, int seen, float* largest, float* sum);
+    // `count` > 0 logits of two models.
+    void (*compare_logits)(const float* p, const float* q, int count, LogitSums* out);
 };
 
 struct Kernels {
@@ -105,7 +128,9 @@ struct Kernels {
                      int cols, float* out);
     // Activations x (n, cols) of one row to its codes; cols is a multiple of 32.
     void (*quantize)(const float* x, int row, const Quantized& out);
-    int panel_rows, panel_tokens;  // rows of a panel, and a group of activations; 0 without panels
+    // Rows of a panel, a group of activations, and as many columns as then stay in the first-level
+    // cache; 0 without panels.
+    int panel_rows, panel_tokens, panel_cols;
     // Products of a panel's first `height` rows, see gemm_int8.h; null without panels.
     void (*gemm_int8)(const Panel& panel, const Quantized& x, int rows, int row, int height,
                       float* out);

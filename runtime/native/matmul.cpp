@@ -7,7 +7,8 @@
 #include "pool.h"
 #include "scratch.h"
 
-// Columns decoded at a time, a multiple of every layout's block: TILE_ROWS such rows (16 KiB) stay
+constexpr int MOST_BLOCK = 256;  // a multiple of every layout's block
+// Columns decoded at a time, a multiple of every block: TILE_ROWS such rows (16 KiB) stay
 // in the first-level cache.
 constexpr int CHUNK = 1024;
 // Activations that all tiles meet before the next activations: this many floats (1 MiB) stay in the
@@ -108,8 +109,9 @@ static Quantized quantize(const Product& p, int group) {
     float* sums = scales + count / 32;
     int32_t* starts = (int32_t*)(sums + parts);
     int8_t* codes = (int8_t*)(starts + parts);
+    const bool in_pairs = group > 1 && p.layout.short_sums;
     const Quantized x = {p.n,   p.cols, group, p.layout.width, p.layout.center,
-                         codes, scales, sums,  starts};
+                         codes, scales, sums,  starts,         in_pairs};
     if (p.n % group != 0) {  // what fills up the last group is zero
         const size_t last = (count - (size_t)group * p.cols), rest = count - last;
         std::fill_n(codes + last, rest, (int8_t)0);
@@ -191,17 +193,27 @@ static void multiply_panels(const Product& p, const Quantized& x, int start, int
     }
 }
 
-// CHUNK columns of all activations stay in the second-level cache while rows pass by.
+// Columns of a panel: stretches of one length, of whole blocks.
+static int panel_cols(const Product& p) {
+    const int stretches = (p.cols + p.kernels.panel_cols - 1) / p.kernels.panel_cols;
+    const int least = (p.cols + stretches - 1) / stretches;
+    return (least + MOST_BLOCK - 1) / MOST_BLOCK * MOST_BLOCK;
+}
+
+// So many columns of all activations stay near in the cache while rows pass by.
 static void multiply_many_codes(const Product& p) {
     const Quantized x = quantize(p, p.kernels.panel_tokens);
     const int most = p.kernels.panel_rows;
     run_parallel((p.rows + most - 1) / most, 1, [&](int start, int stop) {
-        constexpr int MOST = CHUNK * MOST_PANEL_ROWS;
-        alignas(64) uint8_t codes[MOST];
-        alignas(64) float scales[MOST / 16], offsets[MOST / 16];
-        for (int first = 0; first < p.cols; first += CHUNK) {
-            Panel panel = {first,  std::min(CHUNK, p.cols - first), 0, false, codes, scales,
-                           offsets};
+        alignas(64) uint8_t codes[MOST_PANEL];
+        alignas(64) float scales[MOST_PANEL / 16], offsets[MOST_PANEL / 16];
+        alignas(64) int16_t factors[2 * MOST_PANEL / 16];
+        const int cols = panel_cols(p);
+        for (int first = 0; first < p.cols; first += cols) {
+            Panel panel = {};
+            panel.first = first, panel.cols = std::min(cols, p.cols - first);
+            panel.codes = codes, panel.scales = scales;
+            panel.factors = factors, panel.offsets = offsets;
             multiply_panels(p, x, start * most, std::min(stop * most, p.rows), panel);
         }
     });

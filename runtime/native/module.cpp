@@ -6,6 +6,7 @@
 
 #include "binding.h"
 #include "cpu_features.h"
+#include "divergence.h"
 #include "matmul.h"
 #include "pool.h"
 #include "syrk.h"
@@ -62,6 +63,34 @@ static bool try_syrk(const Sums& total, const Inputs& weighed, const Inputs& x) 
     return true;
 }
 
+using Figures = nb::ndarray<nb::numpy, double, nb::ndim<2>>;
+using Following = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+static Figures compare_logits(const Floats& original, const Floats& artifact,
+                              const Following& following) {
+    const size_t tokens = original.shape(0), vocab = original.shape(1);
+    if (artifact.shape(0) != tokens || artifact.shape(1) != vocab || vocab == 0 ||
+        following.shape(0) != tokens) {
+        refuse("logits (" + std::to_string(tokens) + ", " + std::to_string(vocab) +
+               ") are compared with logits (" + std::to_string(artifact.shape(0)) + ", " +
+               std::to_string(artifact.shape(1)) + ") and " + std::to_string(following.shape(0)) +
+               " next tokens; give the same sizes, and a vocabulary.");
+    }
+    for (size_t i = 0; i < tokens; i++) {
+        if (following.data()[i] < -1 || following.data()[i] >= (int64_t)vocab) {
+            refuse("token " + std::to_string(following.data()[i]) + " is not in a vocabulary of " +
+                   std::to_string(vocab) + "; give ids within it, or -1 for unknown.");
+        }
+    }
+    double* values = new double[tokens * FIGURES];
+    nb::capsule owner(values, [](void* p) noexcept { delete[] (double*)p; });
+    Figures out(values, {tokens, (size_t)FIGURES}, owner);
+    nb::gil_scoped_release unlocked;
+    compare_tokens(chosen_kernels(), original.data(), artifact.data(), following.data(),
+                   (int)tokens, (int)vocab, values);
+    return out;
+}
+
 static std::vector<std::string> types() {
     std::vector<std::string> names;
     const Kernels& kernels = chosen_kernels();
@@ -104,6 +133,14 @@ NB_MODULE(_native, m) {
         "Add weighed^T x, float32 (tokens, cols), to the upper half of total (cols, cols), with\n"
         "inputs rounded to bfloat16. False, and nothing added, where exact() or where BLAS is as\n"
         "fast. Raises EdgequantError for sizes that do not fit.");
+    m.def(
+        "compare_logits", &compare_logits, nb::arg("original").noconvert(),
+        nb::arg("artifact").noconvert(), nb::arg("following").noconvert(),
+        "float32 logits (T, V) of two models and int64 next tokens (T,), -1 = unknown -> float64\n"
+        "(T, 8): KL(original || artifact), not clipped; both top tokens; log probability of the\n"
+        "original's top token, the original's and the artifact's; the same of the next token;\n"
+        "1 where the artifact's logits held NaN or infinity and count as equal.\n"
+        "Raises EdgequantError for sizes or tokens that do not fit.");
     m.def("threads", &pool_threads, "Threads that a kernel uses at most.");
     m.def("set_threads", &set_threads, nb::arg("count"),
           "Use `count` threads from now on. Raises EdgequantError for less than 1.");

@@ -20,6 +20,7 @@
 
 #define ALWAYS_INLINE __attribute__((always_inline))
 #define INLINE inline ALWAYS_INLINE
+#define NOT_INLINED __attribute__((noinline))
 
 namespace KERNELS {
 

@@ -70,7 +70,7 @@ SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"rows": None}, "rows must be a whole number, not None"),
     ({"rows": True}, "rows must be a whole number, not True"),
     ({"max_kl": "0.05"}, "max_kl must be a number, not '0.05'"),
-    ({"max_ram": "8GB"}, "max_ram must be a number, not '8GB'"),
+    ({"max_ram": "8 apples"}, "max_ram '8 apples' is not a size"),
     ({"eval_rows": "all"}, "eval_rows must be a whole number, not 'all'"),
     ({"seed": -1}, "seed must be at least 0"),
     ({"seed": "x"}, "seed must be a whole number, not 'x'"),

@@ -177,6 +177,33 @@ void check_syrk(const Kernels& kernels, int tokens, int cols) {
     }
 }
 
+// Sums over the logits of two models, of which one may be broken.
+void check_logits(const Kernels& kernels, int count, bool broken) {
+    const size_t bytes = count * sizeof(float);
+    Guarded p(bytes), q(bytes);
+    fill_activations((float*)p.data, count);
+    fill_activations((float*)q.data, count);
+    ((float*)q.data)[count / 2] += broken ? INFINITY : 1.0f;
+    LogitSums found;
+    kernels.ops.compare_logits((float*)p.data, (float*)q.data, count, &found);
+    double sums[3] = {};
+    for (int i = 0; i < count; i++) {
+        const double of_p = (double)((float*)p.data)[i] - found.peak_p.value;
+        const double of_q = (double)((float*)q.data)[i] - found.peak_q.value;
+        if (of_p > 0 || (of_q > 0 && !broken)) failures++;
+        sums[0] += std::exp(of_p), sums[1] += std::exp(of_q);
+        sums[2] += std::exp(of_p) * (of_p - of_q);
+    }
+    const bool peaks = found.peak_p.finite && found.peak_q.finite == !broken &&
+                       ((float*)p.data)[found.peak_p.index] == found.peak_p.value;
+    const bool right = std::fabs(found.sum_p / sums[0] - 1) < 1e-14 &&
+                       std::fabs(found.sum_q / sums[1] - 1) < 1e-14 &&
+                       std::fabs(found.difference - sums[2]) < 1e-12 * count;
+    if (peaks && (broken || right)) return;
+    printf("FAILED %s: sums of %d logits\n", kernels.name, count);
+    failures++;
+}
+
 }  // namespace
 
 int main() {
@@ -199,6 +226,10 @@ int main() {
     for (const Kernels* kernels : sets) {
         check_syrk(*kernels, 5, 131);
         check_syrk(*kernels, 64, 48);
+        for (const int count : {1, 3, 16, 37, 5000}) {
+            check_logits(*kernels, count, false);
+            check_logits(*kernels, count, true);
+        }
     }
     for (const Kernels* kernels : sets) fprintf(stderr, "ran %s\n", kernels->name);
     printf(failures == 0 ? "all products are right\n" : "%d failures\n", failures);

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from quantize.calibration import make_imatrix
 from quantize.checkpoint import Checkpoint
 from quantize.plan import Assignment, Plan, assign
 from quantize.progress import Progress, silent
+from quantize.run import job as job_module
 from quantize.run.job import Job
 from quantize.run.sequential import quantize_model
 from quantize.run.store import Store
 from quantize.run.stored import stored
+from quantize.run.way import WAYS, Way
 from runtime.model import Model
 from runtime.tensor import Tensor
 
@@ -22,6 +26,18 @@ def small_plan(model: Path, *to: str, **changes: Any) -> Plan:
     flags: dict[str, Any] = {"model": str(model), "to": list(to), "rows": 4, "length": 64}
     flags |= {"effort": "low", "eval_length": 64}
     return Plan.from_flags(None, flags | changes)
+
+
+LEAST = WAYS[-1]
+"""The way that holds least."""
+ON_DISK = WAYS[1]
+"""The one whose hidden states lie on disk, and that is else as without a limit."""
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
+    """Let every run without a limit go a way."""
+    for module in (job_module, make_imatrix):
+        monkeypatch.setattr(module, "WAYS", (way,))
 
 
 @dataclass(frozen=True)

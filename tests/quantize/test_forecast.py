@@ -18,10 +18,9 @@ from quantize.calibration.sensitivity import statistics_cost
 from quantize.checkpoint import open_checkpoint
 from quantize.methods.rtn import rtn
 from quantize.plan import Plan, Target, assign
-from quantize.run.cost import Cost, in_turn
+from quantize.run.cost import BASE_BYTES, Cost, in_turn
 from quantize.run.disk_usage import run_cost
 from quantize.run.forecast import (
-    BASE_BYTES,
     LEAST_SHOWN,
     POINTS,
     Forecast,
@@ -32,10 +31,11 @@ from quantize.run.forecast import (
 from quantize.run.job import Job
 from quantize.run.pipeline import artifacts, run
 from quantize.run.walk_cost import walk_cost
+from quantize.run.way import WAYS
 from runtime.archs import family_of
 from runtime.quant_types import QUANT_TYPES
 from tests.conftest import config
-from tests.quantize.runs import assigned, small_plan, walk
+from tests.quantize.runs import ON_DISK, assigned, small_plan, walk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,7 +129,8 @@ def test_steps_state_the_hidden_states_that_they_keep(
 
     def states(effort: str, rows: int, *to: str) -> tuple[int, int]:
         """Bytes on disk for gradients, and of one walk, with no memory for states."""
-        job = assigned(small_plan(model, *to, effort=effort, rows=rows, max_ram=0), tmp_path)
+        job = assigned(small_plan(model, *to, effort=effort, rows=rows), tmp_path)
+        job = replace(job, way=ON_DISK)
         found = statistics_cost(job), walk_cost(job, job.groups[0])
         gradients, walk = (cost.disk - cost.kept for cost in found)
         assert walk % 3 == 0  # those behind the last layer and this one, and those on their way
@@ -143,14 +144,12 @@ def test_steps_state_the_hidden_states_that_they_keep(
 
 
 def test_states_in_memory_are_not_on_disk(random_models: dict[str, Path], tmp_path: Path) -> None:
-    def cost(max_ram: float) -> Cost:
-        plan = small_plan(random_models["llama-tied"], "onnx:int4", rows=400, max_ram=max_ram)
-        return run_cost(assigned(plan, tmp_path), [0])
-
-    states = 4 * 400 * 64 * 96
-    assert cost(0).disk - cost(8).disk == states
-    assert cost(8).memory - cost(0).memory == states
-    assert (cost(0).flops, cost(0).seconds) == (cost(8).flops, cost(8).seconds)
+    plan = small_plan(random_models["llama-tied"], "onnx:int4", rows=400)
+    job, states = assigned(plan, tmp_path), 4 * 400 * 64 * 96
+    memory, disk = (run_cost(replace(job, way=way), [0]) for way in (WAYS[0], ON_DISK))
+    assert disk.disk - memory.disk == states
+    assert memory.memory - disk.memory == states
+    assert (disk.flops, disk.seconds) == (memory.flops, memory.seconds)
 
 
 def test_steps_in_turn_share_memory_and_add_up_files_and_time() -> None:

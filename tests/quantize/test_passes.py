@@ -19,7 +19,7 @@ from runtime.model import Model
 from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
 from runtime.tensor import Tensor
 from tests.conftest import config
-from tests.quantize.runs import Walk, same, small_plan, walk
+from tests.quantize.runs import ON_DISK, Walk, hold, same, small_plan, walk
 from tests.quantize.test_rounding import Recording, dense_run
 from tests.random_checkpoint import random_checkpoint
 
@@ -109,8 +109,8 @@ def test_every_method_keeps_the_model_close_to_the_original(
     assert np.abs(after - before).max() < 0.05 * np.abs(before).max()
 
 
-def test_hidden_states_go_to_disk_over_max_ram_and_nothing_changes(
-    random_models: dict[str, Path], tmp_path: Path
+def test_hidden_states_go_to_disk_under_a_limit_and_nothing_changes(
+    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = set()
 
@@ -119,7 +119,7 @@ def test_hidden_states_go_to_disk_over_max_ram_and_nothing_changes(
 
     plan = small_plan(random_models["qwen2-untied"], "onnx:int4")
     memory = walk(plan, tmp_path / "memory")
-    plan = small_plan(random_models["qwen2-untied"], "onnx:int4", max_ram=0)
+    hold(monkeypatch, ON_DISK)
     disk = walk(plan, tmp_path / "disk", watch)
     assert seen == {"disk/shared/hidden.npy"}
     assert same(memory.tensors(), disk.tensors())

@@ -17,8 +17,9 @@ from quantize.run import pipeline
 from quantize.run.job import Job
 from quantize.run.pieces import quantize_weight
 from quantize.run.recipe import Recipe
-from quantize.run.sequential import calibration, quantize_model
+from quantize.run.sequential import quantize_model
 from quantize.run.store import Store
+from quantize.run.text import calibration
 from quantize.run.writing import write
 from runtime.backends.torch import TorchOps
 from runtime.engine import open_engine

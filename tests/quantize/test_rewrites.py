@@ -13,7 +13,7 @@ from quantize.methods.rtn import rtn
 from quantize.rewrites import REWRITES, check_preserved
 from quantize.rewrites.scales import candidate
 from quantize.run.recipe import Recipe
-from quantize.run.rounding import rewrite_layer
+from quantize.run.rewriting import rewrite_layer
 from runtime.errors import EdgequantError
 from runtime.forward import Layer
 from runtime.quant_types import QUANT_TYPES

@@ -12,7 +12,8 @@ from quantize.methods import METHODS
 from quantize.methods.rtn import rtn
 from quantize.run.pieces import error_of
 from quantize.run.recipe import Recipe
-from quantize.run.rounding import fold_scales, quantize_layer
+from quantize.run.rewriting import fold_scales
+from quantize.run.rounding import quantize_layer
 from runtime.archs import InputGroup
 from runtime.backends.torch import TorchOps
 from runtime.engine import OpsEngine

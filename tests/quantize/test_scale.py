@@ -45,6 +45,7 @@ def refused(output: Path, *targets: str, model: Path = BUNDLED, **changes: Any) 
     [
         ({"method": "rtn"}, "--ray does not spread --method rtn"),
         ({"effort": "high"}, "--ray does not spread --effort high"),
+        ({"max_ram": 64.0}, "--ray does not spread a run under --max-ram"),
     ],
 )
 def test_a_run_that_is_not_made_of_pieces_is_refused(

@@ -10,7 +10,8 @@ from quantize.plan import EFFORTS
 from quantize.run import pipeline
 from quantize.run.forecast import forecast
 from quantize.run.resume import Work
-from tests.quantize.runs import small_plan
+from quantize.run.way import WAYS, Way
+from tests.quantize.runs import LEAST, ON_DISK, hold, small_plan
 
 
 def most_bytes(folder: Path, plan: Any, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -43,8 +44,9 @@ def case(name: str, *targets: str, **flags: Any) -> Any:
     [
         case("plain", "gguf:Q4_K_M", "onnx:int4", method="rtn"),
         case("artifacts", "onnx:int8", "gguf:Q4_0", rows=2),
-        case("states", "gguf:Q4_0", "gguf:Q2_K", rows=100, max_ram=0),
-        case("gradients", "gguf:Q4_0", rows=64, max_ram=0, effort="medium"),
+        case("states", "gguf:Q4_0", "gguf:Q2_K", rows=100, way=ON_DISK),
+        case("gradients", "gguf:Q4_0", rows=64, way=ON_DISK, effort="medium"),
+        case("hessian", "gguf:Q4_0", rows=64, way=LEAST),
     ],
 )
 def test_a_run_takes_at_most_the_disk_forecast_and_nearly_that(
@@ -54,6 +56,8 @@ def test_a_run_takes_at_most_the_disk_forecast_and_nearly_that(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    hold(monkeypatch, flags.get("way", WAYS[0]))
+    flags = {name: value for name, value in flags.items() if name != "way"}
     plan = small_plan(random_models["qwen2-tied"], *targets, **flags)
     said = forecast(plan).disk
     taken = most_bytes(tmp_path, plan, monkeypatch)
@@ -61,12 +65,13 @@ def test_a_run_takes_at_most_the_disk_forecast_and_nearly_that(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("max_ram", [0, 1])
+@pytest.mark.parametrize("way", [ON_DISK, WAYS[0]])
 def test_weights_of_tokens_and_tuned_copies_fit_in_the_disk_forecast(
-    max_ram: int, random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: Way, random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(EFFORTS, "high", replace(EFFORTS["high"], steps=2))
-    flags = {"rows": 24, "effort": "high", "max_ram": max_ram}
+    hold(monkeypatch, way)
+    flags = {"rows": 24, "effort": "high"}
     plan = small_plan(random_models["llama-tied"], "onnx:int4", **flags)
     said = forecast(plan).disk
     assert 0.5 * said < most_bytes(tmp_path, plan, monkeypatch) <= said

@@ -13,6 +13,7 @@ from quantize.checkpoint import bundled, open_checkpoint
 from quantize.plan import EFFORTS
 from quantize.run import pipeline
 from quantize.run.resume import Work
+from quantize.run.way import WAYS
 from quantize.tuning import tune
 from quantize.tuning.tune import State, TuningTask, adam, keep_best, open_student, tune_targets
 from quantize.tuning.tuning_model import Student, kl_gradient, open_part, run_teacher, zeros
@@ -22,7 +23,7 @@ from runtime.forward import forward, layers
 from runtime.gguf_file import open_gguf
 from runtime.quant_types import QUANT_TYPES, QuantType, numpy_of, to_numpy
 from runtime.tensor import Tensor
-from tests.quantize.runs import Walk, assigned, same, small_plan, walk
+from tests.quantize.runs import ON_DISK, Walk, assigned, hold, same, small_plan, walk
 
 OPS = TorchOps()
 WHAT_MOVES = [qtype for qtype in QUANT_TYPES.values() if qtype.linear]
@@ -295,7 +296,7 @@ def test_a_run_at_high_effort_writes_a_tuned_norm_or_says_that_tuning_was_droppe
 
 
 @pytest.mark.slow
-def test_states_of_gradients_and_tuning_go_to_disk_over_max_ram_and_nothing_changes(
+def test_states_of_gradients_and_tuning_go_to_disk_under_a_limit_and_nothing_changes(
     random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(EFFORTS, "high", replace(EFFORTS["high"], steps=2))
@@ -307,8 +308,9 @@ def test_states_of_gradients_and_tuning_go_to_disk_over_max_ram_and_nothing_chan
         return rooms[name]
 
     monkeypatch.setattr(Work, "allocate", watched)
-    for max_ram, kind in ((1, np.ndarray), (0, np.memmap)):
-        flags = {"rows": 16, "check": False, "max_ram": max_ram, "overwrite": True}
+    for way, kind in ((WAYS[0], np.ndarray), (ON_DISK, np.memmap)):
+        hold(monkeypatch, way)
+        flags = {"rows": 16, "check": False, "overwrite": True}
         plan = small_plan(random_models["qwen2-tied"], "gguf:Q4_0", effort="high", **flags)
         pipeline.run(replace(plan, output=tmp_path))
         written.append(next(tmp_path.glob("*.gguf")).read_bytes())

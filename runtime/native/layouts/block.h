@@ -67,6 +67,34 @@ INLINE Bytes<32> codes_of(const uint8_t* block, int part) {
 template <class Type>
 constexpr int CENTER_OF = (Type::FORM == SYMMETRIC ? Type::CENTER : 0) + (SHIFTED<Type> ? 128 : 0);
 
+// Products of panels are added up in 16 bits where `width` of them fit: a sum has two halves, which
+// take 2 of each 4 columns, and activations are at most 127. See gemm_short.h.
+#if defined(HAS_SHORTS)
+template <class Type>
+constexpr int MIDDLE_OF = Type::FORM == SYMMETRIC ? Type::CENTER
+                          : Type::BITS == 5       ? 16
+                                                  : 0;
+template <class Type>
+constexpr int FARTHEST_OF = (1 << Type::BITS) - 1 - MIDDLE_OF<Type> > MIDDLE_OF<Type>
+                                ? (1 << Type::BITS) - 1 - MIDDLE_OF<Type>
+                                : MIDDLE_OF<Type>;
+template <class Type>
+constexpr bool SHORT_SUMS =
+    Type::BITS < 8 && FARTHEST_OF<Type> * 127 * (WIDTH_OF<Type> / 2) < 1 << 15;
+#else
+template <class Type>
+constexpr bool SHORT_SUMS = false;
+#endif
+
+// The code that a panel's products count from.
+template <class Type>
+constexpr int panel_center() {
+#if defined(HAS_SHORTS)
+    if (SHORT_SUMS<Type>) return MIDDLE_OF<Type>;
+#endif
+    return CENTER_OF<Type>;
+}
+
 // The offset o of weight = code * scale + o, whatever the form.
 template <class Type>
 INLINE float offset_of(const Scales<Type>& of, int sub) {

@@ -56,6 +56,28 @@ INLINE Bytes<32> spread_bits(const uint8_t* bits) {
     return (Bytes<32>)_mm256_cmpeq_epi8(_mm256_and_si256(copies, one_each), one_each);
 }
 
+// Four bytes of each of eight rows side by side: those of column 4 i at out + i * stride.
+INLINE void store_side_by_side(const Bytes<32> rows[8], uint8_t* out, int stride) {
+    __m256i pairs[8], fours[8];
+    for (int r = 0; r < 8; r += 2) {
+        pairs[r] = _mm256_unpacklo_epi32((__m256i)rows[r], (__m256i)rows[r + 1]);
+        pairs[r + 1] = _mm256_unpackhi_epi32((__m256i)rows[r], (__m256i)rows[r + 1]);
+    }
+    for (int half = 0; half < 8; half += 4) {
+        for (int i = 0; i < 2; i++) {
+            const __m256i low = pairs[half + i], high = pairs[half + 2 + i];
+            fours[half + 2 * i] = _mm256_unpacklo_epi64(low, high);
+            fours[half + 2 * i + 1] = _mm256_unpackhi_epi64(low, high);
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        const __m256i low = _mm256_permute2x128_si256(fours[i], fours[4 + i], 0x20);
+        const __m256i high = _mm256_permute2x128_si256(fours[i], fours[4 + i], 0x31);
+        _mm256_storeu_si256((__m256i*)(out + i * stride), low);
+        _mm256_storeu_si256((__m256i*)(out + (i + 4) * stride), high);
+    }
+}
+
 // Eight bytes as floats.
 INLINE Floats<8> floats_of_bytes(const uint8_t* bytes) {
     return floats_of((Ints<8>)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)bytes)));
@@ -109,6 +131,14 @@ INLINE Bytes<16> spread_16_bits(const uint8_t* bits) {
 }
 INLINE Bytes<32> spread_bits(const uint8_t* bits) {
     return {spread_16_bits(bits), spread_16_bits(bits + 2)};
+}
+
+INLINE void store_side_by_side(const Bytes<32> rows[8], uint8_t* out, int stride) {
+    for (int r = 0; r < 8; r++) {
+        uint32_t fours[8];
+        memcpy(fours, rows + r, sizeof fours);
+        for (int i = 0; i < 8; i++) memcpy(out + i * stride + 4 * r, fours + i, 4);
+    }
 }
 
 template <class Byte>

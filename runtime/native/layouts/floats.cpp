@@ -33,8 +33,8 @@ static void decode_bf16(const uint8_t* __restrict row, int cols, float* __restri
 
 // Floats are never rounded: an original, which others are judged by, is multiplied in float32.
 extern const Layout f32, f16, bf16;
-const Layout f32 = {"F32", 1, 4, decode_f32, nullptr, nullptr, nullptr, 0, 0};
-const Layout f16 = {"F16", 1, 2, decode_f16, nullptr, nullptr, nullptr, 0, 0};
-const Layout bf16 = {"BF16", 1, 2, decode_bf16, nullptr, nullptr, nullptr, 0, 0};
+const Layout f32 = {"F32", 1, 4, decode_f32, nullptr, nullptr, nullptr, 0, 0, false};
+const Layout f16 = {"F16", 1, 2, decode_f16, nullptr, nullptr, nullptr, 0, 0, false};
+const Layout bf16 = {"BF16", 1, 2, decode_bf16, nullptr, nullptr, nullptr, 0, 0, false};
 
 }  // namespace KERNELS

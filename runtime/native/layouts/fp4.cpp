@@ -69,8 +69,9 @@ struct NVFP4 {
 extern const Layout mxfp4, nvfp4, nvfp4_scaled;
 const Layout mxfp4 = layout_of<MXFP4>("MXFP4");
 // A block has fewer scales than the products with int8 activations take at once.
-const Layout nvfp4 = {"NVFP4", 64, 36, decode_row<NVFP4<0>>, nullptr, nullptr, nullptr, 0, 0};
-const Layout nvfp4_scaled = {"NVFP4_SCALED", 64, 40, decode_row<NVFP4<4>>, nullptr, nullptr,
-                             nullptr,        0,  0};
+const Layout nvfp4 = {"NVFP4", 64, 36,   decode_row<NVFP4<0>>, nullptr, nullptr, nullptr,
+                      0,       0,  false};
+const Layout nvfp4_scaled = {
+    "NVFP4_SCALED", 64, 40, decode_row<NVFP4<4>>, nullptr, nullptr, nullptr, 0, 0, false};
 
 }  // namespace KERNELS

@@ -17,15 +17,28 @@ struct AffineSuper {
     static constexpr int BLOCK = 256, SUB = 32, CENTER = 0;
     static constexpr Form FORM = AFFINE;
 
-    // Four of the 6-bit numbers at a time, in one of 32 bits.
-    static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {
+    // Four of the 6-bit numbers in each word.
+    struct Numbers {
+        uint32_t scales[2], mins[2];
+    };
+    static INLINE Numbers numbers(const uint8_t* bytes) {
         uint32_t words[3];
         memcpy(words, bytes + 4, sizeof words);
         const uint32_t six = 0x3f3f3f3f, four = 0x0f0f0f0f, two = 0x30303030;
-        const uint32_t scales[2] = {words[0] & six, (words[2] & four) | (words[0] >> 2 & two)};
-        const uint32_t mins[2] = {words[1] & six, (words[2] >> 4 & four) | (words[1] >> 2 & two)};
-        store(scale, repeat_half<8>(bytes) * floats_of_bytes((const uint8_t*)scales));
-        store(offset, -(repeat_half<8>(bytes + 2) * floats_of_bytes((const uint8_t*)mins)));
+        return {{words[0] & six, (words[2] & four) | (words[0] >> 2 & two)},
+                {words[1] & six, (words[2] >> 4 & four) | (words[1] >> 2 & two)}};
+    }
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float* offset) {
+        const Numbers of = numbers(bytes);
+        store(scale, repeat_half<8>(bytes) * floats_of_bytes((const uint8_t*)of.scales));
+        store(offset, -(repeat_half<8>(bytes + 2) * floats_of_bytes((const uint8_t*)of.mins)));
+    }
+
+    static INLINE float factors(const uint8_t* bytes, int16_t* factor) {
+        const Numbers of = numbers(bytes);
+        for (int sub = 0; sub < 8; sub++) factor[sub] = ((const uint8_t*)of.scales)[sub];
+        return load_half(bytes);
     }
 };
 

@@ -56,27 +56,64 @@ void decode_row(const uint8_t* row, int cols, float* out) {
 }
 
 #if defined(HAS_PANELS)
+// Whether a block has `factors`: the integers of its scales, which are d times them; returns d.
+template <class Type, class = void>
+constexpr bool HAS_FACTORS = false;
+template <class Type>
+constexpr bool HAS_FACTORS<Type, decltype((void)Type::factors(nullptr, nullptr))> =
+    SHORT_SUMS<Type>;
+
+// Columns that share a panel's scale.
+template <class Type>
+constexpr int SPAN_OF = HAS_FACTORS<Type>                    ? Type::BLOCK
+                        : SHORT_SUMS<Type> && Type::SUB > 32 ? Type::SUB
+                                                             : WIDTH_OF<Type>;
+
+// Scales and offsets of a block, which begins at column `start` of its row.
+template <class Type>
+INLINE void unpack_scales(const uint8_t* block, int start, int row, Panel& panel) {
+    constexpr int WIDTH = WIDTH_OF<Type>, SPAN = SPAN_OF<Type>;
+    constexpr int MOVED = Type::FORM == SYMMETRIC ? 0 : panel_center<Type>() - CENTER_OF<Type>;
+    Scales<Type> of;
+    Type::scales(block, of.scale, of.offset);
+    int16_t factors[Scales<Type>::COUNT] = {1};
+    if constexpr (HAS_FACTORS<Type>) {
+        panel.scales[start / SPAN * PANEL_ROWS + row] = Type::factors(block, factors);
+    } else {
+        for (int col = 0; col < Type::BLOCK; col += SPAN) {
+            panel.scales[(start + col) / SPAN * PANEL_ROWS + row] = of.scale[col / Type::SUB];
+        }
+    }
+    for (int col = 0; col < Type::BLOCK; col += WIDTH) {
+        const int at = (start + col) / WIDTH * PANEL_ROWS + row, sub = col / Type::SUB;
+        if (SHORT_SUMS<Type>) {
+            const int16_t factor = HAS_FACTORS<Type> ? factors[sub] : 1;
+            panel.factors[2 * at] = panel.factors[2 * at + 1] = factor;
+        }
+        if (Type::FORM != SYMMETRIC) {
+            panel.offsets[at] = offset_of(of, sub) + (float)MOVED * of.scale[sub];
+        }
+    }
+}
+
 template <class Type>
 void unpack_panel(const uint8_t* const* rows, Panel& panel) {
-    constexpr int WIDTH = WIDTH_OF<Type>;
     panel.bits = Type::BITS;
+    panel.span = SPAN_OF<Type>;
     panel.has_offsets = Type::FORM != SYMMETRIC;
-    for (int row = 0; row < PANEL_ROWS; row++) {
-        const uint8_t* block = rows[row];
-        for (int start = 0; start < panel.cols; start += Type::BLOCK, block += Type::BYTES) {
-            Scales<Type> of;
-            Type::scales(block, of.scale, of.offset);
-            for (int col = 0; col < Type::BLOCK; col += WIDTH) {
-                const int at = (start + col) / WIDTH * PANEL_ROWS + row;
-                panel.scales[at] = of.scale[col / Type::SUB];
-                if (Type::FORM != SYMMETRIC) panel.offsets[at] = offset_of(of, col / Type::SUB);
-            }
-            for (int part = 0; part < Type::BLOCK / 32; part++) {
-                const Bytes<32> codes = codes_of<Type>(block, part);
-                uint32_t fours[8];
-                memcpy(fours, &codes, sizeof fours);
-                uint8_t* to = panel.codes + (start + 32 * part) * PANEL_ROWS + 4 * row;
-                for (int i = 0; i < 8; i++) memcpy(to + 4 * PANEL_ROWS * i, fours + i, 4);
+    panel.has_center = panel_center<Type>() != 0;
+    for (int start = 0, at = 0; start < panel.cols; start += Type::BLOCK, at += Type::BYTES) {
+        for (int row = 0; row < PANEL_ROWS; row++) {
+            unpack_scales<Type>(rows[row] + at, start, row, panel);
+        }
+        uint8_t* to = panel.codes + start * PANEL_ROWS;
+        for (int part = 0; part < Type::BLOCK / 32; part++, to += 32 * PANEL_ROWS) {
+            for (int first = 0; first < PANEL_ROWS; first += 8) {
+                Bytes<32> codes[8];
+                for (int r = 0; r < 8; r++) {
+                    codes[r] = codes_of<Type>(rows[first + r] + at, part);
+                }
+                store_side_by_side(codes, to + 4 * first, 4 * PANEL_ROWS);
             }
         }
     }
@@ -117,9 +154,16 @@ constexpr void (*DECODE_BFLOAT)(const uint8_t*, int, ptrdiff_t, uint16_t*) = nul
 
 template <class Type>
 constexpr Layout layout_of(const char* name) {
-    return {name,           Type::BLOCK,         Type::BYTES,        decode_row<Type>,
-            dot_rows<Type>, DECODE_BFLOAT<Type>, UNPACK_PANEL<Type>, WIDTH_OF<Type>,
-            CENTER_OF<Type>};
+    return {name,
+            Type::BLOCK,
+            Type::BYTES,
+            decode_row<Type>,
+            dot_rows<Type>,
+            DECODE_BFLOAT<Type>,
+            UNPACK_PANEL<Type>,
+            WIDTH_OF<Type>,
+            panel_center<Type>(),
+            SHORT_SUMS<Type>};
 }
 
 }  // namespace KERNELS

@@ -35,6 +35,12 @@ struct Q2_K {
         }
     }
 
+    static INLINE float factors(const uint8_t* bytes, int16_t* factor) {
+        const BlockQ2_K* block = (const BlockQ2_K*)bytes;
+        for (int sub = 0; sub < 16; sub++) factor[sub] = block->scales[sub] & 15;
+        return load_half(block->d);
+    }
+
     static INLINE Bytes<32> codes(const uint8_t* bytes, int index) {
         const BlockQ2_K* block = (const BlockQ2_K*)bytes;
         return shift_right(load<32>(block->q + index / 4 * 32), index % 4 * 2) & 3;

@@ -22,20 +22,36 @@ struct Q3_K {
     static constexpr int BITS = 3;
     static constexpr Form FORM = SYMMETRIC;
 
-    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
-        const BlockQ3_K* block = (const BlockQ3_K*)bytes;
-        uint32_t words[3], stored[4];  // four scales in each number
+    // Each 32 more than its scale, four in each word.
+    static INLINE void numbers(const BlockQ3_K* block, uint32_t* stored) {
+        uint32_t words[3];
         memcpy(words, block->scales, sizeof words);
         for (int i = 0; i < 4; i++) {
             const uint32_t low = (i < 2 ? words[i] : words[i - 2] >> 4) & 0x0f0f0f0f;
             stored[i] = low | (words[2] >> (2 * i) & 0x03030303) << 4;
         }
+    }
+
+    static INLINE void scales(const uint8_t* bytes, float* scale, float*) {
+        const BlockQ3_K* block = (const BlockQ3_K*)bytes;
+        uint32_t stored[4];
+        numbers(block, stored);
         const Floats<8> d = repeat_half<8>(block->d), center = repeat<8>(-32.0f),
                         one = repeat<8>(1.0f);
         for (int sub = 0; sub < 16; sub += 8) {
             const Floats<8> scales = floats_of_bytes((const uint8_t*)stored + sub);
             store(scale + sub, d * fused(scales, one, center));
         }
+    }
+
+    static INLINE float factors(const uint8_t* bytes, int16_t* factor) {
+        const BlockQ3_K* block = (const BlockQ3_K*)bytes;
+        uint32_t stored[4];
+        numbers(block, stored);
+        for (int sub = 0; sub < 16; sub++) {
+            factor[sub] = (int16_t)(((const uint8_t*)stored)[sub] - 32);
+        }
+        return load_half(block->d);
     }
 
     static INLINE Bytes<32> codes(const uint8_t* bytes, int index) {

@@ -30,6 +30,12 @@ struct Q6_K {
         store(scale + 8, d * floats_of_bytes(block->scales + 8));
     }
 
+    static INLINE float factors(const uint8_t* bytes, int16_t* factor) {
+        const BlockQ6_K* block = (const BlockQ6_K*)bytes;
+        for (int sub = 0; sub < 16; sub++) factor[sub] = block->scales[sub];
+        return load_half(block->d);
+    }
+
     static INLINE Bytes<32> codes(const uint8_t* bytes, int index) {
         const BlockQ6_K* block = (const BlockQ6_K*)bytes;
         const int h = index / 4, k = index % 4;

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+struct LogitSums;  // kernels.h
+
 namespace KERNELS {
 
 void add(float* x, const float* y, int count);
@@ -22,5 +24,6 @@ void times_strip_f16(const float* a, ptrdiff_t a_stride, int rows, const void* s
 void times_strip_f32(const float* a, ptrdiff_t a_stride, int rows, const void* strip, int count,
                      const float* keep, float* out, ptrdiff_t out_stride);
 float softmax_step(float* scores, int keys, int seen, float* largest, float* sum);
+void compare_logits(const float* p, const float* q, int count, LogitSums* out);
 
 }  // namespace KERNELS

@@ -1,11 +1,23 @@
 """Metrics against slow, obvious twins in Python floats."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from quantize.report.metrics import EDGES, HUGE, TokenScores, histogram, score, stack, summarize
+from quantize.report.metrics import (
+    EDGES,
+    HUGE,
+    TokenScores,
+    figures,
+    histogram,
+    score,
+    stack,
+    summarize,
+)
+from runtime import compiled
+from runtime.errors import InputError
 
 pytestmark = pytest.mark.numeric
 
@@ -49,6 +61,33 @@ def test_scores_do_not_depend_on_how_many_rows_are_taken_at_a_time() -> None:
     pieces = score(original, artifact, following, cells=22)  # two rows at a time
     for name in vars(whole):
         np.testing.assert_array_equal(getattr(whole, name), getattr(pieces, name))
+
+
+@pytest.mark.parametrize("vocab", [1, 2, 7, 8, 50, 4099])
+def test_the_kernels_give_the_figures_of_numpy(vocab: int, native_settings: Any) -> None:
+    original, artifact = logits(5, tokens=9, vocab=vocab)
+    artifact[4, vocab // 2] = np.inf
+    artifact[5] = original[5]
+    artifact[6] = original[6] + np.float32(1e-3)
+    following = np.array([0, vocab - 1, -1, 0, 0, vocab // 2, -1, 0, 0])
+    expected = figures(original, artifact, following)
+    for name in compiled.kernels.instruction_sets():
+        native_settings.set_instruction_set(name)
+        found = compiled.kernels.compare_logits(original, artifact, following)
+        # sums of probabilities, each right to a few units of 2^-53
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_the_kernels_refuse_what_does_not_fit() -> None:
+    original, artifact = logits(6)
+    for args in (
+        (original, artifact[:, :-1].copy(), np.zeros(7, int)),
+        (original, artifact, np.zeros(6, int)),
+        (original, artifact, np.full(7, 11)),
+        (original, artifact, np.full(7, -2)),
+    ):
+        with pytest.raises(InputError, match="give"):
+            compiled.kernels.compare_logits(*args)
 
 
 def test_equal_logits_have_no_divergence() -> None:
