@@ -38,11 +38,13 @@ def fitting(max_ram: float, cost: Callable[[Way], Cost], other: str = "") -> Way
 
     Raises SpaceError with the least that is needed; `other` is what else would help.
     """
-    costs = {way: cost(way) for way in WAYS}
-    for way, found in costs.items():
+    costs = []
+    for way in WAYS:
+        found = cost(way)
         if SLACK * (BASE_BYTES + found.memory) <= max_ram * 2**30:
             return way
-    least = min(costs.values(), key=lambda found: found.memory)
+        costs.append(found)
+    least = min(costs, key=lambda found: found.memory)
     needed = ceil(SLACK * (BASE_BYTES + least.memory) / 2**30 * 100) / 100
     if max_ram * 2**30 <= SLACK * BASE_BYTES:
         other = ""  # the program alone is too much
