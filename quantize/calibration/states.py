@@ -1,5 +1,7 @@
 """Hidden states of all windows in one array, which may lie on disk: written, and read in parts."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
@@ -35,3 +37,15 @@ def put(states: np.ndarray, here: slice | np.ndarray, values: np.ndarray) -> Non
     """Replace some rows of states, which may lie on disk."""
     states[here] = values
     drop_pages([states])
+
+
+def put_all(
+    states: np.ndarray | None, places: Iterable[slice], found: Iterable[np.ndarray | None]
+) -> None:
+    """Replace the rows at some places by what is found for each; without states nothing is kept."""
+    ahead = iter(places)
+    for values in found:
+        here = next(ahead)
+        if states is not None and values is not None:
+            put(states, here, values)
+        del values  # the next ones, which are only computed now, need their room

@@ -20,13 +20,13 @@ import torch
 
 from quantize.calibration.rows import Images, placed
 from quantize.calibration.rows import batches as batches
-from quantize.calibration.states import fetch, put
+from quantize.calibration.states import fetch, put, put_all
 from quantize.calibration.streamed import Streamed, StreamedLinear
 from quantize.calibration.workers import HERE, Batch, Workers
 from quantize.checkpoint import Checkpoint, check_finite
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
-from runtime.forward import NOBODY, Layer, Observer, Ops, decoder_layer
+from runtime.forward import NOBODY, Layer, Observer, Ops, Positions, decoder_layer
 
 TOKENS = 2048
 """Tokens that go through a layer at a time."""
@@ -216,21 +216,24 @@ def run(
     """
     rows, length = hidden.shape[:2]
     places = list(placed(rows, length, tokens, images))
-    batches = (Batch((hidden[here],), positions) for here, positions in places)
-    step = watch if after is None else take
-    found = workers.through(step, ops, layer, batches, observer)
-    for (here, _), states in zip(places, found, strict=True):
-        if after is not None and states is not None:
-            put(after, here, states)
+    parts = (Batch((hidden[here],), positions) for here, positions in places)
+    found = workers.through(watch if after is None else take, ops, layer, parts, observer)
+    put_all(after, (here for here, _ in places), found)
 
 
 def take(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> np.ndarray:
     """A batch through a layer: its states behind it, (rows, T, D)."""
-    x = fetch(batch.states[0], slice(None), ops.device)
-    x = decoder_layer(ops, layer, x, batch.positions, observer=observer)
-    return x.cpu().numpy()
+    return behind(ops, layer, batch.states[0], batch.positions, observer).cpu().numpy()
 
 
 def watch(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> None:
     """A batch through a layer for what the observer sees of it."""
     take(ops, layer, batch, observer)
+
+
+def behind(
+    ops: TorchOps, layer: Layer, states: np.ndarray, positions: Positions, observer: Observer
+) -> torch.Tensor:
+    """Some states (rows, T, D) behind a layer, (rows, T, D) on the device."""
+    x = fetch(states, slice(None), ops.device)
+    return decoder_layer(ops, layer, x, positions, observer=observer)

@@ -7,6 +7,8 @@ result says how many workers there were.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import starmap
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,7 +79,7 @@ class Here:
     def map(
         self, function: Callable[..., Any], shared: Any, pieces: Iterable[tuple]
     ) -> Iterator[Any]:
-        return (function(shared, *piece) for piece in pieces)
+        return starmap(partial(function, shared), pieces)  # a generator would keep the last piece
 
     map_kept = map
 

@@ -57,8 +57,8 @@ def solve(
     `Recipe.factor`."""
     columns = Columns(hessian, ordered)
     factor, note = recipe.factor(columns.hessian, where, spare)
-    replaced = factor is not None and factor.root is not None and factor.hessian is None
-    return Told(note, columns.order), Solved(None if replaced else hessian, columns, factor)
+    gone = factor is not None and replaces(factor)
+    return Told(note, columns.order), Solved(None if gone else hessian, columns, factor)
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,16 @@ def round_rows(
     columns, factor = against.columns, against.factor
     packed, value = quantize_weight(columns.sorted(weight), qtype, recipe, factor)
     value = columns.unsorted(value)
-    if factor is not None and factor.root is not None and against.hessian is None:
+    if factor is not None and replaces(factor):
         error = factored_error(weight - value, factor), factored_error(weight, factor)
     else:
         error = error_of(weight, value, against.hessian)
     return RoundedRows(packed, value if valued else None, error)
+
+
+def replaces(factor: HessianFactor) -> bool:
+    """Whether a factor took the place of its Hessian."""
+    return factor.root is not None and factor.hessian is None
 
 
 def joined(
@@ -113,23 +118,14 @@ def chunks(weight: torch.Tensor | StreamedLinear, chunk: int = CHUNK) -> Iterato
 
 
 def quantize_weight(
-    weight: torch.Tensor,
-    qtype: QuantType,
-    recipe: Recipe,
-    factor: HessianFactor | None,
-    chunk: int = CHUNK,
+    weight: torch.Tensor, qtype: QuantType, recipe: Recipe, factor: HessianFactor | None
 ) -> tuple[np.ndarray, torch.Tensor]:
-    """Round (out, in), some rows at a time: packed rows, and the values a reader will see."""
-    parts, values, start = [], torch.empty_like(weight), 0
-    for rows in chunks(weight, chunk):
-        rounded = recipe.method.round(rows, qtype, factor)
-        if factor is not None and factor.hessian is not None and not qtype.is_float:
-            for _ in range(recipe.descent_iterations):
-                rounded = descend(rows, rounded, qtype, factor.hessian, factor.ridge)
-        values[start : start + len(rows)] = rounded.value
-        start += len(rows)
-        parts.append(qtype.pack(numpy_of(rounded.codes), to_numpy(rounded.params)))
-    return np.concatenate(parts), values
+    """Round (out, in): packed rows, and the values a reader will see."""
+    rounded = recipe.method.round(weight, qtype, factor)
+    if factor is not None and factor.hessian is not None and not qtype.is_float:
+        for _ in range(recipe.descent_iterations):
+            rounded = descend(weight, rounded, qtype, factor.hessian, factor.ridge)
+    return qtype.pack(numpy_of(rounded.codes), to_numpy(rounded.params)), rounded.value
 
 
 def error_of(weight: torch.Tensor, value: torch.Tensor, hessian: torch.Tensor | None) -> Error:

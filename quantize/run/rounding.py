@@ -50,7 +50,6 @@ def quantize_layer(
     weights rounded at a time; `kept`: linears that are copied (copied.py) -> what they are. With
     `spare` a factor takes the place of its Hessian, which is dropped when its linears are rounded.
     """
-    valued = not workers.reads_packed
     values: Weights = {}
     parts: dict[str, list[np.ndarray]] = {}
     errors: dict[str, list[Error]] = {linear: [] for linear in kept}
@@ -63,7 +62,7 @@ def quantize_layer(
             hessians.get(group.name),
             ordered,
             f"{where}{'/'.join(map(group.part, linears))}",
-            None if group.expert is not None else spare,
+            spare if group.expert is None else None,
         )
         for group, ordered, linears in there
     )
