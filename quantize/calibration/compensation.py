@@ -20,13 +20,13 @@ import torch
 from quantize.calibration.hessian import Hessians
 from quantize.calibration.routed import Routed
 from quantize.calibration.rows import placed
-from quantize.calibration.states import fetch, put
-from quantize.calibration.stream import Prefix, Weights
+from quantize.calibration.states import put_all
+from quantize.calibration.stream import Prefix, Weights, behind
 from quantize.calibration.sums import Sums, add_product
 from quantize.calibration.workers import HERE, Batch, Workers
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
-from runtime.forward import NOBODY, Layer, Observer, decoder_layer
+from runtime.forward import NOBODY, Layer, Observer
 
 EVERY = 8
 """One window in so many is held back."""
@@ -48,8 +48,10 @@ class InputDifference:
     """Whether it is Y - Y'."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Out of another process, where its memory may be read-only: here it changes in place."""
-        self.__dict__ |= state | {"moment": state["moment"].clone()}
+        """Out of another process its memory is only read: `compensated` changes that of outputs."""
+        self.__dict__ |= state
+        if self.of_outputs:
+            self.moment = self.moment.clone()
 
     def add(
         self, error: torch.Tensor, x: torch.Tensor, weighed: torch.Tensor, held: list[slice]
@@ -89,8 +91,10 @@ class Inputs(Observer):
 class ComparedSums(Sums):
     """Those of a Compared."""
 
-    errors: list[InputDifference]
-    """In the order of `Compared.differences`."""
+    moments: list[torch.Tensor]
+    """Of `Compared.differences`, in their order."""
+    held: list[list[tuple[torch.Tensor, torch.Tensor]]]
+    """The same."""
 
 
 class Compared(Hessians):
@@ -140,15 +144,18 @@ class Compared(Hessians):
         """All that are summed, that of the outputs last."""
         return [*self.errors.values(), *([self.of_outputs] if self.of_outputs else [])]
 
-    def taken(self) -> ComparedSums:
-        sums = super().taken()
-        return ComparedSums(sums.counts, sums.upper, self.differences)
+    def batch_sums(self) -> ComparedSums:
+        sums = super().batch_sums()
+        moments = [difference.moment for difference in self.differences]
+        held = [difference.held for difference in self.differences]
+        return ComparedSums(sums.counts, sums.upper, moments, held)
 
-    def give(self, sums: Any) -> None:
-        super().give(sums)
-        for error, found in zip(self.differences, sums.errors, strict=True):
-            error.moment += found.moment
-            error.held += found.held
+    def add_sums(self, sums: Any) -> None:
+        super().add_sums(sums)
+        for difference, moment in zip(self.differences, sums.moments, strict=True):
+            difference.moment += moment
+        for difference, held in zip(self.differences, sums.held, strict=True):
+            difference.held += [(x.clone(), error.clone()) for x, error in held]
 
     def finish(self, tokens: int) -> None:
         """Sums over so many tokens become means; the inputs of the last batch are let go."""
@@ -196,19 +203,17 @@ class ComparedPrefix(Prefix):
             for here, positions in places
         )
         found = self.workers.through(compare, ops, layer, batches, observer)
-        for (here, _), truth in zip(places, found, strict=True):
-            assert truth is not None, "what `compare` gives"
-            put(self.exact, here, truth)
+        put_all(self.exact, (here for here, _ in places), found)
         observer.finish(max(1, rows - len(held)) * length)
 
 
 def compare(ops: TorchOps, layer: Layer, batch: Batch, observer: Compared) -> np.ndarray:
     """A batch of both models through the original layer: the original's states behind it."""
-    exact, values = (fetch(states, slice(None), ops.device) for states in batch.states)
+    exact, values = batch.states
     length = exact.shape[1]
     observer.held = [slice(row * length, (row + 1) * length) for row in batch.held]
-    truth = decoder_layer(ops, layer, exact, batch.positions, observer=observer.original)
-    found = decoder_layer(ops, layer, values, batch.positions, observer=observer)
+    truth = behind(ops, layer, exact, batch.positions, observer.original)
+    found = behind(ops, layer, values, batch.positions, observer)
     observer.add_outputs((truth - found).flatten(0, 1))
     return truth.cpu().numpy()
 

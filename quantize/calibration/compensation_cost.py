@@ -9,14 +9,17 @@ from runtime.archs import LayerSpec
 def beside_bytes(spec: LayerSpec, rows: int, length: int) -> int:
     """Bytes that a Compared keeps beside its Hessians: moments, windows held back, and the last
     inputs of both models."""
-    groups, last = compared(spec), spec.groups[-1]
-    moments = sum(moment_sizes(spec).values())
-    widths = sum(group.width for group in groups)
-    held = 2 * widths
+    widths = sum(group.width for group in compared(spec))
+    read = at_once(rows, length) * (widths + spec.groups[-1].width)
+    return summed_bytes(spec, len(held_back(rows)) * length) + FLOAT * read
+
+
+def summed_bytes(spec: LayerSpec, held: int) -> int:
+    """Bytes of moments, and of what is kept of so many tokens of windows held back."""
+    numbers, last = 2 * sum(group.width for group in compared(spec)), spec.groups[-1]
     if spec.output_factor:
-        held += spec.linears[last.linears[0]].outputs - last.width
-    read = at_once(rows, length) * (widths + last.width)
-    return FLOAT * (moments + len(held_back(rows)) * length * held + read)
+        numbers += spec.linears[last.linears[0]].outputs - last.width
+    return FLOAT * (sum(moment_sizes(spec).values()) + held * numbers)
 
 
 def moment_sizes(spec: LayerSpec) -> dict[str, int]:

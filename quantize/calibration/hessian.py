@@ -84,13 +84,13 @@ class Hessians(Observer):
             name: mirror(total).div_(max(1, self.counts[name])) for name, total in self.sums.items()
         }
 
-    def taken(self) -> Sums:
-        """The sums, for another observer of the same layer to `give` itself."""
+    def batch_sums(self) -> Sums:
+        """The sums so far, for `add_sums` of another observer of the same layer."""
         halves = {name: upper_half(total) for name, total in self.sums.items()}
         return Sums(dict(self.counts), halves)
 
-    def give(self, sums: Any) -> None:
-        """Add what was `taken` from an observer of the next batch."""
+    def add_sums(self, sums: Any) -> None:
+        """Add the `batch_sums` of an observer of the next batch; nothing of them is kept."""
         self.counts.update(sums.counts)
         for name, half in sums.upper.items():
             add_half(self.sums[name], half)

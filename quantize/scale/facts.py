@@ -63,7 +63,7 @@ def processor() -> str:
     return " ".join(filter(None, [maker, *sets]))
 
 
-def compare(name: str, found: dict[str, Any], mine: dict[str, Any], source: Source) -> None:
+def refuse_other(name: str, found: dict[str, Any], mine: dict[str, Any], source: Source) -> None:
     """Raise EdgequantError where a node is not as this machine is."""
     own = quantize.__version__
     if "facts" not in found:

@@ -8,17 +8,17 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from quantize.run.job import code_version
-from quantize.scale.facts import Source, compare, facts
+from quantize.scale.facts import Source, facts, refuse_other
 from runtime.errors import InputError
 
 ANSWER = 120.0
 """Seconds that a node may take to answer: it starts a process, and imports torch."""
 
 
-def look() -> Callable[[Any, str], dict[str, Any]]:
+def question() -> Callable[[Any, str], dict[str, Any]]:
     """What a node is asked. It travels as code, for a node may have another edgequant, or none."""
 
-    def look(source: tuple, code: str) -> dict[str, Any]:
+    def answer(source: tuple, code: str) -> dict[str, Any]:
         try:
             import quantize
             from quantize.run.job import code_version
@@ -30,7 +30,7 @@ def look() -> Callable[[Any, str], dict[str, Any]]:
 
         return {"facts": facts(Source(*source))}
 
-    return look
+    return answer
 
 
 def check_nodes(source: Source) -> None:
@@ -43,7 +43,7 @@ def check_nodes(source: Source) -> None:
             "here; set OMP_NUM_THREADS to what the nodes have."
         )
     mine, values = facts(source), tuple(vars(source).values())
-    asked = ray.remote(num_cpus=0, max_retries=1)(look())
+    asked = ray.remote(num_cpus=0, max_retries=1)(question())
     answers = {
         node["NodeManagerAddress"] + f" ({node['NodeID'][:8]})": asked.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -61,4 +61,4 @@ def check_nodes(source: Source) -> None:
         except RayError as error:
             reason = str(error).strip().splitlines()[-1].rstrip(".")
             raise InputError(f"the Ray node {name} cannot compute: {reason}.") from error
-        compare(name, found, mine, source)
+        refuse_other(name, found, mine, source)

@@ -31,7 +31,7 @@ POLL = 10.0
 """Seconds after which it is looked whether anybody is left who could compute."""
 
 
-class Kept:
+class Remote:
     """A result that stays where it was computed, as long as this is there."""
 
     def __init__(self, ref: Any) -> None:
@@ -62,16 +62,21 @@ class RayWorkers:
     ) -> Iterator[np.ndarray | None]:
         kind = None if observer is NOBODY else type(observer)
         place, size = self._place(layer)
-        sums_of = batch_bytes(layer.spec, isinstance(observer, Compared)) if kind else 0
+
+        def sums_of(batch: Batch) -> int:
+            held = len(batch.held) * batch.states[0].shape[1]
+            return batch_bytes(layer.spec, isinstance(observer, Compared), held) if kind else 0
+
         try:
             calls = (
-                (self.run_batch, (self.source, place, step, batch, kind), sums_of)
+                (self.run_batch, (self.source, place, step, batch, kind), sums_of(batch))
                 for batch in batches
             )
             for states, sums in self._each(calls):
                 if sums is not None:
-                    observer.give(sums)
+                    observer.add_sums(sums)
                 yield states
+                del states, sums  # they lie in the store
         finally:
             self._count(-size)
 
@@ -84,6 +89,7 @@ class RayWorkers:
             for found in self._each(calls):
                 # tensors that are kept would keep their place in the store
                 yield [part.clone() for part in found] if isinstance(found, list) else found
+                del found
         finally:
             self._count(-size)
 
@@ -105,7 +111,7 @@ class RayWorkers:
             self._count(-size)
 
     def _each(self, calls: Iterable[tuple[Any, tuple, int]]) -> Iterator[Any]:
-        """Results of remote functions, in order; of two results the second as a Kept.
+        """Results of remote functions, in order; of two results the second as a Remote.
 
         A call is a function, its arguments, and the bytes that it gives beyond those that it takes.
         As many are on their way as there are processors for, and room. A result counts until the
@@ -127,13 +133,15 @@ class RayWorkers:
         """The result that has waited longest."""
         ref, size = waiting.popleft()
         if isinstance(ref, list):
-            told, kept = self._get(ref[0]), Kept(ref.pop())
+            told, kept = self._get(ref[0]), Remote(ref.pop())
             self._count(-size)
             yield told, kept
             return
-        yield self._get(ref)
-        del ref
-        self._count(-size)
+        try:
+            yield self._get(ref)
+        finally:
+            del ref
+            self._count(-size)
 
     def _wait(self, ref: Any) -> None:
         """Until a result is there, or raise InputError when nobody is left who could compute it."""
@@ -175,7 +183,7 @@ class RayWorkers:
 
     def _shared(self, value: Any) -> tuple[Any, int]:
         """A reference to what pieces share, and the bytes that it takes anew in the store."""
-        if isinstance(value, Kept):
+        if isinstance(value, Remote):
             return value.ref, 0
         size = nbytes(value)
         self._count(size)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from quantize.calibration.compensation_cost import moment_sizes
+from quantize.calibration.compensation_cost import summed_bytes
 from quantize.calibration.hessian_cost import plain_hessian_bytes
 from quantize.calibration.layer_cost import layer_bytes
-from quantize.calibration.sums import STRIPE
+from quantize.calibration.sums import half_size
 from quantize.run.cost import FLOAT
 from runtime.archs import Arch, LayerSpec
 
@@ -30,17 +30,16 @@ def nbytes(value: Any) -> int:
     return 0
 
 
-def batch_bytes(spec: LayerSpec, compensates: bool) -> int:
-    """Bytes of the sums of one batch: halves of Hessians, and what compensation sums."""
-    widths = [group.width for group in spec.groups if group.expert is None]
-    halves = FLOAT * sum(width * (width + min(width, STRIPE)) // 2 for width in widths)
-    return halves + (FLOAT * sum(moment_sizes(spec).values()) if compensates else 0)
+def batch_bytes(spec: LayerSpec, compensates: bool, held: int = 0) -> int:
+    """Bytes of the sums of one batch, `held` tokens of which are held back: halves of Hessians, and
+    what compensation sums."""
+    halves = FLOAT * sum(half_size(group.width) for group in spec.groups if group.expert is None)
+    return halves + (summed_bytes(spec, held) if compensates else 0)
 
 
 def worth(spec: LayerSpec, tokens: int, compensates: bool) -> int:
     """Bytes of a layer in float32, its sums, and the states of so many tokens before and after."""
-    sums = plain_hessian_bytes(spec)
-    sums += FLOAT * sum(moment_sizes(spec).values()) if compensates else 0
+    sums = plain_hessian_bytes(spec) + (summed_bytes(spec, 0) if compensates else 0)
     states = FLOAT * tokens * spec.groups[0].width * (4 if compensates else 2)
     return layer_bytes(spec) + sums + states
 

@@ -45,16 +45,16 @@ def run_batch(
 
     Returns its states behind the layer, and what an observer of that class has summed.
     """
-    checkpoint = settled(source)
+    checkpoint = prepared(source)
     ready = original(source, layer) if isinstance(layer, int) else rounded(checkpoint, layer)
     seen: Any = observer(ready.spec, CPU) if observer else NOBODY
     states = step(TorchOps(), ready, batch, seen)
-    return states, seen.taken() if observer else None
+    return states, seen.batch_sums() if observer else None
 
 
 def run_piece(source: Source, function: Callable[..., Any], shared: Any, piece: tuple) -> Any:
     """One piece of what is mapped."""
-    settled(source)
+    prepared(source)
     return function(shared, *piece)
 
 
@@ -67,7 +67,7 @@ def run_kept(
 
 
 @cache
-def settled(source: Source) -> Checkpoint:
+def prepared(source: Source) -> Checkpoint:
     """The checkpoint, once this process is sure to compute what every other does.
 
     Raises EdgequantError for other code or another checkpoint: a node may have come later than
@@ -91,7 +91,7 @@ def settled(source: Source) -> Checkpoint:
 @lru_cache(maxsize=1)
 def original(source: Source, index: int) -> Layer:
     """A layer of the checkpoint, ready to compute."""
-    return OriginalLayers(settled(source), CPU).layer(index)
+    return OriginalLayers(prepared(source), CPU).layer(index)
 
 
 _last: dict[str, Layer] = {}

@@ -165,12 +165,13 @@ def test_a_run_goes_on_without_the_cluster_that_began_it(
     assert same(single, made(plan(output)))
 
 
+@pytest.mark.parametrize("effort", ["low", "medium"])
 def test_the_store_holds_less_than_two_layers_and_nothing_at_the_end(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    effort: str, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from quantize.run import sequential
 
-    run = plan(tmp_path / "out", ray=cluster.address)
+    run = plan(tmp_path / "out", ray=cluster.address, effort=effort)
     job = Job.resolve(run)
     counted: list[Any] = []
     with spread(run, job) as spread_job, job.store.locked():

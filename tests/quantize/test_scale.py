@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from quantize.calibration.compensation import Compared
+from quantize.calibration.compensation import Compared, compare
 from quantize.calibration.hessian import Hessians
+from quantize.calibration.stream import OriginalLayers
+from quantize.calibration.workers import Batch
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.run import pipeline
 from quantize.run.job import code_version
 from quantize.scale import connect
-from quantize.scale.facts import Source, compare, facts
+from quantize.scale.facts import Source, facts, refuse_other
 from quantize.scale.sizes import batch_bytes, nbytes, store_room, worth
+from runtime.backends.torch import TorchOps
 from runtime.errors import EdgequantError
+from runtime.forward import Positions
 from tests.moe_models import QWEN2, moe
 from tests.quantize.runs import small_plan
 
@@ -85,7 +89,7 @@ def test_somebody_who_is_not_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_node_like_this_machine_is_taken() -> None:
     mine = facts(source())
-    compare("10.0.0.2", {"facts": facts(source())}, mine, source())
+    refuse_other("10.0.0.2", {"facts": facts(source())}, mine, source())
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_a_node_that_is_otherwise_is_named_with_what_it_lacks(
     if "facts" in found:
         found = {"facts": mine | found["facts"]}
     with pytest.raises(EdgequantError, match=told):
-        compare("10.0.0.2", found, mine, source())
+        refuse_other("10.0.0.2", found, mine, source())
 
 
 def test_a_folder_that_a_node_lacks_is_named(tmp_path: Path) -> None:
@@ -128,8 +132,22 @@ def test_the_cluster_decides_no_byte() -> None:
 def test_sums_of_a_batch_are_as_large_as_stated(compensates: bool) -> None:
     spec = open_checkpoint(BUNDLED).arch.layer(0)
     observer = (Compared if compensates else Hessians)(spec, torch.device("cpu"))
-    assert nbytes(observer.taken()) <= batch_bytes(spec, compensates)
-    assert nbytes(observer.taken()) > 0.8 * batch_bytes(spec, compensates)
+    assert nbytes(observer.batch_sums()) == batch_bytes(spec, compensates)
+
+
+def test_windows_that_are_held_back_are_counted_and_leave_the_store() -> None:
+    checkpoint = open_checkpoint(BUNDLED)
+    layer = OriginalLayers(checkpoint, torch.device("cpu")).layer(0)
+    states = np.random.default_rng(0).standard_normal((2, 8, checkpoint.arch.hidden), np.float32)
+    there, here = (Compared(layer.spec, torch.device("cpu")) for _ in range(2))
+    compare(TorchOps(), layer, Batch((states, 2 * states), Positions(0, 8), held=(1,)), there)
+    sums = there.batch_sums()
+    assert nbytes(sums) == batch_bytes(layer.spec, True, held=8)
+    here.add_sums(sums)
+    kept = [part for difference in here.differences for pair in difference.held for part in pair]
+    assert kept and nbytes(kept) == nbytes(sums.held)
+    there_too = {part.data_ptr() for held in sums.held for pair in held for part in pair}
+    assert there_too.isdisjoint(part.data_ptr() for part in kept)
 
 
 def test_bytes_are_counted_wherever_they_are() -> None:

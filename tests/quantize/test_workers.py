@@ -55,11 +55,11 @@ class Elsewhere:
         def run(batch: Batch) -> tuple[Any, Any]:
             seen = NOBODY if observer is NOBODY else type(observer)(own.spec, ops.device)
             states = step(TorchOps(), own, batch, seen)
-            return states, None if observer is NOBODY else seen.taken()
+            return states, None if observer is NOBODY else seen.batch_sums()
 
         for states, sums in self.each(run, ((batch,) for batch in batches)):
             if sums is not None:
-                observer.give(sums)
+                observer.add_sums(sums)
             yield states
 
     def map(self, function: Any, shared: Any, pieces: Iterable[tuple]) -> Iterator[Any]:
