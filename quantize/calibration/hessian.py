@@ -86,8 +86,7 @@ class Hessians(Observer):
 
     def batch_sums(self) -> Sums:
         """The sums so far, for `add_sums` of another observer of the same layer."""
-        halves = {name: upper_half(total) for name, total in self.sums.items()}
-        return Sums(dict(self.counts), halves)
+        return Sums(dict(self.counts), {name: upper_half(H) for name, H in self.sums.items()})
 
     def add_sums(self, sums: Any) -> None:
         """Add the `batch_sums` of an observer of the next batch; nothing of them is kept."""

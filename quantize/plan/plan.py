@@ -118,8 +118,7 @@ class Plan:
     baseline: Path | None = None
     check: bool = True
     ray: str | None = None
-    """Ray cluster that computes: HOST:PORT, "auto" or "local"; None = this process. Decides no
-    byte."""
+    """Ray cluster: HOST:PORT, "auto" or "local"; None = this process. Decides no byte."""
     adapter: tuple[str, ...] = ()
     """LoRA folders or hub ids that are merged into the model, in this order."""
 
