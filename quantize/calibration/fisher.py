@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quantize.calibration.hessian import add_gram, mirror
 from quantize.calibration.rows import Rows
 from quantize.calibration.score_gradient import score_gradient
+from quantize.calibration.states import embed, fetch, put
 from quantize.calibration.stream import (
     TOKENS_BACK,
     Allocate,
@@ -33,12 +33,10 @@ from quantize.calibration.stream import (
     Weights,
     backward,
     batches,
-    embed,
-    fetch,
     forward,
-    put,
 )
 from quantize.calibration.streamed import StreamingOps
+from quantize.calibration.sums import add_gram, mirror
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress, silent
 from runtime.archs import InputGroup
@@ -161,7 +159,7 @@ def head_gradient(
         add_gram(hessian, read, read)
         # d log p[token] / d logits = (1 at the token, 0 elsewhere) - p
         change = head[sample_categorical(probs, u[here])] - probs @ head
-        put(flat, here, torch.autograd.grad((normed * change).sum(), x)[0])
+        put(flat, here, torch.autograd.grad((normed * change).sum(), x)[0].cpu().numpy())
     return mirror(hessian).div_(len(predict)), used / len(predict)
 
 

@@ -3,14 +3,13 @@
 import math
 
 from quantize.calibration.fisher import LOGITS
+from quantize.calibration.hessian_cost import hessian_bytes, hessian_flops
 from quantize.calibration.layer_cost import (
     BACKWARD,
     activation_bytes,
     at_once,
     backward_bytes,
     forward_flops,
-    hessian_bytes,
-    hessian_flops,
     one_by_one_bytes,
     streamed_bytes,
 )

@@ -7,22 +7,22 @@ sums are float32 everywhere.
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from quantize.calibration.routed import Routed
-from quantize.calibration.stream import TOKENS, batches, fetch
+from quantize.calibration.states import fetch
+from quantize.calibration.stream import TOKENS, batches
+from quantize.calibration.sums import Sums, add_gram, add_half, mirror, upper_half
 from runtime.archs import Arch, InputGroup, LayerSpec
 from runtime.archs.layer import EXPERTS, ROUTER
 from runtime.backends.torch import TorchOps
-from runtime.compiled import kernels, kernels_read
 from runtime.forward import Observer
 
 GATE_UP = f"{EXPERTS}_gate_up."
 """What the names of experts' first input groups begin with."""
-STRIPE = 512
-"""Rows of the sum that one product fills: long enough for the product to run at full speed."""
 
 
 class Hessians(Observer):
@@ -84,6 +84,16 @@ class Hessians(Observer):
             name: mirror(total).div_(max(1, self.counts[name])) for name, total in self.sums.items()
         }
 
+    def batch_sums(self) -> Sums:
+        """The sums so far, for `add_sums` of another observer of the same layer."""
+        return Sums(dict(self.counts), {name: upper_half(H) for name, H in self.sums.items()})
+
+    def add_sums(self, sums: Any) -> None:
+        """Add the `batch_sums` of an observer of the next batch; nothing of them is kept."""
+        self.counts.update(sums.counts)
+        for name, half in sums.upper.items():
+            add_half(self.sums[name], half)
+
 
 def head_hessian(
     ops: TorchOps, arch: Arch, norm: torch.Tensor, hidden: np.ndarray, text: np.ndarray
@@ -98,26 +108,3 @@ def head_hessian(
         x = ops.rmsnorm(fetch(hidden.reshape(-1, width), predict[part], ops.device), norm, arch.eps)
         add_gram(hessian, x, x)
     return mirror(hessian).div_(len(predict))
-
-
-def add_gram(total: torch.Tensor, weighed: torch.Tensor, x: torch.Tensor) -> None:
-    """Add weighed^T x to the upper half of total (in, in), and to blocks along its diagonal.
-
-    x (tokens, in); weighed is x with each token times a number, so that the sum is symmetric.
-    """
-    every = (total, weighed, x)
-    if kernels and kernels_read(*every) and kernels.syrk(*(a.numpy() for a in every)):
-        return
-    for start in range(0, len(total), STRIPE):
-        here = slice(start, start + STRIPE)
-        total[here, start:].addmm_(weighed[:, here].T, x[:, start:])
-
-
-def mirror(total: torch.Tensor) -> torch.Tensor:
-    """Fill the lower half of what `add_gram` summed from the upper one, in place."""
-    for start in range(0, len(total), STRIPE):
-        stop = start + STRIPE
-        square = total[start:stop, start:stop]
-        square.copy_(square.triu() + square.triu(1).T)
-        total[stop:, start:stop] = total[start:stop, stop:].T
-    return total

@@ -49,23 +49,6 @@ def at_once(rows: int, length: int, tokens: int = TOKENS) -> int:
     return min(rows, max(1, tokens // length)) * length
 
 
-def hessian_bytes(spec: LayerSpec) -> int:
-    """Bytes of the Hessians of a layer, one for each expert."""
-    return FLOAT * sum(group.width**2 for group in spec.groups)
-
-
-def plain_hessian_bytes(spec: LayerSpec) -> int:
-    """The same without those of experts."""
-    return FLOAT * sum(group.width**2 for group in spec.groups if group.expert is None)
-
-
-def hessian_flops(spec: LayerSpec, tokens: int) -> float:
-    """Operations of their sums, of which one half is computed."""
-    used = spec.mixture.top_k if spec.mixture else 0
-    widths = {g.stem: g.width**2 * (1 if g.expert is None else used) for g in spec.groups}
-    return float(tokens * sum(widths.values()))
-
-
 def activation_bytes(spec: LayerSpec, tokens: int) -> int:
     """Bytes while tokens go forward: of the widest linears its gate, its product with the
     activation's, and what both are made of."""

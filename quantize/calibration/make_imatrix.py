@@ -24,15 +24,8 @@ from quantize.calibration.layer_cost import (
     streamed_bytes,
 )
 from quantize.calibration.rows import Rows
-from quantize.calibration.stream import (
-    TOKENS,
-    Carried,
-    OriginalLayers,
-    batches,
-    embed,
-    fetch,
-    forward,
-)
+from quantize.calibration.states import embed, fetch
+from quantize.calibration.stream import TOKENS, Carried, OriginalLayers, batches, forward
 from quantize.calibration.streamed import StreamingOps
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Plan, check_limits, window_length

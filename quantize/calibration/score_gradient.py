@@ -9,7 +9,8 @@ tokens' gradients are zero on average.
 import numpy as np
 import torch
 
-from quantize.calibration.stream import TOKENS_BACK, batches, fetch
+from quantize.calibration.states import fetch
+from quantize.calibration.stream import TOKENS_BACK, batches
 from quantize.checkpoint import Checkpoint
 from runtime.backends.torch import TorchOps
 from runtime.scores import scored

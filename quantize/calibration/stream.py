@@ -18,15 +18,15 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from quantize.calibration.rows import Images, Rows, placed
+from quantize.calibration.rows import Images, placed
 from quantize.calibration.rows import batches as batches
+from quantize.calibration.states import fetch, put, put_all
 from quantize.calibration.streamed import Streamed, StreamedLinear
+from quantize.calibration.workers import HERE, Batch, Workers
 from quantize.checkpoint import Checkpoint, check_finite
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
-from runtime.forward import NOBODY, Layer, Observer, Ops, decoder_layer
-from runtime.memory import drop_pages
-from runtime.tensor import Tensor
+from runtime.forward import NOBODY, Layer, Observer, Ops, Positions, decoder_layer
 
 TOKENS = 2048
 """Tokens that go through a layer at a time."""
@@ -106,13 +106,14 @@ class Carried:
     images: Images = field(default_factory=dict, kw_only=True)
     """Of rows that have some."""
     tokens: int = field(default=TOKENS, kw_only=True)
+    workers: Workers = field(default=HERE, kw_only=True)
 
     def advance(self, ops: TorchOps, layer: Layer, observer: Observer = NOBODY) -> None:
-        run(ops, layer, self.values, self.values, self.images, observer, self.tokens)
+        run(ops, layer, self.values, self.values, self.images, observer, self.tokens, self.workers)
 
     def look(self, ops: TorchOps, layer: Layer, observer: Observer) -> None:
         """Run them through the layer before the observer's eyes, and keep them as they are."""
-        run(ops, layer, self.values, None, self.images, observer, self.tokens)
+        run(ops, layer, self.values, None, self.images, observer, self.tokens, self.workers)
 
 
 @dataclass
@@ -124,7 +125,7 @@ class Prefix(Carried):
 
     def replace(self, ops: TorchOps, layer: Layer) -> None:
         """Go on through what the layer became."""
-        run(ops, layer, self.values, self.values, self.images)
+        run(ops, layer, self.values, self.values, self.images, workers=self.workers)
 
 
 @dataclass
@@ -193,7 +194,7 @@ def backward(
             # of a sum, for autograd loads a library of symbols for a gradient of any other shape
             along = (after * fetch(gradient, here, ops.device)).sum()
             before, *found = torch.autograd.grad(along, [x, *wanted.values()])
-            put(gradient, here, before)
+            put(gradient, here, before.cpu().numpy())
             observer.take(here, dict(zip(wanted, found, strict=True)))
         yield layer, observer
         del layer, observer
@@ -207,42 +208,32 @@ def run(
     images: Images,
     observer: Observer = NOBODY,
     tokens: int = TOKENS,
+    workers: Workers = HERE,
 ) -> None:
     """Hidden states (rows, T, D) through one layer, some tokens at a time.
 
     Results go to `after`, which may be `hidden` itself, unless it is None.
     """
     rows, length = hidden.shape[:2]
-    for here, positions in placed(rows, length, tokens, images):
-        x = fetch(hidden, here, ops.device)
-        x = decoder_layer(ops, layer, x, positions, observer=observer)
-        if after is not None:
-            put(after, here, x)
+    places = list(placed(rows, length, tokens, images))
+    parts = (Batch((hidden[here],), positions) for here, positions in places)
+    found = workers.through(watch if after is None else take, ops, layer, parts, observer)
+    put_all(after, (here for here, _ in places), found)
 
 
-def embed(arch: Arch, table: Tensor, rows: Rows, hidden: np.ndarray) -> None:
-    """Write what the first layer reads of rows to hidden (rows, T, D), a window at a time.
-
-    `table` is the embedding of tokens; those of images were made by a vision tower.
-    """
-    for row, tokens in enumerate(rows.ids):
-        hidden[row] = table.qtype.decode(table.data[tokens])
-        if arch.embedding_scale != 1.0:
-            hidden[row] *= np.float32(arch.embedding_scale)
-        if row in rows.images:
-            images = rows.images[row].images
-            hidden[row, images.rows] = images.values
-        drop_pages([hidden, table.data])
+def take(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> np.ndarray:
+    """A batch through a layer: its states behind it, (rows, T, D)."""
+    return behind(ops, layer, batch.states[0], batch.positions, observer).cpu().numpy()
 
 
-def fetch(states: np.ndarray, here: slice | np.ndarray, device: torch.device) -> torch.Tensor:
-    """Some rows of states, which may lie on disk, copied to the device."""
-    found = np.array(states[here])
-    drop_pages([states])
-    return torch.from_numpy(found).to(device)
+def watch(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> None:
+    """A batch through a layer for what the observer sees of it."""
+    take(ops, layer, batch, observer)
 
 
-def put(states: np.ndarray, here: slice | np.ndarray, values: torch.Tensor) -> None:
-    """Replace some rows of states, which may lie on disk."""
-    states[here] = values.cpu().numpy()
-    drop_pages([states])
+def behind(
+    ops: TorchOps, layer: Layer, states: np.ndarray, positions: Positions, observer: Observer
+) -> torch.Tensor:
+    """Some states (rows, T, D) behind a layer, (rows, T, D) on the device."""
+    x = fetch(states, slice(None), ops.device)
+    return decoder_layer(ops, layer, x, positions, observer=observer)

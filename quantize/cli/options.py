@@ -87,6 +87,12 @@ MaxRam = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cpu.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        help="Compute on a Ray cluster: HOST:PORT, auto for the one running here, or local."
+    ),
+]
 Overwrite = Annotated[bool | None, typer.Option("--overwrite", help="Replace outputs.")]
 Check = Annotated[bool | None, typer.Option("--check/--no-check", help="Judge what was written.")]
 Against = Annotated[

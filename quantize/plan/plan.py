@@ -38,7 +38,16 @@ LIMITS = (
 
 GATES = ("max_kl", "min_top1", "max_ppl_ratio", "max_image_kl", "min_rank", "baseline")
 """What an artifact is held against; `max_kl` may be what automatic targets aim at instead."""
-TEXTS = ("model", "output", "baseline", "imatrix", "calibration", "calib_images", "eval_data")
+TEXTS = (
+    "model",
+    "output",
+    "baseline",
+    "imatrix",
+    "calibration",
+    "calib_images",
+    "eval_data",
+    "ray",
+)
 """Names that a user writes."""
 IMAGE_WORDS = ("builtin", "none")
 """What `calib_images` may be besides a folder."""
@@ -108,6 +117,8 @@ class Plan:
     """Of a model that scores texts: the least rank correlation with the original's scores."""
     baseline: Path | None = None
     check: bool = True
+    ray: str | None = None
+    """Ray cluster: HOST:PORT, "auto" or "local"; None = this process. Decides no byte."""
     adapter: tuple[str, ...] = ()
     """LoRA folders or hub ids that are merged into the model, in this order."""
 

@@ -45,12 +45,13 @@ class Columns:
         """The columns of a sorted weight in their places again."""
         return weight if self.order is None else weight[:, torch.argsort(self.order)]
 
-    def stored(self, linears: Collection[str]) -> dict[str, np.ndarray]:
-        """What is stored beside these linears: int32 (in,) as in `Tensor.order`."""
-        if self.order is None:
-            return {}
-        order = numpy_of(self.order).astype(np.int32)
-        return {order_name(f"{linear}.weight"): order for linear in linears}
+
+def stored(order: torch.Tensor | None, linears: Collection[str]) -> dict[str, np.ndarray]:
+    """What is stored beside linears in an order: int32 (in,) as in `Tensor.order`."""
+    if order is None:
+        return {}
+    columns = numpy_of(order).astype(np.int32)
+    return {order_name(f"{linear}.weight"): columns for linear in linears}
 
 
 def absorbed_for(checkpoint: Checkpoint, containers: Iterable[Container]) -> Checkpoint:

@@ -13,7 +13,8 @@ from quantize.methods.rtn import rtn
 from quantize.run.act_order import order_name
 from quantize.run.copied import copied_rows
 from quantize.run.cost import FLOAT, Cost
-from quantize.run.rounding import CHUNK, Recipe, quantize_weight
+from quantize.run.pieces import CHUNK, quantize_weight
+from quantize.run.recipe import Recipe
 from quantize.run.rounding_cost import weight_cost
 from runtime.memory import drop_pages
 from runtime.quant_types import QUANT_TYPES, QuantType, normalize_importance, numpy_of

@@ -5,7 +5,7 @@ What a run does reads this. Algorithms do not: they take arrays and their own se
 
 import hashlib
 import importlib.util
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import runtime
 from quantize.allocation.budget import Goal
 from quantize.calibration.calibration_text import check_length
 from quantize.calibration.imatrix import Imatrix, for_model
+from quantize.calibration.workers import HERE, Workers
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
 from quantize.plan import (
@@ -36,7 +37,7 @@ from quantize.report.torture import TORTURE
 from quantize.run import act_order
 from quantize.run.calibration import Calibration, calibration_of
 from quantize.run.copied import Kept
-from quantize.run.rounding import Recipe
+from quantize.run.recipe import Recipe
 from quantize.run.store import Store, folder_name, work_path
 from quantize.run.way import WAYS, Way
 from quantize.vision import open_vision
@@ -114,7 +115,9 @@ class Job:
     """The types of every target, once they are known: see `assigned`."""
     groups: tuple[Group, ...] = ()
     """The targets by the walks that they share."""
-    way: Way = field(default_factory=lambda: WAYS[0])
+    workers: Workers = HERE
+    """Who goes through layers and rounds them."""
+    way: Way = WAYS[0]
     """How much the run holds at a time: see limited.py."""
 
     @property

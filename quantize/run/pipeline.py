@@ -21,6 +21,7 @@ from quantize.run.sequential import quantize_model
 from quantize.run.sight import tower_told
 from quantize.run.text import calibration
 from quantize.run.writing import artifact_bytes, exact_size, refuse_unwritable, write
+from quantize.scale.connect import spread
 from quantize.tuning.tune import tune_targets
 from runtime.errors import InputError
 
@@ -35,6 +36,12 @@ def run(plan: Plan, progress: Progress = silent, say: Say = lambda line: None) -
     """
     job = limited(Job.resolve(plan, progress))
     check_tables(job.checkpoint)
+    with spread(plan, job) as job:
+        return make(plan, job, say)
+
+
+def make(plan: Plan, job: Job, say: Say) -> AnyReport | None:
+    """`run` of a job whose workers are there."""
     setup = prepare_run(plan, job) if plan.check else None
     with job.store.locked():
         refuse_existing(plan, job)

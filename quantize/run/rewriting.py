@@ -9,7 +9,7 @@ from quantize.calibration.stream import Weights
 from quantize.calibration.streamed import whole
 from quantize.methods import Method
 from quantize.rewrites import REWRITES, check_preserved, fold
-from quantize.run.rounding import Recipe
+from quantize.run.recipe import Recipe
 from runtime.archs import InputGroup, LayerSpec
 from runtime.quant_types import QuantType
 from runtime.tensor import Tensor

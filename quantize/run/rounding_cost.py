@@ -6,7 +6,8 @@ from quantize.calibration.layer_cost import streamed_bytes
 from quantize.methods.rtn import rtn
 from quantize.plan import Assignment
 from quantize.run.cost import FLOAT, Cost
-from quantize.run.rounding import CHUNK, Recipe
+from quantize.run.pieces import CHUNK
+from quantize.run.recipe import Recipe
 from runtime.archs import LayerSpec
 from runtime.tensor import Shape, rows_and_cols
 

@@ -12,7 +12,9 @@ from quantize.calibration.hessian import Hessians, head_hessian
 from quantize.calibration.routed import Routed
 from quantize.calibration.rows import Rows
 from quantize.calibration.sensitivity import FisherStatistics, collect
-from quantize.calibration.stream import Carried, OriginalLayers, Prefix, embed, forward
+from quantize.calibration.states import embed
+from quantize.calibration.stream import Carried, OriginalLayers, Prefix, forward
+from quantize.calibration.workers import RoundedLayer
 from quantize.checkpoint import check_finite
 from quantize.methods import HessianFactor
 from quantize.run.copied import copied_linears
@@ -113,12 +115,13 @@ class Pass:
 
     def start(self, rows: Rows, index: int) -> Carried:
         """States before layer `index`, on the way that this group takes."""
-        hidden, images = self.states("hidden", rows, index), rows.images
+        hidden, images, workers = self.states("hidden", rows, index), rows.images, self.job.workers
         if not self.group.own_prefix:
-            return Carried(hidden, images=images)
+            return Carried(hidden, images=images, workers=workers)
         if not self.compensates:
-            return Prefix(hidden, images=images)
-        return ComparedPrefix(hidden, self.states("exact", rows, index), images=images)
+            return Prefix(hidden, images=images, workers=workers)
+        exact = self.states("exact", rows, index)
+        return ComparedPrefix(hidden, exact, images=images, workers=workers)
 
     @property
     def ram_limit(self) -> float:
@@ -159,7 +162,7 @@ class Pass:
             )
             routed = Routed(inputs, mixture.router.outputs)
         if self.compensates:
-            return Compared(layer, self.ops.device, tokens, routed)
+            return Compared(layer.spec, self.ops.device, tokens, routed)
         return Hessians(layer.spec, self.ops.device, tokens, routed, groups)
 
     def layer(
@@ -168,7 +171,7 @@ class Pass:
         """Round a layer that was watched for each target; states of its own go on through it."""
         spec, weights = layer.spec, dict(layer.weights)
         layer.weights = weights  # so that a weight is gone when another takes its place
-        told: list[str] = []
+        told, workers = list[str](), self.job.workers
         hessians = observer.mean()
         experts: Mapping[str, torch.Tensor] = {}
         if observer.router:
@@ -177,7 +180,7 @@ class Pass:
             told = [f"blk.{layer.index}: {line}" for line in experts.notes()]
         if isinstance(observer, Compared):
             groups = compared(spec)
-            compensate(weights, groups, hessians, observer.errors, self.recipe.damp)
+            compensate(weights, groups, hessians, observer.errors, self.recipe.damp, workers)
         for group in spec.groups:
             if factor := self.importance(f"blk.{layer.index}.{group.linears[0]}.weight"):
                 hessians[group.name] = factor.importance
@@ -187,10 +190,10 @@ class Pass:
             where = f"blk.{layer.index}"
             types = {linear: member.types[f"{where}.{linear}.weight"] for linear in spec.linears}
             kept = copied_linears(self.checkpoint.tensors, member, spec, layer.index)
-            rewritten = rewrite_layer(spec, weights, types, hessians, self.recipe, where, kept)
-            known = ChainMap(rewritten[1], experts)  # type: ignore[arg-type]  # only read
+            new, found = rewrite_layer(spec, weights, types, hessians, self.recipe, where, kept)
+            known = ChainMap(found, experts)  # type: ignore[arg-type]  # only read
             result: LayerResult = quantize_layer(
-                rewritten[0], spec.groups, types, known, self.recipe, f"{where}.", kept=kept
+                new, spec.groups, types, known, self.recipe, f"{where}.", kept=kept, workers=workers
             )
             self.store.packed(member.target, layer.index).save(result.packed)
             losses |= {f"{member.target.label} {k}": v for k, v in result.losses.items()}
@@ -198,8 +201,16 @@ class Pass:
         if isinstance(states, Prefix):
             hessians.clear()
             observer.sums.clear()  # the same ones: their room is needed now
-            states.replace(self.ops, Layer(spec, result.values, layer.index))
+            states.replace(self.ops, self.rounded(layer, result))
         return losses, notes
+
+    def rounded(self, layer: Layer, result: LayerResult) -> Layer:
+        """What a layer became for the only target, as the workers take it."""
+        if not self.job.workers.reads_packed:
+            return Layer(layer.spec, result.values, layer.index)
+        names = {name: f"blk.{layer.index}.{name}" for name in layer.spec.shapes}
+        packed = {n: stored(self.job, self.group.members[0], names[n]) for n in names}
+        return RoundedLayer(layer.spec, {}, layer.index, packed)
 
     def plain_layer(self, index: int) -> dict[str, float]:
         """Rounding to nearest for each target."""

@@ -3,12 +3,13 @@
 import math
 
 from quantize.calibration.experts import expert_bytes
-from quantize.calibration.layer_cost import activation_bytes, at_once, forward_flops, hessian_flops
+from quantize.calibration.hessian_cost import hessian_flops
+from quantize.calibration.layer_cost import activation_bytes, at_once, forward_flops
 from quantize.calibration.streamed import COPIES, block_bytes
 from quantize.plan import Assignment
 from quantize.run.cost import FLOAT, Cost
 from quantize.run.job import Group, Job
-from quantize.run.rounding import CHUNK
+from quantize.run.pieces import CHUNK
 from quantize.run.rounding_cost import in_place, layer_cost, weight_cost
 from quantize.run.way import passes, square_bytes
 from runtime.archs import InputGroup, LayerSpec

@@ -17,8 +17,9 @@ from quantize.calibration.streamed import StreamingOps
 from quantize.plan import Assignment
 from quantize.run.copied import copied_linears
 from quantize.run.job import Group, Job
+from quantize.run.recipe import Spare
 from quantize.run.rewriting import rewrite_layer
-from quantize.run.rounding import Spare, quantize_layer
+from quantize.run.rounding import quantize_layer
 from quantize.run.rounding_cost import in_place
 from quantize.run.way import passes
 from runtime.archs import InputGroup

@@ -2,16 +2,10 @@
 
 from dataclasses import replace
 
-from quantize.calibration.compensation import beside_bytes, compensation_cost
+from quantize.calibration.compensation_cost import beside_bytes, compensation_cost
 from quantize.calibration.experts import expert_bytes
-from quantize.calibration.layer_cost import (
-    activation_bytes,
-    at_once,
-    forward_flops,
-    hessian_flops,
-    plain_hessian_bytes,
-    streamed_bytes,
-)
+from quantize.calibration.hessian_cost import hessian_flops, plain_hessian_bytes
+from quantize.calibration.layer_cost import activation_bytes, at_once, forward_flops, streamed_bytes
 from quantize.calibration.routed import routed_bytes
 from quantize.calibration.rows import image_bytes
 from quantize.plan import Assignment

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from quantize.run.cost import FLOAT
-from quantize.run.rounding import Recipe
+from quantize.run.recipe import Recipe
 from runtime.archs import InputGroup, LayerSpec
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from quantize.calibration.rows import Rows
+from quantize.calibration.states import embed, fetch, put
 from quantize.calibration.stream import (
     Allocate,
     Carried,
@@ -27,10 +28,7 @@ from quantize.calibration.stream import (
     Weights,
     backward,
     batches,
-    embed,
-    fetch,
     forward,
-    put,
 )
 from quantize.checkpoint import Checkpoint
 from quantize.tuning.divergence import Head, Reading, divergence, read
@@ -185,7 +183,7 @@ def run_teacher(
     normalizer = np.zeros((count, length), np.float32)
     for here in batches(count, max(1, TOKENS // length)):
         x = ops.rmsnorm(fetch(states, here, ops.device), norm, arch.eps)
-        put(states, here, x)
+        put(states, here, x.cpu().numpy())
         found = read(x.flatten(0, 1), head).normalizer
         normalizer[here] = found.reshape(x.shape[:2]).cpu().numpy()
     return Teacher(states, normalizer, head)

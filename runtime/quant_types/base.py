@@ -75,6 +75,10 @@ class QuantType:
         if "name" in cls.__dict__:
             QUANT_TYPES[cls.name] = cls()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process takes its own, by the name."""
+        return quant_type, (self.name,)
+
     @property
     def bits(self) -> float:
         """Bits one weight takes in the file, scales included."""

@@ -18,7 +18,9 @@ from quantize.plan import Plan
 from quantize.run import pipeline
 from quantize.run.act_order import absorbed_for
 from quantize.run.convert import convert
-from quantize.run.rounding import Recipe, quantize_layer, quantize_weight
+from quantize.run.pieces import quantize_weight
+from quantize.run.recipe import Recipe
+from quantize.run.rounding import quantize_layer
 from quantize.tuning.tuning_model import open_part
 from runtime.containers import recognise
 from runtime.engine import open_engine

@@ -44,7 +44,7 @@ def compared(
     layer: Layer, states: ComparedPrefix, tokens: dict[str, np.ndarray] | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, InputDifference]]:
     """Hessians and errors of the layer's input groups; the original's states go on."""
-    observer = Compared(layer, CPU, tokens)
+    observer = Compared(layer.spec, CPU, tokens)
     states.advance(TorchOps(), layer, observer)
     return observer.mean(), observer.errors
 

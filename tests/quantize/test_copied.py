@@ -16,8 +16,9 @@ from quantize.methods import METHODS, HessianFactor
 from quantize.rewrites import REWRITES
 from quantize.run.copied import Kept, copied_rows
 from quantize.run.data_free import round_tensor
+from quantize.run.recipe import Recipe
 from quantize.run.rewriting import rewrite_layer
-from quantize.run.rounding import Recipe, quantize_layer
+from quantize.run.rounding import quantize_layer
 from quantize.tuning.tuning_model import open_part
 from runtime.containers import recognise
 from runtime.errors import CorruptFileError

@@ -13,21 +13,16 @@ from quantize.calibration import experts
 from quantize.calibration.compensation import Compared, ComparedPrefix, compared, compensate
 from quantize.calibration.experts import ExpertHessians, Share, tokens_needed
 from quantize.calibration.hessian import Hessians
-from quantize.calibration.layer_cost import (
-    forward_flops,
-    hessian_bytes,
-    hessian_flops,
-    layer_bytes,
-    plain_hessian_bytes,
-    read_width,
-    streamed_bytes,
-)
+from quantize.calibration.hessian_cost import hessian_bytes, hessian_flops, plain_hessian_bytes
+from quantize.calibration.layer_cost import forward_flops, layer_bytes, read_width, streamed_bytes
 from quantize.calibration.routed import Routed
 from quantize.calibration.stream import OriginalLayers, run
 from quantize.calibration.streamed import Streamed
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.methods import METHODS
-from quantize.run.rounding import Recipe, quantize_layer, quantize_weight
+from quantize.run.pieces import quantize_weight
+from quantize.run.recipe import Recipe
+from quantize.run.rounding import quantize_layer
 from runtime.archs import family_of
 from runtime.backends.torch import TorchOps
 from runtime.errors import InputError, UnsupportedError
@@ -224,7 +219,7 @@ def test_each_expert_is_rounded_as_if_alone(checkpoint: Checkpoint, method: str)
 def test_compensation_leaves_experts_and_router_alone(checkpoint: Checkpoint) -> None:
     layer, exact = layer_of(checkpoint), states(checkpoint)
     noise = np.random.default_rng(1).normal(0, exact.std() / 10, exact.shape)
-    observer = Compared(layer, CPU, routed=empty())
+    observer = Compared(layer.spec, CPU, routed=empty())
     ComparedPrefix((exact + noise).astype(np.float32), exact).advance(TorchOps(), layer, observer)
     assert layer.spec.output_factor is None
     groups, weights, out = compared(layer.spec), layer.weights, dict(layer.weights)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantize.calibration.hessian import STRIPE, add_gram, mirror
+from quantize.calibration.sums import STRIPE, add_gram, mirror
 from runtime import _native
 from runtime.errors import EdgequantError
 
@@ -38,6 +38,31 @@ def test_entries_of_the_two_halves_are_equal() -> None:
     add_gram(total, weighed, x)
     mirror(total)
     assert torch.equal(total, total.T)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_batch_that_is_summed_elsewhere_is_added_to_the_same_bits(width: int) -> None:
+    here, there = torch.zeros(width, width), torch.zeros(width, width)
+    for tokens in (20, 700):  # more than BLAS adds up at once
+        weighed, x = inputs(width, tokens)
+        add_gram(here, weighed, x)
+        batch = torch.zeros(width, width)
+        add_gram(batch, weighed, x)
+        there += batch
+    assert torch.equal(mirror(here), mirror(there))
+
+
+def test_many_tokens_with_outliers_add_up_to_the_exact_sum(exact_products: None) -> None:
+    width, random = 96, torch.Generator().manual_seed(0)
+    scale = 1 + 49 * (torch.arange(width) % 24 == 0)  # a channel in 24 is 50 times as large
+    total, exact = torch.zeros(width, width), torch.zeros(width, width, dtype=torch.float64)
+    for _ in range(16):
+        x = scale * (0.3 + torch.randn(2048, width, generator=random))
+        add_gram(total, x, x)
+        exact += x.double().T @ x.double()
+    norms = exact.diagonal().sqrt()
+    off = (mirror(total).double() - exact).abs() / (norms[:, None] * norms)
+    assert off.max() < 2**-21  # 8 units in the last place of float32
 
 
 @pytest.mark.skipif(HAS_PAIRS not in _native.instruction_sets(), reason="no bfloat16 pairs here")

@@ -16,7 +16,8 @@ from quantize.calibration.fisher import fisher
 from quantize.calibration.image_text import ImageText, image_rows, open_images, packed
 from quantize.calibration.make_imatrix import ImatrixRequest, collect, make
 from quantize.calibration.rows import RowPositions, Rows, placed, rows_of
-from quantize.calibration.stream import Carried, OriginalLayers, embed
+from quantize.calibration.states import embed
+from quantize.calibration.stream import Carried, OriginalLayers
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from quantize.plan import EFFORTS, Plan
 from quantize.run.job import Job

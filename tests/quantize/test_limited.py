@@ -22,7 +22,7 @@ from quantize.run.cost import BASE_BYTES, Cost
 from quantize.run.disk_usage import run_cost
 from quantize.run.job import Job
 from quantize.run.limited import SLACK, fitting, limited
-from quantize.run.rounding import factored_error
+from quantize.run.pieces import factored_error
 from quantize.run.way import WAYS, Way, passes
 from runtime.archs import family_of
 from runtime.errors import InputError, SpaceError

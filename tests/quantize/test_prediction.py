@@ -15,7 +15,8 @@ from quantize.methods import METHODS, HessianFactor
 from quantize.plan import EFFORTS, Plan
 from quantize.run import pipeline
 from quantize.run.job import Job
-from quantize.run.rounding import Recipe, quantize_weight
+from quantize.run.pieces import quantize_weight
+from quantize.run.recipe import Recipe
 from quantize.run.sequential import quantize_model
 from quantize.run.store import Store
 from quantize.run.text import calibration

@@ -12,8 +12,8 @@ from quantize.methods.gptq import factor
 from quantize.methods.rtn import rtn
 from quantize.rewrites import REWRITES, check_preserved
 from quantize.rewrites.scales import candidate
+from quantize.run.recipe import Recipe
 from quantize.run.rewriting import rewrite_layer
-from quantize.run.rounding import Recipe
 from runtime.errors import EdgequantError
 from runtime.forward import Layer
 from runtime.quant_types import QUANT_TYPES

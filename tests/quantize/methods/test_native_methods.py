@@ -1,7 +1,6 @@
 """The C++ loops of the methods against their torch text: equal to the last bit."""
 
 from collections.abc import Callable
-from copy import copy
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 
 from quantize.methods import METHODS, Rounded, descent, gptq
 from quantize.run.data_free import native_tensor, round_tensor
-from quantize.run.rounding import Recipe
+from quantize.run.recipe import Recipe
 from runtime.errors import EdgequantError
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.tensor import Tensor
@@ -49,7 +48,7 @@ FACTOR = gptq.factor(HESSIAN)
 
 def in_torch(qtype: QuantType) -> QuantType:
     """The layout with which the methods use their torch text: nothing of it is compiled."""
-    plain = copy(qtype)
+    plain = type(qtype)()  # a copy would be the registered one
     plain.__dict__["native"] = None
     return plain
 
