@@ -72,6 +72,9 @@ class Ops(Protocol):
 class Observer:
     """Told what passes through the linears of a layer while it computes; this one ignores it."""
 
+    until: str | None = None
+    """The last input group that it wants to see; None = it wants to see the whole layer."""
+
     def read(self, group: str, x: Array) -> None:
         """The linears of an input group are about to read x (B, T, in)."""
 

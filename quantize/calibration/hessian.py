@@ -43,6 +43,8 @@ class Hessians(Observer):
         groups = [g for g in (spec.groups if groups is None else groups) if g.expert is None]
         self.experts = {g.name: g.expert for g in spec.groups if g.expert is not None}
         self.sums = {g.name: torch.zeros(g.width, g.width, device=device) for g in groups}
+        if not self.experts:  # their tokens come at the end of a layer
+            self.until = groups[-1].name if groups else None
         self.tokens = tokens or {}
         self.counts: Counter[str] = Counter()
         """Tokens that each group has read."""

@@ -22,6 +22,7 @@ from quantize.calibration.rows import Images, placed
 from quantize.calibration.rows import batches as batches
 from quantize.calibration.states import fetch, put, put_all
 from quantize.calibration.streamed import Streamed, StreamedLinear
+from quantize.calibration.watch import watch
 from quantize.calibration.workers import HERE, Batch, Workers
 from quantize.checkpoint import Checkpoint, check_finite
 from runtime.archs import Arch
@@ -71,23 +72,19 @@ class OriginalLayers:
     def layer(self, index: int) -> Layer:
         """Raises EdgequantError for NaN or infinity."""
         weights: Weights = {}
-        spec = self.arch.layer(index)
+        spec, tensors = self.arch.layer(index), self.checkpoint.tensors
         for name, shape in spec.shapes.items():
             whole = f"blk.{index}.{name}"
             if self.streamed and len(shape) > 2:
-                weights[name] = Streamed(
-                    partial(self.checkpoint.tensors.matrix, whole), self.device
-                )
-                continue
-            if self.linears and len(shape) == 2:
-                weights[name] = StreamedLinear(
-                    partial(self.checkpoint.tensors.__getitem__, whole), shape, self.device
-                )
-                continue
-            tensor = self.checkpoint.tensors[whole]
-            values = torch.from_numpy(np.array(tensor.decode())).reshape(tensor.shape)
-            check_finite(tensor, values)
-            weights[name] = values.to(self.device)
+                weights[name] = Streamed(partial(tensors.matrix, whole), self.device)
+            elif self.linears and len(shape) == 2:
+                read = partial(tensors.__getitem__, whole)
+                weights[name] = StreamedLinear(read, shape, self.device)
+            else:
+                tensor = tensors[whole]
+                values = torch.from_numpy(np.array(tensor.decode())).reshape(tensor.shape)
+                check_finite(tensor, values)
+                weights[name] = values.to(self.device)
         return Layer(spec, weights, index)
 
 
@@ -224,11 +221,6 @@ def run(
 def take(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> np.ndarray:
     """A batch through a layer: its states behind it, (rows, T, D)."""
     return behind(ops, layer, batch.states[0], batch.positions, observer).cpu().numpy()
-
-
-def watch(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> None:
-    """A batch through a layer for what the observer sees of it."""
-    take(ops, layer, batch, observer)
 
 
 def behind(

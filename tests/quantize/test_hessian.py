@@ -1,12 +1,19 @@
 """Sums of x^T x that compute only one half."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from quantize.calibration.hessian import Hessians
+from quantize.calibration.stream import run
 from quantize.calibration.sums import STRIPE, add_gram, mirror
+from quantize.checkpoint import bundled, open_checkpoint
 from runtime import _native
+from runtime.backends.torch import TorchOps
 from runtime.errors import EdgequantError
+from tests.quantize.layers import embedded, layer_of
 
 pytestmark = pytest.mark.numeric
 
@@ -104,3 +111,36 @@ def test_sums_of_another_size_are_refused() -> None:
     x, total = np.ones((4, 8), np.float32), np.zeros((8, 9), np.float32)
     with pytest.raises(EdgequantError, match=r"inputs \(tokens, 8\) do not match each other"):
         _native.syrk(total, x, x)
+
+
+class Counted(TorchOps):
+    """Counts products with weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products = 0
+
+    def matmul(self, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+        self.products += 1
+        return super().matmul(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("names", "products"),
+    [({"attn_qkv"}, 0), ({"attn_output"}, 3), ({"attn_qkv", "ffn_gate_up"}, 4), (None, 6)],
+)
+def test_a_layer_is_computed_as_far_as_its_inputs_are_wanted(
+    names: set[str] | None, products: int
+) -> None:
+    checkpoint = open_checkpoint(bundled())
+    layer = layer_of(checkpoint)
+    hidden = embedded(checkpoint, np.arange(24).reshape(2, 12))
+    spec, ops = layer.spec, Counted()
+    groups = [group for group in spec.groups if names is None or group.name in names]
+    looked, taken = (Hessians(spec, ops.device, groups=groups) for _ in range(2))
+    run(ops, layer, hidden, None, {}, looked)
+    assert ops.products == products, "only what comes before the last input that is wanted"
+    run(TorchOps(), layer, hidden, hidden.copy(), {}, taken)
+    found, expected = looked.mean(), taken.mean()
+    assert found.keys() == expected.keys() == {group.name for group in groups}
+    assert all(torch.equal(found[name], expected[name]) for name in found)
