@@ -5,7 +5,7 @@ What a run does reads this. Algorithms do not: they take arrays and their own se
 
 import hashlib
 import importlib.util
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class Job:
     """The targets by the walks that they share."""
     workers: Workers = HERE
     """Who goes through layers and rounds them."""
-    way: Way = WAYS[0]
+    way: Way = field(default_factory=lambda: WAYS[0])
     """How much the run holds at a time: see limited.py."""
 
     @property
