@@ -57,6 +57,13 @@ def load_prebuilt(amx: bool) -> None:
         backends["ggml_backend_load"](str(LIBRARIES / "libggml-cpu-cooperlake.so").encode())
 
 
+def check_settings(api: ModuleType) -> None:
+    """Raise AssertionError where settings of the libraries lie elsewhere than the package says."""
+    params = api.llama_context_default_params()
+    known = (params.n_ctx, params.n_batch, params.n_ubatch) == (512, 2048, 512)
+    assert known, "its settings lie elsewhere; this needs another version of llama-cpp-python"
+
+
 class Rival:
     """A model of one package, with one sequence in a context."""
 
@@ -66,6 +73,8 @@ class Rival:
         if package == PREBUILT:
             load_prebuilt(amx="without AMX" not in form)
         self.api: ModuleType = importlib.import_module(module)
+        if package == PREBUILT:
+            check_settings(self.api)
         self.threads = threads
         self.api.llama_backend_init()
         self.random = np.random.default_rng(0)  # the same tokens for every engine
@@ -86,8 +95,6 @@ class Rival:
         if self.context:
             self.api.llama_free(self.context)
         params = self.api.llama_context_default_params()
-        known = (params.n_ctx, params.n_batch, params.n_ubatch) == (512, 2048, 512)
-        assert known, "its settings lie elsewhere; this needs another version of llama-cpp-python"
         params.n_ctx = capacity
         params.n_batch = params.n_ubatch = STEP
         params.n_threads = params.n_threads_batch = self.threads

@@ -21,8 +21,9 @@ from quantize.calibration.hessian import Hessians
 from quantize.calibration.routed import Routed
 from quantize.calibration.rows import placed
 from quantize.calibration.states import put_all
-from quantize.calibration.stream import Prefix, Weights, behind
+from quantize.calibration.stream import Prefix, Weights
 from quantize.calibration.sums import Sums, add_product
+from quantize.calibration.watch import behind
 from quantize.calibration.workers import HERE, Batch, Workers
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps

@@ -22,12 +22,12 @@ from quantize.calibration.rows import Images, placed
 from quantize.calibration.rows import batches as batches
 from quantize.calibration.states import fetch, put, put_all
 from quantize.calibration.streamed import Streamed, StreamedLinear
-from quantize.calibration.watch import watch
+from quantize.calibration.watch import behind, watch
 from quantize.calibration.workers import HERE, Batch, Workers
 from quantize.checkpoint import Checkpoint, check_finite
 from runtime.archs import Arch
 from runtime.backends.torch import TorchOps
-from runtime.forward import NOBODY, Layer, Observer, Ops, Positions, decoder_layer
+from runtime.forward import NOBODY, Layer, Observer, Ops, decoder_layer
 
 TOKENS = 2048
 """Tokens that go through a layer at a time."""
@@ -221,11 +221,3 @@ def run(
 def take(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> np.ndarray:
     """A batch through a layer: its states behind it, (rows, T, D)."""
     return behind(ops, layer, batch.states[0], batch.positions, observer).cpu().numpy()
-
-
-def behind(
-    ops: TorchOps, layer: Layer, states: np.ndarray, positions: Positions, observer: Observer
-) -> torch.Tensor:
-    """Some states (rows, T, D) behind a layer, (rows, T, D) on the device."""
-    x = fetch(states, slice(None), ops.device)
-    return decoder_layer(ops, layer, x, positions, observer=observer)

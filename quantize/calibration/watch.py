@@ -8,14 +8,21 @@ import torch
 from quantize.calibration.states import fetch
 from quantize.calibration.workers import Batch
 from runtime.backends.torch import TorchOps
-from runtime.forward import Layer, Observer, decoder_layer
+from runtime.forward import Layer, Observer, Positions, decoder_layer
+
+
+def behind(
+    ops: TorchOps, layer: Layer, states: np.ndarray, positions: Positions, observer: Observer
+) -> torch.Tensor:
+    """Some states (rows, T, D) behind a layer, (rows, T, D) on the device."""
+    x = fetch(states, slice(None), ops.device)
+    return decoder_layer(ops, layer, x, positions, observer=observer)
 
 
 def watch(ops: TorchOps, layer: Layer, batch: Batch, observer: Observer) -> None:
     """A batch through a layer; what comes after the observer's `until` is not computed."""
-    x = fetch(batch.states[0], slice(None), ops.device)
     with suppress(Enough):
-        decoder_layer(ops, layer, x, batch.positions, observer=Until(observer))
+        behind(ops, layer, batch.states[0], batch.positions, Until(observer))
 
 
 class Enough(Exception):
