@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgequant._convert import convert
-    from edgequant._judge import check, compare
+    from edgequant._judge import check, compare, verify
     from edgequant._make import Artifact, Result, plan, quantize
     from edgequant._model import LoadedModel, load
     from quantize.plan import Plan, Rule, Target
@@ -59,11 +59,12 @@ __all__ = [
     "load",
     "plan",
     "quantize",
+    "verify",
 ]
 
 _HOMES = {
     "edgequant._make": ("Artifact", "Result", "plan", "quantize"),
-    "edgequant._judge": ("check", "compare"),
+    "edgequant._judge": ("check", "compare", "verify"),
     "edgequant._convert": ("convert",),
     "edgequant._model": ("LoadedModel", "load"),
     "quantize.run.convert": ("Conversion", "Converted"),

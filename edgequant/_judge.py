@@ -1,4 +1,4 @@
-"""`edgequant.check` and `edgequant.compare`: files of any tool against the model they came from."""
+"""`edgequant.check` and `compare` hold files to their original, `verify` to what was written."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -91,6 +91,17 @@ def compare(
         _flags(settings, CompareSettings),
         progress or silent,
     )
+
+
+@in_python()
+def verify(file: StrPath) -> tuple[str, ...]:
+    """What of an artifact of ours is not as it was written, by the hashes in it: a sentence each.
+
+    No model is needed. Raises EdgequantError for a file that cannot be read or holds no hashes.
+    """
+    from quantize.verification import verify as changes
+
+    return tuple(changes(Path(file))["changes"])
 
 
 def _files(files: StrPath | Iterable[StrPath]) -> list[Path]:

@@ -27,6 +27,8 @@ from export.packed import (
     provenance,
 )
 from export.packed_presets import preset
+from export.packed_stated import stated
+from export.shard_hashes import verify
 from export.shards import Array
 from runtime.packed_folders import AWQ
 from runtime.quant_types.bits import pack_fields, unpack_fields
@@ -103,5 +105,7 @@ Container(
     model_notes=model_notes,
     provenance=provenance,
     maker=maker,
+    stated=stated,
+    verify=verify,
     usage=USAGE,
 )

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from export.mixture import Preset
+from export.stated import Stated
 from runtime.archs import Arch
 from runtime.containers import READERS
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
@@ -20,6 +21,7 @@ from runtime.quant_types import QuantType
 from runtime.reader import Reader
 from runtime.tensor import Tensor
 from runtime.tokenizer import Tokenizer
+from runtime.vision.vision import Vision
 
 CONTAINERS: dict[str, "Container"] = {}
 """Every container by its name; each file of this folder registers its own."""
@@ -92,6 +94,13 @@ class Container:
     """What the tool that made an artifact wrote into it, as JSON values."""
     maker: Callable[[Path], str | None]
     """The tool that quantized an artifact, as its metadata tells; None where it does not."""
+    stated: Callable[[Path, Arch, Path, Vision | None], Stated]
+    """What an artifact says beside its weights, and what it must say of a model with these sizes,
+    whose small files lie in this folder, and with this vision tower. Raises EdgequantError for what
+    cannot be read."""
+    verify: Callable[[Path], list[str]]
+    """What of an artifact changed since it was written, by the hashes in it: a sentence each.
+    Raises EdgequantError for one that cannot be read or holds none."""
     usage: str
     """How to run it, for the model card: Markdown with {file}, its name as a word of a shell line,
     {literal}, the name in Python or JSON, {model}, the model's name for ollama, and {companion},

@@ -9,7 +9,6 @@ is left for it, and it is written when every tensor's type and place are known.
 
 import math
 import struct
-import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -22,10 +21,13 @@ from gguf import GGUFValueType, GGUFWriter
 
 from export.base import Container, check_complete, check_tensor
 from export.files import new_file
-from export.gguf_general import general, maker, provenance
+from export.gguf_general import maker, provenance
+from export.gguf_hashes import room, seal, verify
 from export.gguf_presets import PRESETS
+from export.gguf_stated import all_metadata, stated
 from export.gguf_tensors import rope_tables, tensor_shapes
 from export.gguf_vocab import vocabulary
+from export.hashes import digest, mapped_digest
 from export.joined import join
 from export.ollama import MODELFILE
 from runtime.archs import FAMILIES, Arch
@@ -33,7 +35,6 @@ from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_file import READER, read
 from runtime.gguf_header import ALIGNMENT
 from runtime.gguf_joined import written
-from runtime.memory import checksum
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.read_only import ReadOnly
 from runtime.tensor import Tensor, is_matrix, stored_bytes
@@ -87,19 +88,14 @@ def write_file(
 
     Raises EdgequantError for a missing or unfit tensor, and a file that reads back otherwise.
     """
-    table_at = _write_metadata(path, architecture, metadata, shapes)
+    table_at = _write_metadata(path, architecture, metadata | room(len(shapes)), shapes)
     with path.open("r+b") as file:
         data = _Data(file, table_at, shapes)
         for tensor in tensors:
             data.add(tensor)
         data.finish()
+        seal(file, table_at, data.start, list(data.sums.values()))
     check(path, metadata, data.sums)
-
-
-def all_metadata(arch: Arch, source: Path, extra: dict[str, Any]) -> dict[str, Any]:
-    """Every key of the file; see `write`."""
-    sizes = general(arch, source, extra) | FAMILIES[arch.family].gguf_keys(arch)
-    return sizes | vocabulary(source, arch.vocab)
 
 
 def size(arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[str, Any]) -> int:
@@ -107,6 +103,7 @@ def size(arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[s
     shapes = tensor_shapes(arch)
     architecture = FAMILIES[arch.family].architecture
     metadata = {"general.architecture": architecture} | all_metadata(arch, Path(source), extra)
+    metadata |= room(len(shapes))
     table_at = COUNTS + sum(_bytes(key) + 4 + _bytes(value) for key, value in metadata.items())
     return _data_start(table_at, shapes) + expected_bytes(arch, types)
 
@@ -191,8 +188,8 @@ class _Data:
     shapes: Mapping[str, tuple[int, ...]]
     entries: dict[str, tuple[QuantType, int]] = field(default_factory=dict)
     """Type and offset of each tensor so far, in file order."""
-    sums: dict[str, int] = field(default_factory=dict)
-    """crc32 of each tensor's bytes."""
+    sums: dict[str, str] = field(default_factory=dict)
+    """Hash of each tensor's bytes."""
 
     def __post_init__(self) -> None:
         self.start = _data_start(self.table_at, self.shapes)
@@ -203,7 +200,7 @@ class _Data:
         self._check(tensor)
         raw = np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8).data
         self.entries[tensor.name] = (tensor.qtype, self.file.tell() - self.start)
-        self.sums[tensor.name] = zlib.crc32(raw)
+        self.sums[tensor.name] = digest(raw)
         self.file.write(raw)
         self.file.write(bytes(_padded(raw.nbytes) - raw.nbytes))
 
@@ -243,8 +240,8 @@ def _padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def check(path: Path, metadata: Mapping[str, Any], sums: Mapping[str, int]) -> None:
-    """Reopen a file: every metadata value and each tensor's checksum (crc32) are what was meant.
+def check(path: Path, metadata: Mapping[str, Any], sums: Mapping[str, str]) -> None:
+    """Reopen a file: every metadata value and each tensor's hash are what was meant.
 
     Raises EdgequantError naming the first that differs.
     """
@@ -253,7 +250,7 @@ def check(path: Path, metadata: Mapping[str, Any], sums: Mapping[str, int]) -> N
         if not _same(file.metadata.get(key), value):
             raise _differs(key)
     for name, expected in sums.items():
-        if checksum(file.packed(name)) != expected:
+        if mapped_digest(file.packed(name)) != expected:
             raise _differs(name)
 
 
@@ -290,6 +287,8 @@ Container(
     size=size,
     provenance=provenance,
     maker=maker,
+    stated=stated,
+    verify=verify,
     joined=lambda arch: written(arch).values(),
     refuse=lambda arch: FAMILIES[arch.family].gguf_keys(arch),
     tokenizer=read_back,

@@ -19,6 +19,7 @@ from runtime.pooling import pooling
 
 PROVENANCE = "edgequant."
 """What our own metadata keys start with."""
+HASHES = f"{PROVENANCE}sha256."
 LLAMACPP = "quantize."
 """What llama.cpp's keys about a quantization start with; such extras keep their names."""
 
@@ -106,10 +107,11 @@ def _license(source: Path) -> str | None:
 
 
 def provenance(path: Path) -> dict[str, Any]:
-    """What the tool that made a file wrote into it: its own keys and the general ones."""
+    """What the tool that made a file wrote into it: its own keys and general ones, not hashes."""
     ours = (PROVENANCE, LLAMACPP, "general.")
     metadata = read_parts(path)[0].metadata
-    return {key: _plain(value) for key, value in metadata.items() if key.startswith(ours)}
+    kept = (key for key in metadata if key.startswith(ours) and not key.startswith(HASHES))
+    return {key: _plain(metadata[key]) for key in kept}
 
 
 def maker(path: Path) -> str | None:

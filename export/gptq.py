@@ -32,6 +32,8 @@ from export.packed import (
     provenance,
 )
 from export.packed_presets import preset
+from export.packed_stated import stated
+from export.shard_hashes import verify
 from export.shards import Array
 from runtime.errors import UnsupportedError
 from runtime.packed_folders import GPTQ
@@ -163,5 +165,7 @@ Container(
     model_notes=model_notes,
     provenance=provenance,
     maker=maker,
+    stated=stated,
+    verify=verify,
     usage=USAGE,
 )

@@ -14,13 +14,11 @@ A tied embedding that is quantized is stored once, and read by the embedding and
 """
 
 import math
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import onnx
-from onnx import TensorProto, helper
 
 from export import (
     genai,
@@ -28,11 +26,11 @@ from export import (
     genai_vision,
     onnx_graph,
     onnx_nodes,
-    onnx_seeing,
     onnx_vision,
 )
-from export.base import Container, check_complete, check_tensor, text_of
+from export.base import Container, check_complete, check_tensor
 from export.files import new_folder
+from export.hashes import NONE, digest, file_digest
 from export.onnx_data import (
     ALIGNMENT,
     DATA,
@@ -42,18 +40,18 @@ from export.onnx_data import (
     weight_arrays,
     weight_values,
 )
+from export.onnx_graphs import graphs_of, planned
+from export.onnx_hashes import HASHES, seal, stored_places, verify
 from export.onnx_presets import HALF_PRESETS, PRESETS
+from export.onnx_stated import stated
 from export.sight import Sight
 from runtime.archs import Arch
 from runtime.errors import CorruptFileError
-from runtime.onnx_file import EMBEDDING_MODEL, MODEL, READER, VISION_MODEL, maker, metadata
+from runtime.onnx_file import READER, VISION_MODEL, maker, metadata
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.onnx_int import OnnxInt
 from runtime.tensor import Tensor, is_matrix
 from runtime.tokenizer import Tokenizer
-
-CHUNK = 1 << 24
-"""Bytes read at a time when the written file is compared."""
 
 USAGE = """```sh
 quantize generate {file} "Once upon a time"
@@ -121,13 +119,25 @@ def write(
         with (temp / DATA).open("wb") as file:
             data = DataFile(file, Places(alignment=alignment))
             layouts = _store(data, arch, tensors)
-        graphs = _graphs(arch, layouts, data.places.protos, extra, sight, accuracy_level)
-        for name, content in (graphs | small).items():
-            (temp / name).write_bytes(content)
-        check(temp, data.sums, DATA, *graphs)
+        models = graphs_of(arch, layouts, data.places.protos, extra, sight, accuracy_level)
+        files = {name: digest(content) for name, content in small.items()}
         if sight:
             sums = onnx_vision.write_tower(temp, sight, alignment)
             check(temp, sums, onnx_vision.VISION_DATA, VISION_MODEL)
+            files |= {name: file_digest(temp / name) for name in TOWER}
+        graphs = seal(models, data.sums, files)
+        for name, content in (graphs | small).items():
+            (temp / name).write_bytes(content)
+        check(temp, data.sums, DATA, *graphs)
+
+
+def provenance(path: Path) -> dict[str, str]:
+    """What the writer noted in the model, without hashes. Raises as `runtime.onnx_file.metadata`"""
+    return {key: text for key, text in metadata(path).items() if not key.startswith(HASHES)}
+
+
+TOWER = (VISION_MODEL, onnx_vision.VISION_DATA)
+"""The files of a vision tower."""
 
 
 def size(
@@ -143,39 +153,15 @@ def size(
     EdgequantError for heads that onnxruntime cannot rotate, as `write` does.
     """
     onnx_graph.check_ops(arch)
-    shapes = arch.shapes()
-    layouts = {name: types.get(name, QUANT_TYPES["F32"]) for name in shapes}
-    places = Places()
-    for name, shape in shapes.items():
-        for array in weight_arrays(name, shape, layouts[name]):
-            places.add(array)
-    places.add_view(arch, layouts[onnx_nodes.EMBEDDING])
-    for array, _ in rope_arrays(arch):
-        places.add(array)
-    graphs = _graphs(arch, layouts, places.protos, extra, sight)
-    files = (graphs | genai.small_files(arch, source, sight)).values()
+    layouts = {name: types.get(name, QUANT_TYPES["F32"]) for name in arch.shapes()}
+    places = planned(arch, layouts)
+    small = genai.small_files(arch, source, sight)
+    hashes = dict.fromkeys((*small, *TOWER) if sight else small, NONE)
+    arrays = dict.fromkeys((proto.name for proto in places.protos), NONE)
+    graphs = seal(graphs_of(arch, layouts, places.protos, extra, sight), arrays, hashes)
+    files = (graphs | small).values()
     tower = onnx_vision.tower_bytes(sight) if sight else 0
     return places.end + sum(map(len, files)) + tower
-
-
-def _graphs(
-    arch: Arch,
-    layouts: Mapping[str, QuantType],
-    protos: list[onnx.TensorProto],
-    extra: dict[str, Any],
-    sight: Sight | None,
-    accuracy_level: int = 4,
-) -> dict[str, bytes]:
-    """The graphs over the one data file, by their files; the first has the metadata."""
-    graph = onnx_nodes.Graph(arch, dict(layouts), accuracy_level, sees=sight is not None)
-    onnx_graph.decoder(graph)
-    model = onnx_graph.model(graph, protos)
-    helper.set_model_props(model, {key: text_of(extra[key]) for key in sorted(extra)})
-    models = {MODEL: model}
-    if sight:
-        words = onnx_nodes.Graph(arch, dict(layouts), accuracy_level)
-        models[EMBEDDING_MODEL] = onnx_seeing.embedding_model(words, sight.ids[1], protos)
-    return {name: one.SerializeToString(deterministic=True) for name, one in models.items()}
 
 
 def least_bytes(arch: Arch) -> int:
@@ -213,35 +199,22 @@ def reader_notes(tokenizer: Tokenizer, source: Path, texts: Iterable[str]) -> tu
     return (*told, *genai_vision.notes(tokenizer, source))
 
 
-def check(folder: Path, sums: dict[str, int], data: str, *graphs: str) -> None:
-    """Reopen graphs over a data file: valid ones, and every array as its checksum (crc32) says.
+def check(folder: Path, sums: dict[str, str], data: str, *graphs: str) -> None:
+    """Reopen graphs over a data file: valid ones, and every array as its hash says.
 
     Raises EdgequantError naming the first array that differs.
     """
-    found: dict[str, dict[str, str]] = {}
+    found: dict[str, tuple[int, int]] = {}
     for name in graphs:
         onnx.checker.check_model(str(folder / name))
-        for proto in onnx.load(str(folder / name), load_external_data=False).graph.initializer:
-            if proto.data_location == TensorProto.EXTERNAL:
-                found[proto.name] = {entry.key: entry.value for entry in proto.external_data}
-    with (folder / data).open("rb") as file:
-        for name, expected in sums.items():
-            where = found.get(name, {})
-            file.seek(int(where.get("offset", 0)))
-            if _crc(file, int(where.get("length", 0))) != expected:
-                raise CorruptFileError(
-                    f"{name} in {folder / data} does not read back as it was written; "
-                    "check the disk and write again."
-                )
-
-
-def _crc(file: BinaryIO, length: int) -> int:
-    """crc32 of the next bytes of a file."""
-    total = 0
-    while length > 0 and (chunk := file.read(min(length, CHUNK))):
-        total = zlib.crc32(chunk, total)
-        length -= len(chunk)
-    return total
+        graph = onnx.load(str(folder / name), load_external_data=False)
+        found |= {array: (start, length) for array, start, length in stored_places(graph)}
+    for name, expected in sums.items():
+        if file_digest(folder / data, *found.get(name, (0, 0))) != expected:
+            raise CorruptFileError(
+                f"{name} in {folder / data} does not read back as it was written; "
+                "check the disk and write again."
+            )
 
 
 FOLDED = (
@@ -261,8 +234,10 @@ FACTS: dict[str, Any] = {
     "widest": "F32",
     "write": write,
     "size": size,
-    "provenance": metadata,
+    "provenance": provenance,
     "maker": maker,
+    "stated": stated,
+    "verify": verify,
     "tower": "INT8_32",
     "refuse": onnx_graph.check_ops,
     "usage": USAGE,

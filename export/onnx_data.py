@@ -6,8 +6,8 @@
 `size` of the container counts these arrays before there is a file, `write` fills them.
 """
 
+import hashlib
 import math
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export import genai, onnx_graph, onnx_nodes
+from export.hashes import DIGITS
 from runtime.archs import Arch
 from runtime.errors import UnsupportedError
 from runtime.onnx_file import matrices
@@ -158,19 +159,19 @@ class Places:
 
 @dataclass
 class DataFile:
-    """The data file while it is written, with a checksum of each array."""
+    """The data file while it is written, with a hash of each array."""
 
     file: BinaryIO
     places: Places
-    sums: dict[str, int] = field(default_factory=dict)
-    """crc32 by name."""
+    sums: dict[str, str] = field(default_factory=dict)
+    """Hashes by name."""
 
     def add(self, array: Array, pieces: Iterable[np.ndarray]) -> None:
         """Append an array, given in pieces along its first axis."""
         self.file.seek(self.places.add(array))
-        checksum = 0
+        hashed = hashlib.sha256()
         for piece in pieces:
             raw = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
             self.file.write(raw)
-            checksum = zlib.crc32(raw, checksum)
-        self.sums[array.name] = checksum
+            hashed.update(raw)
+        self.sums[array.name] = hashed.hexdigest()[:DIGITS]

@@ -82,8 +82,8 @@ class StoredTower:
         return model.SerializeToString(deterministic=True)
 
 
-def write_tower(folder: Path, sight: Sight, alignment: int = ALIGNMENT) -> dict[str, int]:
-    """Write both files; returns the checksum (crc32) of each stored array."""
+def write_tower(folder: Path, sight: Sight, alignment: int = ALIGNMENT) -> dict[str, str]:
+    """Write both files; returns the hash of each stored array."""
     stored = StoredTower(sight)
     with (folder / VISION_DATA).open("wb") as file:
         data = DataFile(file, Places(alignment=alignment, location=VISION_DATA))
@@ -95,11 +95,17 @@ def write_tower(folder: Path, sight: Sight, alignment: int = ALIGNMENT) -> dict[
     return data.sums
 
 
-def tower_bytes(sight: Sight) -> int:
-    """Bytes of both files, exactly."""
-    stored, places = StoredTower(sight), Places(location=VISION_DATA)
-    layouts = stored.layouts
+def planned_tower(stored: StoredTower) -> Places:
+    """Where each array stands in the tower's data file."""
+    places, layouts = Places(location=VISION_DATA), stored.layouts
     for name, shape in stored.shapes.items():
         for array in weight_arrays(name, shape, layouts[name]):
             places.add(array)
+    return places
+
+
+def tower_bytes(sight: Sight) -> int:
+    """Bytes of both files, exactly."""
+    stored = StoredTower(sight)
+    places = planned_tower(stored)
     return places.end + len(stored.graph(places))

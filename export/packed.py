@@ -21,6 +21,7 @@ from export.base import check_complete, check_tensor, text_of
 from export.files import new_folder
 from export.joined import join, joined_shapes, of_checkpoint
 from export.packed_tower import LOADED, preparation, tower_arrays, tower_values
+from export.shard_hashes import HASHES, noted
 from export.shards import Array, Places, ShardWriter, room_for
 from export.sight import Sight
 from runtime.archs import Arch
@@ -29,8 +30,7 @@ from runtime.errors import InputError, UnsupportedError
 from runtime.json_files import read_json
 from runtime.quant_types import QUANT_TYPES, QuantType
 from runtime.quant_types.onnx_int import OnnxInt
-from runtime.safetensors_file import header
-from runtime.sources import CONFIG, INDEX, WEIGHTS
+from runtime.sources import CONFIG
 from runtime.tensor import Shape, Tensor, is_matrix
 from runtime.tokenizer import Tokenizer
 from runtime.vision.ids import IDS
@@ -104,9 +104,7 @@ class Packing:
             if sight:
                 for array, data in zip(tower_arrays(sight), tower_values(sight), strict=True):
                     writer.add(array, data)
-            writer.finish()
-            for name, content in self._small_files(arch, types, source, extra, sight).items():
-                (temp / name).write_bytes(content)
+            writer.finish(self._small_files(arch, types, source, extra, sight))
 
     def size(
         self,
@@ -244,13 +242,10 @@ def model_notes(arch: Arch) -> tuple[str, ...]:
 
 def provenance(folder: Path) -> dict[str, Any]:
     """What the writer noted in the first file: name -> text."""
-    first = folder / WEIGHTS
-    if not first.exists():
-        table = read_json(folder / INDEX)["weight_map"]
-        first = folder / min(table.values())
-    found = json.loads(header(first) or b"{}").get("__metadata__") or {}
     return {
-        key.removeprefix(PREFIX): value for key, value in found.items() if key.startswith(PREFIX)
+        key.removeprefix(PREFIX): value
+        for key, value in noted(folder).items()
+        if key.startswith(PREFIX) and not key.startswith(HASHES)
     }
 
 

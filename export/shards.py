@@ -10,7 +10,6 @@ counts the same files without writing them.
 
 import json
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from export.hashes import digest
+from export.shard_hashes import FILES_ROOM, array_digest, hash_room, sealed
 from runtime.errors import CorruptFileError
 from runtime.safetensors_file import LENGTH, read
 from runtime.sources import INDEX, WEIGHTS
@@ -93,6 +94,7 @@ class Places:
         own = self.metadata if number == 0 else {}
         lines = {"__metadata__": {"format": "pt", **own}, **self.files[number]}
         text = json.dumps(lines, separators=(",", ":")).encode()
+        assert len(text) <= self.room - LENGTH, f"a header of {len(text)} bytes"
         return (self.room - LENGTH).to_bytes(LENGTH, "little") + text.ljust(self.room - LENGTH)
 
     @property
@@ -105,8 +107,8 @@ class Places:
 def room_for(arrays: list[str], metadata: Mapping[str, str]) -> int:
     """Bytes that hold any header of a model with arrays of these names."""
     texts = len(json.dumps(dict(metadata)).encode())
-    lines = sum(len(json.dumps(name)) + LINE for name in arrays)
-    return -(-(LENGTH + LINE + texts + lines) // 64) * 64
+    lines = sum(len(json.dumps(name)) + LINE + hash_room(name) for name in arrays)
+    return -(-(LENGTH + LINE + texts + lines + FILES_ROOM) // 64) * 64
 
 
 class ShardWriter:
@@ -114,34 +116,39 @@ class ShardWriter:
 
     def __init__(self, folder: Path, places: Places) -> None:
         self.folder, self.places = folder, places
-        self.sums: dict[str, int] = {}
-        """crc32 by array."""
+        self.sums: dict[str, str] = {}
+        """Hash by array."""
 
     def add(self, array: Array, data: np.ndarray) -> None:
         """Append an array, of which `data` has the bytes in order."""
         number, offset = self.places.add(array)
         raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
         assert raw.nbytes == array.nbytes, array
-        self.sums[array.name] = zlib.crc32(raw)
+        self.sums[array.name] = array_digest(array.dtype, array.shape, raw)
         path = self._part(number)
         with path.open("r+b" if path.exists() else "wb") as file:
             file.seek(offset)
             file.write(raw)
 
-    def finish(self) -> None:
-        """Write headers and index, and give the files their names. Raises CorruptFileError for an
-        array that does not read back as it was written."""
+    def finish(self, small: Mapping[str, bytes]) -> None:
+        """Write headers, index and small files, and give the files their names.
+
+        Raises CorruptFileError for an array that does not read back as it was written.
+        """
+        beside = dict(small) | self.places.index()
+        files = {name: digest(content) for name, content in beside.items()}
+        self.places.metadata = sealed(self.places.metadata, self.sums, files)
         for number, name in enumerate(self.places.names):
             with self._part(number).open("r+b") as file:
                 file.write(self.places.header(number))
             self._part(number).rename(self.folder / name)
             for array, stored in read(self.folder / name).items():
-                if zlib.crc32(stored.read().data) != self.sums[array]:
+                if array_digest(stored.dtype, stored.shape, stored.read().data) != self.sums[array]:
                     raise CorruptFileError(
                         f"{array} does not read back as it was written; check the disk and write "
                         "again."
                     )
-        for name, content in self.places.index().items():
+        for name, content in beside.items():
             (self.folder / name).write_bytes(content)
 
     def _part(self, number: int) -> Path:

@@ -1,7 +1,6 @@
 """Whether a model and its cache fit in the memory that is left, and where weights lie in it."""
 
 import mmap
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,13 +75,6 @@ def drop_pages(arrays: list[np.ndarray]) -> None:
         return
     for mapping in {id(found): found for found in map(mapping_of, arrays) if found}.values():
         mapping.madvise(mmap.MADV_DONTNEED)
-
-
-def checksum(data: np.ndarray) -> int:
-    """crc32 of an array in a mapped file, whose pages are given back."""
-    found = zlib.crc32(data.data)
-    drop_pages([data])
-    return found
 
 
 def require_memory(mapped: int, cache: int = 0, tokens: int = 0) -> None:

@@ -55,7 +55,7 @@ def open_onnx(folder: Path) -> Model:
 
 def metadata(folder: Path) -> dict[str, str]:
     """What the writer noted in the model: name -> text. Errors as in `open_onnx`."""
-    return {entry.key: entry.value for entry in _load(Path(folder)).metadata_props}
+    return {entry.key: entry.value for entry in load_graph(Path(folder)).metadata_props}
 
 
 def maker(folder: Path) -> str | None:
@@ -63,7 +63,7 @@ def maker(folder: Path) -> str | None:
 
     None where the graph names nobody. Errors as in `open_onnx`.
     """
-    model = _load(Path(folder))
+    model = load_graph(Path(folder))
     name = str(model.producer_name) or None
     foreign = any(
         node.op_type in INT_OPERATORS and not any(n.endswith(".scale") for n in node.input)
@@ -87,9 +87,9 @@ def onnx_tensors(folder: Path, shapes: dict[str, Shape]) -> StoredTensors:
     arrays: dict[str, StoredArray] = {}
     for name in (MODEL, EMBEDDING_MODEL):
         if name == MODEL or (folder / name).exists():
-            model = _load(folder, name)
-            layouts |= _layouts(model)
-            arrays |= _arrays(folder, model)
+            model = load_graph(folder, name)
+            layouts |= layouts_of(model)
+            arrays |= stored_arrays(folder, model)
     weights = {}
     for name, shape in shapes.items():
         found = {layouts.get(part) for part in matrices(name, shape)}
@@ -110,11 +110,11 @@ def parts_of(name: str, shape: Shape, qtype: OnnxInt | None) -> Parts:
     parts = matrices(name, shape).items()
     if qtype is None:
         return Parts(shape, {part: Expected(matrix, ("F32",)) for part, matrix in parts})
-    arrays = [array for part in parts for array in _arrays_of(*part, qtype).items()]
+    arrays = [array for part in parts for array in _matrix_arrays(*part, qtype).items()]
     return Parts(shape, dict(arrays), partial(_join, qtype))
 
 
-def _arrays_of(name: str, shape: Shape, qtype: OnnxInt) -> dict[str, Expected]:
+def _matrix_arrays(name: str, shape: Shape, qtype: OnnxInt) -> dict[str, Expected]:
     """The arrays of one matrix."""
     rows, blocks = shape[0], shape[-1] // qtype.size
     arrays = {
@@ -175,7 +175,7 @@ def _check_array(path: Path, name: str, found: StoredArray | None, expected: Exp
         )
 
 
-def _load(folder: Path, name: str = MODEL) -> Any:
+def load_graph(folder: Path, name: str = MODEL) -> Any:
     """A graph without its weights."""
     try:
         import onnx
@@ -208,7 +208,7 @@ def _names(model: Any) -> Iterator[str]:
         yield from (entry.key, entry.value)
 
 
-def _layouts(model: Any) -> dict[str, OnnxInt]:
+def layouts_of(model: Any) -> dict[str, OnnxInt]:
     """Layout of every weight that an integer operator reads; other writers' have none."""
     out: dict[str, OnnxInt] = {}
     stored = {proto.name for proto in model.graph.initializer}
@@ -231,7 +231,7 @@ def _layouts(model: Any) -> dict[str, OnnxInt]:
     return out
 
 
-def _arrays(folder: Path, model: Any) -> dict[str, StoredArray]:
+def stored_arrays(folder: Path, model: Any) -> dict[str, StoredArray]:
     """Every external initializer of a type we write, by its name."""
     from onnx import TensorProto
 

@@ -42,10 +42,17 @@ def put(states: np.ndarray, here: slice | np.ndarray, values: np.ndarray) -> Non
 def put_all(
     states: np.ndarray | None, places: Iterable[slice], found: Iterable[np.ndarray | None]
 ) -> None:
-    """Replace the rows at some places by what is found for each; without states nothing is kept."""
-    ahead = iter(places)
+    """Replace the rows at some places by what is found for each; without states nothing is kept.
+
+    Raises ValueError when there is not one result for each place.
+    """
+    ahead, nothing_left = iter(places), slice(0)
     for values in found:
-        here = next(ahead)
+        here = next(ahead, nothing_left)
+        if here is nothing_left:
+            raise ValueError("more results than places")
         if states is not None and values is not None:
             put(states, here, values)
         del values  # the next ones, which are only computed now, need their room
+    if next(ahead, nothing_left) is not nothing_left:
+        raise ValueError("fewer results than places")

@@ -22,6 +22,19 @@ def show(
     show_result(result, inspection.render_description(result), as_json)
 
 
+def verify(
+    file: Annotated[Path, typer.Argument(help="A .gguf file or a folder that this program wrote.")],
+    as_json: options.Json = False,
+) -> None:
+    """Whether a file is as it was written, by the hashes in it; no model is needed. Else exit 1."""
+    from quantize import verification
+
+    result = verification.verify(file)
+    show_result(result, verification.render(result), as_json)
+    if result["changes"]:
+        raise typer.Exit(1)
+
+
 def list_(
     what: Annotated[
         str, typer.Argument(help="methods, rewrites, types, presets, archs or backends.")

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "generate": use.generate,
     "score": use.score,
     "bench": use.bench,
+    "verify": look.verify,
     "show": look.show,
     "list": look.list_,
 }

@@ -10,11 +10,11 @@ from rich.text import Text
 
 from quantize.progress import Progress
 from quantize.report import frontier_chart, score_render
-from quantize.report.examine import bytes_on_disk
 from quantize.report.judge import check_files
 from quantize.report.render import with_error
 from quantize.report.report import Report
 from quantize.report.score_report import AnyReport, ScoreReport
+from quantize.report.subject import bytes_on_disk
 
 MARK = "*"
 """Stands before an artifact on the frontier."""

@@ -4,32 +4,29 @@ import os
 import platform
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from calib_data import Windows
 from export import CONTAINERS
+from export.stated import Difference, json_or_bytes
 from quantize.checkpoint import Checkpoint
-from quantize.loading import files_of, open_any, open_model
+from quantize.exact.exact import exact
+from quantize.plan.effort import EFFORTS
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.positions import by_position
 from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore, WorstToken
 from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
+from quantize.report.subject import Subject
 from quantize.report.tokens import TokenizerCheck, check_tokenizer
 from quantize.report.unfolded import unfolded_notes
-from runtime.archs import FAMILIES
 from runtime.checkpoint import model_name
-from runtime.containers import recognise
-from runtime.engine import Engine, OpsEngine, option_names
-from runtime.errors import EdgequantError, InputError
+from runtime.engine import Engine, OpsEngine
 from runtime.generate import generate
 from runtime.model import Model
-from runtime.onnx_file import VISION_MODEL
 from runtime.tokenizer import Tokenizer
-from runtime.vision.seeing import own_tower
 
 WORST = 12
 """Tokens shown with their context."""
@@ -40,130 +37,71 @@ TIMED = 32
 
 
 @dataclass(frozen=True)
-class Subject:
-    """An artifact, opened."""
-
-    label: str
-    path: Path
-    container: str
-    backend: str
-    engine: Engine
-    model: Model | None
-    """Its stored tensors; None when only a foreign engine can read them."""
-    notes: tuple[str, ...] = ()
-    maker: str | None = None
-
-    @property
-    def bytes(self) -> int:
-        """Size on disk, of all files when it is a folder."""
-        return bytes_on_disk(self.path)
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer as stored."""
-        return (self.model and self.model.tokenizer) or self.engine.tokenizer
-
-
-def bytes_on_disk(path: Path) -> int:
-    """Of a file, all parts of it, or all files of a folder; 0 where there is nothing."""
-    return sum(file.stat().st_size for file in files_of(path))
-
-
-def open_subject(label: str, path: Path, backend: str = "native", kv: str | None = None) -> Subject:
-    """Open an artifact on `backend` (numpy for a native one not built) or in its foreign engine.
-
-    `kv` is how the native one and llama.cpp keep keys and values; None = float32.
-    Raises EdgequantError when the file cannot be read or run at all, and for a `kv` that the engine
-    has no choice of.
-    """
-    reader = recognise(path)
-    container = CONTAINERS.get(reader.name)
-    notes = []
-    if reader.engine != "native":
-        backend = reader.engine
-    options = {} if kv is None else {"kv": kv}
-    if kv is not None and "kv" not in option_names(backend):
-        raise InputError(
-            f"{label} runs on the {backend} backend, which keeps keys and values in its own way; "
-            "leave out --kv."
-        )
-    try:
-        engine = open_any(path, backend, "judging", **options)
-    except EdgequantError as error:
-        if container is None or backend != "native" or options:
-            raise
-        notes.append(f"run on the numpy backend, because the native one cannot: {error}")
-        backend, engine = "numpy", open_any(path, "numpy")
-    try:
-        model = open_model(path)
-    except EdgequantError as error:
-        model = None
-        notes.append(
-            f"its stored tensors were not looked at, so bits count the whole file: {error}"
-        )
-    if own_tower(engine):
-        tower = sum(file.stat().st_size for file in path.glob(f"{VISION_MODEL}*"))
-        notes.append(f"{tower:,} of its bytes are the vision tower, which other files are without")
-    maker = container.maker(path) if container else None
-    if kv is not None:
-        notes.append(f"judged with keys and values kept as {kv}")
-    return Subject(label, path, reader.name, backend, engine, model, tuple(notes), maker)
-
-
-def refuse_another_model(subject: Subject, checkpoint: Checkpoint) -> None:
-    """Raise InputError for a file with the sizes of another model: that is no fault of the file."""
-    if subject.model is None:
-        return
-    heads = [arch.score_head for arch in (subject.model.arch, checkpoint.arch)]
-    if heads[0] != heads[1]:
-        does = ["scores texts by a head" if head else "predicts tokens" for head in heads]
-        raise InputError(
-            f"{subject.label} {does[0]}, and {checkpoint.name} {does[1]}"
-            f"{' of another form' if all(heads) else ''}: it was made from another model; give "
-            "that one with --against."
-        )
-    kinds = [FAMILIES[arch.family].architecture for arch in (subject.model.arch, checkpoint.arch)]
-    if kinds[0] != kinds[1]:
-        raise InputError(
-            f"{subject.label} is a {kinds[0]}, and {checkpoint.name} a {kinds[1]}: it was made "
-            "from another model; give that one with --against."
-        )
-    found, expected = (
-        (arch.layers, arch.hidden, arch.vocab) for arch in (subject.model.arch, checkpoint.arch)
-    )
-    if found != expected:
-        raise InputError(
-            f"{subject.label} has {found[0]} layers of width {found[1]} and {found[2]} tokens, and "
-            f"{checkpoint.name} {expected[0]} of {expected[1]} and {expected[2]}: it was made from "
-            "another model; give that one with --against."
-        )
-
-
-@dataclass(frozen=True)
 class Stored:
     """What an artifact is beside what it computes."""
 
     scan: Scan
     bits_per_weight: float
     tokenizer: TokenizerCheck | None
+    differences: tuple[Difference, ...]
+    changes: tuple[str, ...]
+    """What is not as it was written, in sentences."""
     notes: tuple[str, ...]
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What makes it unfit whatever it computes, in sentences."""
+        told = tuple(difference.sentence() for difference in self.differences)
+        kinds = (
+            (self.scan.faults, "weights are not what they should be"),
+            (told, "of what it says differ from its original"),
+            (self.changes, "parts are not what was written"),
+        )
+        found = list(self.scan.problems)
+        for sentences, what in kinds:
+            found += sentences[:MOST]
+            if len(sentences) > MOST:
+                found.append(f"{len(sentences) - MOST:,} more {what}")
+        return tuple(found)
 
-def look(source: Model, subject: Subject, ids: np.ndarray) -> Stored:
-    """Its tensors against the original's, its tokenizer, and what the text ids (T,) tells of it."""
-    found = scan(source, subject.model) if subject.model else Scan((), (), False)
+
+MOST = 20
+"""Differences, and weights with blocks out of line, told one by one."""
+
+
+def was_tuned(subject: Subject) -> bool:
+    """Whether an artifact says that its norms and biases followed a gradient."""
+    container = CONTAINERS.get(subject.container)
+    plan = container.provenance(subject.path) if container else {}
+    told = json_or_bytes(str(plan.get("edgequant.plan") or plan.get("plan") or "").encode())
+    effort = EFFORTS.get(str(told.get("effort"))) if isinstance(told, dict) else None
+    return effort is not None and effort.steps > 0
+
+
+def look(checkpoint: Checkpoint, source: Model, subject: Subject, ids: np.ndarray) -> Stored:
+    """Its tensors and all it says against the original's, and what the text ids (T,) tells of it.
+
+    `source` is the checkpoint as the engine has it that it is judged with.
+    """
+    found = Scan((), (), False)
+    if subject.model:
+        found = scan(source, subject.model, tuned=was_tuned(subject))
     stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
     checked = None
     if source.tokenizer is not None and subject.tokenizer is not None:
         checked = check_tokenizer(source.tokenizer, subject.tokenizer)
-    notes = subject.notes + found.notes + (checked.notes if checked else ())
+    told = exact(checkpoint, subject.path, subject.container, subject.model)
+    notes = subject.notes + found.notes + (checked.notes if checked else ()) + told.notes
     if subject.backend == "onnxruntime":
         notes += unfolded_notes(subject.path, subject.engine, ids)
-    return Stored(found, 8 * stored / weights(source.arch), checked, notes)
+    return Stored(
+        found, 8 * stored / weights(source.arch), checked, told.differences, told.changes, notes
+    )
 
 
 def examine(
     original: OpsEngine | None,
+    checkpoint: Checkpoint,
     source: Model,
     subject: Subject,
     scores: TokenScores,
@@ -174,7 +112,7 @@ def examine(
 
     Without `original` the effect of each part alone, which takes longest, is not measured.
     """
-    stored = look(source, subject, windows.ids[0])
+    stored = look(checkpoint, source, subject, windows.ids[0])
     found, checked = stored.scan, stored.tokenizer
     effects = Sensitivity("not measured; --report measures it.")
     if original is not None:
@@ -203,9 +141,10 @@ def examine(
         failures=(),
         maker=subject.maker,
         notes=stored.notes,
+        differences=stored.differences,
     )
     progress(f"speed of {subject.label}", 1, 1, f"{result.speed.tokens_per_second:.1f} tokens/s")
-    return result, found.problems
+    return result, stored.problems
 
 
 def measure_effects(

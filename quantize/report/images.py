@@ -14,9 +14,10 @@ import numpy as np
 from calib_data.drawings import HELD_OUT, drawings
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress
-from quantize.report.examine import Subject, window_scores
+from quantize.report.examine import window_scores
 from quantize.report.metrics import Metrics, TokenScores, score, stack, summarize
 from quantize.report.report import WindowScore
+from quantize.report.subject import Subject
 from quantize.vision import open_vision
 from runtime.engine import Engine, OpsEngine, open_engine
 from runtime.errors import UnsupportedError

@@ -11,7 +11,7 @@ from quantize.plan import Plan, check_gates
 from quantize.plan.values import paths_of, settled
 from quantize.progress import Progress
 from quantize.report.compare import compare
-from quantize.report.examine import Subject, examine, open_subject, refuse_another_model
+from quantize.report.examine import examine
 from quantize.report.gate import Gates, integrity_failures, read_baseline
 from quantize.report.images import ImageRow, ImageScores, after_images, digest, image_rows
 from quantize.report.original import (
@@ -25,6 +25,7 @@ from quantize.report.scan import weights
 from quantize.report.score_judge import check_texts, measure_scores
 from quantize.report.score_report import AnyReport, ScoreGates
 from quantize.report.settings import Settings, held_out
+from quantize.report.subject import Subject, open_subject, refuse_another_model
 from quantize.report.written import refuse_reports, write
 from quantize.run.job import Job
 from runtime.checkpoint import hub_id, model_name
@@ -248,7 +249,7 @@ def measure(
     results = []
     for subject in subjects:
         result, problems = examine(
-            exchanged, source, subject, scores[subject.label], setup.windows, progress
+            exchanged, checkpoint, source, subject, scores[subject.label], setup.windows, progress
         )
         if found := images.get(subject.label):
             result = replace(result, images=found.metrics, image_windows=found.windows)

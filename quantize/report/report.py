@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from export.stated import Difference
 from quantize.report.frontier import FrontierEntry, Standing, standings
 from quantize.report.metrics import Histogram, Metrics
 from quantize.report.positions import PositionScore
@@ -143,6 +144,8 @@ class ArtifactResult:
     """The tool that made it, from its metadata; None where they do not tell."""
     positions: tuple[PositionScore, ...] = ()
     """By position in a window; reports of earlier versions have none."""
+    differences: tuple[Difference, ...] = ()
+    """What it says beside its weights otherwise than its original."""
 
     @property
     def rejected(self) -> bool:

@@ -9,11 +9,12 @@ from calib_data import Windows
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress
 from quantize.report import tokens
-from quantize.report.examine import Subject, look
+from quantize.report.examine import look
 from quantize.report.original import open_original
 from quantize.report.report import Evaluation, OriginalModel
 from quantize.report.score_metrics import summarize
 from quantize.report.score_report import ScoreGates, ScoreReport, ScoreResult
+from quantize.report.subject import Subject
 from runtime.archs import ScoreHead
 from runtime.checkpoint import model_name
 from runtime.engine import Engine
@@ -83,7 +84,8 @@ def measure_scores(
     expected = scores_of(engine, head, texts, "the original", progress)
     refuse_useless(expected)
     results = tuple(
-        judged(subject, head, texts, expected, source, gates, progress) for subject in subjects
+        judged(subject, head, texts, expected, checkpoint, source, gates, progress)
+        for subject in subjects
     )
     return ScoreReport(
         version=quantize.__version__,
@@ -138,6 +140,7 @@ def judged(
     head: ScoreHead,
     texts: Texts,
     expected: np.ndarray,
+    checkpoint: Checkpoint,
     source: Model,
     gates: ScoreGates,
     progress: Progress,
@@ -145,10 +148,10 @@ def judged(
     """One artifact, with its failures."""
     scores = scores_of(subject.engine, head, texts, subject.label, progress)
     metrics = summarize(expected, scores)
-    stored = look(source, subject, texts.ids[0])
+    stored = look(checkpoint, source, subject, texts.ids[0])
     broken = int(np.count_nonzero(~np.isfinite(scores).all(1)))
     told = [f"it computes NaN or infinite scores for {broken:,} of {len(scores):,} texts"]
-    problems = [*stored.scan.problems, *(told if broken else [])]
+    problems = [*stored.problems, *(told if broken else [])]
     problems += tokens.failures(stored.tokenizer)
     names = np.repeat(np.array(texts.domains), len(texts.places))
     return ScoreResult(
@@ -169,6 +172,7 @@ def judged(
         failures=(*problems, *gates.failures(metrics)),
         notes=stored.notes,
         maker=subject.maker,
+        differences=stored.differences,
     )
 
 

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from export.stated import Difference
 from quantize.report.report import SCHEMA_VERSION, Evaluation, OriginalModel, Report
 from quantize.report.scan import TensorFact
 from quantize.report.score_metrics import ScoreMetrics
@@ -46,6 +47,8 @@ class ScoreResult:
     failures: tuple[str, ...]
     notes: tuple[str, ...]
     maker: str | None = None
+    differences: tuple[Difference, ...] = ()
+    """What it says beside its weights otherwise than its original."""
 
     @property
     def rejected(self) -> bool:

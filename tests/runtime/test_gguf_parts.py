@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from export.gguf_general import provenance
-from quantize.report.examine import bytes_on_disk
+from quantize.report.subject import bytes_on_disk
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf, read
 from runtime.gguf_parts import part_paths

@@ -12,11 +12,11 @@ import edgequant
 from calib_data.drawings import HELD_OUT, SIZES, drawings
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.mmproj import make
-from quantize.report.examine import open_subject
 from quantize.report.gate import Gates
 from quantize.report.images import LENGTH, after_images, image_rows, summary
 from quantize.report.metrics import Metrics, score, stack
 from quantize.report.report import Report
+from quantize.report.subject import open_subject
 from runtime.engine import OpsEngine, open_engine
 from runtime.errors import CorruptFileError, GateError, InputError
 from tests.one_file_models import edit, weights

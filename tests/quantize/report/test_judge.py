@@ -18,10 +18,10 @@ from quantize.checkpoint import Checkpoint
 from quantize.plan import Plan, Target, assign
 from quantize.report import examine, judge
 from quantize.report import settings as report_settings
-from quantize.report.examine import open_subject
 from quantize.report.metrics import EDGES
 from quantize.report.original import original_backend
 from quantize.report.report import Report, read_report
+from quantize.report.subject import open_subject
 from quantize.run import pipeline
 from quantize.run.job import Job
 from runtime.engine import open_engine

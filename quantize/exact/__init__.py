@@ -1,0 +1,1 @@
+"""What has one right answer, compared with the original exactly."""
