@@ -1,5 +1,6 @@
 """What every bench shares: where and of what a figure was made, and how it is shown and kept."""
 
+import argparse
 import json
 import os
 import platform
@@ -87,6 +88,22 @@ def argument(given: str) -> str:
     path = Path(given)
     outside = path.exists() and not path.resolve().is_relative_to(ROOT)
     return path.name if outside else given
+
+
+def count(given: str) -> int:
+    """A whole number above 0, of a command line."""
+    found = int(given)
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"{given} is not above 0")
+    return found
+
+
+def size(given: str) -> float:
+    """A number above 0, of a command line."""
+    found = float(given)
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{given} is not above 0")
+    return found
 
 
 def write(name: str, rows: Rows, **facts: Any) -> Path:

@@ -6,6 +6,10 @@
 #     bench/prebuilt_llamacpp.sh PYTHON FOLDER
 set -e
 python=$1 folder=$2
+command -v "$python" >/dev/null && test -n "$folder" || {
+    echo "usage: bench/prebuilt_llamacpp.sh PYTHON FOLDER, where PYTHON is a program" >&2; exit 2; }
+test ! -e "$folder" || test -f "$folder/pyvenv.cfg" || {
+    echo "$folder is there and no environment of Python; give another folder" >&2; exit 2; }
 test -d "$folder/llama.cpp" && exit 0
 command -v npm >/dev/null || { echo "no npm here, so llama.cpp is measured as compiled alone"; exit 0; }
 rm -rf "$folder" && "$python" -m venv "$folder"

@@ -15,6 +15,7 @@ Prints a table and writes results/rivals.json.
 import argparse
 import statistics
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,6 @@ from quantize.bench.speed import WARM_UP, median_ratio, weight_bytes
 from quantize.cli.bar import Bar
 from quantize.progress import Progress
 from runtime.compiled import kernels
-from runtime.errors import InputError
 from runtime.gguf_file import open_gguf
 
 WORKER = Path(__file__).with_name("rival_worker.py")
@@ -42,6 +42,7 @@ NAMES = {
     "ik_llama_cpp": "ik_llama.cpp",
 }
 """Rival -> what it is called; its environment is made by the Makefile's `rivals`."""
+USUAL = ["llama_cpp", "ik_llama_cpp"]
 OURS, WHEEL = "native", "llamacpp"
 """Backends of our own worker: ours, and llama.cpp from xllamacpp."""
 FORMS = ("", " repacked")
@@ -86,10 +87,22 @@ def start(file: Path, engine: str, threads: int) -> Worker:
     package = engine.partition(" ")[0]
     if package not in NAMES:
         return Worker(file, engine, threads)
-    python = HOME / package / "bin" / "python"
-    if not python.exists():
-        raise InputError(f"{python} is missing; `make rivals` installs {package}.")
-    return Worker(file, engine, threads, (str(python), str(WORKER)))
+    return Worker(file, engine, threads, (str(python_of(package)), str(WORKER)))
+
+
+def python_of(package: str) -> Path:
+    """The Python of a rival's environment."""
+    return HOME / package / "bin" / "python"
+
+
+def require(packages: Iterable[str]) -> None:
+    """Leave with a sentence where a rival is not installed."""
+    for package in packages:
+        if not python_of(package).exists():
+            sys.exit(
+                f"{python_of(package)} is missing; `make rivals` installs {package}, and of "
+                "node_llama_cpp needs npm for it; --rivals chooses others."
+            )
 
 
 def measure(
@@ -150,11 +163,14 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK")
-    parser.add_argument("--rivals", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=5, help="rounds; figures are medians")
+    parser.add_argument("--rivals", nargs="+", choices=NAMES, default=USUAL)
+    parser.add_argument("--threads", type=common.count, default=2)
+    parser.add_argument(
+        "--repeat", type=common.count, default=5, help="rounds; figures are medians"
+    )
     parser.add_argument("--keep", default="rivals", help="name of the file in results/")
     flags = parser.parse_args()
+    require(flags.rivals)
     engines = [OURS, *(form for rival in flags.rivals for form in forms_of(rival)), WHEEL]
     rows: common.Rows = []
     details: dict[str, Any] = {}

@@ -25,9 +25,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench import common, memory
-from bench.rivals import start
+from bench.rivals import require, start
 from export.gguf_general import FILE_TYPES
 from quantize.checkpoint import bundled
+from quantize.plan.effort import EFFORTS
 from tests.random_checkpoint import random_checkpoint
 
 ROWS, LENGTH = 64, 512
@@ -113,11 +114,14 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--layers", type=int, help="of the model; those of Qwen2.5 by default")
-    parser.add_argument("--effort", nargs="+", default=["medium", "low"])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--layers", type=common.count, help="of the model; those of Qwen2.5 by default"
+    )
+    parser.add_argument("--effort", nargs="+", choices=EFFORTS, default=["medium", "low"])
+    parser.add_argument("--threads", type=common.count, default=2)
     parser.add_argument("--keep", type=Path, help="folder for checkpoints, kept afterwards")
     flags = parser.parse_args()
+    require(["llama_cpp"])
     with tempfile.TemporaryDirectory() as temporary:
         folder = flags.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -270,12 +270,12 @@ def total(found: Forecast, machines: Machines) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--machines", type=int, default=8)
-    parser.add_argument("--cores", type=int, default=64)
-    parser.add_argument("--gbit", type=float, default=25)
-    parser.add_argument("--disk", type=float, default=1.0)
-    parser.add_argument("--efficiency", type=float, default=0.5)
+    parser.add_argument("--threads", type=common.count, default=1)
+    parser.add_argument("--machines", type=common.count, default=8)
+    parser.add_argument("--cores", type=common.count, default=64)
+    parser.add_argument("--gbit", type=common.size, default=25)
+    parser.add_argument("--disk", type=common.size, default=1.0)
+    parser.add_argument("--efficiency", type=common.size, default=0.5)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     units = measure()

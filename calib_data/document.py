@@ -108,9 +108,15 @@ def unique(
 
 
 def encode(
-    item: Document, tokenizer: CalibrationTokenizer, dropped: Counter[str]
+    item: Document,
+    tokenizer: CalibrationTokenizer,
+    dropped: Counter[str],
+    most: int | None = None,
 ) -> list[int] | None:
-    """Tokens of a document; None, counted with the reason, when its template refuses it."""
+    """Tokens of a document; None, counted with the reason, when its template refuses it.
+
+    Of a long one the first `most` are enough: a whole book takes 700 bytes of memory a token.
+    """
     content = item.content
     if isinstance(content, tuple):
         return list(content)
@@ -120,7 +126,21 @@ def encode(
         except ValueError as problem:
             dropped[f"{UNRENDERED}{first_line(problem)}"] += 1
             return None
+    if most is None:
+        return tokenizer.encode(content)
+    reach = AHEAD * most
+    while reach < len(content):
+        tokens = tokenizer.encode(content[:reach])
+        if len(tokens) > most + MARGIN:  # those at the cut may be others than in the whole text
+            return tokens[:most]
+        reach *= 2
     return tokenizer.encode(content)
+
+
+AHEAD = 8
+"""Characters that are tokenized for each token that is wanted, to begin with."""
+MARGIN = 64
+"""Tokens before a cut that it may change."""
 
 
 def rendered(

@@ -107,7 +107,8 @@ def join(
         if need is not None and len(ids) >= need:
             unread = len(documents) - position
             break
-        tokens = encode(item, tokenizer, dropped)
+        most = None if need is None else need - len(ids) + 1
+        tokens = encode(item, tokenizer, dropped, most)
         if tokens is None:
             continue
         if len(tokens) < SHORTEST:

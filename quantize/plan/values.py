@@ -16,6 +16,10 @@ UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2*
 """Bytes of a unit, written in capitals."""
 
 
+MOST = 2.0**60
+"""Bytes."""
+
+
 def parse_bytes(text: str, name: str = "target_size", plain: float = 1) -> int:
     """From "350MB", "300 MiB", "1.5GB" or a number without a unit, of `plain` bytes each.
 
@@ -25,7 +29,10 @@ def parse_bytes(text: str, name: str = "target_size", plain: float = 1) -> int:
     if match is None or match[2].upper() not in UNITS:
         raise InputError(f"{name} {text!r} is not a size; write it like 350MB, 300MiB or 1.5GB.")
     unit = UNITS[match[2].upper()] if match[2] else plain
-    return int(float(match[1].replace("_", "")) * unit)
+    size = float(match[1].replace("_", "")) * unit
+    if size > MOST:
+        raise InputError(f"{name} {text[:40]!r} is more than any machine has.")
+    return int(size)
 
 
 def parse_gib(value: float | str) -> float:

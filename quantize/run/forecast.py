@@ -29,6 +29,7 @@ from quantize.run.limited import limited
 from quantize.run.pipeline import assign_all
 from quantize.run.stored import weight_bytes
 from quantize.run.writing import artifact_bytes
+from quantize.scale.connect import check_spread
 
 SAMPLE = 64
 """Rows of a tensor that are rounded to know its error."""
@@ -109,6 +110,7 @@ def forecast(plan: Plan, progress: Progress = silent) -> Forecast:
     with tempfile.TemporaryDirectory() as folder:
         job = limited(Job.resolve(plan, progress, Path(folder)))
         check_tables(job.checkpoint)
+        check_spread(plan, job)
         if plan.check:
             prepare_run(plan, job)
         job = limited(assign_all(job))

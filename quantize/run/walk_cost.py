@@ -1,7 +1,9 @@
 """What a walk over the layers takes (sequential.py): tables, and one layer after the other."""
 
 from dataclasses import replace
+from pathlib import Path
 
+from calib_data.files import is_file
 from quantize.calibration.compensation_cost import beside_bytes, compensation_cost
 from quantize.calibration.experts import expert_bytes
 from quantize.calibration.hessian_cost import hessian_flops, plain_hessian_bytes
@@ -24,8 +26,20 @@ def text_cost(job: Job) -> Cost:
     """Of the calibration text: its tokens, int32, and what stands for images."""
     ask = job.calibration
     images = image_bytes(job.checkpoint.arch, ask.image_rows, ask.length)
-    kept = FLOAT * ask.tokens + images + ENTRY if job.reads_text else 0
-    return Cost(disk=kept, kept=kept)
+    if not job.reads_text:
+        return Cost()
+    kept = FLOAT * ask.tokens + images + ENTRY
+    file = Path(ask.spec)
+    stored = file.stat().st_size if is_file(ask.spec) and file.is_file() else 0
+    memory = READ * stored + TOKEN * ask.tokens
+    return Cost(memory=memory, what=f"reading {ask.spec}", disk=kept, kept=kept)
+
+
+READ = 4
+"""Bytes of a file of text while it is read, over those on the disk: it, its text and documents."""
+TOKEN = 2 * 700
+"""Bytes of a token while text is tokenized; of a long text about twice as many as are wanted are.
+"""
 
 
 def walk_cost(job: Job, group: Group) -> Cost:

@@ -1,7 +1,9 @@
 """From `--ray ADDRESS` to workers that compute for a run."""
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +15,7 @@ import torch
 from quantize.plan import Plan
 from quantize.run.job import Job, code_version
 from quantize.scale.facts import Source
+from quantize.scale.head import watched
 from quantize.scale.sizes import store_room
 from runtime.errors import InputError, UnsupportedError
 
@@ -36,7 +39,7 @@ def spread(plan: Plan, job: Job) -> Iterator[Job]:
     if plan.ray is None:
         yield job
         return
-    refuse(plan, job)
+    check_spread(plan, job)
     connect(plan.ray)
     # both need the extra
     import ray
@@ -56,13 +59,18 @@ def spread(plan: Plan, job: Job) -> Iterator[Job]:
         nodes.check_nodes(source)
         tokens = job.calibration.tokens
         room = store_room(job.checkpoint.arch, tokens, job.effort.compensates)
-        yield replace(job, workers=ray_workers.RayWorkers(source, room))
+        with watched():
+            yield replace(job, workers=ray_workers.RayWorkers(source, room))
     finally:
         ray.shutdown()
 
 
-def refuse(plan: Plan, job: Job) -> None:
-    """Raise UnsupportedError for a run that is not made of pieces, or without Ray."""
+def check_spread(plan: Plan, job: Job) -> None:
+    """Raise EdgequantError for an address of no known form, a run that is not made of pieces, or
+    where Ray is missing."""
+    if plan.ray is None:
+        return
+    check_form(plan.ray)
     arch, method = job.checkpoint.arch, job.recipe.method
     why = ""
     if not method.calibrated:
@@ -92,29 +100,38 @@ def connect(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of a run
     import ray
 
-    settings = {} if address == LOCAL else {"address": address}
+    stops = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**settings, log_to_driver=False, logging_level="ERROR", include_dashboard=None)
+        ray.init(address, log_to_driver=False, logging_level="ERROR", include_dashboard=None)
     except Exception as error:  # of many kinds: connection, version, a folder that is not there
         raise refused(address, str(error)) from error
+    if stops is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stops)  # Ray's own prints a stack and aborts
 
 
 def probe(address: str) -> None:
     """Raise InputError where nobody answers at HOST:PORT, or somebody who is not Ray."""
+    check_form(address)
     host, _, port = address.rpartition(":")
-    if not host or "/" in address or not port.isdecimal():
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT) as there:
+            there.sendall(HELLO)
+            answer = there.recv(9)
+    except (OSError, ValueError) as error:  # a name that is none is a UnicodeError
+        raise refused(address, str(error)) from error
+    if answer[3:4] != SETTINGS:
+        raise refused(address, "what listens there is not Ray")
+
+
+def check_form(address: str) -> None:
+    """Raise InputError for what is neither HOST:PORT nor one of the words."""
+    host, _, port = address.rpartition(":")
+    number = port.isascii() and port.isdecimal() and 0 < int(port[:9]) < 2**16
+    if address not in (LOCAL, FOUND) and (not host or "/" in address or not number):
         raise InputError(
             f"{address!r} is no address of a Ray cluster; give HOST:PORT of its head, {FOUND} for "
             f"the one that runs on this machine, or {LOCAL} to start one here."
         )
-    try:
-        with socket.create_connection((host, int(port)), timeout=CONNECT) as there:
-            there.sendall(HELLO)
-            answer = there.recv(9)
-    except (OSError, OverflowError) as error:
-        raise refused(address, str(error)) from error
-    if answer[3:4] != SETTINGS:
-        raise refused(address, "what listens there is not Ray")
 
 
 def refused(address: str, reason: str) -> InputError:

@@ -236,3 +236,25 @@ def test_a_missing_extra_is_named(write: Any, monkeypatch: pytest.MonkeyPatch) -
     assert refused(write("a.parquet", b""), ByteTokenizer(), 1, 8, kind=UnsupportedError) == (
         "Reading a .parquet file needs pyarrow: pip install 'edgequant[data]'."
     )
+
+
+def test_of_a_long_text_no_more_is_tokenized_than_is_wanted(write: Any, tiny: Any) -> None:
+    text = (SAID + " ") * 3_000
+    longest = 0
+
+    class Watched:
+        separator = None
+        tools = None
+
+        def encode(self, part: str) -> list[int]:
+            nonlocal longest
+            longest = max(longest, len(part))
+            return list(tiny.tokenizer.encode(part))
+
+        def render(self, messages: Any, tools: Any = None) -> str:
+            raise AssertionError
+
+    windows = load(write("a.txt", text), Watched(), 2, 64)
+    whole = tiny.tokenizer.encode(text)
+    assert windows.ids.reshape(-1).tolist() == whole[: 2 * 64]
+    assert longest < len(text) / 50

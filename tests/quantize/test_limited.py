@@ -21,8 +21,9 @@ from quantize.run import pipeline
 from quantize.run.cost import BASE_BYTES, Cost
 from quantize.run.disk_usage import run_cost
 from quantize.run.job import Job
-from quantize.run.limited import SLACK, fitting, limited
+from quantize.run.limited import SLACK, fitting, limited, usual
 from quantize.run.pieces import factored_error
+from quantize.run.walk_cost import text_cost
 from quantize.run.way import WAYS, Way, passes
 from runtime.archs import family_of
 from runtime.errors import InputError, SpaceError
@@ -253,3 +254,22 @@ def test_a_factor_that_fails_is_tried_again_on_the_hessian() -> None:
     assert found.damp == right.damp == 0.1
     assert torch.equal(found.root, right.root)
     assert len(restored) == 1
+
+
+def test_a_file_of_text_counts_and_what_is_too_large_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "book.txt"
+    text.write_text("All happy families are alike. " * 10_000)
+    flags = {"to": ["gguf:Q4_0"], "effort": "low", "rows": 2, "length": 64, "check": False}
+    job = Job.resolve(Plan.from_flags(None, {**flags, "calibration": str(text)}))
+    known = job.assigned([usual(job, target) for target in job.targets])
+    assert text_cost(known).memory > 2 * text.stat().st_size
+    with text.open("r+b") as file:
+        file.truncate(1 << 30)  # holes: nothing is on the disk, and nothing is read
+    limited_to = {**flags, "calibration": str(text), "max_ram": "1GiB"}
+    with pytest.raises(SpaceError, match=r"is less than the 4\.\d+ GiB that reading .*book\.txt"):
+        limited(Job.resolve(Plan.from_flags(None, limited_to)))
+
+
+def test_a_size_beyond_all_machines_is_refused() -> None:
+    with pytest.raises(InputError, match="is more than any machine has"):
+        Plan.from_flags(None, {"to": ["gguf:Q4_0"], "max_ram": "9" * 400})
