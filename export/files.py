@@ -127,10 +127,15 @@ def _full(path: Path, needed: int, free: int) -> SpaceError:
 
 @contextmanager
 def _disk_errors(path: Path, needed: int) -> Iterator[None]:
-    """ENOSPC as one sentence; other system errors pass through."""
+    """ENOSPC and EFBIG as one sentence each; other system errors pass through."""
     try:
         yield
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise SpaceError(
+                f"{path} is larger than its disk or the limit of this shell (ulimit -f) allows; "
+                "write to another place, and run the same command again."
+            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _full(path, needed, shutil.disk_usage(path.parent).free) from error

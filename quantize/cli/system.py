@@ -23,6 +23,11 @@ def sentence(error: BaseException) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full{where}; free some space and run the same command again."
+    if error.errno == errno.EFBIG:
+        return (
+            f"a file{where} is larger than its disk or the limit of this shell (ulimit -f) allows; "
+            "choose another place with -o, and run the same command again."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (
             f"{error.filename or 'a file'} may not be read or written ({error.strerror}); change "

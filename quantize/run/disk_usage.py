@@ -9,7 +9,7 @@ from quantize.run.resume import Work
 from quantize.run.walk_cost import text_cost, walk_cost
 from quantize.run.writing import writing_cost
 from quantize.tuning.tuning_cost import tuning_cost
-from runtime.errors import SpaceError
+from runtime.errors import SpaceError, shown_bytes
 
 
 def run_cost(job: Job, artifacts: list[int]) -> Cost:
@@ -26,6 +26,6 @@ def check_space(needed: int, work: Work) -> None:
     free = shutil.disk_usage(output).free
     if free < needed:
         raise SpaceError(
-            f"{output} has {free / 1e9:.1f} GB free and the run needs about "
-            f"{needed / 1e9:.1f} GB; free some, or choose another disk with -o."
+            f"{output} has {shown_bytes(free)} free and the run needs about "
+            f"{shown_bytes(needed)}; free some, or choose another disk with -o."
         )

@@ -17,10 +17,17 @@ from quantize.report.written import REPORTS, refuse_other_report
 from quantize.run.disk_usage import check_space, run_cost
 from quantize.run.job import Job
 from quantize.run.limited import limited
+from quantize.run.resume import OVER
 from quantize.run.sequential import quantize_model
 from quantize.run.sight import tower_told
 from quantize.run.text import calibration
-from quantize.run.writing import artifact_bytes, exact_size, refuse_unwritable, write
+from quantize.run.writing import (
+    artifact_bytes,
+    exact_size,
+    refuse_unwritable,
+    remove_parts,
+    write,
+)
 from quantize.scale.connect import spread
 from quantize.tuning.tune import tune_targets
 from runtime.errors import InputError
@@ -45,6 +52,9 @@ def make(plan: Plan, job: Job, say: Say) -> AnyReport | None:
     setup = prepare_run(plan, job) if plan.check else None
     with job.store.locked():
         refuse_existing(plan, job)
+        paths = [job.path(target) for target in job.targets]
+        if job.store.done(OVER) and not all(path.exists() for path in paths):
+            job.store.restart()  # a gate refused it: there is nothing to go on with
         told = setup.windows.left_out if setup else ()
         notes = (*job.checkpoint.notes, *job.kept.notes(), *job.reader_lines)
         begun = [*notes, *told, job.store.begin()]
@@ -54,7 +64,6 @@ def make(plan: Plan, job: Job, say: Say) -> AnyReport | None:
         check_space(run_cost(job, artifact_bytes(job)).disk, job.store)
         for line in [*fallback_lines(job.assignments), *allocation_lines(job.assignments)]:
             say(line)
-        paths = [job.path(target) for target in job.targets]
         if not (job.store.all_written.done and all(path.exists() for path in paths)):
             digest = quantize_model(job)
             tune_targets(job)
@@ -66,6 +75,8 @@ def make(plan: Plan, job: Job, say: Say) -> AnyReport | None:
         if setup is None:
             return None
         job.store.judging.finish()  # from here on the reports are ours
+        for name in REPORTS:
+            remove_parts(job.output / name)
         return judge(setup, job, job.store.notes)
 
 

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from msgspec import Struct
@@ -28,6 +28,10 @@ class Manifest(Struct):
 
     key: str = ""
     stages: dict[str, dict[str, Any]] = {}
+
+
+OVER = "over"
+"""The stage of a run that ended, which only its files are left of."""
 
 
 class Work:
@@ -57,27 +61,47 @@ class Work:
         """
         output = self.folder.parent
         new = [folder for folder in (output, *output.parents) if not folder.exists()]
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("w")
-        except OSError as error:
-            raise InputError(
-                f"cannot write in {output} ({error.strerror}); choose another folder with -o."
-            ) from error
-        with lock:
-            _lock(lock.fileno(), output)
+        with self._lock(output):
             self._read_manifest()  # another run may have worked here until now
             try:
                 yield
             except BaseException:
                 if not self.manifest.exists():
-                    shutil.rmtree(self.folder)  # nothing was finished: leave no trace
+                    self._remove()  # nothing was finished: leave no trace
                     with suppress(OSError):  # somebody put something there meanwhile
                         for folder in new:
                             folder.rmdir()
                 raise
-            self.clear()
-            shutil.rmtree(self.folder)
+            self.finish(OVER)
+            self._remove()
+
+    def _lock(self, output: Path) -> TextIO:
+        """The open lock file that stands in the folder, held by this process.
+
+        One that another process opened just before the folder was removed can be held as well, but
+        nobody sees it any more.
+        """
+        path = self.folder / "lock"
+        while True:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock = path.open("w")
+            except FileNotFoundError:  # the folder was removed in between
+                continue
+            except OSError as error:
+                raise InputError(
+                    f"cannot write in {output} ({error.strerror}); choose another folder with -o."
+                ) from error
+            try:
+                _hold(lock.fileno(), output)
+                if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    return lock
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                lock.close()
+                raise
+            lock.close()
 
     @property
     def manifest(self) -> Path:
@@ -89,6 +113,18 @@ class Work:
             return f"continuing after {len(self.stages)} finished stages"
         self.clear()
         return CHANGED if self.foreign else ""
+
+    def restart(self) -> None:
+        """Forget a run that is over, of which something is left because it was killed here."""
+        self.clear()
+        self.stages = {}
+
+    def _remove(self) -> None:
+        """Remove the folder, unless another process is about to work in it."""
+        self.clear()
+        (self.folder / "lock").unlink()
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def clear(self) -> None:
         """Remove all but the lock; the manifest last, so that a kill here forgets nothing."""
@@ -208,7 +244,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, output: Path) -> None:
+def _hold(descriptor: int, output: Path) -> None:
     """Hold the folder for this process; the system lets go when the process dies."""
     try:
         import fcntl

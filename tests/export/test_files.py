@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from export.files import new_file, new_folder
-from runtime.errors import EdgequantError
+from runtime.errors import EdgequantError, SpaceError
 
 
 def test_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -86,3 +86,10 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
         new_file(tmp_path / "nowhere" / "a"),
     ):
         pytest.fail("the block must not run")
+
+
+def test_a_file_that_is_too_large_for_its_place_is_a_sentence(tmp_path: Path) -> None:
+    told = r"x is larger than its disk or the limit .* allows; write to another"
+    with pytest.raises(SpaceError, match=told), new_file(tmp_path / "x"):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    assert not list(tmp_path.iterdir())

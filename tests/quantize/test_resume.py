@@ -134,6 +134,29 @@ def test_an_automatic_run_killed_while_it_tidied_up_ends_well(
     assert files(tmp_path) == expected
 
 
+@pytest.mark.slow
+def test_a_refused_run_killed_while_it_tidied_up_can_be_run_again(
+    random_models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"max_kl": 1e-9, "eval_rows": 2, "eval_length": 64}
+    plan = small_plan(random_models["qwen2-tied"], "gguf:Q4_0", output=str(tmp_path), **limits)
+
+    def stopped(work: Work) -> None:
+        if work.stages:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "clear", stopped)
+        with pytest.raises(Stop):
+            run(plan)
+    rejected = (tmp_path / "qwen2-tied-Q4_0.gguf.rejected").read_bytes()
+    (tmp_path / ".edgequant" / "calibration.npz").unlink()  # what `clear` had already removed
+    (tmp_path / ".README.md.x.part").write_text("a killed attempt to write the card")
+    run(plan)
+    assert (tmp_path / "qwen2-tied-Q4_0.gguf.rejected").read_bytes() == rejected
+    assert not (tmp_path / ".README.md.x.part").exists()
+
+
 def test_work_of_finished_stages_is_not_done_again(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
