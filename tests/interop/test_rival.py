@@ -9,6 +9,8 @@ import pytest
 
 from bench import accuracy, judge, rival
 from quantize.checkpoint import Checkpoint
+from quantize.exact.exact import exact
+from quantize.report.scan import scan
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf
 
@@ -52,6 +54,16 @@ def test_a_rival_runs_in_llamacpp_and_fewer_bits_cost_more(
     engines = {preset: open_llamacpp(path) for preset, path in files.items()}
     found = judge.judge(open_llamacpp(base), engines, judge.read(tiny, [], 1))
     assert 0 < found["Q4_0"].mean < 0.1 < found["Q2_K"].mean < 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nothing_in_a_good_file_of_llamacpp_is_blamed(
+    tiny: Checkpoint, files: dict[str, Path], preset: str
+) -> None:
+    artifact = open_gguf(files[preset])
+    found = scan(tiny.model(), artifact)
+    assert (found.problems, found.faults) == ((), ())
+    assert exact(tiny, files[preset], "gguf", artifact).differences == ()
 
 
 def test_the_matrix_changes_the_linears_alone(
