@@ -30,6 +30,8 @@ class Manifest(Struct):
     stages: dict[str, dict[str, Any]] = {}
 
 
+ATTEMPTS = 100
+"""Times that a lock is taken again, when its folder went away between two steps."""
 OVER = "over"
 """The stage of a run that ended, which only its files are left of."""
 
@@ -47,7 +49,7 @@ class Work:
 
     def _read_manifest(self) -> None:
         """Take up the stages that an earlier run of the same plan finished."""
-        found = _read(self.manifest) if self.manifest.exists() else None
+        found = _read(self.manifest)
         self.foreign = found is not None and found.key != self.key
         self.stages = {} if found is None or self.foreign else found.stages
 
@@ -82,19 +84,19 @@ class Work:
         nobody sees it any more.
         """
         path = self.folder / "lock"
-        while True:
+        for left in reversed(range(ATTEMPTS)):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 lock = path.open("w")
-            except FileNotFoundError:  # the folder was removed in between
-                continue
             except OSError as error:
+                if isinstance(error, FileNotFoundError) and left:
+                    continue  # the folder was removed in between
                 raise InputError(
                     f"cannot write in {output} ({error.strerror}); choose another folder with -o."
                 ) from error
             try:
                 _hold(lock.fileno(), output)
-                if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                     return lock
             except FileNotFoundError:
                 pass
@@ -102,6 +104,7 @@ class Work:
                 lock.close()
                 raise
             lock.close()
+        raise _taken(output)
 
     @property
     def manifest(self) -> Path:
@@ -225,12 +228,16 @@ class Work:
             ) from error
 
 
-def _read(manifest: Path) -> Manifest:
-    """A manifest; a damaged one counts as that of another plan."""
+def _read(manifest: Path) -> Manifest | None:
+    """A manifest, None where there is none; a damaged one counts as that of another plan."""
+    if not manifest.exists():
+        return None
     try:
         return checked(json_value(manifest), Manifest, str(manifest))
+    except FileNotFoundError:  # it went away in between
+        return None
     except CorruptFileError:
-        return Manifest()
+        return Manifest() if manifest.exists() else None
 
 
 def _sync_folder(folder: Path) -> None:
@@ -253,6 +260,10 @@ def _hold(descriptor: int, output: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise InputError(
-            f"another run is working in {output}; wait for it, or choose another folder with -o."
-        ) from None
+        raise _taken(output) from None
+
+
+def _taken(output: Path) -> InputError:
+    return InputError(
+        f"another run is working in {output}; wait for it, or choose another folder with -o."
+    )
