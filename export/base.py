@@ -95,12 +95,11 @@ class Container:
     maker: Callable[[Path], str | None]
     """The tool that quantized an artifact, as its metadata tells; None where it does not."""
     stated: Callable[[Path, Arch, Path, Vision | None], Stated]
-    """What an artifact says beside its weights, and what it must say of a model with these sizes,
-    whose small files lie in this folder, and with this vision tower. Raises EdgequantError for what
-    cannot be read."""
+    """What an artifact says beside its weights, and what it must say of a model of these sizes,
+    small files and tower. Raises EdgequantError for what cannot be read."""
     verify: Callable[[Path], list[str]]
-    """What of an artifact changed since it was written, by the hashes in it: a sentence each.
-    Raises EdgequantError for one that cannot be read or holds none."""
+    """What of an artifact changed since it was written, by its hashes: a sentence each. Raises
+    EdgequantError for one that cannot be read or holds none."""
     usage: str
     """How to run it, for the model card: Markdown with {file}, its name as a word of a shell line,
     {literal}, the name in Python or JSON, {model}, the model's name for ollama, and {companion},

@@ -15,14 +15,6 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def shown_bytes(count: int) -> str:
-    """A size as people write it: "12.3 GB", "450.0 kB", "12 bytes"."""
-    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (1000, "kB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} bytes"
-
-
 def one_line(text: str) -> str:
     """Text with control characters as Python writes them: names out of files may hold any."""
     return "".join(

@@ -26,8 +26,9 @@ from quantize.report.score_judge import check_texts, measure_scores
 from quantize.report.score_report import AnyReport, ScoreGates
 from quantize.report.settings import Settings, held_out
 from quantize.report.subject import Subject, open_subject, refuse_another_model
-from quantize.report.written import refuse_reports, write
+from quantize.report.written import REPORTS, refuse_reports, write
 from quantize.run.job import Job
+from quantize.run.writing import remove_parts
 from runtime.checkpoint import hub_id, model_name
 from runtime.containers import recognise
 from runtime.errors import InputError
@@ -69,6 +70,8 @@ def judge(setup: Setup, job: Job, notes: list[str]) -> AnyReport:
     general = (*job.checkpoint.notes, *report.notes, *own)
     report = reject_failed(replace(report, notes=general), paths)
     # the pipeline refused files of other runs before it began; what is here now is its own
+    for name in REPORTS:
+        remove_parts(job.output / name)
     write(
         report,
         job.output,

@@ -21,13 +21,7 @@ from quantize.run.resume import OVER
 from quantize.run.sequential import quantize_model
 from quantize.run.sight import tower_told
 from quantize.run.text import calibration
-from quantize.run.writing import (
-    artifact_bytes,
-    exact_size,
-    refuse_unwritable,
-    remove_parts,
-    write,
-)
+from quantize.run.writing import artifact_bytes, exact_size, refuse_unwritable, write
 from quantize.scale.connect import spread
 from quantize.tuning.tune import tune_targets
 from runtime.errors import InputError
@@ -75,8 +69,6 @@ def make(plan: Plan, job: Job, say: Say) -> AnyReport | None:
         if setup is None:
             return None
         job.store.judging.finish()  # from here on the reports are ours
-        for name in REPORTS:
-            remove_parts(job.output / name)
         return judge(setup, job, job.store.notes)
 
 

@@ -1,45 +1,21 @@
 """What a walk over the layers takes (sequential.py): tables, and one layer after the other."""
 
 from dataclasses import replace
-from pathlib import Path
 
-from calib_data.files import is_file
 from quantize.calibration.compensation_cost import beside_bytes, compensation_cost
 from quantize.calibration.experts import expert_bytes
 from quantize.calibration.hessian_cost import hessian_flops, plain_hessian_bytes
 from quantize.calibration.layer_cost import activation_bytes, at_once, forward_flops, streamed_bytes
 from quantize.calibration.routed import routed_bytes
-from quantize.calibration.rows import image_bytes
 from quantize.plan import Assignment
 from quantize.run.cost import FLOAT, Cost, in_memory, in_turn, on_disk
 from quantize.run.data_free import tensor_cost
 from quantize.run.job import Group, Job
-from quantize.run.resume import ENTRY
 from quantize.run.rounding_cost import factors, layer_cost
 from quantize.run.stored import copy_bytes
 from quantize.run.streamed_cost import packed_bytes, streamed_layer_cost
 from runtime.archs import LayerSpec
 from runtime.tensor import stored_bytes
-
-
-def text_cost(job: Job) -> Cost:
-    """Of the calibration text: its tokens, int32, and what stands for images."""
-    ask = job.calibration
-    images = image_bytes(job.checkpoint.arch, ask.image_rows, ask.length)
-    if not job.reads_text:
-        return Cost()
-    kept = FLOAT * ask.tokens + images + ENTRY
-    file = Path(ask.spec)
-    stored = file.stat().st_size if is_file(ask.spec) and file.is_file() else 0
-    memory = READ * stored + TOKEN * ask.tokens
-    return Cost(memory=memory, what=f"reading {ask.spec}", disk=kept, kept=kept)
-
-
-READ = 4
-"""Bytes of a file of text while it is read, over those on the disk: it, its text and documents."""
-TOKEN = 2 * 700
-"""Bytes of a token while text is tokenized; of a long text about twice as many as are wanted are.
-"""
 
 
 def walk_cost(job: Job, group: Group) -> Cost:

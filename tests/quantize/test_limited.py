@@ -23,7 +23,7 @@ from quantize.run.disk_usage import run_cost
 from quantize.run.job import Job
 from quantize.run.limited import SLACK, fitting, limited, usual
 from quantize.run.pieces import factored_error
-from quantize.run.walk_cost import text_cost
+from quantize.run.text import text_cost
 from quantize.run.way import WAYS, Way, passes
 from runtime.archs import family_of
 from runtime.errors import InputError, SpaceError

@@ -68,13 +68,15 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "pip install 'edgequant[ray]'" in refused(tmp_path / "out")
 
 
-@pytest.mark.parametrize("address", ["nowhere", "ray://host:1", ":1", "host:", "host:-1"])
+@pytest.mark.parametrize(
+    "address", ["nowhere", "ray://host:1", ":1", "host:", "host:-1", "a:99999", "a:0"]
+)
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(EdgequantError, match="no address of a Ray cluster"):
         connect.probe(address)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "no-such-host.invalid:1"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host.invalid:1", "a..b:1"])
 def test_an_address_where_nobody_answers_is_told(address: str) -> None:
     with pytest.raises(EdgequantError, match=f"no Ray cluster takes work at {address}"):
         connect.probe(address)
