@@ -124,6 +124,8 @@ def shown(value: Any) -> str:
         return "missing"
     if is_list(value) and len(value) > 8:
         return f"a list of {len(value):,}"
+    if isinstance(value, dict) and len(value) > 3:
+        return f"{len(value):,} entries"
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     text = json.dumps(value, ensure_ascii=True, default=repr)
