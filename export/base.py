@@ -53,6 +53,16 @@ class Size(Protocol):
     ) -> int: ...
 
 
+def unstated(path: Path, arch: Arch, source: Path, vision: Vision | None) -> Stated:
+    """That nothing is compared beside what a reader makes of an artifact."""
+    return Stated({}, {}, whole=False)
+
+
+def unhashed(path: Path) -> list[str]:
+    """That an artifact holds no hashes."""
+    raise InputError(f"{path} is of a format that holds no hashes; use quantize check.")
+
+
 @dataclass(frozen=True)
 class Companion:
     """A small text beside an artifact, made of what is written in it."""
@@ -94,17 +104,17 @@ class Container:
     """What the tool that made an artifact wrote into it, as JSON values."""
     maker: Callable[[Path], str | None]
     """The tool that quantized an artifact, as its metadata tells; None where it does not."""
-    stated: Callable[[Path, Arch, Path, Vision | None], Stated]
-    """What an artifact says beside its weights, and what it must say of a model of these sizes,
-    small files and tower. Raises EdgequantError for what cannot be read."""
-    verify: Callable[[Path], list[str]]
-    """What of an artifact changed since it was written, by its hashes: a sentence each. Raises
-    EdgequantError for one that cannot be read or holds none."""
     usage: str
     """How to run it, for the model card: Markdown with {file}, its name as a word of a shell line,
     {literal}, the name in Python or JSON, {model}, the model's name for ollama, and {companion},
     the name of the text beside it. `scoring` is that of a model that scores texts."""
     scoring: str = ""
+    stated: Callable[[Path, Arch, Path, Vision | None], Stated] = unstated
+    """What an artifact says beside its weights, and what it must say of a model of these sizes,
+    small files and tower. Raises EdgequantError for what cannot be read."""
+    verify: Callable[[Path], list[str]] = unhashed
+    """What of an artifact changed since it was written, by its hashes: a sentence each. Raises
+    EdgequantError for one that cannot be read or holds none."""
     uniform: bool = False
     """Whether all linears that are packed must be of one type."""
     mixes: Callable[[QuantType], bool] = lambda qtype: True

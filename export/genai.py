@@ -17,6 +17,9 @@ from runtime.tokenizer import Tokenizer
 COPIED = ("config.json", "generation_config.json", *TOKENIZER_FILES, "LICENSE")
 """Files of the checkpoint that go along, where they exist."""
 
+UNREAD = ("config.json", "generation_config.json")
+"""What onnxruntime-genai does not read: a folder for it alone may be without both."""
+
 LONGEST_CONTEXT = 131_072
 """Positions a file has cos and sin for, at most: 64 MiB with heads of 128, mapped and not loaded.
 
@@ -29,6 +32,11 @@ MAX_LENGTH = 4096
 It fills a whole float32 cache of `max_length` with zeros before the first token: 128k tokens of a
 1B Llama would take 8.6 GB. Callers raise it up to `context_length` with set_search_options.
 """
+
+
+def left_out(folder: Path) -> tuple[str, ...]:
+    """The files that a folder for onnxruntime-genai alone is without; none of another one."""
+    return () if any((folder / name).exists() for name in UNREAD) else UNREAD
 
 
 def context_length(arch: Arch) -> int:

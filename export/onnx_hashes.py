@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from export.genai import left_out
 from export.hashes import changed, digest, file_digest, filled_gaps, mapped_digest
 from export.onnx_data import DATA
 from export.stated import json_or_bytes
@@ -76,7 +77,9 @@ def verify(folder: Path) -> list[str]:
     told += changed("array", found, table(folder, ARRAYS, written[ARRAYS]))
     others = (p for p in folder.iterdir() if p.name not in (MODEL, DATA))
     files = {path.name: file_digest(path) if path.is_file() else "" for path in others}
-    told += changed("file", files, table(folder, FILES, written[FILES]))
+    due = table(folder, FILES, written[FILES])
+    kept = {name: hashed for name, hashed in due.items() if name not in left_out(folder)}
+    told += changed("file", files, kept)
     places = [(array.start, array.start + array.nbytes) for array in arrays.values()]
     end, size = max((stop for _, stop in places), default=0), (folder / DATA).stat().st_size
     whole = MappedFile(folder / DATA).view(0, size) if size else np.zeros(0, np.uint8)

@@ -55,7 +55,10 @@ def stated(path: Path, arch: Arch, source: Path, vision: Vision | None) -> State
         for name, shape in arch.shapes().items()
     }
     expected = expected_graphs(arch, layouts, sight, accuracy_level(models[MODEL]))
-    files = files_of(path, genai.small_files(arch, source, sight), GRAPHS)
+    small = genai.small_files(arch, source, sight)
+    for name in genai.left_out(path):
+        small.pop(name, None)
+    files = files_of(path, small, GRAPHS)
     found: dict[str, Any] = {name: dict(facts(model)) for name, model in models.items()}
     due: dict[str, Any] = {name: dict(facts(model)) for name, model in expected.items()}
     return Stated(

@@ -11,7 +11,6 @@ import gguf
 import numpy as np
 import pytest
 
-import export.gguf
 from export import CONTAINERS
 from export.gguf import check, expected_bytes, least_bytes, tensor_shapes, write
 from export.gguf_general import general
@@ -156,7 +155,7 @@ def test_the_licence_comes_from_config_or_the_head_of_the_readme(
     tmp_path: Path, tiny: Checkpoint, file: str, content: str
 ) -> None:
     (tmp_path / file).write_text(content)
-    assert export.gguf.general(tiny.arch, tmp_path, {})["general.license"] == "mit"
+    assert general(tiny.arch, tmp_path, {})["general.license"] == "mit"
 
 
 @pytest.mark.parametrize("content", ["license: mit\n", "# Title\n---\nlicense: mit\n---\n", ""])
@@ -164,7 +163,7 @@ def test_a_readme_without_a_head_names_no_licence(
     tmp_path: Path, tiny: Checkpoint, content: str
 ) -> None:
     (tmp_path / "README.md").write_text(content)
-    assert "general.license" not in export.gguf.general(tiny.arch, tmp_path, {})
+    assert "general.license" not in general(tiny.arch, tmp_path, {})
 
 
 def test_rows_without_a_token_are_unused(random_models: dict[str, Path], tmp_path: Path) -> None:

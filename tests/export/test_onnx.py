@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import tracemalloc
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import export.onnx
 import export.onnx_data
 from export import CONTAINERS, genai
+from export.hashes import digest
 from quantize.checkpoint import Checkpoint, bundled, open_checkpoint
 from runtime.engine import open_engine
 from runtime.errors import CorruptFileError, EdgequantError
@@ -406,7 +406,7 @@ def test_a_damaged_copy_is_found_when_it_is_read_back(folder: Folder, tiny, tmp_
         where = {entry.key: int(entry.value) for entry in proto.external_data[1:]}
         if where:
             stop = where["offset"] + where["length"]
-            sums[proto.name] = zlib.crc32(whole[where["offset"] : stop])
+            sums[proto.name] = digest(whole[where["offset"] : stop])
     export.onnx.check(folder("bundled", "F32"), sums, *FILES)
     with pytest.raises(EdgequantError, match="output_norm.weight in .* does not read back"):
         export.onnx.check(tmp_path / "x", sums, *FILES)
