@@ -78,8 +78,8 @@ def verify(folder: Path) -> list[str]:
     others = (p for p in folder.iterdir() if p.name not in (MODEL, DATA))
     files = {path.name: file_digest(path) if path.is_file() else "" for path in others}
     due = table(folder, FILES, written[FILES])
-    kept = {name: hashed for name, hashed in due.items() if name not in left_out(folder)}
-    told += changed("file", files, kept)
+    needed = {name: hashed for name, hashed in due.items() if name not in left_out(folder)}
+    told += changed("file", files, needed)
     places = [(array.start, array.start + array.nbytes) for array in arrays.values()]
     end, size = max((stop for _, stop in places), default=0), (folder / DATA).stat().st_size
     whole = MappedFile(folder / DATA).view(0, size) if size else np.zeros(0, np.uint8)
