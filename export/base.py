@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from export.hashes import unhashed
 from export.mixture import Preset
-from export.stated import Stated
+from export.stated import Stated, unstated
 from runtime.archs import Arch
 from runtime.containers import READERS
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
@@ -51,16 +52,6 @@ class Size(Protocol):
     def __call__(
         self, arch: Arch, types: Mapping[str, QuantType], source: Path, extra: dict[str, Any]
     ) -> int: ...
-
-
-def unstated(path: Path, arch: Arch, source: Path, vision: Vision | None) -> Stated:
-    """That nothing is compared beside what a reader makes of an artifact."""
-    return Stated({}, {}, whole=False)
-
-
-def unhashed(path: Path) -> list[str]:
-    """That an artifact holds no hashes."""
-    raise InputError(f"{path} is of a format that holds no hashes; use quantize check.")
 
 
 @dataclass(frozen=True)

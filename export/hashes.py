@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.errors import InputError
 from runtime.memory import drop_pages
 
 DIGITS = 32
@@ -66,3 +67,8 @@ def filled_gaps(data: np.ndarray, places: Iterable[tuple[int, int]]) -> list[str
             told.append(f"bytes {end:,} to {start:,} belong to nothing, and are not zeros")
         end = max(end, stop)
     return told
+
+
+def unhashed(path: Path) -> list[str]:
+    """That an artifact holds no hashes."""
+    raise InputError(f"{path} is of a format that holds no hashes; use quantize check.")

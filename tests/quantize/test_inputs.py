@@ -243,8 +243,11 @@ def test_a_folder_of_genai_alone_ends_texts_where_it_says(folder: Path) -> None:
     settings = json.loads((path / "genai_config.json").read_text())
     settings["model"]["eos_token_id"] = 4093
     (path / "genai_config.json").write_text(json.dumps(settings))
-    report = edgequant.check(path, against=folder, eval_rows=1, eval_length=64)
-    assert "does not stop at the original's end tokens [4095]" in str(report.results[0].notes)
+    where = r"genai_config.json: model.eos_token_id is 4093, and must be \[4095, 4093\]"
+    with pytest.raises(edgequant.GateError, match=where) as told:
+        edgequant.check(path, against=folder, eval_rows=1, eval_length=64)
+    (result,) = told.value.result.results
+    assert "does not stop at the original's end tokens [4095]" in str(result.notes)
 
 
 def test_the_plan_says_what_is_read_otherwise_and_what_is_too_large(folder: Path, run: Any) -> None:
