@@ -104,8 +104,7 @@ class Container:
     """What an artifact says beside its weights, and what it must say of a model of these sizes,
     small files and tower. Raises EdgequantError for what cannot be read."""
     verify: Callable[[Path], list[str]] = unhashed
-    """What of an artifact changed since it was written, by its hashes: a sentence each. Raises
-    EdgequantError for one that cannot be read or holds none."""
+    """What changed since it was written, a sentence each; EdgequantError where no hashes are."""
     uniform: bool = False
     """Whether all linears that are packed must be of one type."""
     mixes: Callable[[QuantType], bool] = lambda qtype: True
