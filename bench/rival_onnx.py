@@ -22,13 +22,13 @@ from onnx import helper, numpy_helper
 
 import calib_data
 import edgequant
-from export.onnx import MODEL
 from export.onnx_data import DATA
 from export.onnx_nodes import TIED_BLOCKS
 from quantize.checkpoint import Checkpoint
 from runtime.backends.onnxruntime import OnnxEngine
 from runtime.backends.onnxruntime import open as open_onnxruntime
 from runtime.errors import UnsupportedError
+from runtime.onnx_file import MODEL
 
 BLOCK, ROWS, LENGTH = 32, 64, 512
 """Weights that share a scale; calibration windows and their tokens, for GPTQ."""
