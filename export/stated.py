@@ -84,7 +84,7 @@ def _lists(where: str, found: Any, expected: Any) -> Iterator[Difference]:
 
 
 def _texts(where: str, found: str, expected: str) -> Iterator[Difference]:
-    """The lines, or the characters, from which on two long texts differ."""
+    """Where two long texts differ first, with some characters before."""
     if found == expected:
         return
     pairs = zip(found, expected, strict=False)
@@ -94,7 +94,7 @@ def _texts(where: str, found: str, expected: str) -> Iterator[Difference]:
     ends = (
         shown(text[start : start + LONG]) if text[start:] else "over" for text in (found, expected)
     )
-    yield Difference(f"{where}, from character {start} on,", *ends)
+    yield Difference(f"{where}, at character {at},", *ends)
 
 
 LONG = 60
@@ -110,6 +110,7 @@ def same(found: Any, expected: Any) -> bool:
     """Whether two values are one; numbers are those of float32."""
     if found is MISSING or expected is MISSING:
         return found is expected
+    found, expected = (v.item() if isinstance(v, np.generic) else v for v in (found, expected))
     if isinstance(found, bool) or isinstance(expected, bool):
         return type(found) is type(expected) and found == expected
     if isinstance(found, float) or isinstance(expected, float):
