@@ -43,7 +43,7 @@ class Stated:
         told: list[Difference] = []
         for name in sorted(self.found.keys() | self.expected.keys()):
             pair = self.found.get(name, MISSING), self.expected.get(name, MISSING)
-            if self.whole or MISSING not in pair:
+            if self.whole or all(side is not MISSING for side in pair):
                 told += compared(name, *pair)
         return told
 
