@@ -10,8 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from export.gguf_general import HASHES, maker
-from export.hashes import DIGITS, NONE, changed, digest, filled_gaps, mapped_digest
-from runtime.errors import InputError
+from export.hashes import DIGITS, NONE, changed, digest, filled_gaps, mapped_digest, no_hashes
 from runtime.gguf_file import read
 from runtime.gguf_parts import read_parts
 
@@ -45,10 +44,7 @@ def verify(path: Path) -> list[str]:
     parts, file = read_parts(path), read(path)
     written = file.metadata.get(TENSORS)
     if not isinstance(written, str):
-        raise InputError(
-            f"{path} holds no hashes: another program wrote it, or an earlier version; compare it "
-            "with its original: quantize check."
-        )
+        raise no_hashes(path)
     if maker(path) != "edgequant":
         return ["another program quantized it, and kept the hashes of the file that it was made of"]
     told = []

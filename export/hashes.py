@@ -72,3 +72,11 @@ def filled_gaps(data: np.ndarray, places: Iterable[tuple[int, int]]) -> list[str
 def unhashed(path: Path) -> list[str]:
     """That an artifact holds no hashes."""
     raise InputError(f"{path} is of a format that holds no hashes; use quantize check.")
+
+
+def no_hashes(path: Path) -> InputError:
+    """The error of an artifact of a known format without any."""
+    return InputError(
+        f"{path} holds no hashes: another program wrote it, or an earlier version; compare it with "
+        "its original: quantize check."
+    )

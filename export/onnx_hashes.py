@@ -14,10 +14,9 @@ import onnx
 from onnx import TensorProto
 
 from export.genai import left_out
-from export.hashes import changed, digest, file_digest, filled_gaps, mapped_digest
+from export.hashes import changed, digest, file_digest, filled_gaps, mapped_digest, no_hashes
 from export.onnx_data import DATA
 from export.stated import json_or_bytes
-from runtime.errors import InputError
 from runtime.json_files import checked
 from runtime.onnx_file import EMBEDDING_MODEL, MODEL, load_graph, stored_arrays
 from runtime.stored import MappedFile
@@ -61,10 +60,7 @@ def verify(folder: Path) -> list[str]:
     model = load_graph(folder)
     written = {entry.key: entry.value for entry in model.metadata_props}
     if not {ARRAYS, FILES, GRAPH} <= written.keys():
-        raise InputError(
-            f"{folder} holds no hashes: another program wrote it, or an earlier version; compare "
-            "it with its original: quantize check."
-        )
+        raise no_hashes(folder)
     kept = [entry for entry in model.metadata_props if entry.key not in (ARRAYS, FILES, GRAPH)]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.hashes import DIGITS, changed, digest, file_digest
+from export.hashes import DIGITS, changed, digest, file_digest, no_hashes
 from export.stated import json_or_bytes
-from runtime.errors import InputError
 from runtime.json_files import read_json
 from runtime.memory import drop_pages
 from runtime.safetensors_file import header, read
@@ -77,10 +76,7 @@ def verify(folder: Path) -> list[str]:
     """
     written = noted(folder)
     if not {ARRAYS, FILES, METADATA} <= written.keys():
-        raise InputError(
-            f"{folder} holds no hashes: another program wrote it, or an earlier version; compare "
-            "it with its original: quantize check."
-        )
+        raise no_hashes(folder)
     shards = sorted(folder.glob("*.safetensors"))
     found = {}
     for shard in shards:

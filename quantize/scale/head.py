@@ -33,12 +33,12 @@ def watched() -> Iterator[None]:
     context = ray.get_runtime_context()
     here = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
     host, _, port = context.gcs_address.rpartition(":")
-    watched = {
+    places = {
         "its head": (host, int(port)),
         "its node on this machine": (here["NodeManagerAddress"], int(here["NodeManagerPort"])),
     }
     stop = threading.Event()
-    thread = threading.Thread(target=_watch, args=(watched, stop), daemon=True)
+    thread = threading.Thread(target=_watch, args=(places, stop), daemon=True)
     thread.start()
     try:
         yield

@@ -46,6 +46,19 @@ def run(plan: Plan, stop_before: str = "") -> list[str]:
     return [line for line in said if not line.startswith("onnx: ")]
 
 
+def stop_while_tidying_up(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a plan to its end, and crash before the first file of its work folder is removed."""
+
+    def stopped(work: Work) -> None:
+        if work.stages:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Work, "clear", stopped)
+        with pytest.raises(Stop):
+            run(plan)
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path in it."""
     return {
@@ -116,14 +129,7 @@ def test_an_automatic_run_killed_while_it_tidied_up_ends_well(
         random_models["qwen2-tied"], "gguf:auto", target_bpw=6, check=False, output=str(tmp_path)
     )
 
-    def stopped(work: Work) -> None:
-        if work.stages:
-            raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Work, "clear", stopped)
-        with pytest.raises(Stop):
-            run(plan)
+    stop_while_tidying_up(plan, monkeypatch)
     written = files(tmp_path)
     expected = {name: text for name, text in written.items() if not name.startswith(".edgequant")}
     assert sorted(expected) == ["qwen2-tied-auto.Modelfile", "qwen2-tied-auto.gguf"]
@@ -141,14 +147,7 @@ def test_a_refused_run_killed_while_it_tidied_up_can_be_run_again(
     limits = {"max_kl": 1e-9, "eval_rows": 2, "eval_length": 64}
     plan = small_plan(random_models["qwen2-tied"], "gguf:Q4_0", output=str(tmp_path), **limits)
 
-    def stopped(work: Work) -> None:
-        if work.stages:
-            raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Work, "clear", stopped)
-        with pytest.raises(Stop):
-            run(plan)
+    stop_while_tidying_up(plan, monkeypatch)
     rejected = (tmp_path / "qwen2-tied-Q4_0.gguf.rejected").read_bytes()
     (tmp_path / ".edgequant" / "calibration.npz").unlink()  # what `clear` had already removed
     (tmp_path / ".README.md.x.part").write_text("a killed attempt to write the card")
