@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from quantize.methods import HessianFactor
+from quantize.methods.fixed_order import sum_of
 from quantize.methods.rtn import rtn
 from runtime.quant_types import QuantType
 
@@ -55,7 +56,7 @@ def predicted_kl(
     """
     error = rtn(weight, qtype, factor).value - weight
     of_rows = (error.square() * factor.importance).sum(1)  # (n,)
-    return 0.5 * float(rows.sum() * of_rows.mean())
+    return 0.5 * sum_of(rows) * sum_of(of_rows) / len(of_rows)
 
 
 def sample(rows: torch.Tensor, most: int = SAMPLE) -> torch.Tensor:

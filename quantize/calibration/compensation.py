@@ -25,6 +25,7 @@ from quantize.calibration.stream import Prefix, Weights
 from quantize.calibration.sums import Sums, add_product
 from quantize.calibration.watch import behind
 from quantize.calibration.workers import HERE, Batch, Workers
+from quantize.methods.fixed_order import factor_in_place, solve_in_place, sum_of
 from runtime.archs import InputGroup, LayerSpec
 from runtime.backends.torch import TorchOps
 from runtime.forward import NOBODY, Layer, Observer
@@ -254,16 +255,12 @@ def compensated(
     A Hessian that cannot be factored leaves them alone: rounding says so.
     """
     deltas = error.right_sides(weights)
-    lower = hessian.clone().T  # LAPACK's order, and in place: it may be gigabytes
-    lower.diagonal().add_(damp * lower.diagonal().mean())
-    failed = torch.empty((), dtype=torch.int32, device=lower.device)
-    torch.linalg.cholesky_ex(lower, out=(lower, failed))
-    if int(failed):
+    lower = hessian.clone()
+    lower.diagonal().add_(damp * sum_of(lower.diagonal()) / len(lower))
+    if not factor_in_place(lower):
         return weights
     for weight, delta in zip(weights, deltas, strict=True):
-        right = delta.T
-        torch.linalg.solve_triangular(lower, right, upper=False, out=right)
-        torch.linalg.solve_triangular(lower.T, right, upper=True, out=right)
+        solve_in_place(lower, delta.T)
         fraction = step_fraction(weight, delta, error)
         delta.mul_(STEP * fraction).add_(weight)
     return deltas
@@ -278,6 +275,6 @@ def step_fraction(
     along = size = 0.0
     for x, off in error.held:
         moved, wanted = x @ delta.T, off if error.of_outputs else off @ weight.T
-        along += float((moved * wanted).sum())
-        size += float(moved.square().sum())
+        along += sum_of(moved * wanted)
+        size += sum_of(moved.square())
     return min(1.0, max(0.0, along / size)) if size > 0 else 0.0

@@ -4,6 +4,7 @@ import torch
 
 from quantize.methods import gptq
 from quantize.methods.base import HessianFactor, Method, output_error
+from quantize.methods.fixed_order import mean_size
 from quantize.methods.rtn import rtn
 from runtime.quant_types import QuantType
 
@@ -18,7 +19,7 @@ def candidate(hessian: torch.Tensor, exponent: float) -> torch.Tensor:
     size = hessian.diagonal().sqrt()
     alive = size > 0
     scale = torch.where(alive, size, 1.0) ** exponent
-    centre = scale[alive].log().mean().exp() if bool(alive.any()) else 1.0
+    centre = mean_size(scale[alive])
     return torch.where(alive, scale / centre, 1.0).clamp(1 / LARGEST, LARGEST)
 
 

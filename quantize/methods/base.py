@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from quantize.methods.fixed_order import sum_of
 from runtime.quant_types import Params, QuantType
 
 METHODS: dict[str, "Method"] = {}
@@ -76,4 +77,4 @@ def output_error(error: torch.Tensor, hessian: torch.Tensor) -> float:
     uncorrelated.
     """
     weighted = error @ hessian if hessian.ndim == 2 else error * hessian
-    return float((weighted * error).sum())
+    return sum_of(weighted * error)

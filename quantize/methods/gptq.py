@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from quantize.methods.base import HessianFactor, Method, Rounded, SingularHessian
+from quantize.methods.fixed_order import factor_in_place, sum_of
 from quantize.methods.rtn import rtn
 from runtime.compiled import kernels_read
 from runtime.quant_types import Params, QuantType, join, normalize_importance
@@ -36,18 +37,15 @@ def factor(
     """
     diagonal = hessian.diagonal().clone()
     dead = diagonal == 0
-    mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 0.0
+    mean = sum_of(diagonal) / max(1, int((~dead).sum()))
     while mean > 0 and damp <= 1:
         # H with its order reversed is L L^T; L reversed is R. All of it happens in one array: H
         # takes gigabytes in a large model, and new memory costs as much as a pass over it.
         damped = reverse(hessian) if restore else hessian.flip(0, 1)
         damped.diagonal().add_(torch.where(dead, mean, damp * mean).to(hessian.dtype).flip(0))
-        columns = damped.T  # LAPACK's order
-        failed = torch.empty((), dtype=torch.int32, device=hessian.device)
-        torch.linalg.cholesky_ex(columns, out=(columns, failed))
         # whatever is not finite comes through to the diagonal
-        if not int(failed) and bool(torch.isfinite(columns.diagonal()).all()):
-            root = reverse(damped).T
+        if factor_in_place(damped) and bool(torch.isfinite(damped.diagonal()).all()):
+            root = reverse(damped)
             importance = torch.where(dead, 0.0, root.diagonal().square())
             return HessianFactor(importance, root, damp, None if restore else hessian, damp * mean)
         damp *= 10

@@ -12,6 +12,7 @@ import torch
 
 from quantize.calibration.streamed import whole
 from quantize.methods import HessianFactor, SingularHessian
+from quantize.methods.fixed_order import mean_size
 from quantize.methods.gptq import factor
 from quantize.methods.rtn import rtn
 from quantize.rewrites.base import Rewrite, Weights, fold
@@ -81,7 +82,7 @@ def candidate(linears: list[torch.Tensor], hessian: torch.Tensor, power: float) 
     columns = torch.stack([linear.square().sum(0) for linear in linears]).sum(0).sqrt()
     alive = (inputs > 0) & (columns > 0)
     ratio = torch.where(alive, inputs / torch.where(alive, columns, 1.0), 1.0) ** power
-    centre = ratio[alive].log().mean().exp() if bool(alive.any()) else 1.0
+    centre = mean_size(ratio[alive])
     return torch.where(alive, ratio / centre, 1.0).clamp(1 / LARGEST, LARGEST)
 
 

@@ -13,6 +13,7 @@ from quantize.calibration.rows import batches
 from quantize.calibration.streamed import StreamedLinear
 from quantize.methods import HessianFactor, output_error
 from quantize.methods.descent import descend
+from quantize.methods.fixed_order import sum_of
 from quantize.run.act_order import Columns
 from quantize.run.recipe import Recipe, Spare
 from runtime.quant_types import QuantType, numpy_of, to_numpy
@@ -137,9 +138,9 @@ def error_of(weight: torch.Tensor, value: torch.Tensor, hessian: torch.Tensor | 
 def factored_error(error: torch.Tensor, factor: HessianFactor) -> float:
     """trace(E H E^T) of E (rows, in) where of H only its factor is left."""
     assert factor.root is not None
-    total, dead = 0.0, factor.importance == 0
+    found, dead = 0.0, factor.importance == 0
     for start in range(0, len(factor.root), PANEL):
         stop = min(start + PANEL, len(factor.root))
-        total += float((error[:, :stop] @ factor.root[:stop, start:stop]).square().sum())
+        found += sum_of((error[:, :stop] @ factor.root[:stop, start:stop]).square())
     added = torch.where(dead, factor.ridge / factor.damp, factor.ridge)
-    return total - float((error.square() * added).sum())
+    return found - sum_of(error.square() * added)
