@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quantize.report.gate import read_baseline
+from quantize.report.baseline import read_baseline
 from quantize.report.report import Report
 from tests.mutations import TEXTS, mutations, put, told
 
