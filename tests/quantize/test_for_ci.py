@@ -10,6 +10,7 @@ import pytest
 
 import edgequant
 from quantize.checkpoint import bundled
+from quantize.loading import open_model
 from quantize.report import for_ci
 from quantize.report.checks import Check
 from quantize.report.report import Report, read_report
@@ -58,6 +59,21 @@ def test_the_same_file_passes_its_own_baseline(run: Any, arguments: Any, made: P
     assert all(checks[name]["state"] == "passed" for name in asked)
 
 
+def test_one_changed_code_names_its_tensor(run: Any, arguments: Any, made: Path) -> None:
+    name = "blk.1.ffn_down.weight"
+    stored = open_model(arguments[1]).tensors[name].data.tobytes()
+    whole = bytearray(arguments[1].read_bytes())
+    at = whole.index(stored) + 2  # the first code of the first block, behind its scale
+    whole[at] ^= 1
+    arguments[1].write_bytes(whole)
+    code, _, err = run(*arguments, "--baseline", made / "dist" / "report.json")
+    assert code == 1
+    (line,) = [line for line in err.splitlines() if "times the rounding error" in line]
+    assert line.startswith(f"gate failed model-Q8_0.gguf: {name} has 1.0")
+    assert "KL" not in err.split("gate failed", 1)[1]  # no mean tells
+
+
+@pytest.mark.slow
 def test_a_gate_that_cannot_be_measured_exits_with_4(
     run: Any, arguments: Any, made: Path, tmp_path: Path
 ) -> None:
