@@ -93,11 +93,10 @@ def regressions(
     found = window_checks("baseline", now.windows, before.windows, slack, asked=True)
     domains = dict.fromkeys(window.domain for window in now.windows)
     for domain in domains if len(domains) > 1 else ():
-        here, there = (
-            tuple(w for w in side.windows if w.domain == domain) for side in (now, before)
-        )
+        own = [place for place, window in enumerate(now.windows) if window.domain == domain]
+        here, there = (tuple(side.windows[place] for place in own) for side in (now, before))
         found += window_checks(f"baseline on {domain}", here, there, slack)
-    if now.image_windows and before.image_windows:
+    if now.image_windows and len(now.image_windows) == len(before.image_windows):
         name = "baseline after images"
         found += window_checks(name, now.image_windows, before.image_windows, slack)
     elif now.image_windows:
