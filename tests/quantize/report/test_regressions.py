@@ -164,9 +164,14 @@ def test_rounding_anew_is_no_damage_and_damage_beside_it_is() -> None:
     assert tensor_check(facts(list(anew)), before).state == "passed"
     anew[2] *= 1.2
     assert "blk.2.ffn_up.weight" in tensor_check(facts(list(anew)), before).told[0]
-    # half of it from another recipe, in which every error is another one
-    other = np.array(ERRORS) * [1.3, 1.28, 1.33, 1.25, 1.4]
-    assert tensor_check(facts(list(other)), before).state == "passed"
+
+
+def test_errors_of_another_recipe_are_not_compared_and_it_is_said() -> None:
+    other = np.array(ERRORS) * [1.3, 1.28, 1.33, 0.8, 15]
+    found = tensor_check(facts(list(other)), facts(ERRORS))
+    assert found.state == "not measured"
+    assert "is 30% off the baseline's, which is another recipe's" in found.told[0]
+    assert notes_on([found]) == found.told
 
 
 def test_a_weight_that_was_exact_must_stay_so() -> None:
