@@ -23,6 +23,7 @@ Results go to stdout, progress and messages to stderr. Every command has `--json
 | 1 | a gate failed; the file is now called `NAME.rejected` |
 | 2 | wrong usage or bad input; one sentence on stderr says what to do |
 | 3 | a fault of the program; one sentence says which, and asks for a report |
+| 4 | a gate that was asked for could not be measured, and none failed |
 | 130 | interrupted; the same `run` goes on after its last finished stage |
 | 141 | nobody reads the output any more (a closed pipe) |
 """

@@ -40,7 +40,8 @@ def check(
     report.json. reject: rename a file that fails a gate to NAME.rejected, as the command line does.
     progress: as in `quantize`. settings: the text to measure on, and the gates.
 
-    Raises GateError, with the Report as its `result`, when a gate fails; one always holds: no NaN,
+    Raises GateError, with the Report as its `result`, when a gate fails or cannot be measured; one
+    always holds: no NaN,
     no infinity, and the tokenizer of the original. Raises another EdgequantError for bad input,
     before any measurement.
     """
@@ -55,8 +56,8 @@ def check(
         progress or silent,
         reject=reject,
     )
-    if found.failures:
-        raise GateError(found.failures, found)
+    if told := [*found.failures, *found.open_questions]:
+        raise GateError(told, found)
     return found
 
 

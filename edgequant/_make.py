@@ -63,8 +63,8 @@ def quantize(
 
     Nothing is printed. Stopped at any moment, the same call goes on after the last finished stage.
     Raises GateError, with the Result as its `result`, when a gate fails: the artifact is then
-    called NAME.rejected. Raises another EdgequantError, before any work, for what cannot be done,
-    and OSError for files that may not be read or written.
+    called NAME.rejected. So it does when a gate cannot be measured. Raises another EdgequantError,
+    before any work, for what cannot be done, and OSError for files that may not be read or written.
     """
     from quantize.plan import spelling
     from quantize.run import pipeline
@@ -73,8 +73,8 @@ def quantize(
     notes: list[str] = []
     report = pipeline.run(made, progress or silent, notes.append)
     result = Result(_artifacts(made, report), report, tuple(map(spelling.in_python, notes)))
-    if result.failures:
-        raise GateError(result.failures, result)
+    if told := [*result.failures, *(report.open_questions if report else [])]:
+        raise GateError(told, result)
     return result
 
 

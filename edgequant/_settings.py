@@ -52,6 +52,14 @@ class GateSettings(TextSettings, total=False):
     """Highest perplexity over the original's."""
     max_image_kl: float | None
     """Highest mean KL divergence of text after images. Default: that of `max_kl`."""
+    max_kl_p99: float | None
+    """Highest KL divergence of 99 % of the tokens."""
+    max_kl_p999: float | None
+    """Highest KL divergence of 99.9 % of the tokens."""
+    max_flipped: float | None
+    """Highest share of tokens whose likeliest next token is another one: 1 - top-1 agreement."""
+    max_kl_increase: float | str | None
+    """Highest increase of the mean KL divergence over the baseline's: 0.1, or "10%"."""
     min_rank: float | None
     """Of reward models: least rank correlation of the scores with the original's, -1 to 1."""
     baseline: StrPath | None

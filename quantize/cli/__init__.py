@@ -5,7 +5,7 @@
     make.py       run, plan, convert, imatrix, mmproj
     judge.py      check, compare
     use.py        generate, score, bench
-    look.py       show, list
+    look.py       verify, history, show, list
     options.py    the flags that several commands share
     screen.py     what is printed where
     system.py     what the system refuses
@@ -21,7 +21,7 @@ from quantize.cli import interrupt
 
 
 def main() -> NoReturn:
-    """Run the command line: exit 0 ok, 1 gate failed, 2 bad input, 3 our fault.
+    """Run the command line: exit 0 ok, 1 gate failed, 2 bad input, 3 our fault, 4 gate open.
 
     130 after Ctrl-C and 141 when nobody reads the output any more, as of other programs.
     """

@@ -15,11 +15,15 @@ def check(
     against: options.Against = None,
     adapter: options.Adapter = None,
     max_kl: options.MaxKl = None,
+    max_kl_p99: options.MaxKl99 = None,
+    max_kl_p999: options.MaxKl999 = None,
     min_top1: options.MinTop1 = None,
+    max_flipped: options.MaxFlipped = None,
     max_ppl_ratio: options.MaxRatio = None,
     max_image_kl: options.MaxImageKl = None,
     min_rank: options.MinRank = None,
     baseline: options.Baseline = None,
+    max_kl_increase: options.MaxIncrease = None,
     eval_data: options.EvalData = None,
     eval_rows: options.EvalRows = None,
     eval_length: options.EvalLength = None,
@@ -27,19 +31,25 @@ def check(
     reference: options.Reference = None,
     kv: options.KeysValues = None,
     report: options.Report = None,
+    junit: options.Junit = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure a file against its original; when a gate fails exit 1 and name it FILE.rejected."""
-    from quantize.report import judge
+    from quantize.report import for_ci, judge
+
+    if junit is not None:
+        for_ci.check_path(junit)
 
     flags = options.given(
-        adapter=adapter or None, max_kl=max_kl, min_top1=min_top1, max_ppl_ratio=max_ppl_ratio,
-        max_image_kl=max_image_kl, min_rank=min_rank, baseline=baseline, eval_data=eval_data,
-        eval_rows=eval_rows, eval_length=eval_length, reference=reference, kv=kv,
+        adapter=adapter or None, max_kl=max_kl, max_kl_p99=max_kl_p99, max_kl_p999=max_kl_p999,
+        min_top1=min_top1, max_flipped=max_flipped, max_ppl_ratio=max_ppl_ratio,
+        max_image_kl=max_image_kl, min_rank=min_rank, baseline=baseline,
+        max_kl_increase=max_kl_increase, eval_data=eval_data, eval_rows=eval_rows,
+        eval_length=eval_length, reference=reference, kv=kv,
     )  # fmt: skip
     with Bar(errors) as bar:
         result = judge.check_files([file], against, report, backend, flags, bar.update, reject=True)
-    finish_report(result, as_json)
+    finish_report(result, as_json, file.parent, junit=junit)
 
 
 def compare(
@@ -68,4 +78,4 @@ def compare(
     )  # fmt: skip
     with Bar(errors) as bar:
         result = comparison.compare_files(files, against, report, chart, backend, flags, bar.update)
-    finish_report(result, as_json, comparison.table)
+    finish_report(result, as_json, Path(), comparison.table)

@@ -1,4 +1,4 @@
-"""Commands that compute nothing: `show` and `list`."""
+"""Commands that compute nothing: `show`, `verify`, `history` and `list`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +33,25 @@ def verify(
     show_result(result, verification.render(result), as_json)
     if result["changes"]:
         raise typer.Exit(1)
+
+
+def history(
+    folder: Annotated[Path, typer.Argument(help="Folder with report.json files.")],
+    chart: Annotated[
+        Path | None,
+        typer.Option("--chart", help="File for the chart of KL and bytes: .svg or .png."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """KL and bytes over time, from the reports below a folder: same model and same text only."""
+    from quantize.report import history, history_chart
+
+    if chart is not None:
+        history_chart.check_path(chart)
+    found = history.history(folder)
+    if chart is not None:
+        history_chart.write(found, chart)
+    show_result(found.to_json(), history.table(found), as_json)
 
 
 def list_(

@@ -10,6 +10,7 @@ import typer
 from quantize.cli import interrupt, options
 from quantize.cli.bar import Bar
 from quantize.cli.screen import errors, finish_report, show_result
+from runtime.errors import InputError
 
 if TYPE_CHECKING:  # it imports torch, which `--help` does not need
     from quantize.plan import Plan
@@ -42,11 +43,15 @@ def planned(
     overwrite: options.Overwrite = None,
     check_: options.Check = None,
     max_kl: options.MaxKl = None,
+    max_kl_p99: options.MaxKl99 = None,
+    max_kl_p999: options.MaxKl999 = None,
     min_top1: options.MinTop1 = None,
+    max_flipped: options.MaxFlipped = None,
     max_ppl_ratio: options.MaxRatio = None,
     max_image_kl: options.MaxImageKl = None,
     min_rank: options.MinRank = None,
     baseline: options.Baseline = None,
+    max_kl_increase: options.MaxIncrease = None,
     eval_data: options.EvalData = None,
     eval_rows: options.EvalRows = None,
     eval_length: options.EvalLength = None,
@@ -61,24 +66,24 @@ def planned(
         rows=calib_rows, length=calib_length, seed=seed, damp=damp, allow_fallback=allow_fallback,
         calibrate_all_experts=calibrate_all_experts,
         max_ram=max_ram, device=device, ray=ray, overwrite=overwrite, check=check_, max_kl=max_kl,
-        min_top1=min_top1, max_ppl_ratio=max_ppl_ratio, max_image_kl=max_image_kl,
-        min_rank=min_rank, baseline=baseline, eval_data=eval_data, eval_rows=eval_rows,
-        eval_length=eval_length,
+        max_kl_p99=max_kl_p99, max_kl_p999=max_kl_p999, min_top1=min_top1, max_flipped=max_flipped,
+        max_ppl_ratio=max_ppl_ratio, max_image_kl=max_image_kl, min_rank=min_rank,
+        baseline=baseline, max_kl_increase=max_kl_increase, eval_data=eval_data,
+        eval_rows=eval_rows, eval_length=eval_length,
     )  # fmt: skip
     return Plan.from_flags(plan, flags)
 
 
-def takes_plan(body: Callable[["Plan", bool], None]) -> Callable[..., None]:
-    """A command of `body`, with the flags of `planned` and --json."""
+def takes_plan(body: Callable[..., None]) -> Callable[..., None]:
+    """A command of `body`, with the flags of `planned` before its own; its first is the plan."""
+    shared = inspect.signature(planned).parameters
+    _, *own = inspect.signature(body).parameters.values()
 
-    def command(as_json: bool, **flags: Any) -> None:
-        body(planned(**flags), as_json)
+    def command(**flags: Any) -> None:
+        rest = {parameter.name: flags.pop(parameter.name) for parameter in own}
+        body(planned(**flags), **rest)
 
-    shared = inspect.signature(planned)
-    option = inspect.Parameter(
-        "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Json
-    )
-    signature = inspect.Signature([*shared.parameters.values(), option])
+    signature = inspect.Signature([*shared.values(), *own])
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
     command.__doc__ = body.__doc__
@@ -86,15 +91,20 @@ def takes_plan(body: Callable[["Plan", bool], None]) -> Callable[..., None]:
 
 
 @takes_plan
-def run(made: "Plan", as_json: bool) -> None:
+def run(made: "Plan", junit: options.Junit = None, as_json: options.Json = False) -> None:
     """Quantize a checkpoint, write the artifacts, and prove them against the original."""
+    from quantize.report import for_ci
     from quantize.run import pipeline
 
+    if junit is not None:
+        if not made.check:
+            raise InputError("--junit tells of checks, and --no-check makes none; leave out one.")
+        for_ci.check_path(junit)
     with Bar(errors) as bar:
         report = pipeline.run(made, bar.update, bar.say)
     interrupt.too_late()
     if report is not None:
-        finish_report(report, as_json)
+        finish_report(report, as_json, made.output, junit=junit)
     else:
         files = pipeline.artifacts(made)
         lines = [f"{file['path']}: {file['bytes']:,} bytes, not checked" for file in files]
@@ -102,7 +112,7 @@ def run(made: "Plan", as_json: bool) -> None:
 
 
 @takes_plan
-def plan(made: "Plan", as_json: bool) -> None:
+def plan(made: "Plan", as_json: options.Json = False) -> None:
     """Say what a run with the same flags would make: types, bytes, memory, disk and time."""
     from quantize.run import forecast
 

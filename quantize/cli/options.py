@@ -5,6 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+GATES = "Gates: what fails exits with 1, what cannot be measured with 4"
+"""Heading of the flags that hold an artifact to a limit."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Model = Annotated[
     str | None,
@@ -99,23 +102,70 @@ Against = Annotated[
     str | None, typer.Option("--against", help="The original. Default: the bundled one.")
 ]
 MaxKl = Annotated[
-    float | None, typer.Option(help="Gate: highest mean KL divergence, nats a token.")
+    float | None,
+    typer.Option(help="Gate: highest mean KL divergence, nats a token.", rich_help_panel=GATES),
 ]
-MinTop1 = Annotated[float | None, typer.Option(help="Gate: least top-1 agreement, 0 to 1.")]
+MinTop1 = Annotated[
+    float | None, typer.Option(help="Gate: least top-1 agreement, 0 to 1.", rich_help_panel=GATES)
+]
 MaxRatio = Annotated[
     float | None,
-    typer.Option("--max-ppl-ratio", help="Gate: highest perplexity over the original's."),
+    typer.Option(
+        "--max-ppl-ratio",
+        help="Gate: highest perplexity over the original's.",
+        rich_help_panel=GATES,
+    ),
 ]
 MaxImageKl = Annotated[
     float | None,
-    typer.Option(help="Gate: highest mean KL divergence of text after images. Default: --max-kl."),
+    typer.Option(
+        help="Gate: highest mean KL divergence of text after images. Default: --max-kl.",
+        rich_help_panel=GATES,
+    ),
+]
+MaxKl99 = Annotated[
+    float | None,
+    typer.Option(
+        "--max-kl-p99",
+        help="Gate: KL divergence that 99% of the tokens must not exceed.",
+        rich_help_panel=GATES,
+    ),
+]
+MaxKl999 = Annotated[
+    float | None,
+    typer.Option(
+        "--max-kl-p999",
+        help="Gate: KL divergence that 99.9% of the tokens must not exceed.",
+        rich_help_panel=GATES,
+    ),
+]
+MaxFlipped = Annotated[
+    float | None,
+    typer.Option(
+        help="Gate: highest share of top tokens that are other ones: 1 - top-1.",
+        rich_help_panel=GATES,
+    ),
+]
+MaxIncrease = Annotated[
+    str | None,
+    typer.Option(
+        "--max-kl-increase",
+        help="Gate: highest increase of the mean KL over the baseline's, like 10%.",
+        rich_help_panel=GATES,
+    ),
 ]
 MinRank = Annotated[
     float | None,
-    typer.Option(help="Gate of reward models: least rank correlation of the scores, -1 to 1."),
+    typer.Option(
+        help="Gate of reward models: least rank correlation of the scores, -1 to 1.",
+        rich_help_panel=GATES,
+    ),
 ]
 Baseline = Annotated[
-    Path | None, typer.Option(help="Gate: an earlier report.json that must not get worse.")
+    Path | None,
+    typer.Option(
+        help="Gate: an earlier report.json that must not get worse.", rich_help_panel=GATES
+    ),
 ]
 EvalData = Annotated[
     str | None,
@@ -138,6 +188,10 @@ KeysValues = Annotated[
     typer.Option(
         "--kv", help="Keys and values of the native engine or llama.cpp: f32 or f16. Default: f32."
     ),
+]
+Junit = Annotated[
+    Path | None,
+    typer.Option("--junit", help="File for the checks as JUnit XML, one test case a check."),
 ]
 Report = Annotated[
     Path | None, typer.Option("--report", help="Folder for report.html and report.json.")

@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "score": use.score,
     "bench": use.bench,
     "verify": look.verify,
+    "history": look.history,
     "show": look.show,
     "list": look.list_,
 }

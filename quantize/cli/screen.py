@@ -1,8 +1,10 @@
 """What a command prints: results to stdout, progress and complaints to stderr."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -26,13 +28,32 @@ def show_result(result: Any, shown: Any, as_json: bool) -> None:
         console.print(shown, soft_wrap=isinstance(shown, str))  # a path is not broken
 
 
-def finish_report(report: Any, as_json: bool, table: Callable[[Any], Any] | None = None) -> None:
-    """Print a report, as the usual table unless another is given; exit with 1 on a failed gate."""
-    from quantize.report import render
+FAILED, OPEN = 1, 4
+"""Exit codes where a gate failed, and where one that was asked for could not be measured."""
+
+
+def finish_report(
+    report: Any,
+    as_json: bool,
+    folder: Path,
+    table: Callable[[Any], Any] | None = None,
+    junit: Path | None = None,
+) -> None:
+    """Print a report, as the usual table unless another is given, and what failed.
+
+    `folder` is that of the artifacts, for GitHub's annotations. Exits with 1 on a failed gate, and
+    with 4 where none failed and one was not measured.
+    """
+    from quantize.report import for_ci, render
 
     show_result(report.to_json(), (table or render.table)(report), as_json)
-    failures = report.failures
-    for line in failures:
-        errors.print(Text.assemble(("gate failed", "red"), " ", line), soft_wrap=True)
-    if failures:
-        raise typer.Exit(1)
+    for word, lines in (("gate failed", report.failures), ("gate open", report.open_questions)):
+        for line in lines:
+            errors.print(Text.assemble((word, "red"), " ", line), soft_wrap=True)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in for_ci.annotations(report, folder):
+            typer.echo(line, err=True)  # stdout may be JSON, and GitHub reads both
+    if junit is not None:
+        for_ci.write(report, junit)
+    if report.failures or report.open_questions:
+        raise typer.Exit(FAILED if report.failures else OPEN)

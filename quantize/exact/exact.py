@@ -18,8 +18,8 @@ class Exact:
     """What was found."""
 
     differences: tuple[Difference, ...] = ()
-    changes: tuple[str, ...] = ()
-    """What is not as it was written, by the hashes in it: a sentence each."""
+    changes: tuple[str, ...] | None = None
+    """What is not as it was written, by the hashes in it: a sentence each; None without hashes."""
     notes: tuple[str, ...] = ()
     """What was not compared, in sentences."""
 
@@ -51,16 +51,16 @@ def exact(checkpoint: Checkpoint, path: Path, kind: str, model: Model | None) ->
     return Exact(tuple(found), changes(path, kind), tuple(notes))
 
 
-def changes(path: Path, kind: str) -> tuple[str, ...]:
-    """What the hashes in an artifact tell; nothing where it holds none, or those of another one.
+def changes(path: Path, kind: str) -> tuple[str, ...] | None:
+    """What the hashes in an artifact tell; None where it holds none, or those of another one.
 
     llama.cpp's quantizer keeps every key of the file that it reads.
     """
     container = CONTAINERS[kind]
     try:
-        return tuple(container.verify(path)) if container.maker(path) == "edgequant" else ()
+        return tuple(container.verify(path)) if container.maker(path) == "edgequant" else None
     except EdgequantError:
-        return ()
+        return None
 
 
 UNKNOWN = (

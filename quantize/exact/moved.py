@@ -75,14 +75,14 @@ class Columns:
     def of(self, name: str) -> Gains:
         return self.gains.setdefault(name, Gains())
 
-    def faults(self, original: Model) -> list[str]:
-        """A sentence for each norm that changed otherwise than all the linears behind it."""
-        told = []
+    def faults(self, original: Model) -> dict[str, str]:
+        """Each norm that changed otherwise than all the linears behind it, in a sentence."""
+        told = {}
         for norm, linears in folds(original).items():
             found = [self.gains[name].off() for name in linears if name in self.gains]
             if found and (channels := np.flatnonzero(np.logical_and.reduce(found))).size:
                 more = f" and {channels.size - 1} more" if channels.size > 1 else ""
-                told.append(
+                told[norm] = (
                     f"{norm} changed in channel {channels[0]}{more}, and the linears behind it did "
                     "not change the other way"
                 )

@@ -2,6 +2,7 @@
 
     plan.py        Plan: one frozen configuration, its checks, and what of it decides the bytes
     target.py      --to CONTAINER:PRESET
+    limits.py      what its numbers may be, and the gates
     scores.py      what it cannot ask of a model that scores texts
     rule.py        --rule REGEX=TYPE
     effort.py      settings of each effort level
@@ -22,7 +23,8 @@ from quantize.plan.assignment import (
     ruled,
 )
 from quantize.plan.effort import EFFORTS, LEAST_WINDOWS, Effort
-from quantize.plan.plan import Plan, check_limits, window_length
+from quantize.plan.limits import check_limits
+from quantize.plan.plan import Plan, window_length
 from quantize.plan.rule import Rule
 from quantize.plan.scores import check_gates, check_scores
 from quantize.plan.target import Target

@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import calib_data
 from quantize.methods import METHODS
 from quantize.plan.effort import EFFORTS
+from quantize.plan.limits import OF_SCORES, OF_TOKENS, check_limits
 from quantize.plan.rule import Rule
 from quantize.plan.target import AUTO, Target
 from quantize.plan.values import as_list, paths_of, read_toml, settled, sized
@@ -18,25 +18,7 @@ from quantize.rewrites import REWRITES
 from runtime.errors import InputError
 from runtime.links import check_name
 
-LIMITS = (
-    ("rows", 1, inf),
-    ("length", 16, inf),
-    ("damp", 1e-9, 1),
-    ("max_ram", 0, inf),
-    ("eval_rows", 0, inf),
-    ("eval_length", 16, inf),
-    ("seed", 0, 2**63 - 1),
-    ("target_size", 1, inf),
-    ("target_bpw", 0.1, 32),
-    ("max_kl", 0, inf),
-    ("min_top1", 0, 1),
-    ("max_ppl_ratio", 0, inf),
-    ("max_image_kl", 0, inf),
-    ("min_rank", -1, 1),
-)
-"""Least and greatest value of a Plan's numbers."""
-
-GATES = ("max_kl", "min_top1", "max_ppl_ratio", "max_image_kl", "min_rank", "baseline")
+GATES = (*OF_TOKENS, *OF_SCORES)
 """What an artifact is held against; `max_kl` may be what automatic targets aim at instead."""
 TEXTS = (
     "model",
@@ -58,15 +40,6 @@ LENGTH = 512
 def window_length(asked: int | None, context: int) -> int:
     """Tokens a window: as many as were asked for, else LENGTH, or a shorter context."""
     return min(LENGTH, context) if asked is None else asked
-
-
-def check_limits(settings: object) -> None:
-    """Raise EdgequantError for a number of a Plan, or of what shares its fields, out of LIMITS."""
-    for name, least, most in LIMITS:
-        value = getattr(settings, name, None)
-        if value is not None and not (least <= value <= most and abs(value) < inf):
-            bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < inf else "")
-            raise InputError(f"{name} must be {bounds}, not {value}.")
 
 
 @dataclass(frozen=True)
@@ -113,6 +86,11 @@ class Plan:
     max_ppl_ratio: float | None = None
     max_image_kl: float | None = None
     """Of a model that reads images: the highest mean KL of text after them; None = `max_kl`."""
+    max_kl_p99: float | None = None
+    max_kl_p999: float | None = None
+    max_flipped: float | None = None
+    max_kl_increase: float | None = None
+    """A share of the baseline's mean KL."""
     min_rank: float | None = None
     """Of a model that scores texts: the least rank correlation with the original's scores."""
     baseline: Path | None = None

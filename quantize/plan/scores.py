@@ -3,14 +3,10 @@
 from typing import Any
 
 from quantize.plan.effort import EFFORTS
+from quantize.plan.limits import OF_SCORES, OF_TOKENS
 from quantize.plan.plan import Plan
 from runtime.archs import Arch
 from runtime.errors import InputError
-
-OF_TOKENS = ("max_kl", "min_top1", "max_ppl_ratio", "max_image_kl", "baseline")
-"""Gates on the predictions of next tokens."""
-OF_SCORES = ("min_rank",)
-"""Gates on scores."""
 
 
 def check_scores(plan: Plan, arch: Arch) -> None:

@@ -1,9 +1,9 @@
-"""What a user writes, as values: plan files and sizes."""
+"""What a user writes, as values: plan files, sizes and shares."""
 
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -40,11 +40,28 @@ def parse_gib(value: float | str) -> float:
     return parse_bytes(value, "max_ram", 2**30) / 2**30 if isinstance(value, str) else value
 
 
+def parse_share(value: float | str, name: str = "max_kl_increase") -> float:
+    """A share, from 0.1 or "10%". Raises InputError, which calls the setting by its name."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*", value)
+    if match is None:
+        raise InputError(f"{name} must be a share like 10% or 0.1, not {value[:40]!r}.")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
+PARSED: dict[str, Callable[[str], float]] = {
+    "target_size": parse_bytes,
+    "max_ram": parse_gib,
+    "max_kl_increase": parse_share,
+}
+"""What may be written as a text that says its unit."""
+
+
 def sized(values: dict[str, Any]) -> dict[str, Any]:
-    """Values with what is a size in text as a number. Errors as in `parse_bytes`."""
-    size, limit = values.get("target_size"), values.get("max_ram")
-    found: dict[str, Any] = {"target_size": parse_bytes(size)} if isinstance(size, str) else {}
-    return values | found | ({"max_ram": parse_gib(limit)} if isinstance(limit, str) else {})
+    """Values with what is a size or a share in text as a number. Raises InputError for others."""
+    texts = {name: parse for name, parse in PARSED.items() if isinstance(values.get(name), str)}
+    return values | {name: parse(values[name]) for name, parse in texts.items()}
 
 
 def checked_text(value: Any, flag: str, example: str) -> str:
@@ -65,7 +82,7 @@ def read_toml(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"plan {path} cannot be read: {error}.") from error
     kinds = fields | dict.fromkeys(("to", "rules", "rewrites", "adapter"), list)
     kinds |= {"output": str, "baseline": str, "imatrix": str, "target_size": str | int}
-    kinds["max_ram"] = str | float
+    kinds |= {"max_ram": str | float, "max_kl_increase": str | float}
     del kinds["targets"]  # spelled `to`
     for name, value in values.items():
         if name not in kinds:

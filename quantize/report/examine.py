@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,13 +12,14 @@ from calib_data import Windows
 from export import CONTAINERS
 from export.stated import Difference, json_or_bytes
 from quantize.checkpoint import Checkpoint
-from quantize.exact.exact import exact
+from quantize.exact.exact import Exact, exact
 from quantize.plan.effort import EFFORTS
 from quantize.progress import Progress
+from quantize.report.checks import Check, not_measured, sound
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.positions import by_position
 from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore, WorstToken
-from quantize.report.scan import Scan, TensorFact, scan, weights
+from quantize.report.scan import BETWEEN, Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.subject import Subject
 from quantize.report.tokens import TokenizerCheck, check_tokenizer
@@ -44,29 +46,37 @@ class Stored:
     bits_per_weight: float
     tokenizer: TokenizerCheck | None
     differences: tuple[Difference, ...]
-    changes: tuple[str, ...]
-    """What is not as it was written, in sentences."""
+    checks: tuple[Check, ...]
+    """Whether it is fit for use, whatever it computes."""
     notes: tuple[str, ...]
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What makes it unfit whatever it computes, in sentences."""
-        told = tuple(difference.sentence() for difference in self.differences)
-        kinds = (
-            (self.scan.faults, "weights are not what they should be"),
-            (told, "of what it says differ from its original"),
-            (self.changes, "parts are not what was written"),
-        )
-        found = list(self.scan.problems)
-        for sentences, what in kinds:
-            found += sentences[:MOST]
-            if len(sentences) > MOST:
-                found.append(f"{len(sentences) - MOST:,} more {what}")
-        return tuple(found)
 
 
 MOST = 20
 """Differences, and weights with blocks out of line, told one by one."""
+UNREAD = "its stored tensors are not read here"
+
+
+def stored_checks(found: Scan | None, told: Exact) -> tuple[Check, ...]:
+    """Checks of the stored tensors, None where they are not read, and of all that is said."""
+    differences = [difference.sentence() for difference in told.differences]
+    said = sound("statements", first(differences, "of what it says differ from its original"))
+    if told.notes and not differences:  # what was compared is alike, and that is not all
+        said = not_measured("statements", told.notes[0])
+    written = not_measured("hashes", "it holds no hashes of what was written")
+    if told.changes is not None:
+        written = sound("hashes", first(told.changes, "parts are not what was written"))
+    if found is None:
+        return not_measured("tensors", UNREAD), not_measured("rounding", UNREAD), said, written
+    rounding = sound("rounding", first(found.faults, "weights are not what they should be"))
+    if BETWEEN in found.notes:
+        rounding = not_measured("rounding", BETWEEN)
+    return sound("tensors", found.problems), rounding, said, written
+
+
+def first(sentences: Sequence[str], what: str) -> list[str]:
+    """The first MOST of them, and how many more there are."""
+    more = len(sentences) - MOST
+    return [*sentences[:MOST], *([f"{more:,} more {what}"] if more > 0 else [])]
 
 
 def was_tuned(subject: Subject) -> bool:
@@ -83,9 +93,8 @@ def look(checkpoint: Checkpoint, source: Model, subject: Subject, ids: np.ndarra
 
     `source` is the checkpoint as the engine has it that it is judged with.
     """
-    found = Scan((), (), False)
-    if subject.model:
-        found = scan(source, subject.model, tuned=was_tuned(subject))
+    scanned = scan(source, subject.model, tuned=was_tuned(subject)) if subject.model else None
+    found = scanned or Scan((), (), False)
     stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
     checked = None
     if source.tokenizer is not None and subject.tokenizer is not None:
@@ -95,7 +104,12 @@ def look(checkpoint: Checkpoint, source: Model, subject: Subject, ids: np.ndarra
     if subject.backend == "onnxruntime":
         notes += unfolded_notes(subject.path, subject.engine, ids)
     return Stored(
-        found, 8 * stored / weights(source.arch), checked, told.differences, told.changes, notes
+        found,
+        8 * stored / weights(source.arch),
+        checked,
+        told.differences,
+        stored_checks(scanned, told),
+        notes,
     )
 
 
@@ -107,8 +121,8 @@ def examine(
     scores: TokenScores,
     windows: Windows,
     progress: Progress,
-) -> tuple[ArtifactResult, tuple[str, ...]]:
-    """The artifact's result, before gates, and what is wrong with its tensors.
+) -> tuple[ArtifactResult, tuple[Check, ...]]:
+    """The artifact's result, before gates, and the checks of what is stored.
 
     Without `original` the effect of each part alone, which takes longest, is not measured.
     """
@@ -132,6 +146,7 @@ def examine(
         histogram=histogram(scores.kl),
         positions=by_position(scores),
         worst=worst_tokens(scores, windows, source.tokenizer),
+        flipped=worst_tokens(scores, windows, source.tokenizer, ~scores.top1_match),
         tensors=with_effects(found.tensors, effects),
         parts=effects.parts,
         sensitivity=effects.how,
@@ -144,7 +159,7 @@ def examine(
         differences=stored.differences,
     )
     progress(f"speed of {subject.label}", 1, 1, f"{result.speed.tokens_per_second:.1f} tokens/s")
-    return result, stored.problems
+    return result, stored.checks
 
 
 def measure_effects(
@@ -181,17 +196,25 @@ def window_scores(scores: TokenScores, domains: tuple[str, ...]) -> tuple[Window
 
 
 def worst_tokens(
-    scores: TokenScores, windows: Windows, tokenizer: Tokenizer | None
+    scores: TokenScores,
+    windows: Windows,
+    tokenizer: Tokenizer | None,
+    among: np.ndarray | None = None,
 ) -> tuple[WorstToken, ...]:
-    """The tokens of highest KL with their text; ids in angle brackets without a tokenizer."""
+    """The tokens of highest KL with their text; ids in angle brackets without a tokenizer.
+
+    `among` (W, T) says of which tokens; None = all.
+    """
 
     def text(ids: np.ndarray) -> str:
         plain = [int(token) for token in ids]
         return tokenizer.decode(plain) if tokenizer else " ".join(f"<{token}>" for token in plain)
 
-    order = np.argsort(-scores.kl, axis=None, kind="stable")[:WORST]
+    order = np.argsort(-scores.kl, axis=None, kind="stable")
+    if among is not None:
+        order = order[among.ravel()[order]]
     found = []
-    for row, at in zip(*np.unravel_index(order, scores.kl.shape), strict=True):
+    for row, at in zip(*np.unravel_index(order[:WORST], scores.kl.shape), strict=True):
         ids = windows.ids[row]
         found.append(
             WorstToken(

@@ -1,31 +1,48 @@
 """Gates: what an artifact must not fall short of, and what always makes it unfit."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
+from dataclasses import dataclass, fields
 
 from quantize.report import tokens
-from quantize.report.metrics import standard_error
-from quantize.report.report import (
-    REMEDY,
-    ArtifactResult,
-    Evaluation,
-    GateValues,
-    OriginalModel,
-    Report,
-    WindowScore,
-    read_report,
-)
-from runtime.errors import CorruptFileError, InputError
+from quantize.report.baseline import increase_check, match, regressions
+from quantize.report.checks import Check, limited, not_measured, sound
+from quantize.report.metrics import Metrics
+from quantize.report.report import ArtifactResult, GateValues, Report
+from quantize.report.tensor_growth import changed_types
 
-REJECTED = ".rejected"
-"""Appended to the name of an artifact that failed."""
-SLACK_KL = 0.02
-"""Share of the baseline's KL that a result may lose without failing: rounding of other machines."""
-SLACK_TOP1 = 0.002
-SLACK_PPL = 0.002
-"""Of the logarithm of the perplexity ratio."""
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that a gate limits."""
+
+    gate: str
+    words: str
+    digits: int
+    of: str
+    """The field of Metrics."""
+    least: bool = False
+    """Whether less is worse."""
+
+    def check(self, metrics: Metrics, limit: float) -> Check:
+        """Whether it keeps the limit."""
+        value: float = getattr(metrics, self.of)
+        failed = value < limit if self.least else value > limit
+        sentence = (
+            f"{self.words} {value:.{self.digits}f} is {'below' if self.least else 'above'} the "
+            f"limit of {limit:g}"
+        )
+        name = self.gate.replace("_", "-")
+        return limited(name, failed, [sentence], value, limit, asked=True)
+
+
+FIGURES = (
+    Figure("max_kl", "mean KL", 5, "kl"),
+    Figure("max_kl_p99", "99% KL", 5, "kl_p99"),
+    Figure("max_kl_p999", "99.9% KL", 5, "kl_p999"),
+    Figure("min_top1", "top-1 agreement", 4, "top1", least=True),
+    Figure("max_flipped", "share of flipped top tokens", 4, "flipped"),
+    Figure("max_ppl_ratio", "perplexity ratio", 4, "ppl_ratio"),
+)
+"""In the order in which failures are told."""
 
 
 @dataclass(frozen=True)
@@ -38,156 +55,71 @@ class Gates:
     baseline: Report | None = None
     baseline_file: str | None = None
     max_image_kl: float | None = None
+    max_kl_p99: float | None = None
+    max_kl_p999: float | None = None
+    max_flipped: float | None = None
+    max_kl_increase: float | None = None
 
     def values(self) -> GateValues:
         """As the report tells them."""
-        return GateValues(
-            self.max_kl,
-            self.min_top1,
-            self.max_ppl_ratio,
-            self.baseline_file,
-            self.max_image_kl,
-        )
+        given = {f.name: getattr(self, f.name) for f in fields(GateValues)}
+        return GateValues(**given | {"baseline": self.baseline_file})
 
-    def failures(self, result: ArtifactResult) -> list[str]:
-        """A sentence for every limit that the result breaks."""
-        m = result.metrics
-        found = []
-        if self.max_kl is not None and m.kl > self.max_kl:
-            found.append(f"mean KL {m.kl:.5f} is above the limit of {self.max_kl:g}")
-        if self.min_top1 is not None and m.top1 < self.min_top1:
-            found.append(f"top-1 agreement {m.top1:.4f} is below the limit of {self.min_top1:g}")
-        if self.max_ppl_ratio is not None and m.ppl_ratio > self.max_ppl_ratio:
-            found.append(
-                f"perplexity ratio {m.ppl_ratio:.4f} is above the limit of {self.max_ppl_ratio:g}"
-            )
-        found += self.image_failures(result)
-        if earlier := self.earlier(result):
-            found += regressions(result.windows, earlier.windows)
-            if result.image_windows and earlier.image_windows:
-                lines = regressions(result.image_windows, earlier.image_windows)
-                found += [f"after images {line}" for line in lines]
-        return found
+    def checks(self, result: ArtifactResult) -> list[Check]:
+        """Every gate that was asked for, and what came of it."""
+        found = [
+            figure.check(result.metrics, limit)
+            for figure in FIGURES
+            if (limit := getattr(self, figure.gate)) is not None
+        ]
+        return [*found, *self.image_checks(result), *self.baseline_checks(result)]
 
-    def image_failures(self, result: ArtifactResult) -> list[str]:
-        """The same for text after images: the limit of all text, where they have none of their own.
-
-        What was not measured breaks a limit that was asked for images alone.
-        """
+    def image_checks(self, result: ArtifactResult) -> list[Check]:
+        """The same for text after images: that of all text, where they have none of their own."""
         limit = self.max_kl if self.max_image_kl is None else self.max_image_kl
         if result.images is None:
-            unmeasured = "text after images was not measured, because its tensors are not read here"
-            return [] if self.max_image_kl is None else [unmeasured]
-        kl = result.images.kl
-        if limit is None or kl <= limit:
+            why = "text after images was not measured, because its tensors are not read here"
+            asked = self.max_image_kl is not None
+            return [not_measured("max-image-kl", why, limit, asked=True)] if asked else []
+        figure = Figure("max_image_kl", "after images mean KL", 5, "kl")
+        return [] if limit is None else [figure.check(result.images, limit)]
+
+    def baseline_checks(self, result: ArtifactResult) -> list[Check]:
+        """The result against the baseline's of the same artifact."""
+        if self.baseline is None:
             return []
-        return [f"after images mean KL {kl:.5f} is above the limit of {limit:g}"]
+        earlier, share = self.earlier(result), self.max_kl_increase
+        if earlier is None:
+            why = f"not in the baseline {self.baseline_file}, so not compared with it"
+            asked = [("baseline", None), ("max-kl-increase", share)][: 1 + (share is not None)]
+            return [not_measured(name, why, limit, asked=True) for name, limit in asked]
+        found = regressions(result, earlier, share)
+        return [*found, *([] if share is None else [increase_check(result, earlier, share)])]
 
     def earlier(self, result: ArtifactResult) -> ArtifactResult | None:
         """The baseline's result of the same artifact."""
         return match(self.baseline, {result.label, result.file}) if self.baseline else None
 
     def notes(self, result: ArtifactResult) -> tuple[str, ...]:
-        """What of a result the baseline does not have."""
-        if self.baseline is None:
-            return ()
+        """What must be known of a comparison with the baseline."""
         earlier = self.earlier(result)
         if earlier is None:
-            return (f"not in the baseline {self.baseline_file}, so not compared with it",)
-        if result.image_windows and not earlier.image_windows:
-            return (f"text after images is not in the baseline {self.baseline_file}",)
-        return ()
+            return ()
+        failed = f"its result in the baseline {self.baseline_file} had failed there"
+        return (
+            *changed_types(result.tensors, earlier.tensors),
+            *[failed] * earlier.rejected,
+        )
 
 
-def integrity_failures(result: ArtifactResult, problems: tuple[str, ...]) -> list[str]:
+def integrity_checks(result: ArtifactResult, stored: tuple[Check, ...]) -> list[Check]:
     """What no artifact may have: broken tensors or logits, a tokenizer that does not round-trip."""
-    found = list(problems)
-    if result.broken_tokens:
-        found.append(
-            f"it computes NaN or infinite logits for {result.broken_tokens:,} of "
-            f"{result.metrics.tokens:,} tokens"
-        )
-    return found + tokens.failures(result.tokenizer)
-
-
-def regressions(now: tuple[WindowScore, ...], before: tuple[WindowScore, ...]) -> list[str]:
-    """Where a result is worse than an earlier one on the same windows.
-
-    The windows are compared in pairs. A mean difference fails when it is above two of its standard
-    errors plus a slack for the rounding of other machines and library versions (SLACK_*).
-    """
-    found = []
-    kl = np.array([w.kl for w in now]), np.array([w.kl for w in before])
-    if exceeds(kl[0] - kl[1], SLACK_KL * float(kl[1].mean())):
-        found.append(f"mean KL {kl[0].mean():.5f} is worse than the baseline's {kl[1].mean():.5f}")
-    top1 = np.array([w.top1 for w in now]), np.array([w.top1 for w in before])
-    if exceeds(top1[1] - top1[0], SLACK_TOP1):
-        found.append(
-            f"top-1 agreement {top1[0].mean():.4f} is worse than the baseline's "
-            f"{top1[1].mean():.4f}"
-        )
-    ratio = (
-        np.array([w.nll - w.nll_original for w in now]),
-        np.array([w.nll - w.nll_original for w in before]),
+    broken = (
+        f"it computes NaN or infinite logits for {result.broken_tokens:,} of "
+        f"{result.metrics.tokens:,} tokens"
     )
-    if exceeds(ratio[0] - ratio[1], SLACK_PPL):
-        ratios = np.exp([side.mean() for side in ratio])
-        found.append(
-            f"perplexity ratio {ratios[0]:.4f} is worse than the baseline's {ratios[1]:.4f}"
-        )
-    return found
-
-
-def exceeds(differences: np.ndarray, slack: float) -> bool:
-    """Whether the mean of paired differences (W,) is above 2 standard errors and the slack."""
-    return float(differences.mean()) > 2 * (standard_error(differences) or 0.0) + slack
-
-
-def match(baseline: Report, names: set[str]) -> ArtifactResult | None:
-    """The baseline's result of the target or file called one of `names`."""
-    for earlier in baseline.results:
-        if names & {earlier.label, earlier.file, earlier.file.removesuffix(REJECTED)}:
-            return earlier
-    return None
-
-
-def read_baseline(
-    path: Path, original: OriginalModel, evaluation: Evaluation, artifacts: list[set[str]]
-) -> Report:
-    """An earlier report to compare with.
-
-    `artifacts` holds the names of each one that will be judged: its label and its file's name.
-    Raises EdgequantError when the report cannot be read, was made from another model or other
-    text, or has none of the artifacts.
-    """
-    baseline = read_report(path)
-    if baseline.original.fingerprint != original.fingerprint:
-        raise InputError(
-            f"baseline {path} was made from another model ({baseline.original.name}, "
-            f"{baseline.original.fingerprint[:12]}) than {original.name} "
-            f"({original.fingerprint[:12]}); make a baseline with this one."
-        )
-    if baseline.evaluation.sha256 != evaluation.sha256:
-        then = baseline.evaluation
-        raise InputError(
-            f"baseline {path} was measured on other text ({then.data}, {then.windows} windows of "
-            f"{then.length}) than now ({evaluation.data}, {evaluation.windows} of "
-            f"{evaluation.length}); use the same --eval-data, --eval-rows and --eval-length."
-        )
-    if baseline.evaluation.images not in ("", evaluation.images):
-        raise InputError(
-            f"baseline {path} was measured on other images than this version has; make a baseline "
-            "with this one."
-        )
-    if any(len(result.windows) != evaluation.windows for result in baseline.results):
-        raise CorruptFileError(
-            f"baseline {path} has results without a score for each of its {evaluation.windows} "
-            f"windows; {REMEDY}."
-        )
-    if not any(match(baseline, names) for names in artifacts):
-        wanted = ", ".join(sorted(set().union(*artifacts)))
-        raise InputError(
-            f"baseline {path} has no result for {wanted}; it has "
-            f"{', '.join(result.label for result in baseline.results)}."
-        )
-    return baseline
+    return [
+        *stored,
+        sound("logits", [broken] if result.broken_tokens else []),
+        sound("tokenizer", tokens.failures(result.tokenizer)),
+    ]

@@ -1,6 +1,6 @@
 """Run written artifacts against their original, write the report, and refuse what fails a gate."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -8,11 +8,13 @@ import quantize
 from calib_data import Windows
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Plan, check_gates
-from quantize.plan.values import paths_of, settled
+from quantize.plan.values import paths_of, settled, sized
 from quantize.progress import Progress
+from quantize.report.baseline import notes_on, read_baseline
+from quantize.report.checks import Check, failures, sound
 from quantize.report.compare import compare
 from quantize.report.examine import examine
-from quantize.report.gate import Gates, integrity_failures, read_baseline
+from quantize.report.gate import Gates, integrity_checks
 from quantize.report.images import ImageRow, ImageScores, after_images, digest, image_rows
 from quantize.report.original import (
     for_effects,
@@ -20,7 +22,15 @@ from quantize.report.original import (
     original_backend,
 )
 from quantize.report.reject import reject_failed
-from quantize.report.report import ArtifactResult, Evaluation, OriginalModel, Report, read_report
+from quantize.report.report import (
+    ArtifactResult,
+    Evaluation,
+    GateValues,
+    OriginalModel,
+    Report,
+    now,
+    read_report,
+)
 from quantize.report.scan import weights
 from quantize.report.score_judge import check_texts, measure_scores
 from quantize.report.score_report import AnyReport, ScoreGates
@@ -117,7 +127,7 @@ def check_files(
     if report_folder is not None:
         refuse_reports(report_folder)
     flags = flags | {"adapter": paths_of(flags.get("adapter") or (), "adapter")}
-    settings = Settings(**settled(flags, get_type_hints(Settings)))
+    settings = Settings(**settled(sized(flags), get_type_hints(Settings)))
     for file in files:
         recognise(file)
     if settings.baseline is not None:
@@ -195,14 +205,8 @@ def prepare(
     if settings.baseline is not None:
         baseline = read_baseline(settings.baseline, original, evaluation, artifacts)
         name = settings.baseline.name
-    gates = Gates(
-        settings.max_kl,
-        settings.min_top1,
-        settings.max_ppl_ratio,
-        baseline,
-        name,
-        settings.max_image_kl,
-    )
+    asked = {f.name: getattr(settings, f.name) for f in fields(GateValues)}
+    gates = Gates(**asked | {"baseline": baseline, "baseline_file": name})
     return Setup(windows, evaluation, original, gates, images)
 
 
@@ -251,13 +255,13 @@ def measure(
         images = after_images(seeing, subjects, setup.images, progress)
     results = []
     for subject in subjects:
-        result, problems = examine(
+        result, stored = examine(
             exchanged, checkpoint, source, subject, scores[subject.label], setup.windows, progress
         )
         if found := images.get(subject.label):
             result = replace(result, images=found.metrics, image_windows=found.windows)
-            problems += found.problems
-        results.append(apply_gates(result, problems, setup.gates))
+            stored += (sound("logits after images", found.problems),)
+        results.append(apply_gates(result, stored, setup.gates))
     return Report(
         version=quantize.__version__,
         original=setup.original,
@@ -265,11 +269,13 @@ def measure(
         gates=setup.gates.values(),
         results=tuple(results),
         notes=setup.windows.left_out,
+        time=now(),
     )
 
 
-def apply_gates(result: ArtifactResult, problems: tuple[str, ...], gates: Gates) -> ArtifactResult:
-    """The result with its failures, and a note where the baseline does not have it."""
-    notes = (*result.notes, *gates.notes(result))
-    failures = (*integrity_failures(result, problems), *gates.failures(result))
-    return replace(result, failures=failures, notes=notes)
+def apply_gates(result: ArtifactResult, stored: tuple[Check, ...], gates: Gates) -> ArtifactResult:
+    """The result with every check and what failed, and notes on what was not measured of a gate."""
+    of_gates = gates.checks(result)
+    checks = (*integrity_checks(result, stored), *of_gates)
+    notes = (*result.notes, *gates.notes(result), *notes_on(of_gates))
+    return replace(result, failures=failures(checks), notes=notes, checks=checks)

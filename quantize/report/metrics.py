@@ -150,6 +150,13 @@ class Metrics:
     ppl_ratio: float
     ppl_ratio_se: float | None
     """From the paired difference of the windows' mean log probabilities."""
+    kl_p999: float | None = None
+    """None in reports of earlier versions."""
+
+    @property
+    def flipped(self) -> float:
+        """Share of tokens for which both models would pick different next tokens."""
+        return 1 - self.top1
 
 
 def summarize(scores: TokenScores, chosen: np.ndarray) -> Metrics:
@@ -160,7 +167,7 @@ def summarize(scores: TokenScores, chosen: np.ndarray) -> Metrics:
         x[chosen, :-1].astype(np.float64).mean(1)
         for x in (scores.nll_original, scores.nll_artifact)
     )
-    median, p95, p99 = (float(x) for x in np.quantile(kl, (0.5, 0.95, 0.99)))
+    median, p95, p99, p999 = (float(x) for x in np.quantile(kl, (0.5, 0.95, 0.99, 0.999)))
     ratio = perplexity(nll_q - nll_p)
     ratio_se = standard_error(nll_q - nll_p)
     return Metrics(
@@ -178,6 +185,7 @@ def summarize(scores: TokenScores, chosen: np.ndarray) -> Metrics:
         ppl=perplexity(nll_q),
         ppl_ratio=ratio,
         ppl_ratio_se=None if ratio_se is None else ratio * ratio_se,
+        kl_p999=p999,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from export import CONTAINERS
-from quantize.report.gate import REJECTED
+from quantize.report.report import REJECTED
 from quantize.report.score_report import AnyReport
 from runtime.checkpoint import hub_id
 from runtime.containers import recognise
@@ -24,10 +24,10 @@ def reject_failed(report: AnyReport, paths: list[Path]) -> AnyReport:
     for result, path in zip(kept.results, paths, strict=True):
         if result.rejected:
             try:
-                result = replace(result, file=reject(path).name)
+                name, notes = reject(path).name, reject_companion(path)
             except (OSError, InputError) as error:
-                note = f"{path.name} keeps its name, though it failed: {error}"
-                result = replace(result, notes=(*result.notes, note))
+                name, notes = path.name, (f"{path.name} keeps its name, though it failed: {error}",)
+            result = replace(result, file=name, notes=(*result.notes, *notes))
         results.append(result)
     return cast("AnyReport", replace(kept, results=tuple(results)))
 
@@ -37,7 +37,7 @@ def reject(path: Path) -> Path:
 
     Raises InputError for a checkpoint, in a hub's cache, and where something else has that name.
     """
-    if (found := recognise(path).name) not in CONTAINERS:
+    if recognise(path).name not in CONTAINERS:
         raise InputError("it is no artifact, but a checkpoint")
     if hub_id(Path(os.path.abspath(path))):
         raise InputError("it lies in a hub's cache, whose names are the hub's")
@@ -49,8 +49,18 @@ def reject(path: Path) -> Path:
             raise InputError(f"{target} is something else")
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
-    companion = CONTAINERS[found].companion
     os.replace(path, target)
-    if companion and companion.is_ours(beside := companion.path(path)):
-        os.replace(beside, beside.with_name(beside.name + REJECTED))
     return target
+
+
+def reject_companion(path: Path) -> tuple[str, ...]:
+    """Rename what was written beside an artifact that was called `path`; why not, in a sentence."""
+    target = path.with_name(path.name + REJECTED)
+    companion = CONTAINERS[recognise(target).name].companion
+    if companion is None or not companion.is_ours(beside := companion.path(path)):
+        return ()
+    try:
+        os.replace(beside, beside.with_name(beside.name + REJECTED))
+    except OSError as error:  # the artifact has its new name all the same
+        return (f"{beside.name} keeps its name: {error}",)
+    return ()

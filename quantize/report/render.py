@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from rich.text import Text
 from export import CONTAINERS, ollama
 from quantize.report import charts, frontier_chart, score_render
 from quantize.report.metrics import Metrics
-from quantize.report.report import ArtifactResult, Report
-from quantize.report.score_report import AnyReport, ScoreReport, ScoreResult
+from quantize.report.report import ArtifactResult, GateValues, Report
+from quantize.report.score_report import AnyReport, ScoreGates, ScoreReport, ScoreResult
 from runtime import shell
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -41,8 +42,18 @@ def table(report: AnyReport) -> RenderableType:
         if images := result.images:
             shown.add_row("  after images", "", "", *metric_cells(images), "", style="dim")
     lines = [caption(report)]
+    lines += [f"{r.label}: {tail(r.metrics)}" for r in report.results]
     lines += [f"{r.label}: {note}" for r in report.results for note in r.notes]
     return Group(shown, *(Text(line) for line in (*lines, *report.notes)))
+
+
+def tail(metrics: Metrics) -> str:
+    """What the mean does not show, under the names that llama-perplexity prints."""
+    p999 = "unknown" if metrics.kl_p999 is None else f"{metrics.kl_p999:.5f}"
+    return (
+        f"99% KL {metrics.kl_p99:.5f}, 99.9% KL {p999}, maximum {metrics.kl_max:.5f}; "
+        f"{metrics.flipped:.2%} of top tokens flipped"
+    )
 
 
 def caption(report: Report) -> str:
@@ -115,6 +126,7 @@ def _template(name: str) -> jinja2.Template:
         "size": size,
         "with_error": with_error,
         "status": status,
+        "limits": limits,
         "usage": usage,
         "visible": visible,
         "code": code,
@@ -134,8 +146,17 @@ def size(count: int) -> str:
 
 
 def status(result: ArtifactResult | ScoreResult) -> str:
-    """One word on the gates."""
-    return "rejected" if result.rejected else "passed"
+    """A word on the gates."""
+    if result.rejected:
+        return "rejected"
+    return "not measured" if result.open_questions else "passed"
+
+
+def limits(gates: GateValues | ScoreGates) -> str:
+    """The gates that were asked for, as their flags say it."""
+    given = {name: value for name, value in asdict(gates).items() if value is not None}
+    flags = [f"{name.replace('_', '-')} {value}" for name, value in given.items()]
+    return ", ".join(flags) or "only soundness (no NaN, tokenizer round trip)"
 
 
 def usage(result: ArtifactResult | ScoreResult, model: str) -> str:

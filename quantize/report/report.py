@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from export.stated import Difference
+from quantize.report.checks import Check, by_label, open_questions
 from quantize.report.frontier import FrontierEntry, Standing, standings
 from quantize.report.metrics import Histogram, Metrics
 from quantize.report.positions import PositionScore
@@ -20,6 +22,8 @@ from runtime.json_files import checked, json_value
 
 SCHEMA_VERSION = 1
 """Raised when a reader of older reports would misread a new one."""
+REJECTED = ".rejected"
+"""Appended to the name of an artifact that failed."""
 REMEDY = "make it again with this version"
 """What helps against a report that cannot be read."""
 
@@ -62,6 +66,11 @@ class GateValues:
     baseline: str | None = None
     """File name of the earlier report."""
     max_image_kl: float | None = None
+    max_kl_p99: float | None = None
+    max_kl_p999: float | None = None
+    max_flipped: float | None = None
+    max_kl_increase: float | None = None
+    """Of the baseline's mean KL, a share."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,15 @@ class ArtifactResult:
     """By position in a window; reports of earlier versions have none."""
     differences: tuple[Difference, ...] = ()
     """What it says beside its weights otherwise than its original."""
+    flipped: tuple[WorstToken, ...] = ()
+    """Of the tokens at which both sides would go on differently those of greatest KL."""
+    checks: tuple[Check, ...] = ()
+    """Every gate and test of soundness; reports of earlier versions have none."""
+
+    @property
+    def open_questions(self) -> tuple[str, ...]:
+        """A sentence for each gate that was asked for and not measured."""
+        return open_questions(self.checks)
 
     @property
     def rejected(self) -> bool:
@@ -165,11 +183,18 @@ class Report:
     results: tuple[ArtifactResult, ...]
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+    time: str = ""
+    """When it was measured, UTC, as in ISO 8601; "" in reports of earlier versions."""
 
     @property
     def failures(self) -> list[str]:
         """One sentence per failed gate, naming the artifact."""
-        return [f"{r.label}: {line}" for r in self.results for line in r.failures]
+        return by_label(self.results, "failures")
+
+    @property
+    def open_questions(self) -> list[str]:
+        """One sentence per gate that was asked for and not measured, naming the artifact."""
+        return by_label(self.results, "open_questions")
 
     @property
     def standings(self) -> list[Standing]:
@@ -222,6 +247,11 @@ class Report:
                 f"this report holds a number that is not finite; {REMEDY}."
             ) from error
         return checked(values, Report, "this report", REMEDY)
+
+
+def now() -> str:
+    """The time of a report that is being made."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_report(path: Path) -> Report:

@@ -92,15 +92,17 @@ def scan(original: Model, artifact: Model, cells: int = CELLS, tuned: bool = Fal
     norms = [fact for fact in vectors if fact.error is not None and fact.error > COPIED]
     whole = not problems
     between = whole and rescaled(original, artifact)
+    alone = behind.faults(original)
+    faults += [*vector_faults(norms, folds(original), tuned), *alone.values()]
     if between:  # what linears took up from others is not undone
         faults = []
-    else:
-        faults += vector_faults(norms, folds(original), tuned) + behind.faults(original)
+    # a norm or bias that is merely another one moves nothing: its effect alone is what names it
+    given = [n.name for n in norms if tuned or n.name in folds(original).keys() - alone.keys()]
     notes = ["its head is stored apart from the embedding; the original's are one tensor"] * untied
     return Scan(
         tuple(facts),
         tuple(problems),
-        whole and (bool(norms) or between),
+        whole and (bool(given) or between),
         (*notes, *[BETWEEN] * between),
         tuple(faults),
     )

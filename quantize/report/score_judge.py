@@ -9,9 +9,10 @@ from calib_data import Windows
 from quantize.checkpoint import Checkpoint
 from quantize.progress import Progress
 from quantize.report import tokens
+from quantize.report.checks import failures, sound
 from quantize.report.examine import look
 from quantize.report.original import open_original
-from quantize.report.report import Evaluation, OriginalModel
+from quantize.report.report import Evaluation, OriginalModel, now
 from quantize.report.score_metrics import summarize
 from quantize.report.score_report import ScoreGates, ScoreReport, ScoreResult
 from quantize.report.subject import Subject
@@ -96,6 +97,7 @@ def measure_scores(
         scores=rows_of(expected),
         results=results,
         notes=windows.left_out,
+        time=now(),
     )
 
 
@@ -151,8 +153,12 @@ def judged(
     stored = look(checkpoint, source, subject, texts.ids[0])
     broken = int(np.count_nonzero(~np.isfinite(scores).all(1)))
     told = [f"it computes NaN or infinite scores for {broken:,} of {len(scores):,} texts"]
-    problems = [*stored.problems, *(told if broken else [])]
-    problems += tokens.failures(stored.tokenizer)
+    checks = (
+        *stored.checks,
+        sound("scores", told if broken else []),
+        sound("tokenizer", tokens.failures(stored.tokenizer)),
+        *gates.checks(metrics),
+    )
     names = np.repeat(np.array(texts.domains), len(texts.places))
     return ScoreResult(
         label=subject.label,
@@ -169,10 +175,11 @@ def judged(
         scores=rows_of(scores),
         tensors=stored.scan.tensors,
         tokenizer=stored.tokenizer,
-        failures=(*problems, *gates.failures(metrics)),
+        failures=failures(checks),
         notes=stored.notes,
         maker=subject.maker,
         differences=stored.differences,
+        checks=checks,
     )
 
 

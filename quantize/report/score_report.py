@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.stated import Difference
+from quantize.report.checks import Check, by_label, limited, open_questions
 from quantize.report.report import SCHEMA_VERSION, Evaluation, OriginalModel, Report
 from quantize.report.scan import TensorFact
 from quantize.report.score_metrics import ScoreMetrics
@@ -18,11 +19,13 @@ class ScoreGates:
 
     min_rank: float | None = None
 
-    def failures(self, metrics: ScoreMetrics) -> list[str]:
-        """A sentence for every limit that is broken."""
-        if self.min_rank is None or metrics.rank >= self.min_rank:
+    def checks(self, metrics: ScoreMetrics) -> list[Check]:
+        """Every gate that was asked for, and what came of it."""
+        if self.min_rank is None:
             return []
-        return [f"rank correlation {metrics.rank:.5f} is below the limit of {self.min_rank:g}"]
+        sentence = f"rank correlation {metrics.rank:.5f} is below the limit of {self.min_rank:g}"
+        failed = metrics.rank < self.min_rank
+        return [limited("min-rank", failed, [sentence], metrics.rank, self.min_rank, asked=True)]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,13 @@ class ScoreResult:
     maker: str | None = None
     differences: tuple[Difference, ...] = ()
     """What it says beside its weights otherwise than its original."""
+    checks: tuple[Check, ...] = ()
+    """Every gate and test of soundness."""
+
+    @property
+    def open_questions(self) -> tuple[str, ...]:
+        """A sentence for each gate that was asked for and not measured."""
+        return open_questions(self.checks)
 
     @property
     def rejected(self) -> bool:
@@ -73,11 +83,18 @@ class ScoreReport:
     notes: tuple[str, ...] = ()
     kind: str = "scores"
     schema_version: int = SCHEMA_VERSION
+    time: str = ""
+    """When it was measured, UTC, as in ISO 8601."""
 
     @property
     def failures(self) -> list[str]:
         """One sentence per failed gate, naming the artifact."""
-        return [f"{r.label}: {line}" for r in self.results for line in r.failures]
+        return by_label(self.results, "failures")
+
+    @property
+    def open_questions(self) -> list[str]:
+        """One sentence per gate that was asked for and not measured, naming the artifact."""
+        return by_label(self.results, "open_questions")
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values: what reading `text` gives."""

@@ -27,6 +27,10 @@ class Settings:
     min_top1: float | None = Plan.min_top1
     max_ppl_ratio: float | None = Plan.max_ppl_ratio
     max_image_kl: float | None = Plan.max_image_kl
+    max_kl_p99: float | None = Plan.max_kl_p99
+    max_kl_p999: float | None = Plan.max_kl_p999
+    max_flipped: float | None = Plan.max_flipped
+    max_kl_increase: float | None = Plan.max_kl_increase
     min_rank: float | None = Plan.min_rank
     baseline: Path | None = Plan.baseline
     adapter: tuple[str, ...] = Plan.adapter

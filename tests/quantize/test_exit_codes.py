@@ -1,13 +1,15 @@
 """What ends a command: exit codes, and one sentence for what the system refuses."""
 
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from quantize.cli import program
+from quantize.cli import program, screen
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -55,6 +57,28 @@ def test_an_unknown_fault_has_an_exit_code_of_its_own(
     assert code == 3
     assert "fault of the program: ZeroDivisionError: by nothing" in said
     assert "report it" in said
+
+
+@pytest.mark.slow
+def test_a_failed_gate_exits_with_1_and_one_without_a_measurement_with_4(
+    run: Any, folder: Path, tmp_path: Path
+) -> None:
+    text = ("--eval-rows", "2", "--eval-length", "32")
+    out = tmp_path / "out"
+    made = ("run", folder, "--to", "gguf:Q8_0", "--method", "rtn", "-o", out, *text)
+    assert run(*made)[0] == 0
+    check = ("check", out / "model-Q8_0.gguf", "--against", folder, *text)
+    baseline = ("--baseline", out / "report.json")  # two windows tell no regression from chance
+    assert run(*check, "--max-kl", 9)[0] == 0
+    assert run(*check, "--max-kl", 9, *baseline)[0] == 4
+    assert run(*check, "--max-kl", 0, *baseline)[0] == 1
+    assert not check[1].exists()
+
+
+def test_the_page_has_every_exit_code() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    codes = re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)
+    assert codes == [*map(str, (0, screen.FAILED, 2, 3, screen.OPEN)), "130", "141"]
 
 
 @pytest.mark.slow

@@ -253,3 +253,25 @@ def test_max_kl_as_an_aim_needs_no_check() -> None:
 def test_windows_are_as_long_as_the_context_allows_unless_a_length_is_asked_for() -> None:
     assert [window_length(None, context) for context in (128, 512, 4096)] == [128, 512, 512]
     assert window_length(1024, 128) == 1024  # which is refused, not shortened
+
+
+@pytest.mark.parametrize("value", ["10%", "0.1", 0.1, " 10 % "])
+def test_an_increase_is_a_share_in_any_spelling(value: str | float, tmp_path: Path) -> None:
+    flags = {"to": ["gguf:Q4_0"], "baseline": "r.json"}
+    assert Plan.from_flags(None, flags | {"max_kl_increase": value}).max_kl_increase == 0.1
+    written = f'"{value}"' if isinstance(value, str) else value
+    file = tmp_path / "plan.toml"
+    file.write_text(f'to = ["gguf:Q4_0"]\nbaseline = "r.json"\nmax_kl_increase = {written}\n')
+    assert Plan.from_flags(file, {}).max_kl_increase == 0.1
+
+
+@pytest.mark.parametrize("value", ["-10%", "ten", "10%%", "1e-1", "nan", ""])
+def test_an_increase_that_is_no_share_is_refused(value: str) -> None:
+    flags = {"to": ["gguf:Q4_0"], "baseline": "r.json", "max_kl_increase": value}
+    with pytest.raises(EdgequantError, match="max_kl_increase must be a share like 10% or 0.1"):
+        Plan.from_flags(None, flags)
+
+
+def test_an_increase_needs_a_baseline() -> None:
+    with pytest.raises(EdgequantError, match="--max-kl-increase is measured from an earlier"):
+        Plan.from_flags(None, {"to": ["gguf:Q4_0"], "max_kl_increase": 0.1})

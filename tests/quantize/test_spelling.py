@@ -34,7 +34,7 @@ def test_a_number_that_is_out_of_range_is_called_by_its_flag() -> None:
 
 
 def test_every_flag_of_a_run_is_a_field() -> None:
-    known = {"to", "plan", "json", "no_check"} | set(Plan.__dataclass_fields__)
+    known = {"to", "plan", "json", "junit", "no_check"} | set(Plan.__dataclass_fields__)
     command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
     flags = [name for option in command.params for name in option.opts if name.startswith("--")]
     assert len(flags) > 20

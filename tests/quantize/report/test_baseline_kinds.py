@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quantize.report.gate import read_baseline
+from quantize.report.baseline import read_baseline
 from quantize.report.report import Report
 from tests.mutations import TEXTS, mutations, put, told
 
@@ -40,14 +40,20 @@ def test_a_baseline_must_have_every_window(report: Report, tmp_path: Path) -> No
     assert told(read, "a window is missing", "without a score for each of its 6 windows")
 
 
-def test_a_baseline_with_nan_is_refused(report: Report, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("place", ["windows", "tensors", "metrics"])
+def test_a_baseline_with_a_number_that_is_none_is_refused(
+    place: str, number: str, report: Report, tmp_path: Path
+) -> None:
     path = tmp_path / "baseline.json"
     values = report.to_json()
-    values["results"][0]["windows"][0]["kl"] = float("nan")
-    path.write_text(json.dumps(values))
+    within = values["results"][0][place]
+    field = "error" if place == "tensors" else "kl"
+    (within if place == "metrics" else within[0])[field] = 12345.678
+    path.write_text(json.dumps(values).replace("12345.678", number))
     names = [{report.results[0].label}]
     read = partial(read_baseline, path, report.original, report.evaluation, names)
-    assert told(read, "NaN", "holds a number that is not finite")
+    assert told(read, number, "holds a number that is not finite")
 
 
 def test_a_report_of_scores_is_no_baseline(report: Report, tmp_path: Path) -> None:

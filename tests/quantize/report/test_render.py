@@ -180,7 +180,7 @@ def shown(report: Report, width: int) -> str:
 def test_the_table_has_a_line_for_each_artifact_and_domain(report: Report) -> None:
     text = shown(report, 100)
     (one,) = report.results
-    (line,) = [line for line in text.splitlines() if line.strip().startswith("small-int4")]
+    line = next(x for x in text.splitlines() if x.strip().startswith("small-int4"))
     assert f"{one.bytes:,}" in line
     assert f"{one.metrics.kl:.5f}±{one.metrics.kl_se:.5f}" in line
     assert f"{one.metrics.ppl:,.2f}/{one.metrics.ppl_original:,.2f}" in line

@@ -76,11 +76,27 @@ def test_missing_unknown_and_misshapen_tensors_are_told(small: Checkpoint) -> No
 
 def test_scales_moved_into_a_norm_or_a_linear_are_noticed(small: Checkpoint) -> None:
     scale = np.geomspace(0.5, 2, small.arch.hidden).astype(np.float32)
-    norm = small.tensors["blk.0.ffn_norm.weight"].decode() / scale
-    assert scan(small.model(), model(small, blk__0__ffn_norm__weight=norm)).rescaled
+    changed = {"blk__0__ffn_norm__weight": small.tensors["blk.0.ffn_norm.weight"].decode() / scale}
+    for name in ("gate", "up"):
+        linear = small.tensors[f"blk.0.ffn_{name}.weight"].decode()
+        changed[f"blk__0__ffn_{name}__weight"] = linear * scale
+    found = scan(small.model(), model(small, **changed))
+    assert (found.rescaled, found.faults) == (True, ())
     up = small.tensors["blk.1.ffn_up.weight"].decode()
     scaled = up * np.geomspace(0.5, 2, len(up)).astype(np.float32)[:, None]
     assert scan(small.model(), model(small, blk__1__ffn_up__weight=scaled)).rescaled
+
+
+def test_a_norm_or_bias_that_is_another_one_is_no_rescaling(small: Checkpoint) -> None:
+    changes = {
+        "blk.0.ffn_norm.weight": small.tensors["blk.0.ffn_norm.weight"].decode() * 3,
+        "output_norm.weight": small.tensors["output_norm.weight"].decode() * 1.1,
+        "blk.1.attn_q.bias": small.tensors["blk.1.attn_q.bias"].decode() + 0.5,
+    }
+    for name, values in changes.items():
+        found = scan(small.model(), model(small, **{name.replace(".", "__"): values}))
+        assert any(fault.startswith(name) for fault in found.faults)
+        assert not found.rescaled
 
 
 @pytest.mark.parametrize("kind", [name for name, b in QUANT_TYPES.items() if b.fits(256)])

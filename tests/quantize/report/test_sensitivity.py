@@ -12,6 +12,7 @@ from quantize.report.scan import scan
 from quantize.report.sensitivity import LEVELS, affordable, sensitivity
 from runtime.engine import open_engine
 from runtime.model import Model
+from runtime.tensor import Tensor
 from tests.quantize.report.conftest import Steps, rounded
 
 pytestmark = pytest.mark.numeric
@@ -76,6 +77,18 @@ def test_rescaled_layers_are_measured_whole_and_it_is_said(small) -> None:
     assert effects.tensors == ()
     assert [effect.part for effect in effects.parts] == ["token_embd.weight", "blk.0", "blk.1"]
     assert "scales or channels were moved" in effects.how
+
+
+def test_a_damaged_bias_is_named_by_its_effect_alone(small) -> None:
+    tensors = {t.name: t for t in rounded(small, "INT8_32")}
+    name = "blk.1.attn_q.bias"
+    tensors[name] = Tensor.dense(name, tensors[name].decode() + 2)
+    artifact = Model(small.arch, tensors)
+    original = open_engine(small.model(), "torch")
+    effects = sensitivity(
+        original, artifact, scan(small.model(), artifact), WINDOWS, Steps()
+    ).tensors
+    assert max(effects, key=lambda effect: effect.kl).part == name
 
 
 def test_what_is_measured_follows_the_cost(small) -> None:
