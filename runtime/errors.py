@@ -17,13 +17,19 @@ from typing import Any
 
 def one_line(text: str) -> str:
     """Text with control characters as Python writes them: names out of files may hold any."""
-    return "".join(
-        repr(char)[1:-1] if unicodedata.category(char) in UNPRINTED else char for char in text
-    )
+    if text.isprintable():
+        return text
+    return "".join(ascii(char)[1:-1] if _is_control(char) else char for char in text)
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) in UNPRINTED or unicodedata.bidirectional(char) in TURNING
 
 
 UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's control characters, halves of surrogate pairs, and separators of lines."""
+TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Its marks that have a terminal show what follows in another order."""
 
 
 class EdgequantError(Exception):

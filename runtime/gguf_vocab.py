@@ -186,9 +186,10 @@ def merges_of(tokens: list[str], types: list[int], scores: np.ndarray) -> list[t
     """Every pair of tokens that makes a third one, in the order of the third one's score."""
     joined = (NORMAL, USER_DEFINED)  # the latter too where it has spaces: texts have none then
     words = {token: scores[i] for i, token in enumerate(tokens) if types[i] in joined}
+    lengths = sorted({len(word) for word in words})  # few, even where one of them is a book
     merges = []
     for word in sorted(words, key=lambda token: -words[token]):
-        for cut in range(1, len(word)):
-            if word[:cut] in words and word[cut:] in words:
+        for cut in lengths:
+            if cut < len(word) and word[:cut] in words and word[cut:] in words:
                 merges.append((word[:cut], word[cut:]))
     return merges

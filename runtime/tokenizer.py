@@ -1,5 +1,6 @@
 """Text to token ids and back, on the `tokenizers` library."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,6 +84,19 @@ class Tokenizer:
             raise ValueError("this model has no chat template; use plain text.")
         variables = {"messages": messages, "tools": tools, "add_generation_prompt": generate}
         return chat.render(self.chat_template, variables | self.special)
+
+    def settings(self) -> dict[str, Any]:
+        """All of it as tokenizer.json has it, with the tokens that other files add.
+
+        Raises CorruptFileError for an id that no embedding reaches.
+        """
+        ids = {index: text for text, index in self.backend.get_vocab().items()}
+        last = max(ids, default=0)
+        if last >= MOST_TOKENS:  # the library looks at every id up to the last
+            raise CorruptFileError(
+                f"tokenizer.json gives the token {ids[last]!r} the id {last}; download it again."
+            )
+        return dict(json.loads(self.backend.to_str()))
 
     def notes(self) -> list[str]:
         """What stands after a text, and whether the chat template refuses the plainest messages."""
@@ -186,6 +200,8 @@ class Tokenizer:
         )
 
 
+MOST_TOKENS = 1 << 24
+"""The largest vocabularies have a quarter of a million."""
 GGUF_IDS = {"bos": "bos", "eos": "eos", "eot": "", "eom": "", "padding": "pad", "unknown": "unk"}
 """tokenizer.ggml.{key}_token_id -> the name a chat template uses."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from runtime.gguf_header import read_header
 from tests.mutations import VALUES, places
 
-LARGE: tuple[Any, ...] = (10**9, 2**31, 2**32, 2**53, 2**63, 2**64, -(2**63), 1e308, -1e-320, 10**18)
+LARGE: tuple[Any, ...] = (10**9, 2**31, 2**32, 2**53, 2**63, 2**64, -(2**63), 1e308, -1e-320)
 TEXTS: tuple[str, ...] = (
     "x" * 100_000,
     "../outside",
@@ -48,13 +48,14 @@ def another(draw: random.Random, value: Any) -> Any:
     if isinstance(value, bool) or value is None:
         return draw.choice((1, "true", [value]))
     if isinstance(value, int | float):
-        return draw.choice((-value, value + 1, value * 1000, float(value) / 3, str(value), [value]))
+        return draw.choice((-value, value + 1, value * 1000, [[value]], value == 0, [value]))
     if isinstance(value, str):
         return draw.choice((value[:-1], value * 2, value.upper(), [value], {"content": value}))
     if isinstance(value, list):
-        return draw.choice((value[:-1], value * 2, [value], dict(enumerate(map(str, value[:50])))))
+        table = {str(at): each for at, each in enumerate(value[:50])}
+        return draw.choice((value[:-1], value * 2, [value], table))
     items = list(value.items())
-    return draw.choice((dict(items[:-1]), list(value.values()), [value], {k: None for k, _ in items}))
+    return draw.choice((dict(items[:-1]), list(value.values()), [value], dict.fromkeys(value)))
 
 
 def json_copy(draw: random.Random, value: Any) -> tuple[str, Any]:
@@ -95,7 +96,9 @@ def some_bytes(draw: random.Random, data: bytes, most: int = 1 << 16) -> tuple[s
     if kind == 0:
         return f"cut at {at}", data[:at]
     if kind == 1:
-        return f"bytes put in at {at}", data[:at] + draw.randbytes(draw.choice((1, 7, 300))) + data[at:]
+        return f"bytes put in at {at}", data[:at] + draw.randbytes(draw.choice((1, 7, 300))) + data[
+            at:
+        ]
     if kind == 2:
         return f"bytes taken out at {at}", data[:at] + data[at + draw.choice((1, 7, 300)) :]
     if kind == 3:
@@ -233,10 +236,14 @@ def _other_line(
     """A line of the tensor table with one thing changed."""
     which = draw.randrange(4)
     if which == 0:
-        name = draw.choice((name + "x", "", "blk.0.attn_q.weight", "blk.9999999.a", "\x1b[31m", "n" * 200_000))
+        name = draw.choice(
+            (name + "x", "", "blk.0.attn_q.weight", "blk.9999999.a", "\x1b[31m", "n" * 200_000)
+        )
     elif which == 1:
         side = draw.choice((0, 1, 3, 2**31, 2**40, 2**62, 2**64 - 1))
-        shape = draw.choice(((), (side,), (side, *shape[1:]), (*shape, side), (*shape[:-1], side), shape[::-1]))
+        shape = draw.choice(
+            ((), (side,), (side, *shape[1:]), (*shape, side), (*shape[:-1], side), shape[::-1])
+        )
     elif which == 2:
         kind = draw.choice((0, 1, 2, 8, 12, 14, 26, 30, 39, 40, 99, 2**32 - 1))
     else:

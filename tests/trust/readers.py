@@ -20,8 +20,6 @@ from quantize.progress import silent
 from quantize.report.gate import read_baseline
 from quantize.report.judge import check_files
 from quantize.report.report import read_report
-from quantize.run.resume import Work
-from quantize.run.store import Store
 from runtime.generate import generate_text
 from runtime.sample import Sampler
 from tests.conftest import CONFIGS, SIZES
@@ -221,6 +219,12 @@ def spm_gguf(folder: Path) -> Path:
     return tiny_gguf(folder / "a.gguf", tokens, keys, types=types)
 
 
+def own_gguf(folder: Path) -> Path:
+    """A GGUF as a run writes it, with provenance and hashes."""
+    settings: dict[str, Any] = {"method": "rtn", "rewrites": "none", "check": False}
+    return edgequant.quantize(None, "gguf:Q4_0", folder, **settings).artifacts[0].path
+
+
 def imatrix_gguf(folder: Path) -> Path:
     arch = open_checkpoint(bundled()).arch
     shapes = {n: s for n, s in arch.shapes().items() if n.startswith("blk.") and len(s) == 2}
@@ -256,15 +260,6 @@ def plan(folder: Path) -> Path:
     )
     (folder / "plan.toml").write_text(text)
     return folder / "plan.toml"
-
-
-def manifest(folder: Path) -> Path:
-    """A work folder in which two stages are finished."""
-    work = Work(folder / "work", "key")
-    work.folder.mkdir()
-    work.finish("walk", notes=["a note"], loss=1.0)
-    work.finish("model-Q4_0", notes=[])
-    return work.folder
 
 
 def baseline(folder: Path) -> Path:
@@ -313,7 +308,8 @@ def adapter(folder: Path) -> Path:
 def as_source(path: Path) -> None:
     """What `run`, `plan` and `convert` begin with, and what a writer asks of the tokenizer."""
     found = open_checkpoint(path)
-    vocabulary(found.files, found.arch.vocab)
+    if path.is_dir():
+        vocabulary(found.files, found.arch.vocab)
     inspection.render_description(inspection.describe(path))
     for name in list(found.tensors)[:3]:
         found.tensors[name].decode()
@@ -343,6 +339,12 @@ def as_artifact(path: Path) -> None:
         verification.verify(path)
 
 
+def as_our_gguf(path: Path) -> None:
+    """`verify`, `show`, and `plan` with the file as the original."""
+    verification.verify(path)
+    as_source(path)
+
+
 def as_shown(path: Path) -> None:
     """`show` and `generate --backend numpy`: no library sees the graph."""
     inspection.render_description(inspection.describe(path))
@@ -355,14 +357,6 @@ def as_imatrix(path: Path) -> None:
 
 def as_plan(path: Path) -> None:
     Plan.from_flags(path, {})
-
-
-def as_manifest(path: Path) -> None:
-    """What a run reads of its work folder."""
-    work = Store(path, "key")
-    with work.locked():
-        work.begin()
-        assert isinstance(work.notes, list)
 
 
 def as_baseline(path: Path) -> None:
@@ -390,6 +384,7 @@ SUBJECTS: dict[str, Subject] = {
     "shard index": Subject(checkpoint, "model.safetensors.index.json", by_json, as_source),
     "gguf": Subject(gguf, "", damage.gguf_bytes, as_artifact),
     "gguf of sentencepiece": Subject(spm_gguf, "", damage.gguf_bytes, as_artifact),
+    "gguf of ours": Subject(own_gguf, "", damage.gguf_bytes, as_our_gguf),
     "onnx graph": Subject(onnx, "model.onnx", by_graph, as_shown),
     "genai_config": Subject(onnx, "genai_config.json", by_json, as_artifact),
     "onnx config": Subject(onnx, "config.json", by_json, as_artifact),
@@ -400,7 +395,6 @@ SUBJECTS: dict[str, Subject] = {
     "imatrix dat": Subject(imatrix_dat, "", by_bytes, as_imatrix),
     "baseline": Subject(baseline, "", by_json, as_baseline),
     "plan": Subject(plan, "", by_toml, as_plan),
-    "manifest": Subject(manifest, "manifest.json", by_json, as_manifest),
     "adapter_config": Subject(adapter, "adapter_config.json", by_json, as_adapter),
     "adapter header": Subject(adapter, "adapter_model.safetensors", by_shard_header, as_adapter),
 }
