@@ -15,6 +15,7 @@ from tokenizers.models import BPE
 
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_special import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, stripping, token_types
+from runtime.panics import panics
 from runtime.pre_tokenizers import ALIASES, PRE_TOKENIZERS, PreTokenizer
 
 SPACE = "\u2581"
@@ -32,12 +33,13 @@ def tokenizer_backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
         raise UnsupportedError(
             f"the GGUF has a tokenizer of kind {kind!r}; supported: 'gpt2' and 'llama'."
         )
-    try:
-        return _build(settings)
-    except Exception as error:  # the library raises bare Exception
-        raise CorruptFileError(
-            f"the GGUF's tokenizer is inconsistent ({error}); convert the model again."
-        ) from error
+    with panics("the GGUF's tokenizer"):
+        try:
+            return _build(settings)
+        except Exception as error:  # the library raises bare Exception
+            raise CorruptFileError(
+                f"the GGUF's tokenizer is inconsistent ({error}); convert the model again."
+            ) from error
 
 
 def _build(settings: dict[str, Any]) -> tokenizers.Tokenizer:

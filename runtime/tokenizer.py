@@ -15,6 +15,7 @@ from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_special import default_id, end_tokens
 from runtime.gguf_vocab import pre_tokenizer, tokenizer_backend
 from runtime.json_files import read_json
+from runtime.panics import panics
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special tokens spelled in it are recognised, none are added."""
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        with panics("the tokenizer"):
+            return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of some ids."""
-        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+        with panics("the tokenizer"):
+            return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text as it becomes whole: a character split over tokens waits for its last one."""
@@ -126,10 +129,11 @@ class Tokenizer:
                 f"{folder} has no tokenizer.json; save it there with "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...)."
             )
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise CorruptFileError(f"{path} cannot be read: {error}.") from error
+        with panics(path):
+            try:
+                backend = tokenizers.Tokenizer.from_file(str(path))
+            except Exception as error:  # the library raises bare Exception
+                raise CorruptFileError(f"{path} cannot be read: {error}.") from error
         if getattr(backend.model, "dropout", None):
             raise UnsupportedError(
                 f"{path} sets a dropout of {backend.model.dropout:g}, which gives other ids each "
@@ -144,14 +148,16 @@ class Tokenizer:
                 f"{folder / 'tokenizer_config.json'} sets split_special_tokens, so that special "
                 "tokens in a text are cut like words, chat messages among them; set it to false."
             )
-        added = add_tokens(folder, settings, backend)
+        with panics(folder):
+            added = add_tokens(folder, settings, backend)
         configs = [read_json(folder / "generation_config.json"), read_config(folder)]
         special = {k: text for k in SPECIAL if (text := content(settings.get(k)))}
         templates = chat_templates(folder, settings)
         bos = backend.token_to_id(special["bos_token"]) if "bos_token" in special else None
-        prefix, suffix = surroundings(
-            lambda text, special: backend.encode(text, add_special_tokens=special).ids, path
-        )
+        with panics(path):
+            prefix, suffix = surroundings(
+                lambda text, special: backend.encode(text, add_special_tokens=special).ids, path
+            )
         return Tokenizer(
             backend,
             eos=_eos(configs, backend, special),
