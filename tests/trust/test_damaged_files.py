@@ -27,6 +27,7 @@ from runtime.gguf_vocab import merges_of
 from runtime.json_files import read_json
 from runtime.onnx_file import open_onnx
 from runtime.sources import INDEX
+from runtime.vision.image import read_image
 from tests.quantize.inputs import edit
 from tests.trust import damage, readers
 from tests.trust.readers import SUBJECTS
@@ -171,6 +172,7 @@ PIPES: dict[str, Callable[[Path], object]] = {
     "weights": safetensors_file.read,
     "a GGUF": read_header,
     "JSON": read_json,
+    "an image": read_image,
     "text": lambda path: edgequant.plan(to="gguf:auto", target_bpw=5, calibration=str(path)),
 }
 """What reads one file."""
