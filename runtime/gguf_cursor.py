@@ -54,15 +54,12 @@ class Cursor:
 
     def name(self) -> str:
         """The next string, when it is as short as GGUF wants names to be."""
-        length = LENGTH.unpack_from(self.view, self.at)[0] if self.left >= LENGTH.size else 0
+        self.need(LENGTH.size)
+        length = LENGTH.unpack_from(self.view, self.at)[0]
+        self.need(LENGTH.size + length)
         if length > MOST_NAME:
             raise self.damaged(f"a name at byte {self.at} has {length:,} bytes")
         return self.string()
-
-    @property
-    def left(self) -> int:
-        """Bytes up to the end of the file."""
-        return len(self.view) - self.at
 
     def string(self) -> str:
         """The next string."""
