@@ -63,7 +63,7 @@ def notes(tokenizer: Tokenizer, source: Path, texts: Iterable[str]) -> tuple[str
 
     `texts` are tried; `source` is the checkpoint's folder.
     """
-    settings = json.loads(tokenizer.backend.to_str())
+    settings = tokenizer.settings()
     name = str(tokenizer_settings(source).get("tokenizer_class", "")).removesuffix("Fast")
     found = [_not_opened(settings, name), _bos(tokenizer)]
     if not found[0]:

@@ -39,7 +39,7 @@ def vocabulary(source: Path, vocab: int) -> dict[str, Any]:
     name for.
     """
     tokenizer = Tokenizer.from_folder(source)
-    settings = json.loads(tokenizer.backend.to_str())  # with the tokens that other files add
+    settings = tokenizer.settings()
     model = settings["model"]
     if model.get("type") != "BPE":
         raise UnsupportedError(

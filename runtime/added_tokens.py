@@ -11,6 +11,7 @@ import tokenizers
 
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.json_files import read_json, tokens_of
+from runtime.links import check_kind
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -126,6 +127,7 @@ def chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
 
 def _text(path: Path) -> str:
     """The text of a template's file."""
+    check_kind(path)
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -21,7 +21,7 @@ from runtime.checkpoint_tensors import already_quantized, checked_tensors, in_on
 from runtime.config_file import config_notes, language_config
 from runtime.errors import CorruptFileError
 from runtime.json_files import read_json
-from runtime.links import check_links, check_name
+from runtime.links import check_inside, check_links, check_name
 from runtime.merging import merge_all, refuse_beside
 from runtime.model import Model
 from runtime.quantized import beside_notes, is_read, read_quantized, settings_of
@@ -259,6 +259,8 @@ def _arrays(folder: Path) -> tuple[dict[str, StoredArray], list[str]]:
         raise no_weights(folder)
     table = read_json(folder / INDEX)["weight_map"]
     shards = sorted(set(table.values()))
+    for shard in shards:
+        check_inside(folder, INDEX, shard)
     missing = [shard for shard in shards if not (folder / shard).exists()]
     if missing:
         raise CorruptFileError(

@@ -26,6 +26,11 @@ def checked_tensors(
     `quantized`: how config.json says that they were rounded. Raises EdgequantError as
     `_check` does.
     """
+    if arch.layers > len(arrays):
+        raise misplaced(arrays) or CorruptFileError(
+            f"config.json has num_hidden_layers {arch.layers}, but {folder} holds "
+            f"{len(arrays)} tensors; take the config.json that came with the weights."
+        )
     norms = arch.norms()
     weights = weights_of(arch, arrays)
     for name, norm in norms.items():
@@ -64,7 +69,9 @@ def parts_of(shape: Shape, hf_name: str, arrays: Mapping[str, StoredArray]) -> P
         return Parts(shape, {hf_name: Expected(shape, FLOATS)})
     if found := fused_experts(shape, hf_name, arrays):
         return found
-    names = (hf_name.replace("{expert}", str(expert)) for expert in range(shape[0]))
+    # config.json alone says how many: none is listed before the last one is found
+    first = 0 if hf_name.replace("{expert}", str(shape[0] - 1)) in arrays else shape[0] - 1
+    names = (hf_name.replace("{expert}", str(expert)) for expert in range(first, shape[0]))
     return Parts(shape, {name: Expected(shape[1:], FLOATS) for name in names})
 
 

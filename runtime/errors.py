@@ -10,20 +10,19 @@
 Each raise names a kind, so that a program can tell them apart; nobody raises EdgequantError itself.
 """
 
-import unicodedata
+import re
 from collections.abc import Iterable
 from typing import Any
 
 
 def one_line(text: str) -> str:
     """Text with control characters as Python writes them: names out of files may hold any."""
-    return "".join(
-        repr(char)[1:-1] if unicodedata.category(char) in UNPRINTED else char for char in text
-    )
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's control characters, halves of surrogate pairs, and separators of lines."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, separators of lines, marks that turn the order of what is shown, and halves
+of surrogate pairs."""
 
 
 class EdgequantError(Exception):

@@ -2,7 +2,7 @@
 
 from msgspec import Struct, field
 
-from runtime.json_types import Ids, Numbered, Size
+from runtime.json_types import Counted, Ids, Numbered, Size
 
 
 class GenaiInputs(Struct):
@@ -29,7 +29,7 @@ class GenaiDecoder(Struct):
 
     filename: str | None = None
     hidden_size: Size = 1
-    num_hidden_layers: Size = 1
+    num_hidden_layers: Counted = 1
     num_attention_heads: Size = 1
     num_key_value_heads: Size = 1
     head_size: Size = 1

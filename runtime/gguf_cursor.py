@@ -12,6 +12,10 @@ LENGTH = struct.Struct("<Q")
 """What stands before a string: its bytes."""
 
 
+MOST_NAME = 2**16 - 1
+"""Bytes of a key, by GGUF's specification."""
+
+
 class Cursor:
     """A place in the file; every step forward is checked against its end."""
 
@@ -47,6 +51,15 @@ class Cursor:
     def numbers(self, kind: str, count: int) -> np.ndarray:
         """The next `count` numbers, mapped."""
         return np.frombuffer(self.raw(np.dtype(kind).itemsize * count), kind)
+
+    def name(self) -> str:
+        """The next string, when it is as short as GGUF wants names to be."""
+        self.need(LENGTH.size)
+        length = LENGTH.unpack_from(self.view, self.at)[0]
+        self.need(LENGTH.size + length)
+        if length > MOST_NAME:
+            raise self.damaged(f"a name at byte {self.at} has {length:,} bytes")
+        return self.string()
 
     def string(self) -> str:
         """The next string."""

@@ -12,7 +12,6 @@ from runtime.archs import FAMILIES, Arch
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.gguf_header import MAGIC, Header, TableEntry
 from runtime.gguf_joined import split
-from runtime.gguf_metadata import check_kinds
 from runtime.gguf_parts import part_paths, read_parts
 from runtime.gguf_scales import Scales, find_scales
 from runtime.gguf_types import layout
@@ -194,7 +193,6 @@ def _arch_and_tokenizer(parts: Sequence[Header]) -> tuple[Arch, Tokenizer | None
 def _arch(parts: Sequence[Header]) -> Arch:
     header = parts[0]
     path = header.path
-    check_kinds(path, header.metadata)
     if header.metadata.get("general.type") == "imatrix":
         raise InputError(
             f"{path} is an importance matrix and not a model; give it to `quantize run --imatrix`."

@@ -21,6 +21,7 @@ import numpy as np
 
 from runtime.errors import InputError, UnsupportedError
 from runtime.gguf_cursor import Cursor
+from runtime.gguf_metadata import check_kinds
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32
@@ -87,6 +88,7 @@ def read_header(path: str | Path) -> Header:
     tensor_count, pair_count = cursor.number("<u8"), cursor.number("<u8")
     cursor.need(tensor_count * SMALLEST_INFO + pair_count * SMALLEST_PAIR)
     metadata = _metadata(cursor, pair_count)
+    check_kinds(path, metadata)
     alignment = _alignment(cursor, metadata)
     table = [_line(cursor) for _ in range(tensor_count)]
     start = -(-cursor.at // alignment) * alignment
@@ -112,7 +114,7 @@ def _check_start(cursor: Cursor) -> int:
 def _metadata(cursor: Cursor, count: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for _ in range(count):
-        key = cursor.string()
+        key = cursor.name()
         if key in metadata:
             raise cursor.damaged(f"it has the key {key!r} twice")
         metadata[key] = _value(cursor, key, cursor.number("<u4"))
@@ -156,7 +158,7 @@ def _alignment(cursor: Cursor, metadata: dict[str, Any]) -> int:
 
 def _line(cursor: Cursor) -> TableEntry:
     """The next line of the table."""
-    name, dimensions = cursor.string(), cursor.number("<u4")
+    name, dimensions = cursor.name(), cursor.number("<u4")
     if not 1 <= dimensions <= MOST_DIMENSIONS:
         raise cursor.damaged(f"{name!r} has {dimensions} dimensions, not 1 to {MOST_DIMENSIONS}")
     shape = tuple(int(side) for side in cursor.numbers("<u8", dimensions)[::-1])

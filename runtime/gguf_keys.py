@@ -20,10 +20,10 @@ class GgufKeys:
         self.metadata, self.family = metadata, family
 
     def count(self, key: str, default: int | None = None) -> int:
-        """A whole number above 0. Raises EdgequantError when it is missing or is not one."""
+        """A whole number from 1 to 2**31 - 1. Raises EdgequantError for anything else."""
         value = self.metadata.get(f"{self.family}.{key}", default)
-        if not isinstance(value, int) or value < 1:
-            raise self.wrong(key, value, "a whole number above 0 is needed")
+        if type(value) is not int or not 1 <= value < 2**31:
+            raise self.wrong(key, value, "a whole number above 0 and below 2**31 is needed")
         return value
 
     def size(self, key: str) -> int | None:

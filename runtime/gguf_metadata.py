@@ -1,4 +1,4 @@
-"""What the values of a GGUF's general and tokenizer keys must be, looked at before any is used."""
+"""What the values of a GGUF's keys must be, looked at before any is used; sizes: gguf_keys.py."""
 
 import fnmatch
 from collections.abc import Callable, Mapping
@@ -23,6 +23,10 @@ def _text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _texts(value: Any) -> bool:
+    return isinstance(value, list)  # other arrays are numpy's
+
+
 def _switch(value: Any) -> bool:
     return isinstance(value, int)
 
@@ -32,6 +36,8 @@ def _whole_numbers(value: Any) -> bool:
 
 
 NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "general.type": (_text, "a text"),
+    "general.architecture": (_text, "a text"),
     "general.license": (_text, "a text"),
     "general.sampling.*": (_number, "a number"),
     "tokenizer.ggml.model": (_text, "a text"),
@@ -40,6 +46,8 @@ NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tokenizer.chat_template.*": (_text, "a text"),
     "tokenizer.ggml.*_token_id": (_whole, "a whole number"),
     "tokenizer.ggml.add_*": (_switch, "true or false"),
+    "imatrix.datasets": (_texts, "a list of texts"),
+    "imatrix.chunk_*": (_whole, "a whole number"),
     "edgequant.eos_token_ids": (_whole_numbers, "a list of whole numbers"),
     "*.pooling_type": (_whole, "a whole number"),
     "*.rope.*_base*": (_number, "a number"),

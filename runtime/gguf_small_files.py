@@ -69,7 +69,7 @@ def _write(path: Path, text: str) -> None:
 
 def tokenizer_json(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     """The tokenizer with what is put around a text, and without rows that have no token."""
-    settings: dict[str, Any] = json.loads(tokenizer.backend.to_str())
+    settings = tokenizer.settings()
     types = metadata.get("tokenizer.ggml.token_type", ())
     empty = {f"[PAD{row}]" for row, kind in enumerate(types) if int(kind) == UNUSED}
     vocab = settings["model"]["vocab"]

@@ -15,6 +15,7 @@ from tokenizers.models import BPE
 
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_special import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, stripping, token_types
+from runtime.panics import panics
 from runtime.pre_tokenizers import ALIASES, PRE_TOKENIZERS, PreTokenizer
 
 SPACE = "\u2581"
@@ -32,12 +33,13 @@ def tokenizer_backend(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
         raise UnsupportedError(
             f"the GGUF has a tokenizer of kind {kind!r}; supported: 'gpt2' and 'llama'."
         )
-    try:
-        return _build(settings)
-    except Exception as error:  # the library raises bare Exception
-        raise CorruptFileError(
-            f"the GGUF's tokenizer is inconsistent ({error}); convert the model again."
-        ) from error
+    with panics("the GGUF's tokenizer"):
+        try:
+            return _build(settings)
+        except Exception as error:  # the library raises bare Exception
+            raise CorruptFileError(
+                f"the GGUF's tokenizer is inconsistent ({error}); convert the model again."
+            ) from error
 
 
 def _build(settings: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -186,9 +188,10 @@ def merges_of(tokens: list[str], types: list[int], scores: np.ndarray) -> list[t
     """Every pair of tokens that makes a third one, in the order of the third one's score."""
     joined = (NORMAL, USER_DEFINED)  # the latter too where it has spaces: texts have none then
     words = {token: scores[i] for i, token in enumerate(tokens) if types[i] in joined}
+    lengths = sorted({len(word) for word in words})  # few, even where one of them is a book
     merges = []
     for word in sorted(words, key=lambda token: -words[token]):
-        for cut in range(1, len(word)):
-            if word[:cut] in words and word[cut:] in words:
+        for cut in lengths:
+            if cut < len(word) and word[:cut] in words and word[cut:] in words:
                 merges.append((word[:cut], word[cut:]))
     return merges

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from runtime.errors import CorruptFileError
 from runtime.genai_file import GenaiConfig
-from runtime.json_types import Finite, Id, Ids, Number, Size
+from runtime.json_types import Counted, Finite, Id, Ids, Number, Size
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class Config(SpecialIds):
     vocab_size: Size = 1
     hidden_size: Size = 1
     intermediate_size: Size = 1
-    num_hidden_layers: Size = 1
+    num_hidden_layers: Counted = 1
     num_attention_heads: Size = 1
     num_key_value_heads: Size | None = None
     head_dim: Size | None = None

@@ -5,6 +5,8 @@ from typing import Annotated
 from msgspec import Meta
 
 Size = Annotated[int, Meta(gt=0, lt=2**31)]
+Counted = Annotated[int, Meta(gt=0, le=2**14)]
+"""What is counted one by one; the largest models have some hundred."""
 Id = Annotated[int, Meta(ge=0, lt=2**32)]
 Switch = Annotated[int, Meta(ge=0, le=1)]
 Ids = Id | list[Id] | None

@@ -1,5 +1,6 @@
 """What lies in a model's folder, by kind: files, and links to them as a hub's cache holds them."""
 
+import re
 from pathlib import Path
 
 from runtime.errors import CorruptFileError, InputError
@@ -23,6 +24,18 @@ def check_kind(path: Path) -> None:
     """Raise InputError for a pipe, a socket or a device."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(f"{path} is a pipe or a device; write what it gives into a file.")
+
+
+def check_inside(folder: Path, file: str, name: str) -> None:
+    """Raise CorruptFileError where `file` of a folder names another one that lies outside of it.
+
+    A link in the folder may lead anywhere: whoever made it had a right to.
+    """
+    if Path(name).is_absolute() or ".." in re.split(r"[/\\]", name):
+        raise CorruptFileError(
+            f"{folder / file} names {name!r}, which lies outside of the folder; take the one that "
+            "came with the weights."
+        )
 
 
 def check_name(path: Path) -> None:

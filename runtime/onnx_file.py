@@ -92,6 +92,11 @@ def onnx_tensors(folder: Path, shapes: dict[str, Shape]) -> StoredTensors:
             arrays |= stored_arrays(folder, model)
     weights = {}
     for name, shape in shapes.items():
+        if len(shape) > 2 and shape[0] > len(arrays):
+            raise CorruptFileError(
+                f"{folder} has a config.json with {shape[0]} experts, but {MODEL} holds "
+                f"{len(arrays)} arrays; copy both files from the same folder."
+            )
         found = {layouts.get(part) for part in matrices(name, shape)}
         if len(found) > 1:
             raise UnsupportedError(

@@ -38,6 +38,13 @@ class Rope:
     factors: tuple[float, ...] = ()
     """What each plain frequency is divided by (factors): head_dim / 2 of them."""
 
+    def __post_init__(self) -> None:
+        if self.rope_type == "yarn" and self.theta <= 1:
+            raise CorruptFileError(
+                f"the base of the rope is {self.theta:g}, and yarn needs one above 1; take the "
+                "file that came with the weights."
+            )
+
     @property
     def divided(self) -> bool:
         """Whether GGUF stores this scaling as a table of divisors, `rope_freqs.weight`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import CorruptFileError
+from runtime.links import check_kind
 from runtime.stored import ITEM_BYTES, MappedFile, StoredArray
 
 POINTER = b"version https://git-lfs"
@@ -24,6 +25,7 @@ def read(path: Path) -> dict[str, StoredArray]:
 
     Raises EdgequantError for a file that is cut short, damaged or no safetensors file.
     """
+    check_kind(path)
     try:
         size = path.stat().st_size
         text = header(path)

@@ -51,8 +51,9 @@ class Sampler:
         """What `pick` draws from: ids (n,) in ascending order, and their probabilities, float64."""
         ids = self._most_likely(logits)
         kept = logits[ids] if len(ids) < len(logits) else logits
-        scaled = kept.astype(np.float64) / self.temperature
-        weights = np.exp(scaled - scaled.max())
+        below = kept.astype(np.float64) - kept.max()
+        with np.errstate(over="ignore"):  # nothing is drawn that lies so far below
+            weights = np.exp(below / self.temperature)
         weights /= weights.sum()
         if self.top_p < 1:
             inside = self._nucleus(weights)

@@ -1,5 +1,6 @@
 """Text to token ids and back, on the `tokenizers` library."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.gguf_special import default_id, end_tokens
 from runtime.gguf_vocab import pre_tokenizer, tokenizer_backend
 from runtime.json_files import read_json
+from runtime.panics import panics
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,13 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special tokens spelled in it are recognised, none are added."""
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        with panics("the tokenizer"):
+            return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of some ids."""
-        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+        with panics("the tokenizer"):
+            return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text as it becomes whole: a character split over tokens waits for its last one."""
@@ -84,6 +88,19 @@ class Tokenizer:
         variables = {"messages": messages, "tools": tools, "add_generation_prompt": generate}
         return chat.render(self.chat_template, variables | self.special)
 
+    def settings(self) -> dict[str, Any]:
+        """All of it as tokenizer.json has it, with the tokens that other files add.
+
+        Raises CorruptFileError for an id that no embedding reaches.
+        """
+        ids = {index: text for text, index in self.backend.get_vocab().items()}
+        last = max(ids, default=0)
+        if last >= MOST_TOKENS:  # the library looks at every id up to the last
+            raise CorruptFileError(
+                f"tokenizer.json gives the token {ids[last]!r} the id {last}; download it again."
+            )
+        return dict(json.loads(self.backend.to_str()))
+
     def notes(self) -> list[str]:
         """What stands after a text, and whether the chat template refuses the plainest messages."""
         told = []
@@ -112,10 +129,11 @@ class Tokenizer:
                 f"{folder} has no tokenizer.json; save it there with "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(...)."
             )
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise CorruptFileError(f"{path} cannot be read: {error}.") from error
+        with panics(path):
+            try:
+                backend = tokenizers.Tokenizer.from_file(str(path))
+            except Exception as error:  # the library raises bare Exception
+                raise CorruptFileError(f"{path} cannot be read: {error}.") from error
         if getattr(backend.model, "dropout", None):
             raise UnsupportedError(
                 f"{path} sets a dropout of {backend.model.dropout:g}, which gives other ids each "
@@ -130,14 +148,16 @@ class Tokenizer:
                 f"{folder / 'tokenizer_config.json'} sets split_special_tokens, so that special "
                 "tokens in a text are cut like words, chat messages among them; set it to false."
             )
-        added = add_tokens(folder, settings, backend)
+        with panics(folder):
+            added = add_tokens(folder, settings, backend)
         configs = [read_json(folder / "generation_config.json"), read_config(folder)]
         special = {k: text for k in SPECIAL if (text := content(settings.get(k)))}
         templates = chat_templates(folder, settings)
         bos = backend.token_to_id(special["bos_token"]) if "bos_token" in special else None
-        prefix, suffix = surroundings(
-            lambda text, special: backend.encode(text, add_special_tokens=special).ids, path
-        )
+        with panics(path):
+            prefix, suffix = surroundings(
+                lambda text, special: backend.encode(text, add_special_tokens=special).ids, path
+            )
         return Tokenizer(
             backend,
             eos=_eos(configs, backend, special),
@@ -186,6 +206,8 @@ class Tokenizer:
         )
 
 
+MOST_TOKENS = 1 << 24
+"""The largest vocabularies have a quarter of a million."""
 GGUF_IDS = {"bos": "bos", "eos": "eos", "eot": "", "eom": "", "padding": "pad", "unknown": "unk"}
 """tokenizer.ggml.{key}_token_id -> the name a chat template uses."""
 

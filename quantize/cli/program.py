@@ -13,6 +13,7 @@ import quantize
 from quantize.cli import interrupt, judge, look, make, system, use
 from quantize.cli.screen import errors
 from runtime.errors import EdgequantError, one_line
+from runtime.panics import is_panic
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": make.run,
@@ -69,7 +70,9 @@ def run() -> int:
         if isinstance(end.__context__, BrokenPipeError):  # the library exits with 1
             return system.CLOSED_PIPE
         return int(end.code or 0)
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         interrupt.check()  # then it only complains about that
         if "--debug" in sys.argv:
             raise
@@ -79,7 +82,7 @@ def run() -> int:
     return 0
 
 
-def sentence(error: Exception) -> tuple[int, str]:
+def sentence(error: BaseException) -> tuple[int, str]:
     """Exit code and sentence of whatever stopped a command."""
     if isinstance(error, EdgequantError):
         from quantize.plan import spelling  # here, as `--help` waits for no numpy

@@ -32,6 +32,6 @@ def texts(tokenizer: Tokenizer) -> dict[int, str]:
 
 def merges(tokenizer: Tokenizer) -> list[Any]:
     """The pairs that become one token, in their order; none where it has no such rules."""
-    model = json.loads(tokenizer.backend.to_str())["model"]
+    model = tokenizer.settings()["model"]
     pairs = model.get("merges") or []
     return [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in pairs]

@@ -2,6 +2,7 @@
 
 from math import inf
 
+from quantize.plan.values import MOST
 from runtime.errors import InputError
 
 OF_TOKENS = (
@@ -19,15 +20,17 @@ OF_TOKENS = (
 OF_SCORES = ("min_rank",)
 """Gates on scores."""
 
+COUNT = 2**31 - 1
+"""The greatest number of anything that is counted."""
 LIMITS = (
-    ("rows", 1, inf),
-    ("length", 16, inf),
+    ("rows", 1, COUNT),
+    ("length", 16, COUNT),
     ("damp", 1e-9, 1),
-    ("max_ram", 0, inf),
-    ("eval_rows", 0, inf),
-    ("eval_length", 16, inf),
+    ("max_ram", 0, MOST / 2**30),
+    ("eval_rows", 0, COUNT),
+    ("eval_length", 16, COUNT),
     ("seed", 0, 2**63 - 1),
-    ("target_size", 1, inf),
+    ("target_size", 1, MOST),
     ("target_bpw", 0.1, 32),
     ("max_kl", 0, inf),
     ("min_top1", 0, 1),
@@ -48,7 +51,8 @@ def check_limits(settings: object) -> None:
     for name, least, most in LIMITS:
         value = getattr(settings, name, None)
         if value is not None and not (least <= value <= most and abs(value) < inf):
-            bounds = f"at least {least:g}" + (f" and at most {most:g}" if most < inf else "")
+            told = most < 100 or most < value  # where it says something
+            bounds = f"at least {least:g}" + (f" and at most {most:.10g}" if told else "")
             raise InputError(f"{name} must be {bounds}, not {value}.")
     increase = getattr(settings, "max_kl_increase", None)
     if increase is not None and getattr(settings, "baseline", None) is None:

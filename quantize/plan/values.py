@@ -11,6 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from runtime.errors import InputError
+from runtime.links import check_kind
 
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 """Bytes of a unit, written in capitals."""
@@ -76,6 +77,7 @@ def read_toml(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
 
     `fields` are the names and types of a Plan's fields; some are spelled otherwise in a file.
     """
+    check_kind(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ from runtime.archs.gguf_sizes import GgufFacts
 from runtime.archs.layer import GatedMLP, Linear, MoE, Op
 from runtime.errors import CorruptFileError, UnsupportedError
 from runtime.json_files import checked
-from runtime.json_types import Id, Size
+from runtime.json_types import Counted, Id, Size
 
 ONNX = "write an ONNX folder instead"
 """The way out where GGUF cannot say a model."""
@@ -23,8 +23,8 @@ ONNX = "write an ONNX folder instead"
 class MoEConfig(Struct, kw_only=True):
     """What config.json says of experts."""
 
-    num_experts: Size | None = None
-    num_local_experts: Size | None = None
+    num_experts: Counted | None = None
+    num_local_experts: Counted | None = None
     num_experts_per_tok: Size
     moe_intermediate_size: Size
     shared_expert_intermediate_size: Size | None = None

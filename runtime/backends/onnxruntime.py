@@ -13,7 +13,7 @@ from runtime.archs import Arch, family_of
 from runtime.config_file import read_config
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.json_files import read_json
-from runtime.links import check_links
+from runtime.links import check_inside, check_links
 from runtime.onnx_session import computes_operands, open_session, run
 from runtime.positions import Positions
 from runtime.rope import Rope
@@ -179,6 +179,9 @@ def _settings(folder: Path) -> dict[str, Any]:
     settings = genai["model"] if "model" in genai else _scoring(folder)
     if settings is None:
         raise InputError(f"{folder} has no genai_config.json; give a folder that has one.")
+    for part in ("decoder", "embedding", "vision"):
+        if name := (settings.get(part) or {}).get("filename"):
+            check_inside(folder, "genai_config.json", name)
     return settings
 
 

@@ -20,6 +20,7 @@ from msgspec import Struct
 from runtime.errors import CorruptFileError, InputError, UnsupportedError
 from runtime.json_files import checked, read_json
 from runtime.json_types import Finite, Number, Size
+from runtime.links import check_kind
 from runtime.vision.tower import Tower
 
 FILES = ("processor_config.json", "preprocessor_config.json")
@@ -134,6 +135,7 @@ def read_image(path: Path) -> np.ndarray:
         from PIL import Image, ImageOps
     except ImportError:
         raise UnsupportedError("reading images needs Pillow; pip install pillow.") from None
+    check_kind(path)
     try:
         with warnings.catch_warnings():  # of large images, and of transparency that is left out
             warnings.simplefilter("ignore")

@@ -110,6 +110,8 @@ WRONG_FLAGS: list[tuple[dict[str, Any], str]] = [
     ({"rules": ["attn_(=INT8_32"]}, "is not a valid regular expression: .*unterminated"),
     ({"rules": ["attn_v=INT3_7"]}, "unknown type 'INT3_7'; known: .*INT4_32"),
     ({"rows": 0}, "rows must be at least 1, not 0"),
+    ({"rows": 10**20}, "rows must be at least 1 and at most 2147483647, not 1000"),
+    ({"max_ram": 1e308}, "max_ram must be at least 0 and at most 1073741824, not 1e"),
     ({"length": 15}, "^length must be at least 16, not 15"),
     ({"damp": 0.0}, "damp must be at least 1e-09 and at most 1, not 0"),
     ({"damp": float("nan")}, "damp must be at least"),

@@ -73,7 +73,7 @@ def test_keys_that_old_files_lack_have_their_usual_values() -> None:
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"block_count": None}, "llama.block_count is None, but a whole number above 0"),
-    ({"block_count": 2**31}, "llama.block_count is 2147483648, but the file has 35 tensors"),
+    ({"block_count": 2**31 - 1}, "llama.block_count is 2147483647, but the file has 35 tensors"),
     ({"attention.head_count": 0}, "llama.attention.head_count is 0, but a whole number"),
     ({"attention.head_count": "6"}, "llama.attention.head_count is '6', but a whole number"),
     ({"attention.layer_norm_rms_epsilon": float("nan")}, "rms_epsilon is nan, but a number"),

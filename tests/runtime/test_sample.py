@@ -90,3 +90,9 @@ def test_huge_logits_do_not_overflow() -> None:
 def test_settings_out_of_range_are_refused(bad: dict) -> None:
     with pytest.raises(EdgequantError, match="must be"):
         Sampler(**bad)
+
+
+def test_a_temperature_close_to_zero_draws_the_likeliest() -> None:
+    logits = np.array([0.5, 3.0, 2.999, -40.0], np.float32)
+    assert Sampler(temperature=5e-324, seed=1).pick(logits) == 1
+    assert np.array_equal(Sampler(temperature=1e-320).choices(logits)[1], [0, 1, 0, 0])
