@@ -17,7 +17,7 @@ from runtime.tensor import is_matrix
 
 INK = "#010203"
 """Stands for the page's text colour: replaced by currentColor, so that a dark page works too."""
-BLUE, ORANGE = "#0a7ec2", "#d9740b"
+BLUE, ORANGE, GREY = "#0a7ec2", "#d9740b", "#8a8a8a"
 KINDS = (
     "#0a7ec2",
     "#d9740b",
@@ -58,8 +58,6 @@ def draw_result(result: ArtifactResult, place: int) -> dict[str, str]:
     }
     if len(result.positions) > 1:
         charts["positions"] = (lambda axes: kl_by_position(axes, result), HEIGHT)
-    if result.parts:
-        charts["parts"] = (lambda axes: kl_by_part(axes, result), HEIGHT)
     if any(fact.kl is not None and fact.name.startswith("blk.") for fact in result.tensors):
         charts["tensors"] = (lambda axes: kl_by_tensor(axes, result), HEIGHT)
     if result.tensors:
@@ -129,15 +127,6 @@ def kl_by_position(axes: Axes, result: ArtifactResult) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel("position in the window, tokens")
     axes.set_ylabel("mean KL, nats")
-
-
-def kl_by_part(axes: Axes, result: ArtifactResult) -> None:
-    """A bar for each layer, the embedding and the head."""
-    names = [short(part.part) for part in result.parts]
-    axes.bar(range(len(names)), [part.kl for part in result.parts], color=BLUE)
-    thin_labels(axes, names)
-    axes.set_xlabel("layer, or part outside the layers")
-    axes.set_ylabel("KL when replaced alone")
 
 
 def kl_by_tensor(axes: Axes, result: ArtifactResult) -> None:

@@ -3,35 +3,31 @@
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from calib_data import Windows
-from export import CONTAINERS
-from export.stated import Difference, json_or_bytes
+from export.stated import Difference
 from quantize.checkpoint import Checkpoint
 from quantize.exact.exact import exact
-from quantize.plan.effort import EFFORTS
 from quantize.progress import Progress
+from quantize.report.made import Made, made
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.positions import by_position
-from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore, WorstToken
+from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore
 from quantize.report.scan import Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.subject import Subject
 from quantize.report.tokens import TokenizerCheck, check_tokenizer
 from quantize.report.unfolded import unfolded_notes
+from quantize.report.worst import Worst, worst_tokens
 from runtime.checkpoint import model_name
 from runtime.engine import Engine, OpsEngine
 from runtime.generate import generate
 from runtime.model import Model
-from runtime.tokenizer import Tokenizer
 
-WORST = 12
-"""Tokens shown with their context."""
-CONTEXT = 24
-"""Tokens of text shown before such a token."""
 TIMED = 32
 """Tokens generated for the speed."""
 
@@ -43,6 +39,7 @@ class Stored:
     scan: Scan
     bits_per_weight: float
     tokenizer: TokenizerCheck | None
+    made: Made
     differences: tuple[Difference, ...]
     changes: tuple[str, ...]
     """What is not as it was written, in sentences."""
@@ -69,23 +66,14 @@ MOST = 20
 """Differences, and weights with blocks out of line, told one by one."""
 
 
-def was_tuned(subject: Subject) -> bool:
-    """Whether an artifact says that its norms and biases followed a gradient."""
-    container = CONTAINERS.get(subject.container)
-    plan = container.provenance(subject.path) if container else {}
-    told = json_or_bytes(str(plan.get("edgequant.plan") or plan.get("plan") or "").encode())
-    effort = EFFORTS.get(str(told.get("effort"))) if isinstance(told, dict) else None
-    return effort is not None and effort.steps > 0
-
-
 def look(checkpoint: Checkpoint, source: Model, subject: Subject, ids: np.ndarray) -> Stored:
     """Its tensors and all it says against the original's, and what the text ids (T,) tells of it.
 
     `source` is the checkpoint as the engine has it that it is judged with.
     """
-    found = Scan((), (), False)
+    found, how = Scan((), (), False), made(subject.container, subject.path, checkpoint)
     if subject.model:
-        found = scan(source, subject.model, tuned=was_tuned(subject))
+        found = scan(source, subject.model, tuned=how.tuned)
     stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
     checked = None
     if source.tokenizer is not None and subject.tokenizer is not None:
@@ -94,9 +82,8 @@ def look(checkpoint: Checkpoint, source: Model, subject: Subject, ids: np.ndarra
     notes = subject.notes + found.notes + (checked.notes if checked else ()) + told.notes
     if subject.backend == "onnxruntime":
         notes += unfolded_notes(subject.path, subject.engine, ids)
-    return Stored(
-        found, 8 * stored / weights(source.arch), checked, told.differences, told.changes, notes
-    )
+    bits = 8 * stored / weights(source.arch)
+    return Stored(found, bits, checked, how, told.differences, told.changes, notes)
 
 
 def examine(
@@ -105,6 +92,7 @@ def examine(
     source: Model,
     subject: Subject,
     scores: TokenScores,
+    worst: Worst,
     windows: Windows,
     progress: Progress,
 ) -> tuple[ArtifactResult, tuple[str, ...]]:
@@ -131,8 +119,8 @@ def examine(
         windows=window_scores(scores, windows.domains),
         histogram=histogram(scores.kl),
         positions=by_position(scores),
-        worst=worst_tokens(scores, windows, source.tokenizer),
-        tensors=with_effects(found.tensors, effects),
+        worst=worst_tokens(scores, windows, source.tokenizer, worst),
+        tensors=with_effects(found.tensors, effects, subject.refused_types),
         parts=effects.parts,
         sensitivity=effects.how,
         tokenizer=checked,
@@ -142,6 +130,7 @@ def examine(
         maker=subject.maker,
         notes=stored.notes,
         differences=stored.differences,
+        command=stored.made.command,
     )
     progress(f"speed of {subject.label}", 1, 1, f"{result.speed.tokens_per_second:.1f} tokens/s")
     return result, stored.problems
@@ -160,10 +149,14 @@ def measure_effects(
     return sensitivity(original, subject.model, found, ids, named)
 
 
-def with_effects(facts: tuple[TensorFact, ...], effects: Sensitivity) -> tuple[TensorFact, ...]:
-    """The facts with each tensor's own KL where it was measured."""
+def with_effects(
+    facts: tuple[TensorFact, ...], effects: Sensitivity, refused: Mapping[str, str]
+) -> tuple[TensorFact, ...]:
+    """The facts with each tensor's own KL where it was measured, and the type it could not have."""
     kl = {effect.part: effect.kl for effect in effects.tensors}
-    return tuple(replace(fact, kl=kl.get(fact.name)) for fact in facts)
+    return tuple(
+        replace(fact, kl=kl.get(fact.name), asked=refused.get(fact.name)) for fact in facts
+    )
 
 
 def window_scores(scores: TokenScores, domains: tuple[str, ...]) -> tuple[WindowScore, ...]:
@@ -178,36 +171,6 @@ def window_scores(scores: TokenScores, domains: tuple[str, ...]) -> tuple[Window
         )
         for row, domain in enumerate(domains)
     )
-
-
-def worst_tokens(
-    scores: TokenScores, windows: Windows, tokenizer: Tokenizer | None
-) -> tuple[WorstToken, ...]:
-    """The tokens of highest KL with their text; ids in angle brackets without a tokenizer."""
-
-    def text(ids: np.ndarray) -> str:
-        plain = [int(token) for token in ids]
-        return tokenizer.decode(plain) if tokenizer else " ".join(f"<{token}>" for token in plain)
-
-    order = np.argsort(-scores.kl, axis=None, kind="stable")[:WORST]
-    found = []
-    for row, at in zip(*np.unravel_index(order, scores.kl.shape), strict=True):
-        ids = windows.ids[row]
-        found.append(
-            WorstToken(
-                kl=float(scores.kl[row, at]),
-                domain=windows.domains[row],
-                window=int(row),
-                position=int(at),
-                context=text(ids[max(0, at + 1 - CONTEXT) : at + 1]),
-                following=text(ids[at + 1 : at + 2]),
-                original=text(scores.top_original[row, at : at + 1]),
-                original_probability=float(scores.p_top_original[row, at]),
-                artifact=text(scores.top_artifact[row, at : at + 1]),
-                artifact_probability=float(scores.p_top_artifact[row, at]),
-            )
-        )
-    return tuple(found)
 
 
 def speed(engine: Engine, prompt: list[int]) -> GenerationSpeed:

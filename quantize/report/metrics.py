@@ -128,6 +128,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return wide
 
 
+ENOUGH = 8
+"""Windows: the standard error of fewer is itself a guess."""
+
+
 @dataclass(frozen=True)
 class Metrics:
     """A summary over some windows. KL in nats a token; perplexities are exp of a mean."""
@@ -150,6 +154,11 @@ class Metrics:
     ppl_ratio: float
     ppl_ratio_se: float | None
     """From the paired difference of the windows' mean log probabilities."""
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are windows enough to tell how far chance moves the figures."""
+        return self.windows >= ENOUGH
 
 
 def summarize(scores: TokenScores, chosen: np.ndarray) -> Metrics:

@@ -76,6 +76,15 @@ class WindowScore:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """A next token, and how likely each model finds it."""
+
+    token: str
+    original: float
+    artifact: float
+
+
+@dataclass(frozen=True)
 class WorstToken:
     """A token at which the artifact strayed far."""
 
@@ -94,6 +103,9 @@ class WorstToken:
     """The artifact's most likely next token."""
     artifact_probability: float
     """What the artifact gives to the original's choice."""
+    expected: tuple[Expected, ...] = ()
+    """The five most likely next tokens of the original, then those of the artifact that are not
+    among them; reports of earlier versions have none."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,8 @@ class ArtifactResult:
     """By position in a window; reports of earlier versions have none."""
     differences: tuple[Difference, ...] = ()
     """What it says beside its weights otherwise than its original."""
+    command: str | None = None
+    """What makes it again, from its metadata; None where they do not tell."""
 
     @property
     def rejected(self) -> bool:
