@@ -193,5 +193,16 @@ def code(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Text with its line breaks and tabs shown as marks, for one line of a table."""
-    return text.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥") or "∅"
+    """Text with its line breaks and tabs shown as marks, for one line of a table.
+
+    Where no letter would be seen at all, spaces are marks as well, and other characters numbers.
+    """
+    marked = text.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥")
+    if any(map(seen, marked)):
+        return marked
+    return "".join("␣" if char == " " else f"U+{ord(char):04X}" for char in marked) or "∅"
+
+
+def seen(char: str) -> bool:
+    """Whether a character leaves a mark on paper."""
+    return char.isprintable() and not char.isspace()

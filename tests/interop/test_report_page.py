@@ -1,0 +1,80 @@
+"""The report's page in Chromium: what it asks for, whether it can be read there, and by whom."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantize.checkpoint import bundled, open_checkpoint
+from quantize.report.judge import check_files
+from tests.conftest import config
+from tests.interop.browser import ROOT, chromium
+from tests.quantize.report.conftest import FLAGS, Steps, rounded, write_onnx
+from tests.random_checkpoint import random_checkpoint
+
+INSTALLED = ROOT / "build" / "node" / "report"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium() is None, reason="no Chromium here"),
+    pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js here"),
+    pytest.mark.skipif(
+        not (INSTALLED / "node_modules").exists(), reason="tests/node/report.json is not installed"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a rejected artifact, beside the report of another one in a sibling folder."""
+    folder = tmp_path_factory.mktemp("page")
+    random_checkpoint(folder / "small", config("qwen2-tied"), bundled())
+    small = open_checkpoint(folder / "small")
+    for name, kind, most in (("older", "INT8_32", None), ("new", "INT4_32", 1e-6)):
+        file = write_onnx(folder / f"small-{kind}", small, rounded(small, kind))
+        flags = FLAGS | {"max_kl": most}
+        check_files([file], str(small.folder), folder / name, "native", flags, Steps())
+    return folder / "new" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def seen(page: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What tests/node/report.mjs tells of it, in one start of the browser."""
+    profile = tmp_path_factory.mktemp("profile")
+    script = ROOT / "tests" / "node" / "report.mjs"
+    command = ["node", script, str(chromium()), page, profile]
+    done = subprocess.run(command, cwd=INSTALLED, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_it_asks_for_nothing_but_itself_and_complains_of_nothing(
+    page: Path, seen: dict[str, Any]
+) -> None:
+    assert seen["requests"] == [page.as_uri()]
+    assert seen["told"] == []
+    assert page.stat().st_size < 2e6
+
+
+def test_it_never_scrolls_sideways(seen: dict[str, Any]) -> None:
+    assert seen["wide"] == dict.fromkeys(seen["wide"], 0)
+    assert len(seen["wide"]) == 6
+
+
+def test_axe_finds_nothing_wrong_in_light_and_dark(seen: dict[str, Any]) -> None:
+    assert seen["violations"] == dict.fromkeys(seen["violations"], [])
+    assert {name.split()[0] for name in seen["violations"]} == {"light", "dark"}
+    assert seen["colours"]["light"] != seen["colours"]["dark"]
+
+
+def test_a_layer_opens_with_the_keyboard_and_its_tensors_come_next(seen: dict[str, Any]) -> None:
+    assert seen["details"] > 4
+    assert seen["opened"] == 1
+    assert seen["next"] == "scroll"
+
+
+def test_paper_is_white_and_cuts_nothing_off(seen: dict[str, Any]) -> None:
+    assert seen["paper"] == {"background": "rgb(255, 255, 255)", "cut": []}
