@@ -27,9 +27,9 @@ KINDS = (
     "#c9a400",
     "#5b5fc7",
     "#a0522d",
-    "#222f3e",
+    "#b5485d",
 )
-WIDTH, HEIGHT = 5.0, 2.9  # inches; a phone shows it at about two thirds
+WIDTH, HEIGHT = 4.2, 2.7  # inches; a phone shows it at about three quarters
 
 STYLE: Any = {
     "svg.hashsalt": "edgequant",
@@ -61,7 +61,7 @@ def draw_result(result: ArtifactResult, place: int) -> dict[str, str]:
     if any(fact.kl is not None and fact.name.startswith("blk.") for fact in result.tensors):
         charts["tensors"] = (lambda axes: kl_by_tensor(axes, result), HEIGHT)
     if result.tensors:
-        charts["bytes"] = (lambda axes: bytes_by_tensor(axes, result), HEIGHT + 0.5)
+        charts["bytes"] = (lambda axes: bytes_by_tensor(axes, result), HEIGHT + 0.7)
     return {name: svg(fill, f"{name}{place}", high) for name, (fill, high) in charts.items()}
 
 
@@ -161,7 +161,7 @@ def bytes_by_tensor(axes: Axes, result: ArtifactResult) -> None:
     thin_labels(axes, [short(place) for place in places])
     axes.set_xlabel("layer, or part outside the layers")
     axes.set_ylabel("MiB")
-    axes.figure.legend(loc="outside upper center", ncols=4, handlelength=1, columnspacing=1)
+    axes.figure.legend(loc="outside upper center", ncols=3, handlelength=1, columnspacing=1)
 
 
 def grid(facts: list[TensorFact]) -> tuple[list[list[TensorFact | None]], list[str], list[str]]:
