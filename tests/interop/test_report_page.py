@@ -40,7 +40,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("page")
     random_checkpoint(folder / "small", config("qwen2-tied"), bundled())
     small = open_checkpoint(folder / "small")
-    for name, kind, most in (("older", "INT8_32", None), ("tokens", "INT4_32", 1e-6)):
+    for name, kind, most in (
+        ("a-folder-with-a-rather-long-name", "INT8_32", None),
+        ("tokens", "INT4_32", 1e-6),
+    ):
         file = write_onnx(folder / f"small-{kind}", small, rounded(small, kind))
         flags = FLAGS | {"max_kl": most}
         check_files([file], str(small.folder), folder / name, "native", flags, Steps())
