@@ -107,6 +107,19 @@ def fitted(
     return own | {name: narrow(wanted[name], shared, container) for name in packed}
 
 
+def refused_types(assignment: Assignment, arch: Arch, rules: tuple[Rule, ...]) -> dict[str, str]:
+    """Weights that could not have the type that a rule or the preset says, with that type."""
+    target = assignment.target
+    container = CONTAINERS[target.container]
+    preset = None if target.automatic else container.presets[target.preset]
+    found = {}
+    for name, qtype in assignment.types.items():
+        wanted = ruled(name, rules, container) or (preset and preset.choose(arch, name))
+        if wanted and wanted != qtype.name:
+            found[name] = wanted
+    return found
+
+
 def matrix_widths(arch: Arch) -> dict[str, int]:
     """Columns of every 2-D weight that may be rounded, in file order: a head that scores is not."""
     kept = arch.score_head.shapes if arch.score_head else ()

@@ -17,7 +17,7 @@ from runtime.tensor import is_matrix
 
 INK = "#010203"
 """Stands for the page's text colour: replaced by currentColor, so that a dark page works too."""
-BLUE, ORANGE = "#0a7ec2", "#d9740b"
+BLUE, ORANGE, GREY = "#0a7ec2", "#d9740b", "#8a8a8a"
 KINDS = (
     "#0a7ec2",
     "#d9740b",
@@ -27,9 +27,9 @@ KINDS = (
     "#c9a400",
     "#5b5fc7",
     "#a0522d",
-    "#222f3e",
+    "#b5485d",
 )
-WIDTH, HEIGHT = 5.0, 2.9  # inches; a phone shows it at about two thirds
+WIDTH, HEIGHT = 4.2, 2.7  # inches; a phone shows it at about three quarters
 
 STYLE: Any = {
     "svg.hashsalt": "edgequant",
@@ -58,12 +58,10 @@ def draw_result(result: ArtifactResult, place: int) -> dict[str, str]:
     }
     if len(result.positions) > 1:
         charts["positions"] = (lambda axes: kl_by_position(axes, result), HEIGHT)
-    if result.parts:
-        charts["parts"] = (lambda axes: kl_by_part(axes, result), HEIGHT)
     if any(fact.kl is not None and fact.name.startswith("blk.") for fact in result.tensors):
         charts["tensors"] = (lambda axes: kl_by_tensor(axes, result), HEIGHT)
     if result.tensors:
-        charts["bytes"] = (lambda axes: bytes_by_tensor(axes, result), HEIGHT + 0.5)
+        charts["bytes"] = (lambda axes: bytes_by_tensor(axes, result), HEIGHT + 0.7)
     return {name: svg(fill, f"{name}{place}", high) for name, (fill, high) in charts.items()}
 
 
@@ -131,15 +129,6 @@ def kl_by_position(axes: Axes, result: ArtifactResult) -> None:
     axes.set_ylabel("mean KL, nats")
 
 
-def kl_by_part(axes: Axes, result: ArtifactResult) -> None:
-    """A bar for each layer, the embedding and the head."""
-    names = [short(part.part) for part in result.parts]
-    axes.bar(range(len(names)), [part.kl for part in result.parts], color=BLUE)
-    thin_labels(axes, names)
-    axes.set_xlabel("layer, or part outside the layers")
-    axes.set_ylabel("KL when replaced alone")
-
-
 def kl_by_tensor(axes: Axes, result: ArtifactResult) -> None:
     """A map: kinds of tensors by layer, coloured by the KL of each one alone."""
     table, kinds, layers = grid([fact for fact in result.tensors if fact.kl is not None])
@@ -172,7 +161,7 @@ def bytes_by_tensor(axes: Axes, result: ArtifactResult) -> None:
     thin_labels(axes, [short(place) for place in places])
     axes.set_xlabel("layer, or part outside the layers")
     axes.set_ylabel("MiB")
-    axes.figure.legend(loc="outside upper center", ncols=4, handlelength=1, columnspacing=1)
+    axes.figure.legend(loc="outside upper center", ncols=3, handlelength=1, columnspacing=1)
 
 
 def grid(facts: list[TensorFact]) -> tuple[list[list[TensorFact | None]], list[str], list[str]]:

@@ -1,9 +1,12 @@
 """Run the original once over each window and every artifact beside it. No logits are kept."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from quantize.progress import Progress
 from quantize.report.metrics import TokenScores, join, score, stack
+from quantize.report.worst import Worst
 from runtime.archs import Arch
 from runtime.engine import Engine
 from runtime.errors import CorruptFileError, InputError
@@ -19,8 +22,11 @@ def compare(
     windows: np.ndarray,
     progress: Progress,
     piece: int = PIECE,
+    worst: Mapping[str, Worst] | None = None,
 ) -> dict[str, TokenScores]:
     """Score each candidate on windows (W, T) of token ids; arrays of the result are (W, T).
+
+    `worst` keeps the worst tokens of the candidates that it has.
 
     Raises EdgequantError when the original computes NaN or infinity, when a candidate has another
     vocabulary, or when a window is longer than a model's context.
@@ -33,7 +39,7 @@ def compare(
             )
     kept: dict[str, list[TokenScores]] = {label: [] for label in candidates}
     for index, ids in enumerate(windows):
-        scores = compare_window(original, candidates, ids, piece)
+        scores = compare_window(original, candidates, ids, piece, index, worst or {})
         for label, window in scores.items():
             kept[label].append(window)
         note = ", ".join(
@@ -44,9 +50,14 @@ def compare(
 
 
 def compare_window(
-    original: Engine, candidates: dict[str, Engine], ids: np.ndarray, piece: int
+    original: Engine,
+    candidates: dict[str, Engine],
+    ids: np.ndarray,
+    piece: int,
+    index: int,
+    worst: Mapping[str, Worst],
 ) -> dict[str, TokenScores]:
-    """Score each candidate on one window (T,)."""
+    """Score each candidate on one window (T,), the `index`-th of all."""
     step = tokens_at_once(original.arch, len(ids), piece)
     pieces = [slice(start, start + step) for start in range(0, len(ids), step)]
     following = np.append(ids[1:], -1)  # (T,): nobody knows what comes after the window
@@ -67,7 +78,10 @@ def compare_window(
                     f"{label} predicts {logits.shape[1]} tokens and the original "
                     f"{reference.shape[1]}; compare a file with the model it was made from."
                 )
-            kept[label].append(score(reference, logits, following[at]))
+            found = score(reference, logits, following[at])
+            if label in worst:
+                worst[label].see(index, at.start, found.kl, reference, logits)
+            kept[label].append(found)
     return {label: join(parts) for label, parts in kept.items()}
 
 

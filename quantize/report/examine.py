@@ -3,37 +3,32 @@
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from calib_data import Windows
-from export import CONTAINERS
-from export.stated import Difference, json_or_bytes
+from export.stated import Difference
 from quantize.checkpoint import Checkpoint
 from quantize.exact.exact import Exact, exact
-from quantize.plan.effort import EFFORTS
 from quantize.progress import Progress
 from quantize.report.checks import Check, not_measured, sound
+from quantize.report.made import Made, made
 from quantize.report.metrics import TokenScores, histogram, summarize
 from quantize.report.positions import by_position
-from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore, WorstToken
+from quantize.report.report import ArtifactResult, GenerationSpeed, WindowScore
 from quantize.report.scan import BETWEEN, Scan, TensorFact, scan, weights
 from quantize.report.sensitivity import Sensitivity, sensitivity
 from quantize.report.subject import Subject
 from quantize.report.tokens import TokenizerCheck, check_tokenizer
 from quantize.report.unfolded import unfolded_notes
+from quantize.report.worst import Worst, flipped_tokens, worst_tokens
 from runtime.checkpoint import model_name
 from runtime.engine import Engine, OpsEngine
 from runtime.generate import generate
 from runtime.model import Model
-from runtime.tokenizer import Tokenizer
 
-WORST = 12
-"""Tokens shown with their context."""
-CONTEXT = 24
-"""Tokens of text shown before such a token."""
 TIMED = 32
 """Tokens generated for the speed."""
 
@@ -45,6 +40,7 @@ class Stored:
     scan: Scan
     bits_per_weight: float
     tokenizer: TokenizerCheck | None
+    made: Made
     differences: tuple[Difference, ...]
     checks: tuple[Check, ...]
     """Whether it is fit for use, whatever it computes."""
@@ -79,21 +75,13 @@ def first(sentences: Sequence[str], what: str) -> list[str]:
     return [*sentences[:MOST], *([f"{more:,} more {what}"] if more > 0 else [])]
 
 
-def was_tuned(subject: Subject) -> bool:
-    """Whether an artifact says that its norms and biases followed a gradient."""
-    container = CONTAINERS.get(subject.container)
-    plan = container.provenance(subject.path) if container else {}
-    told = json_or_bytes(str(plan.get("edgequant.plan") or plan.get("plan") or "").encode())
-    effort = EFFORTS.get(str(told.get("effort"))) if isinstance(told, dict) else None
-    return effort is not None and effort.steps > 0
-
-
 def look(checkpoint: Checkpoint, source: Model, subject: Subject, ids: np.ndarray) -> Stored:
     """Its tensors and all it says against the original's, and what the text ids (T,) tells of it.
 
     `source` is the checkpoint as the engine has it that it is judged with.
     """
-    scanned = scan(source, subject.model, tuned=was_tuned(subject)) if subject.model else None
+    how = made(subject.container, subject.path, checkpoint)
+    scanned = scan(source, subject.model, tuned=how.tuned) if subject.model else None
     found = scanned or Scan((), (), False)
     stored = sum(fact.bytes for fact in found.tensors) or subject.bytes
     checked = None
@@ -103,14 +91,8 @@ def look(checkpoint: Checkpoint, source: Model, subject: Subject, ids: np.ndarra
     notes = subject.notes + found.notes + (checked.notes if checked else ()) + told.notes
     if subject.backend == "onnxruntime":
         notes += unfolded_notes(subject.path, subject.engine, ids)
-    return Stored(
-        found,
-        8 * stored / weights(source.arch),
-        checked,
-        told.differences,
-        stored_checks(scanned, told),
-        notes,
-    )
+    bits = 8 * stored / weights(source.arch)
+    return Stored(found, bits, checked, how, told.differences, stored_checks(scanned, told), notes)
 
 
 def examine(
@@ -119,6 +101,7 @@ def examine(
     source: Model,
     subject: Subject,
     scores: TokenScores,
+    worst: Worst,
     windows: Windows,
     progress: Progress,
 ) -> tuple[ArtifactResult, tuple[Check, ...]]:
@@ -145,9 +128,9 @@ def examine(
         windows=window_scores(scores, windows.domains),
         histogram=histogram(scores.kl),
         positions=by_position(scores),
-        worst=worst_tokens(scores, windows, source.tokenizer),
-        flipped=worst_tokens(scores, windows, source.tokenizer, ~scores.top1_match),
-        tensors=with_effects(found.tensors, effects),
+        worst=worst_tokens(scores, windows, source.tokenizer, worst),
+        flipped=flipped_tokens(scores, windows, source.tokenizer),
+        tensors=with_effects(found.tensors, effects, subject.refused_types),
         parts=effects.parts,
         sensitivity=effects.how,
         tokenizer=checked,
@@ -157,6 +140,7 @@ def examine(
         maker=subject.maker,
         notes=stored.notes,
         differences=stored.differences,
+        command=stored.made.command,
     )
     progress(f"speed of {subject.label}", 1, 1, f"{result.speed.tokens_per_second:.1f} tokens/s")
     return result, stored.checks
@@ -175,10 +159,14 @@ def measure_effects(
     return sensitivity(original, subject.model, found, ids, named)
 
 
-def with_effects(facts: tuple[TensorFact, ...], effects: Sensitivity) -> tuple[TensorFact, ...]:
-    """The facts with each tensor's own KL where it was measured."""
+def with_effects(
+    facts: tuple[TensorFact, ...], effects: Sensitivity, refused: Mapping[str, str]
+) -> tuple[TensorFact, ...]:
+    """The facts with each tensor's own KL where it was measured, and the type it could not have."""
     kl = {effect.part: effect.kl for effect in effects.tensors}
-    return tuple(replace(fact, kl=kl.get(fact.name)) for fact in facts)
+    return tuple(
+        replace(fact, kl=kl.get(fact.name), asked=refused.get(fact.name)) for fact in facts
+    )
 
 
 def window_scores(scores: TokenScores, domains: tuple[str, ...]) -> tuple[WindowScore, ...]:
@@ -193,44 +181,6 @@ def window_scores(scores: TokenScores, domains: tuple[str, ...]) -> tuple[Window
         )
         for row, domain in enumerate(domains)
     )
-
-
-def worst_tokens(
-    scores: TokenScores,
-    windows: Windows,
-    tokenizer: Tokenizer | None,
-    among: np.ndarray | None = None,
-) -> tuple[WorstToken, ...]:
-    """The tokens of highest KL with their text; ids in angle brackets without a tokenizer.
-
-    `among` (W, T) says of which tokens; None = all.
-    """
-
-    def text(ids: np.ndarray) -> str:
-        plain = [int(token) for token in ids]
-        return tokenizer.decode(plain) if tokenizer else " ".join(f"<{token}>" for token in plain)
-
-    order = np.argsort(-scores.kl, axis=None, kind="stable")
-    if among is not None:
-        order = order[among.ravel()[order]]
-    found = []
-    for row, at in zip(*np.unravel_index(order[:WORST], scores.kl.shape), strict=True):
-        ids = windows.ids[row]
-        found.append(
-            WorstToken(
-                kl=float(scores.kl[row, at]),
-                domain=windows.domains[row],
-                window=int(row),
-                position=int(at),
-                context=text(ids[max(0, at + 1 - CONTEXT) : at + 1]),
-                following=text(ids[at + 1 : at + 2]),
-                original=text(scores.top_original[row, at : at + 1]),
-                original_probability=float(scores.p_top_original[row, at]),
-                artifact=text(scores.top_artifact[row, at : at + 1]),
-                artifact_probability=float(scores.p_top_artifact[row, at]),
-            )
-        )
-    return tuple(found)
 
 
 def speed(engine: Engine, prompt: list[int]) -> GenerationSpeed:

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from export.files import check_folder, new_file
-from quantize.report.charts import BLUE, HEIGHT, INK, ORANGE, STYLE, WIDTH, inline
+from quantize.report.charts import BLUE, GREY, HEIGHT, INK, ORANGE, STYLE, WIDTH, inline
 from quantize.report.labels import ambiguous, distances, nearest, place, short_names
 from quantize.report.report import ArtifactResult, Report
 from runtime.errors import InputError
@@ -38,10 +38,11 @@ DOTS_PER_INCH = 200
 """Of a picture."""
 
 
-def size_against_kl(report: Report, title: str = "") -> Figure:
+def size_against_kl(report: Report, title: str = "", own: int | None = None) -> Figure:
     """Each artifact as a point with its standard error, labelled; a step line joins the frontier.
 
-    It grows in height until every label has room. Call it with the style of `charts`.
+    All but the first `own` are grey. It grows in height until every label has room. Call it with
+    the style of `charts`.
     """
     height = HEIGHT
     while True:
@@ -49,7 +50,7 @@ def size_against_kl(report: Report, title: str = "") -> Figure:
         FigureCanvasAgg(figure)  # it measures the labels
         axes = figure.subplots()
         axes.set_title(title, fontsize=11.5)
-        draw_points(axes, report)
+        draw_points(axes, report, own)
         figure.draw_without_rendering()
         boxes = label_boxes(axes, report)
         if boxes is not None and (height >= ROOMY or is_near(axes, report, boxes)):
@@ -58,12 +59,12 @@ def size_against_kl(report: Report, title: str = "") -> Figure:
         height *= GROWTH
 
 
-def draw(report: Report) -> dict[str, str]:
-    """Charts over all artifacts for the page; none for a single one."""
+def draw(report: Report, own: int | None = None) -> str | None:
+    """The chart for the page; None for a single artifact. `own` as in `size_against_kl`."""
     if len(report.results) < 2:
-        return {}
+        return None
     with matplotlib.rc_context(STYLE):
-        return {"size": inline(size_against_kl(report), "size")}
+        return inline(size_against_kl(report, own=own), "size")
 
 
 def coordinates(report: Report) -> np.ndarray:
@@ -74,12 +75,15 @@ def coordinates(report: Report) -> np.ndarray:
     return np.stack([sizes, np.where(kl >= NOISE, kl, least / 4)], axis=1)
 
 
-def draw_points(axes: Axes, report: Report) -> None:
-    """Everything but the labels. Filled marks are on the frontier, orange ones failed a gate."""
+def draw_points(axes: Axes, report: Report, own: int | None = None) -> None:
+    """Everything but the labels. Filled marks are on the frontier, orange ones failed a gate, grey
+    ones are not among the first `own`."""
     axes.set_yscale("log")
     at = coordinates(report)
-    for (x, y), result, stands in zip(at, report.results, report.standings, strict=True):
-        colour = ORANGE if result.rejected else BLUE
+    colours = [BLUE if own is None or place < own else GREY for place in range(len(at))]
+    rows = zip(at, report.results, report.standings, colours, strict=True)
+    for (x, y), result, stands, usual in rows:
+        colour = ORANGE if result.rejected else usual
         fill = colour if stands.frontier else "none"
         error, mark = error_bar(result), "o" if result.metrics.kl >= NOISE else "v"
         axes.errorbar(

@@ -8,6 +8,7 @@ import quantize
 from calib_data import Windows
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Plan, check_gates
+from quantize.plan.assignment import refused_types
 from quantize.plan.values import paths_of, settled, sized
 from quantize.progress import Progress
 from quantize.report.baseline import notes_on, read_baseline
@@ -36,6 +37,7 @@ from quantize.report.score_judge import check_texts, measure_scores
 from quantize.report.score_report import AnyReport, ScoreGates
 from quantize.report.settings import Settings, held_out
 from quantize.report.subject import Subject, open_subject, refuse_another_model
+from quantize.report.worst import Worst
 from quantize.report.written import REPORTS, refuse_reports, write
 from quantize.run.job import Job
 from quantize.run.writing import remove_parts
@@ -100,7 +102,8 @@ def open_written(job: Job, paths: list[Path], notes: list[str]) -> list[Subject]
         own = [note.removeprefix(label).strip() for note in notes if note.startswith(f"{label} ")]
         of_readers = job.reader_notes[assignment.target.container]
         told = (*of_readers, *assignment.notes, *own, *subject.notes)
-        subjects.append(replace(subject, notes=told))
+        refused = refused_types(assignment, job.checkpoint.arch, job.rules)
+        subjects.append(replace(subject, notes=told, refused_types=refused))
     return subjects
 
 
@@ -247,7 +250,8 @@ def measure(
     original = open_original(checkpoint, setup.original.backend, device)
     source = replace(source, tokenizer=original.tokenizer)  # transformers makes its own
     engines = {subject.label: subject.engine for subject in subjects}
-    scores = compare(original, engines, setup.windows.ids, progress)
+    worst = {label: Worst() for label in engines}
+    scores = compare(original, engines, setup.windows.ids, progress, worst=worst)
     exchanged = for_effects(original, checkpoint, device) if effects else None
     images: dict[str, ImageScores] = {}
     if setup.images:
@@ -256,7 +260,14 @@ def measure(
     results = []
     for subject in subjects:
         result, stored = examine(
-            exchanged, checkpoint, source, subject, scores[subject.label], setup.windows, progress
+            exchanged,
+            checkpoint,
+            source,
+            subject,
+            scores[subject.label],
+            worst[subject.label],
+            setup.windows,
+            progress,
         )
         if found := images.get(subject.label):
             result = replace(result, images=found.metrics, image_windows=found.windows)

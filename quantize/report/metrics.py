@@ -128,6 +128,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return wide
 
 
+ENOUGH = 8
+"""Windows: the standard error of fewer is itself a guess."""
+
+
 @dataclass(frozen=True)
 class Metrics:
     """A summary over some windows. KL in nats a token; perplexities are exp of a mean."""
@@ -157,6 +161,11 @@ class Metrics:
     def flipped(self) -> float:
         """Share of tokens for which both models would pick different next tokens."""
         return 1 - self.top1
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are windows enough to tell how far chance moves the figures."""
+        return self.windows >= ENOUGH
 
 
 def summarize(scores: TokenScores, chosen: np.ndarray) -> Metrics:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from export import CONTAINERS, ollama
-from quantize.report import charts, frontier_chart, score_render
-from quantize.report.metrics import Metrics
+from quantize.report import charts, frontier_chart, score_render, verdict
+from quantize.report.beside import Beside
+from quantize.report.layers import by_layer
+from quantize.report.metrics import ENOUGH, Metrics
 from quantize.report.report import ArtifactResult, GateValues, Report
 from quantize.report.score_report import AnyReport, ScoreGates, ScoreReport, ScoreResult
 from runtime import shell
 
 TEMPLATES = Path(__file__).with_name("templates")
+NONE = Beside()
 
 
 def table(report: AnyReport) -> RenderableType:
@@ -38,11 +41,14 @@ def table(report: AnyReport) -> RenderableType:
         label = Text(result.label, style="bold red" if result.rejected else "bold")
         shown.add_row(label, size, bits, *metric_cells(result.metrics), rate)
         for domain, metrics in result.domains.items():
-            shown.add_row(f"  {domain}", "", "", *metric_cells(metrics), "", style="dim")
+            told = metrics if metrics.enough else replace(metrics, kl_se=None)
+            shown.add_row(f"  {domain}", "", "", *metric_cells(told), "", style="dim")
         if images := result.images:
             shown.add_row("  after images", "", "", *metric_cells(images), "", style="dim")
     lines = [caption(report)]
     lines += [f"{r.label}: {tail(r.metrics)}" for r in report.results]
+    if report.results and (line := verdict.too_few(report.results[0].domains)):
+        lines.append(line)
     lines += [f"{r.label}: {note}" for r in report.results for note in r.notes]
     return Group(shown, *(Text(line) for line in (*lines, *report.notes)))
 
@@ -79,25 +85,46 @@ def with_error(value: float, error: float | None) -> str:
     return f"{value:.5f}" + ("" if error is None else f"±{error:.5f}")
 
 
-def html(report: AnyReport) -> str:
-    """One self-contained page: no script, no font, no other file. Equal reports, equal pages."""
+def html(report: AnyReport, others: Beside = NONE) -> str:
+    """One self-contained page: no script, no font, no other file. Equal arguments, equal pages.
+
+    `others` are drawn beside the report's own artifacts in the chart of size against KL.
+    """
     css = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
     if isinstance(report, ScoreReport):
         values = score_render.page_values(report)
         return _template("scores.html.jinja").render(report=report, css=css, **values)
-    drawn = {name: Markup(svg) for name, svg in frontier_chart.draw(report).items()}
-    per_result = [
+    own = len(report.results)
+    everyone = replace(report, results=(*report.results, *others.results))
+    drawn = [
         {name: Markup(svg) for name, svg in charts.draw_result(result, place).items()}
         for place, result in enumerate(report.results)
     ]
+    links = [f"#result-{place}" for place in range(own)] + list(others.links)
+    rows = zip(everyone.results, everyone.standings, links, strict=True)
     return _template("report.html.jinja").render(
         report=report,
-        charts=drawn,
-        beaten=[line for stands in report.standings if (line := stands.sentence())],
-        pairs=list(zip(report.results, per_result, strict=True)),
+        headline=verdict.headline(report),
+        conditions=verdict.conditions(report),
+        size_chart=Markup(svg) if (svg := frontier_chart.draw(everyone, own)) else None,
+        rows=sorted(rows, key=lambda row: (row[0].bytes, row[0].metrics.kl)),
+        beaten=[line for stands in everyone.standings[:own] if (line := stands.sentence())],
+        notes=[*report.notes, *others.notes],
+        beside=bool(others.results),
+        shown=list(zip(report.results, drawn, map(by_layer, report.results), strict=True)),
+        commands=commands(report),
+        enough=ENOUGH,
         css=css,
-        stored=lambda result: sum(fact.bytes for fact in result.tensors),
     )
+
+
+def commands(report: Report) -> dict[str, list[str]]:
+    """Command -> labels of the artifacts that it makes."""
+    found: dict[str, list[str]] = {}
+    for result in report.results:
+        if result.command:
+            found.setdefault(result.command, []).append(result.label)
+    return found
 
 
 def card(report: AnyReport, recipe: dict[str, Any], base_model: str | None = None) -> str:
@@ -131,6 +158,8 @@ def _template(name: str) -> jinja2.Template:
         "visible": visible,
         "code": code,
         "percent": "{:.1%}".format,
+        "told": verdict.sentence,
+        "windows": verdict.windows,
     }
     return environment.get_template(name)
 
@@ -184,5 +213,16 @@ def code(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Text with its line breaks and tabs shown as marks, for one line of a table."""
-    return text.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥") or "∅"
+    """Text with its line breaks and tabs shown as marks, for one line of a table.
+
+    Where no letter would be seen at all, spaces are marks as well, and other characters numbers.
+    """
+    marked = text.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥")
+    if any(map(seen, marked)):
+        return marked
+    return "".join("␣" if char == " " else f"U+{ord(char):04X}" for char in marked) or "∅"
+
+
+def seen(char: str) -> bool:
+    """Whether a character leaves a mark on paper."""
+    return char.isprintable() and not char.isspace()

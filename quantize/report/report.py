@@ -85,6 +85,15 @@ class WindowScore:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """A next token, and how likely each model finds it."""
+
+    token: str
+    original: float
+    artifact: float
+
+
+@dataclass(frozen=True)
 class WorstToken:
     """A token at which the artifact strayed far."""
 
@@ -103,6 +112,9 @@ class WorstToken:
     """The artifact's most likely next token."""
     artifact_probability: float
     """What the artifact gives to the original's choice."""
+    expected: tuple[Expected, ...] = ()
+    """The five most likely next tokens of the original, then those of the artifact that are not
+    among them; reports of earlier versions have none."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,8 @@ class ArtifactResult:
     """What it says beside its weights otherwise than its original."""
     flipped: tuple[WorstToken, ...] = ()
     """Of the tokens at which both sides would go on differently those of greatest KL."""
+    command: str | None = None
+    """What makes it again, from its metadata; None where they do not tell."""
     checks: tuple[Check, ...] = ()
     """Every gate and test of soundness; reports of earlier versions have none."""
 

@@ -40,6 +40,8 @@ class TensorFact:
     """Mean KL of the original with only this tensor replaced, nats a token; None = not measured."""
     copied: bool = False
     """Whether it is packed in the original with the same bytes."""
+    asked: str | None = None
+    """The type that was asked for, where its rows could not have it."""
 
 
 @dataclass(frozen=True)

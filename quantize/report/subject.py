@@ -1,6 +1,7 @@
 """An artifact that is looked at, opened in the engine that judges it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from export import CONTAINERS
@@ -29,6 +30,8 @@ class Subject:
     """Its stored tensors; None when only a foreign engine can read them."""
     notes: tuple[str, ...] = ()
     maker: str | None = None
+    refused_types: Mapping[str, str] = field(default_factory=dict)
+    """Weights that could not have the type that was asked for, with that type."""
 
     @property
     def bytes(self) -> int:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from export.files import check_folder, new_file
+from quantize.report.beside import Beside, beside
+from quantize.report.report import Report
 from quantize.report.score_report import AnyReport
 from runtime.errors import InputError
 
@@ -48,7 +50,8 @@ def write(report: AnyReport, folder: Path, card: str | None, overwrite: bool) ->
     """report.json, report.html and, when given, the model card."""
     from quantize.report import render  # with matplotlib, which takes a second to import
 
-    texts = {"report.json": report.text(), "report.html": render.html(report)}
+    others = beside(folder, report) if isinstance(report, Report) else Beside()
+    texts = {"report.json": report.text(), "report.html": render.html(report, others)}
     if card is not None:
         texts["README.md"] = card
     for name, text in texts.items():

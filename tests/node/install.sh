@@ -1,8 +1,8 @@
 #!/bin/sh
-# Installs the packages of web.json and llama.json below the folder given, where Node.js and npm are.
+# Installs the packages of web.json, llama.json and report.json below the folder given, where Node.js and npm are.
 here=$(cd "$(dirname "$0")" && pwd)
 command -v node >/dev/null && command -v npm >/dev/null || { echo "no Node.js and npm here"; exit 0; }
-for name in web llama; do
+for name in web llama report; do
     folder=$1/$name
     # llama.cpp for every kind of card would be 1 GB
     omit=$([ $name = llama ] && echo --omit=optional)

@@ -9,6 +9,7 @@ import pytest
 from quantize.plan import Plan
 from quantize.run import pipeline
 from runtime.errors import EdgequantError
+from runtime.tensor import is_matrix
 from tests.quantize.runs import small_plan
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,11 @@ def test_fallbacks_are_said_and_stand_in_the_file_and_in_the_report(
     assert any("rows of 96 cannot be INT4_128" in line for line in said)
     assert report is not None
     assert "rows of 96 cannot be INT4_128" in json.dumps(report.to_json())
+    facts = report.results[0].tensors
+    linears = (f for f in facts if f.name.startswith("blk.") and is_matrix(f.shape))
+    narrowed = dict.fromkeys((f.name for f in linears if f.shape[-1] % 128), "INT4_128")
+    assert {fact.name: fact.asked for fact in facts if fact.asked} == narrowed != {}
+    assert "instead of INT4_128" in (tmp_path / "report.html").read_text(encoding="utf-8")
     graph = (tmp_path / "qwen2-tied-int4-128-onnx" / "model.onnx").read_bytes()
     assert b"rows of 96 cannot be INT4_128" in graph
 

@@ -13,7 +13,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from quantize.report import frontier_chart
+from quantize.report import charts, frontier_chart
 from quantize.report.charts import BLUE, ORANGE, STYLE
 from quantize.report.report import ArtifactResult, Report
 from runtime.errors import EdgequantError
@@ -183,7 +183,7 @@ def test_an_svg_file_is_complete_and_the_same_each_time(report: Report, tmp_path
 def test_a_png_file_is_a_picture_on_white(report: Report, tmp_path: Path) -> None:
     frontier_chart.write(crowd(report, {"a": (3.0, 0.04)}), tmp_path / "x.png")
     picture = matplotlib.image.imread(tmp_path / "x.png")  # (rows, columns, RGBA)
-    assert picture.shape[1] == 5 * frontier_chart.DOTS_PER_INCH
+    assert picture.shape[1] == charts.WIDTH * frontier_chart.DOTS_PER_INCH
     assert picture[0, 0].tolist() == [1, 1, 1, 1]
     assert picture[..., :3].min() < 0.2
 
