@@ -80,7 +80,9 @@ def write_companion(path: Path, container: Container) -> list[str]:
         text = container.companion.text(path)
     except UnsupportedError as error:
         return [str(error)]
-    with new_file(container.companion.path(path), overwrite=True) as temp:
+    beside = container.companion.path(path)
+    remove_parts(beside)
+    with new_file(beside, overwrite=True) as temp:
         temp.write_text(text, encoding="utf-8")
     return []
 
