@@ -1,7 +1,5 @@
 """One artifact of a job: what it says of its making, its exact size, and writing it."""
 
-import glob
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ import export
 import quantize
 from export import Container
 from export.clipping import watch
-from export.files import new_file
+from export.files import new_file, remove_parts
 from quantize.allocation.budget import Size, Types
 from quantize.plan import Assignment, Target, assign
 from quantize.run.cost import Cost
@@ -109,13 +107,6 @@ def provenance(job: Job, assignment: Assignment, digest: str) -> dict[str, Any]:
             "fallbacks": list(assignment.fallbacks),
         }
     )
-
-
-def remove_parts(path: Path) -> None:
-    """Delete what a killed run left of its attempts to write `path` (see export.files)."""
-    for suffix in (".part", ".old"):
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def writing_cost(job: Job, sizes: list[int]) -> Cost:
