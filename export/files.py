@@ -23,8 +23,9 @@ def new_file(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[P
     """
     path = Path(path)
     check_target(path, overwrite, needed)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
+    with _disk_errors(path, needed):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
     temp = Path(name)
     try:
         with _disk_errors(path, needed):
@@ -44,7 +45,8 @@ def new_folder(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator
     """A temporary folder that becomes `path` when the block ends; errors as in `new_file`."""
     path = Path(path)
     check_target(path, overwrite, needed, folder=True)
-    temp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    with _disk_errors(path, needed):
+        temp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     old = temp.with_suffix(".old")
     try:
         with _disk_errors(path, needed):
