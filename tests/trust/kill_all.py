@@ -1,6 +1,6 @@
 """Disturb runs in every way of kill_cases.py, and print how many of each kind ended well.
 
-    python -m tests.trust.kill_all [--trials 240] [--seed 0] [--json]
+    python -m tests.trust.kill_all [--trials 240] [--seed 0] [--seconds 600] [--json]
 
 Each trial must end with the bytes of an undisturbed run and leave nothing behind. Exits 1 where
 one does not, and keeps the folders of those.
@@ -9,8 +9,10 @@ one does not, and keeps the folders of those.
 import argparse
 import json
 import random
+import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -62,13 +64,16 @@ def subjects(folder: Path) -> list[Subject]:
     return found
 
 
-def trials(folder: Path, count: int, seed: int) -> list[dict[str, Any]]:
-    """So many trials, every kind with every plan in turn; what came of each."""
+def trials(folder: Path, count: int, seed: int, until: float) -> list[dict[str, Any]]:
+    """So many trials, every kind with every plan in turn, the last begun before `until`; what came
+    of each."""
     plans, draw = subjects(folder), random.Random(seed)
     kinds, rows = list(KINDS), []
     if not can_mount(folder):
         kinds.remove(SMALL_DISK)
     for number in range(count):
+        if time.monotonic() > until:
+            break
         kind, plan = kinds[number % len(kinds)], plans[(number + number // len(kinds)) % len(plans)]
         trial = Trial(plan, str(number))
         KINDS[kind](trial, draw)
@@ -84,11 +89,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial later")
     parser.add_argument("--json", action="store_true", help="print what came of each trial")
     asked = parser.parse_args()
     code_version()  # so that every module of it is imported before a fork
     folder = Path(tempfile.mkdtemp(prefix="edgequant-kill-"))
-    rows = trials(folder, asked.trials, asked.seed)
+    rows = trials(folder, asked.trials, asked.seed, time.monotonic() + asked.seconds)
     if asked.json:
         print(json.dumps(rows))
     else:
@@ -99,6 +105,7 @@ def main() -> None:
         print(f"{sum(row['runs'] for row in rows)} runs in {len(rows)} trials, seed {asked.seed}")
     if any(row["faults"] for row in rows):
         sys.exit(f"faults; their folders are in {folder}")
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,8 @@ class Watch:
 
     def __init__(self, disturbance: Disturbance, journal: Path) -> None:
         self.disturbance, self.count, self.kept = disturbance, 0, 0
+        # on a full disk, and where files are limited, it would be disturbed itself
+        self.noted = disturbance.what == "kill"
         self.side = journal.with_suffix(".side")
         self.side.mkdir()
         self.write = os.write
@@ -77,9 +79,8 @@ class Watch:
 
     def note(self, *facts: Any) -> None:
         """Append a line to the journal, which outlives a kill."""
-        if self.disturbance.what == "limit":
-            return  # the journal is a file as well
-        self.write(self.journal, f"{json.dumps(facts)}\n".encode())
+        if self.noted:
+            self.write(self.journal, f"{json.dumps(facts)}\n".encode())
 
     def before(self, operation: str) -> None:
         """Count an operation, and disturb it if it is the one."""
@@ -134,7 +135,7 @@ class Watch:
         def call(one: Any, other: Any, **options: Any) -> None:
             self.before("replace")
             kept = None
-            if os.path.isfile(other):
+            if self.noted and os.path.isfile(other):
                 self.kept += 1
                 kept = str(self.side / str(self.kept))
                 os.link(other, kept)

@@ -31,7 +31,7 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one() -> None:
 def written(folder: Path, journal: Path, synced: bool) -> None:
     """In a fork: a file that is written, synced or not, and takes the place of another."""
     if os.fork() == 0:
-        Watch(Disturbance(), journal).install()
+        Watch(Disturbance("kill"), journal).install()
         with (folder / "new").open("wb") as file:
             file.write(b"new content")
             if synced:
