@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,16 @@ def test_a_file_that_was_only_touched_costs_nothing(plan: Plan) -> None:
     for path in Path(str(plan.model)).iterdir():
         os.utime(path)
     assert begin(plan).startswith("continuing after ")
+
+
+def test_a_text_may_be_called_as_a_file_of_the_model_is(plan: Plan, tmp_path: Path) -> None:
+    (Path(str(plan.model)) / "merges.txt").write_text("#version: 0.2\n")
+    text = tmp_path / "merges.txt"
+    text.write_text("one")
+    other = replace(plan, calibration=str(text))
+    begin(other)
+    text.write_text("two")
+    assert f"the text merges.txt changed {AFRESH}" in begin(other)
 
 
 def test_another_setting_is_named_with_what_it_was(plan: Plan, tmp_path: Path) -> None:
