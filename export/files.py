@@ -1,6 +1,7 @@
 """New files appear whole or not at all: written beside the target, synced to disk, then renamed."""
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from export.exchange import replace_folder
 from runtime.errors import InputError, SpaceError
 
 
@@ -21,8 +23,9 @@ def new_file(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator[P
     """
     path = Path(path)
     check_target(path, overwrite, needed)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
+    with _disk_errors(path, needed):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
     temp = Path(name)
     try:
         with _disk_errors(path, needed):
@@ -42,7 +45,8 @@ def new_folder(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator
     """A temporary folder that becomes `path` when the block ends; errors as in `new_file`."""
     path = Path(path)
     check_target(path, overwrite, needed, folder=True)
-    temp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    with _disk_errors(path, needed):
+        temp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     old = temp.with_suffix(".old")
     try:
         with _disk_errors(path, needed):
@@ -54,27 +58,34 @@ def new_folder(path: Path, overwrite: bool = False, needed: int = 0) -> Iterator
             if path.exists():
                 if not overwrite:
                     raise _exists(path)
-                os.replace(path, old)  # a full folder cannot be replaced in one step
-            _move(temp, path, old)
+                replace_folder(temp, path, old)
+            else:
+                os.replace(temp, path)
             _sync(path.parent)
     finally:
-        shutil.rmtree(temp, ignore_errors=True)
-        _remove(old)
+        _remove(temp)
+        if path.exists():  # else it is all that is left
+            _remove(old)
 
 
-def _move(temp: Path, path: Path, old: Path) -> None:
-    """Rename temp to path; when that fails, put what was there before back."""
-    try:
-        os.replace(temp, path)
-    except OSError:
-        if old.exists():
+def remove_parts(path: Path) -> None:
+    """Delete what killed attempts to write `path` left, but for what was there before them."""
+    restore(path)
+    for suffix in (".part", ".old"):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
+            _remove(left)
+
+
+def restore(path: Path) -> None:
+    """Give a folder its name back where a kill came between the two renames of `new_folder`."""
+    for old in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.old")):
+        if not os.path.lexists(path):
             os.replace(old, path)
-        raise
 
 
 def _remove(path: Path) -> None:
-    """Delete a file or folder that may not exist."""
-    if path.is_dir():
+    """Delete a file, link or folder that may not exist."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -107,8 +118,7 @@ def check_folder(folder: Path, option: str = "") -> None:
         if not place.is_dir():
             raise InputError(f"{place} is a file; {choose}")
         # permission bits do not tell: the disk may be mounted for reading, or be no disk
-        probe = tempfile.mkdtemp(prefix=".edgequant.", dir=place)
-        os.rmdir(probe)
+        tempfile.TemporaryFile(dir=place).close()  # on Linux it has no name that a kill could leave
     except OSError as error:
         raise InputError(f"cannot write in {folder} ({error.strerror}); {choose}") from error
 

@@ -125,7 +125,7 @@ def make(
         way = fitting(request.ram_limit, lambda way: collect_cost(checkpoint, read, way))
     with tempfile.TemporaryDirectory(prefix=".imatrix-", dir=request.output.parent) as folder:
         shape = (rows, length, checkpoint.arch.hidden)
-        hidden = Work(Path(folder), "").allocate("hidden", shape, way.states)
+        hidden = Work(Path(folder), {}).allocate("hidden", shape, way.states)
         every = list(
             collect(checkpoint, read, hidden, request.device, progress, linears=way.streamed)
         )

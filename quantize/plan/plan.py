@@ -1,7 +1,5 @@
 """What a run will do, frozen: the command line or a TOML file makes it, the artifact carries it."""
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,24 +219,6 @@ class Plan:
     def calibration_file(self) -> Path | None:
         """The user's own calibration file, when the spec names one."""
         return Path(self.calibration) if calib_data.is_file(self.calibration) else None
-
-    def key(self, fingerprint: str, version: str, imatrix_sha256: str = "") -> str:
-        """sha256 of recipe, model, code and the files read: unfinished work goes on only under it.
-
-        `imatrix_sha256` is that of the imatrix file, "" without one.
-        """
-        state: dict[str, Any] = {"recipe": self.recipe(), "model": fingerprint, "code": version}
-        state["device"] = self.device  # a GPU adds in another order
-        if self.calibration_file and self.calibration_file.is_file():
-            state["text"] = hashlib.sha256(self.calibration_file.read_bytes()).hexdigest()
-        state["imatrix"] = imatrix_sha256
-        if self.calib_images not in IMAGE_WORDS:
-            files = sorted(path for path in Path(self.calib_images).iterdir() if path.is_file())
-            digests = (hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
-            state["images"] = [
-                [path.name, digest] for path, digest in zip(files, digests, strict=True)
-            ]
-        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
     def from_flags(path: Path | None, flags: dict[str, Any]) -> "Plan":

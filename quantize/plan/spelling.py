@@ -46,5 +46,10 @@ def on_command_line(text: str) -> str:
     name, must, rest = text.partition(" must ")
     if not must or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         return text
+    return flag(name) + must + rest
+
+
+def flag(field: str) -> str:
+    """The flag that sets a field of a Plan."""
     flags = {field: flag for flag, field in FIELDS.items()}
-    return flags.get(name, f"--{name.replace('_', '-')}") + must + rest
+    return flags.get(field, f"--{field.replace('_', '-')}")

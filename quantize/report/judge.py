@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 
 import quantize
 from calib_data import Windows
+from export.files import remove_parts
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.plan import Plan, check_gates
 from quantize.plan.assignment import refused_types
@@ -40,7 +41,6 @@ from quantize.report.subject import Subject, open_subject, refuse_another_model
 from quantize.report.worst import Worst
 from quantize.report.written import REPORTS, refuse_reports, write
 from quantize.run.job import Job
-from quantize.run.writing import remove_parts
 from runtime.checkpoint import hub_id, model_name
 from runtime.containers import recognise
 from runtime.errors import InputError

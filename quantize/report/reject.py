@@ -1,12 +1,12 @@
 """What becomes of an artifact that failed a gate: it is called NAME.rejected."""
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from export import CONTAINERS
+from export.files import remove_parts
 from quantize.report.report import REJECTED
 from quantize.report.score_report import AnyReport
 from runtime.checkpoint import hub_id
@@ -47,9 +47,14 @@ def reject(path: Path) -> Path:
         empty = target.is_dir() and not any(target.iterdir())
         if not known and not empty:
             raise InputError(f"{target} is something else")
+    remove_parts(target)  # of an attempt that was killed
     if target.is_dir() and not target.is_symlink():
-        shutil.rmtree(target)
-    os.replace(path, target)
+        # one that a kill left half removed would be something else
+        os.replace(target, target.with_name(f".{target.name}.refused.old"))
+    try:
+        os.replace(path, target)
+    finally:
+        remove_parts(target)
     return target
 
 

@@ -4,15 +4,12 @@ What a run does reads this. Algorithms do not: they take arrays and their own se
 """
 
 import hashlib
-import importlib.util
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import calib_data
 import export
-import quantize
-import runtime
 from quantize.allocation.budget import Goal
 from quantize.calibration.calibration_text import check_length
 from quantize.calibration.imatrix import Imatrix, for_model
@@ -37,8 +34,11 @@ from quantize.report.torture import TORTURE
 from quantize.run import act_order
 from quantize.run.calibration import Calibration, calibration_of
 from quantize.run.copied import Kept
+from quantize.run.inputs import Inputs
+from quantize.run.key import SOFT, key_of
 from quantize.run.recipe import Recipe
 from quantize.run.store import Store, folder_name, work_path
+from quantize.run.version import code_version, machine
 from quantize.run.way import WAYS, Way
 from quantize.vision import open_vision
 from runtime.backends.torch import check_device
@@ -102,6 +102,8 @@ class Job:
     device: str
     output: Path
     store: Store
+    inputs: Inputs
+    """The files that it reads of the checkpoint."""
     progress: Progress
     vision_sha256: str | None
     """What names the vision tower that the language model belongs to; None without one."""
@@ -157,7 +159,8 @@ class Job:
             digest = hashlib.sha256(plan.imatrix.read_bytes()).hexdigest()
             keys = imatrix.keys(plan.imatrix) | {"imatrix_sha256": digest}
         calibration = calibration_of(plan, effort, length, checkpoint)
-        key = plan.key(fingerprint, code_version(), keys.get("imatrix_sha256", ""))
+        key = key_of(plan, fingerprint, code_version(), keys.get("imatrix_sha256", ""))
+        inputs = Inputs(checkpoint, progress)
         rows = {"image_rows": calibration.image_rows} if calibration.images else {}
         return Job(
             checkpoint=checkpoint,
@@ -174,7 +177,8 @@ class Job:
             max_ram=plan.max_ram,
             device=plan.device,
             output=plan.output,
-            store=Store(folder or work_path(plan.output), key),
+            store=Store(folder or work_path(plan.output), {**key, SOFT: machine()}, inputs.digests),
+            inputs=inputs,
             progress=progress,
             kept=kept,
             vision_sha256=tower.sha256() if tower else None,
@@ -286,15 +290,3 @@ def notes_of(container: str, checkpoint: Checkpoint) -> tuple[str, ...]:
         return told
     end = f"the context ends after {context:,} of {arch.context:,} tokens, because {kind.cut}"
     return (*told, end)
-
-
-def code_version() -> str:
-    """Version and sha256 of the program's own code: changed code never continues old work."""
-    digest = hashlib.sha256(quantize.__version__.encode())
-    for package in (calib_data, runtime, export, quantize):
-        for path in sorted(Path(str(package.__file__)).parent.rglob("*.py")):
-            digest.update(path.read_bytes())
-    kernels = importlib.util.find_spec("runtime._native")
-    if kernels and kernels.origin:
-        digest.update(Path(kernels.origin).read_bytes())
-    return digest.hexdigest()

@@ -6,6 +6,7 @@ from typing import Any
 
 import export
 from export import Container
+from export.files import restore
 from quantize.allocation.budget import allocate, rule_fallbacks
 from quantize.calibration.sensitivity import FisherStatistics, collect
 from quantize.checkpoint import check_tables, open_checkpoint
@@ -51,8 +52,7 @@ def make(plan: Plan, job: Job, say: Say) -> AnyReport | None:
             job.store.restart()  # a gate refused it: there is nothing to go on with
         told = setup.windows.left_out if setup else ()
         notes = (*job.checkpoint.notes, *job.kept.notes(), *job.reader_lines)
-        begun = [*notes, *told, job.store.begin()]
-        for line in filter(None, begun):
+        for line in filter(None, [*notes, *told, job.store.begin()]):
             say(line)
         job = limited(assign_all(job))
         check_space(run_cost(job, artifact_bytes(job)).disk, job.store)
@@ -85,8 +85,7 @@ def assign_all(job: Job) -> Job:
             collect(job, calibration(job))
         predictions = FisherStatistics(job.store.statistics).predictions()
         digest = str(job.store.calibration.facts["sha256"])
-        told = rule_fallbacks(target, arch, job.rules)
-        size = exact_size(job, target, digest, told)
+        size = exact_size(job, target, digest, rule_fallbacks(target, arch, job.rules))
         found.append(allocate(job.goal, target, arch, job.rules, predictions, size))
     return job.assigned([job.kept.of(tower_told(job, assignment)) for assignment in found])
 
@@ -142,6 +141,7 @@ def refuse_existing(plan: Plan, job: Job) -> None:
 
 def refuse_foreign(path: Path, container: Container) -> None:
     """Raise InputError where what would be overwritten is no artifact."""
+    restore(path)
     if container.reader.is_file:
         if path.is_dir():
             raise InputError(f"{path} is a folder; move it away, or choose another with -o.")

@@ -1,35 +1,25 @@
 """Work that survives a kill: a folder of finished stages and a manifest replaced atomically."""
 
-import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import numpy as np
-from msgspec import Struct
 
+from quantize.run.key import Key, differs, moved, told
+from quantize.run.manifest import Manifest, read_manifest
+from quantize.run.summed import Summed, is_sound
 from runtime.errors import CorruptFileError, InputError, SpaceError
-from runtime.json_files import checked, json_value
 from runtime.memory import drop_pages
 
 ENTRY = 1024
 """Bytes of a stored array beside its values: headers of zip and npy, its loss in the manifest."""
-CHANGED = (
-    "the plan, the model or the program changed since the unfinished run here: starting afresh"
-)
-
-
-class Manifest(Struct):
-    """What manifest.json holds."""
-
-    key: str = ""
-    stages: dict[str, dict[str, Any]] = {}
-
-
+AFRESH = "since the unfinished run here: starting afresh"
+DAMAGED = f"manifest.json was damaged or written by another version {AFRESH}"
 ATTEMPTS = 100
 """Times that a lock is taken again, when its folder went away between two steps."""
 OVER = "over"
@@ -39,19 +29,34 @@ OVER = "over"
 class Work:
     """Finished stages of one plan, on disk. A stage is recorded only after its files are safe."""
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder = folder
-        self.key = key
+    def __init__(
+        self, folder: Path, key: Key, files: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
+        self.folder, self.key, self.files = folder, key, files
+        """`files` hashes those of the model, which takes its time: only under the lock."""
+        self.whole_key = False
         self.stages: dict[str, dict[str, Any]] = {}
-        self.foreign = False
-        """Whether the folder holds the unfinished work of another plan."""
+        self.left: Manifest | None = None
+        """What an earlier run left."""
+        self.sound = set[Path]()
+        """Files whose checksum was found to be right."""
         self._read_manifest()
 
     def _read_manifest(self) -> None:
         """Take up the stages that an earlier run of the same plan finished."""
-        found = _read(self.manifest)
-        self.foreign = found is not None and found.key != self.key
-        self.stages = {} if found is None or self.foreign else found.stages
+        self.left = read_manifest(self.manifest)
+        self.stages = {} if self.left is None or self.foreign else self.left.stages
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the folder holds the unfinished work of another plan."""
+        return self.left is not None and differs(self.left.key, self.key)
+
+    def _complete_key(self) -> None:
+        """Add the files of the model to the key."""
+        if not self.whole_key:
+            files = {**self.key.get("files", {}), **self.files()}
+            self.key, self.whole_key = {**self.key, "files": files}, True
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -64,8 +69,10 @@ class Work:
         output = self.folder.parent
         new = [folder for folder in (output, *output.parents) if not folder.exists()]
         with self._lock(output):
-            self._read_manifest()  # another run may have worked here until now
             try:
+                if self.manifest.exists():
+                    self._complete_key()
+                self._read_manifest()  # another run may have worked here until now
                 yield
             except BaseException:
                 if not self.manifest.exists():
@@ -86,7 +93,7 @@ class Work:
         path = self.folder / "lock"
         for left in reversed(range(ATTEMPTS)):
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                _make_folder(self.folder)
                 lock = path.open("w")
             except OSError as error:
                 if isinstance(error, FileNotFoundError) and left:
@@ -112,10 +119,15 @@ class Work:
 
     def begin(self) -> str:
         """Clear what is left of another plan; returns a sentence about what was found, or ""."""
-        if self.stages:
-            return f"continuing after {len(self.stages)} finished stages"
+        self._complete_key()
+        if self.left and self.stages:
+            other = moved(self.left.key, self.key)
+            done = f"continuing after {len(self.stages)} finished stages"
+            return f"{done}; {other}" if other else done
         self.clear()
-        return CHANGED if self.foreign else ""
+        if not self.left:
+            return ""
+        return f"{told(self.left.key, self.key)} {AFRESH}" if self.left.key else DAMAGED
 
     def restart(self) -> None:
         """Forget a run that is over, of which something is left because it was killed here."""
@@ -141,35 +153,39 @@ class Work:
 
     def finish(self, stage: str, **info: Any) -> None:
         """Record a stage with what later stages and the report need of it (JSON values)."""
+        self._complete_key()
         self.stages[stage] = info
-        text = json.dumps({"key": self.key, "stages": self.stages})
+        key = {kind: dict(values) for kind, values in self.key.items()}
         with self._whole("manifest.json") as file:
-            file.write(text.encode())
+            file.write(Manifest(key=key, stages=self.stages).text())
 
     def save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         """Store arrays under a name, complete or not at all."""
-        with self._whole(f"{name}.npz") as file:
+        with self._summed(f"{name}.npz") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def load(self, name: str, key: str) -> np.ndarray:
         """One array of a stored set, read from disk. Raises EdgequantError when it is damaged."""
-        path = self.folder / f"{name}.npz"
-        with self._readable(name), path.open("rb") as file, np.load(file) as arrays:
+        with (
+            self._readable(f"{name}.npz") as path,
+            path.open("rb") as file,
+            np.load(file) as arrays,
+        ):
             return np.asarray(arrays[key])
 
     def save_array(self, name: str, array: np.ndarray) -> None:
         """Store one large array, complete or not at all."""
-        with self._whole(f"{name}.npy") as file:
+        with self._summed(f"{name}.npy") as file:
             header = np.lib.format.header_data_from_array_1_0(array)
             np.lib.format.write_array_header_1_0(file, header)
             for part in array:  # not all of what lies on disk in memory at once
-                part.tofile(file)
+                file.write(np.ascontiguousarray(part).data)
                 drop_pages([array])
 
     def open_array(self, name: str) -> np.ndarray:
         """A large array as a memory map. Raises EdgequantError when it is damaged."""
-        with self._readable(name):
-            return np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
+        with self._readable(f"{name}.npy") as path:
+            return np.asarray(np.load(path, mmap_mode="r"))
 
     def allocate(self, name: str, shape: tuple[int, ...], max_ram: float) -> np.ndarray:
         """float32 zeros in memory, or in a file of the folder when larger than `max_ram` GiB."""
@@ -178,7 +194,7 @@ class Work:
             return np.zeros(shape, np.float32)
         path = self.folder / f"{name}.npy"
         with self._disk_errors(path.name):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
             if hasattr(os, "posix_fallocate"):
                 # a map of a file with holes dies of SIGBUS when the disk is full: claim it now
@@ -200,7 +216,7 @@ class Work:
         path = self.folder / name
         temp = path.with_name(path.name + ".tmp")
         with self._disk_errors(name):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             with temp.open("wb") as file:
                 yield file
                 file.flush()
@@ -209,9 +225,23 @@ class Work:
             _sync_folder(path.parent)
 
     @contextmanager
-    def _readable(self, name: str) -> Iterator[None]:
+    def _summed(self, name: str) -> Iterator[Summed]:
+        """As `_whole`, for a file that ends with its checksum."""
+        self.sound.discard(self.folder / name)
+        with self._whole(name) as file:
+            summed = Summed(file)
+            yield summed
+            summed.end()
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[Path]:
+        """The path of a file that ends with its checksum, which is looked at once."""
+        path = self.folder / name
         try:
-            yield
+            if path not in self.sound and not is_sound(path):
+                raise ValueError(name)
+            self.sound.add(path)
+            yield path
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise CorruptFileError(
                 f"{name} in {self.folder} is missing or damaged; delete that folder and run again."
@@ -228,16 +258,12 @@ class Work:
             ) from error
 
 
-def _read(manifest: Path) -> Manifest | None:
-    """A manifest, None where there is none; a damaged one counts as that of another plan."""
-    if not manifest.exists():
-        return None
-    try:
-        return checked(json_value(manifest), Manifest, str(manifest))
-    except FileNotFoundError:  # it went away in between
-        return None
-    except CorruptFileError:
-        return Manifest() if manifest.exists() else None
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, safe against a power cut."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

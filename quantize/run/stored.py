@@ -7,6 +7,7 @@ from quantize.plan import Assignment
 from quantize.run.act_order import order_name
 from quantize.run.job import Job
 from quantize.run.resume import ENTRY
+from runtime.errors import InputError
 from runtime.quant_types import QUANT_TYPES, numpy_of
 from runtime.tensor import Tensor, stored_bytes
 
@@ -33,9 +34,17 @@ def stored(job: Job, member: Assignment, name: str) -> Tensor:
 
 
 def artifact_tensors(job: Job, member: Assignment) -> Iterator[Tensor]:
-    """Every tensor of a target in file order, one at a time."""
+    """Every tensor of a target in file order, one at a time.
+
+    Raises InputError at the end, and forgets the work, where the checkpoint changed meanwhile.
+    """
     for name in job.checkpoint.tensors:
         yield stored(job, member, name)
+    try:
+        job.inputs.refuse_changed()
+    except InputError:
+        job.store.restart()
+        raise
 
 
 def weight_bytes(checkpoint: Checkpoint, member: Assignment) -> int:

@@ -1,7 +1,5 @@
 """One artifact of a job: what it says of its making, its exact size, and writing it."""
 
-import glob
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ import export
 import quantize
 from export import Container
 from export.clipping import watch
-from export.files import new_file
+from export.files import new_file, remove_parts
 from quantize.allocation.budget import Size, Types
 from quantize.plan import Assignment, Target, assign
 from quantize.run.cost import Cost
@@ -80,7 +78,9 @@ def write_companion(path: Path, container: Container) -> list[str]:
         text = container.companion.text(path)
     except UnsupportedError as error:
         return [str(error)]
-    with new_file(container.companion.path(path), overwrite=True) as temp:
+    beside = container.companion.path(path)
+    remove_parts(beside)
+    with new_file(beside, overwrite=True) as temp:
         temp.write_text(text, encoding="utf-8")
     return []
 
@@ -107,13 +107,6 @@ def provenance(job: Job, assignment: Assignment, digest: str) -> dict[str, Any]:
             "fallbacks": list(assignment.fallbacks),
         }
     )
-
-
-def remove_parts(path: Path) -> None:
-    """Delete what a killed run left of its attempts to write `path` (see export.files)."""
-    for suffix in (".part", ".old"):
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*{suffix}"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def writing_cost(job: Job, sizes: list[int]) -> Cost:

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from quantize.plan import Plan
-from quantize.run.job import Job, code_version
+from quantize.run.job import Job
+from quantize.run.version import code_version
 from quantize.scale.facts import Source
 from quantize.scale.head import watched
 from quantize.scale.sizes import store_room

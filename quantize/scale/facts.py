@@ -10,7 +10,7 @@ import export
 import quantize
 from quantize.checkpoint import Checkpoint, open_checkpoint
 from quantize.run.act_order import absorbed_for
-from runtime.compiled import kernels
+from quantize.run.version import processor
 from runtime.errors import EdgequantError, InputError, UnsupportedError
 
 
@@ -51,16 +51,6 @@ def facts(source: Source) -> dict[str, Any]:
         return found | {"wrong": str(error)}
     sizes = {path.name: path.stat().st_size for path in checkpoint.shards}
     return found | {"fingerprint": checkpoint.fingerprint(), "sizes": sizes}
-
-
-def processor() -> str:
-    """What decides in which order numbers are added: the maker, and the instruction sets."""
-    sets = [torch.backends.cpu.get_cpu_capability()]
-    sets += kernels.instruction_sets() if kernels else ["no compiled extension"]
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    maker = next((line.partition(":")[2].strip() for line in lines if "vendor_id" in line), "")
-    return " ".join(filter(None, [maker, *sets]))
 
 
 def refuse_other(name: str, found: dict[str, Any], mine: dict[str, Any], source: Source) -> None:

@@ -7,7 +7,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from quantize.run.job import code_version
+from quantize.run.version import code_version
 from quantize.scale.facts import Source, facts, refuse_other
 from runtime.errors import InputError
 
@@ -21,7 +21,7 @@ def question() -> Callable[[Any, str], dict[str, Any]]:
     def answer(source: tuple, code: str) -> dict[str, Any]:
         try:
             import quantize
-            from quantize.run.job import code_version
+            from quantize.run.version import code_version
         except ImportError as error:
             return {"version": "", "why": str(error)}
         if code_version() != code:

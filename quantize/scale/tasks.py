@@ -14,7 +14,7 @@ import torch
 from quantize.calibration.stream import OriginalLayers
 from quantize.calibration.workers import Batch, Step
 from quantize.checkpoint import Checkpoint
-from quantize.run.job import code_version
+from quantize.run.version import code_version
 from quantize.scale.facts import Source, opened
 from quantize.scale.sizes import nbytes
 from quantize.scale.tensors import received, sent

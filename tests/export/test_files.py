@@ -93,3 +93,17 @@ def test_a_file_that_is_too_large_for_its_place_is_a_sentence(tmp_path: Path) ->
     with pytest.raises(SpaceError, match=told), new_file(tmp_path / "x"):
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("maker", [new_file, new_folder])
+def test_a_disk_that_is_full_from_the_start_is_a_sentence(
+    maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(SpaceError, match="no room for"), maker(tmp_path / "a"):
+        pytest.fail("the block must not run")
+    assert list(tmp_path.iterdir()) == []

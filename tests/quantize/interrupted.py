@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from quantize import cli
-from quantize.run.job import code_version
+from quantize.run.version import code_version
 from tests.quantize.killed import MOMENTS, counted, files, is_over
 
 LOSES = {

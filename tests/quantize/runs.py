@@ -80,7 +80,7 @@ def assigned(plan: Plan, folder: Path, progress: Progress = silent) -> Job:
     """The job of a plan without automatic targets, with its work in a folder that exists."""
     job = Job.resolve(plan, progress)
     types = [assign(target, job.checkpoint.arch, job.rules) for target in job.targets]
-    return replace(job, store=Store(folder, "key")).assigned(types)
+    return replace(job, store=Store(folder, {"model": {"name": "key"}})).assigned(types)
 
 
 def walk(plan: Plan, folder: Path, progress: Progress = silent) -> Walk:

@@ -216,7 +216,7 @@ def test_states_on_disk_give_the_same_numbers(
     random_models: dict[str, Path], tmp_path: Path
 ) -> None:
     checkpoint, ids = open_checkpoint(random_models["llama-tied"]), random_ids()
-    work, asked = Work(tmp_path, "key"), []
+    work, asked = Work(tmp_path, {"model": {"name": "key"}}), []
 
     def room(name: str, shape: tuple[int, ...]) -> np.ndarray:
         asked.append(shape)

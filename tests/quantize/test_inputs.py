@@ -36,7 +36,11 @@ FIELDS: list[tuple[str, Any]] = [
     ("hidden_size", -96),
     ("rope_scaling", "linear"),
     ("rope_scaling", {"type": "linear", "factor": "2"}),
+    ("rms_norm_eps", -1e-6),
+    ("rms_norm_eps", 1e-60),  # 0 as float32
     ("rope_theta", 0),
+    ("rope_theta", -1e4),
+    ("rope_theta", 1e60),  # none as float32
     ("tie_word_embeddings", "yes"),
     ("hidden_act", 1),
 ]

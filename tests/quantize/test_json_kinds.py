@@ -9,7 +9,7 @@ import pytest
 import edgequant
 from export import CONTAINERS
 from quantize.checkpoint import Checkpoint, open_checkpoint
-from quantize.run.resume import CHANGED, Work
+from quantize.run.resume import DAMAGED, Work
 from runtime.json_files import FILES, read_json
 from tests.mutations import TEXTS, mutations, put, told
 from tests.small_models import rounded
@@ -48,11 +48,11 @@ def test_no_field_of_genai_config_gives_a_traceback(tiny: Checkpoint, tmp_path: 
 
 @pytest.mark.parametrize("what", TEXTS)
 def test_a_manifest_of_another_kind_is_that_of_another_run(what: str, tmp_path: Path) -> None:
-    work = Work(tmp_path / "work", "key")
+    work = Work(tmp_path / "work", {"model": {"name": "key"}})
     work.folder.mkdir()
     put(work.manifest, TEXTS[what])
     with work.locked():
-        assert work.begin() == CHANGED
+        assert work.begin() == DAMAGED
         assert work.stages == {}
 
 

@@ -57,6 +57,7 @@ def test_what_is_no_size_is_refused() -> None:
     [
         ("0.49", [], "allow --max-ram {}GiB, or use --effort low or --method rtn."),
         ("0.49", ["--effort", "low"], "allow --max-ram {}GiB, or use --method rtn."),
+        ("0", [], "allow --max-ram {}GiB."),
         ("100MiB", [], "allow --max-ram {}GiB."),  # less than the program alone
         ("100MiB", ["--method", "rtn"], "allow --max-ram {}GiB."),
     ],

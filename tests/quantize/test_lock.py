@@ -17,7 +17,7 @@ def contend(folder: Path, until: float, twice: Any) -> None:
     """Take the lock again and again; count each time that somebody else was inside."""
     while time.time() < until:
         try:
-            with Work(folder, "x").locked():
+            with Work(folder, {"model": {"name": "x"}}).locked():
                 mark = folder.parent / "inside"
                 try:
                     mark.mkdir()
@@ -45,8 +45,8 @@ def test_two_runs_are_never_inside_at_once(tmp_path: Path) -> None:
 def test_a_second_run_is_told_of_the_first(tmp_path: Path) -> None:
     folder = tmp_path / "out" / ".edgequant"
     with (
-        Work(folder, "x").locked(),
+        Work(folder, {"model": {"name": "x"}}).locked(),
         pytest.raises(InputError, match="another run is working in"),
-        Work(folder, "x").locked(),
+        Work(folder, {"model": {"name": "x"}}).locked(),
     ):
         pass

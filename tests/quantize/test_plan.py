@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from quantize.plan import Plan, Rule, Target, assign, check_rules, window_length
+from quantize.run.key import key_of
 from runtime.archs import FAMILIES, Arch
 from runtime.errors import EdgequantError
 from tests.conftest import config
@@ -201,32 +202,32 @@ CHANGED: dict[str, Any] = {
 @pytest.mark.parametrize("name", CHANGED)
 def test_the_key_follows_all_that_changes_the_bytes(name: str) -> None:
     changed = Plan.from_flags(None, flags(**{name: CHANGED[name]}))
-    assert changed.key("model", "code") != plan().key("model", "code")
+    assert key_of(changed, "model", "code") != key_of(plan(), "model", "code")
 
 
 def test_the_key_follows_model_and_code_and_not_the_judging() -> None:
-    key = plan().key("model", "code")
+    key = key_of(plan(), "model", "code")
     other = flags(max_ram=1.0, eval_rows=3, max_kl=0.1, output="there", overwrite=True)
-    assert Plan.from_flags(None, other).key("model", "code") == key
-    assert plan().key("another", "code") != key
-    assert plan().key("model", "newer") != key
+    assert key_of(Plan.from_flags(None, other), "model", "code") == key
+    assert key_of(plan(), "another", "code") != key
+    assert key_of(plan(), "model", "newer") != key
 
 
 def test_the_key_follows_the_content_of_the_users_text(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("one")
     made = Plan.from_flags(None, flags(calibration=str(text)))
-    key = made.key("model", "code")
+    key = key_of(made, "model", "code")
     text.write_text("two")
-    assert made.key("model", "code") != key
+    assert key_of(made, "model", "code") != key
     assert made.recipe()["calibration"] == "notes.txt"  # a file says nothing about the machine
 
 
 def test_the_key_follows_the_content_of_the_imatrix(tmp_path: Path) -> None:
     made = Plan.from_flags(None, flags(imatrix=str(tmp_path / "a.gguf"), method="rtn"))
-    key = made.key("model", "code", "sha256 of one")
-    assert key != Plan.from_flags(None, flags(method="rtn")).key("model", "code")
-    assert made.key("model", "code", "sha256 of two") != key
+    key = key_of(made, "model", "code", "sha256 of one")
+    assert key != key_of(Plan.from_flags(None, flags(method="rtn")), "model", "code")
+    assert key_of(made, "model", "code", "sha256 of two") != key
     assert made.recipe()["imatrix"] == "a.gguf"
     assert not made.recipe().keys() & {"calibration", "rows", "length", "seed"}  # no text is read
 

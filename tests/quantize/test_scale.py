@@ -15,7 +15,8 @@ from quantize.calibration.stream import OriginalLayers
 from quantize.calibration.workers import Batch
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.run import pipeline
-from quantize.run.job import code_version
+from quantize.run.key import key_of
+from quantize.run.version import code_version
 from quantize.scale import connect
 from quantize.scale.facts import Source, facts, refuse_other
 from quantize.scale.sizes import batch_bytes, nbytes, store_room, worth
@@ -126,7 +127,7 @@ def test_a_folder_that_a_node_lacks_is_named(tmp_path: Path) -> None:
 def test_the_cluster_decides_no_byte() -> None:
     plan = small_plan(BUNDLED, "gguf:Q4_0")
     spread = replace(plan, ray="10.0.0.1:6379")
-    assert plan.key("model", "code") == spread.key("model", "code")
+    assert key_of(plan, "model", "code") == key_of(spread, "model", "code")
     assert plan.recipe() == spread.recipe()
 
 

@@ -12,7 +12,7 @@ TARGETS = (Target("gguf", "Q4_K_M"), Target("onnx", "int4"))
 
 
 def test_no_two_steps_share_a_name(tmp_path: Path) -> None:
-    store = Store(tmp_path, "key")
+    store = Store(tmp_path, {"model": {"name": "key"}})
     entries = [store.calibration, store.statistics, store.all_written, store.judging]
     for target in TARGETS:
         entries += [store.tuned(target), store.tuning_state(target)]
@@ -28,22 +28,22 @@ def test_no_two_steps_share_a_name(tmp_path: Path) -> None:
 
 
 def test_a_step_is_done_with_its_facts_for_the_next_run(tmp_path: Path) -> None:
-    entry = Store(tmp_path, "key").tuned(TARGETS[0])
+    entry = Store(tmp_path, {"model": {"name": "key"}}).tuned(TARGETS[0])
     assert not entry.done
     assert entry.facts == {}
     entry.save({"weight": np.arange(3)})
     entry.finish(accepted=True, notes=["better"])
-    again = Store(tmp_path, "key")
+    again = Store(tmp_path, {"model": {"name": "key"}})
     assert again.tuned(TARGETS[0]).done
     assert again.tuned(TARGETS[0]).facts["accepted"]
     assert not again.tuned(TARGETS[1]).done
     assert again.tuned(TARGETS[0]).load("weight").tolist() == [0, 1, 2]
     assert again.notes == ["better"]
-    assert not Store(tmp_path, "another key").tuned(TARGETS[0]).done
+    assert not Store(tmp_path, {"model": {"name": "another key"}}).tuned(TARGETS[0]).done
 
 
 def test_states_behind_a_layer_outlive_those_that_are_computed(tmp_path: Path) -> None:
-    states = Store(tmp_path, "key").states("shared", "hidden")
+    states = Store(tmp_path, {"model": {"name": "key"}}).states("shared", "hidden")
     values = states.allocate((1, 2, 3), max_ram=0)
     values[:] = 7
     states.save(4, values)
@@ -57,7 +57,7 @@ def test_states_behind_a_layer_outlive_those_that_are_computed(tmp_path: Path) -
 
 @pytest.mark.parametrize("max_ram", [0, 1])
 def test_room_of_a_step_goes_when_the_step_is_over(max_ram: int, tmp_path: Path) -> None:
-    store = Store(tmp_path, "key")
+    store = Store(tmp_path, {"model": {"name": "key"}})
     with store.scratch(max_ram) as allocate:
         array = allocate("states", (2, 3))
         assert array.shape == (2, 3)
