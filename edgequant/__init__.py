@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgequant._convert import convert
-    from edgequant._judge import check, compare, verify
+    from edgequant._judge import attest, check, compare, verify
     from edgequant._make import Artifact, Result, plan, quantize
     from edgequant._model import LoadedModel, load
     from quantize.plan import Plan, Rule, Target
@@ -53,6 +53,7 @@ __all__ = [
     "Target",
     "UnsupportedError",
     "__version__",
+    "attest",
     "check",
     "compare",
     "convert",
@@ -64,7 +65,7 @@ __all__ = [
 
 _HOMES = {
     "edgequant._make": ("Artifact", "Result", "plan", "quantize"),
-    "edgequant._judge": ("check", "compare", "verify"),
+    "edgequant._judge": ("attest", "check", "compare", "verify"),
     "edgequant._convert": ("convert",),
     "edgequant._model": ("LoadedModel", "load"),
     "quantize.run.convert": ("Conversion", "Converted"),

@@ -105,6 +105,30 @@ def verify(file: StrPath) -> tuple[str, ...]:
     return tuple(changes(Path(file))["changes"])
 
 
+@in_python()
+def attest(
+    file: StrPath,
+    against: StrPath | None = None,
+    *,
+    adapter: StrPath | Iterable[StrPath] | None = None,
+    calibration: StrPath | None = None,
+    calib_images: StrPath | None = None,
+    imatrix: StrPath | None = None,
+) -> tuple[str, ...]:
+    """What of an artifact is not what the recipe in it makes of the original: a sentence each.
+
+    A recipe names files without their folders, so they are given here again. Raises EdgequantError
+    for a file without a recipe, and as `quantize` does.
+    """
+    from quantize.attestation import attest as compared
+
+    named = {"calibration": calibration, "calib_images": calib_images, "imatrix": imatrix}
+    given: dict[str, Any] = {k: os.fspath(v) for k, v in named.items() if v is not None}
+    if adapter is not None:
+        given["adapter"] = adapter
+    return tuple(compared(Path(file), _original(against), given, silent)["differences"])
+
+
 def _files(files: StrPath | Iterable[StrPath]) -> list[Path]:
     found = paths_of(files)
     if not found:

@@ -1,4 +1,4 @@
-"""Commands that hold files against their original: `check` and `compare`."""
+"""Commands that hold files against their original: `check`, `compare` and `attest`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from quantize.cli import options
 from quantize.cli.bar import Bar
-from quantize.cli.screen import errors, finish_report
+from quantize.cli.screen import errors, finish_report, show_result
 
 
 def check(
@@ -79,3 +79,25 @@ def compare(
     with Bar(errors) as bar:
         result = comparison.compare_files(files, against, report, chart, backend, flags, bar.update)
     finish_report(result, as_json, Path(), comparison.table)
+
+
+def attest(
+    file: Annotated[Path, typer.Argument(help="A .gguf file or a folder that this program wrote.")],
+    against: options.Against = None,
+    adapter: options.Adapter = None,
+    calibration: options.Calibration = None,
+    calib_images: options.CalibImages = None,
+    imatrix: options.ImatrixFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make a file again by the recipe in it, and compare byte by byte. Exit 1 where they differ."""
+    from quantize import attestation
+
+    given = options.given(
+        adapter=adapter or None, calibration=calibration, calib_images=calib_images, imatrix=imatrix
+    )  # fmt: skip
+    with Bar(errors) as bar:
+        result = attestation.attest(file, against, given, bar.update)
+    show_result(result, attestation.render(result), as_json)
+    if result["differences"]:
+        raise typer.Exit(1)

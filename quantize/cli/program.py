@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "score": use.score,
     "bench": use.bench,
     "verify": look.verify,
+    "attest": judge.attest,
     "history": look.history,
     "show": look.show,
     "list": look.list_,

@@ -48,14 +48,16 @@ class Made:
 
 def made(container: str, path: Path, checkpoint: Checkpoint) -> Made:
     """Of an artifact of `checkpoint`, whose metadata anybody may have written."""
-    if container not in CONTAINERS:
-        return Made(None, False)
-    told = CONTAINERS[container].provenance(path)
-    values = json_or_bytes(str(told.get("edgequant.plan") or told.get("plan") or "").encode())
-    if not isinstance(values, dict):
-        return Made(None, False)
+    values = recipe_in(container, path) if container in CONTAINERS else {}
     effort = EFFORTS.get(str(values.get("effort")))
     return Made(command(values, checkpoint), effort is not None and effort.steps > 0)
+
+
+def recipe_in(container: str, path: Path) -> dict[str, Any]:
+    """The recipe (`Plan.recipe`) in an artifact's metadata; empty where there is none."""
+    told = CONTAINERS[container].provenance(path)
+    values = json_or_bytes(str(told.get("edgequant.plan") or told.get("plan") or "").encode())
+    return values if isinstance(values, dict) else {}
 
 
 def command(recipe: dict[str, Any], checkpoint: Checkpoint) -> str | None:

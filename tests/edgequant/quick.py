@@ -2,5 +2,5 @@
 
 from typing import Any
 
-TEXT: dict[str, Any] = {"eval_rows": 1, "eval_length": 64}
+TEXT: dict[str, Any] = {"eval_rows": 3, "eval_length": 64}
 QUICK: dict[str, Any] = {"effort": "low", "rows": 2, "length": 64, **TEXT}

@@ -17,7 +17,7 @@ from quantize.calibration import imatrix
 from quantize.checkpoint import bundled, open_checkpoint
 from quantize.plan import Plan
 from quantize.progress import silent
-from quantize.report.gate import read_baseline
+from quantize.report.baseline import read_baseline
 from quantize.report.judge import check_files
 from quantize.report.report import read_report
 from runtime.generate import generate_text
