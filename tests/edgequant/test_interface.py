@@ -60,7 +60,7 @@ def test_a_check_measures_what_the_run_measured(made: edgequant.Result) -> None:
     )
     assert made.report is not None
     assert report.results[0].metrics == made.report.results[0].metrics
-    assert ("judging", 1, 1) in seen
+    assert ("judging", 3, 3) in seen
 
 
 def test_a_baseline_may_be_given_as_text(made: edgequant.Result) -> None:
