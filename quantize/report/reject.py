@@ -26,8 +26,8 @@ def reject_failed(report: AnyReport, paths: list[Path]) -> AnyReport:
             try:
                 name, notes = reject(path).name, reject_companion(path)
             except (OSError, InputError) as error:
-                name, notes = path.name, (f"{path.name} keeps its name, though it failed: {error}",)
-            result = replace(result, file=name, notes=(*result.notes, *notes))
+                name, notes = None, (f"{path.name} keeps its name, though it failed: {error}",)
+            result = replace(result, file=name or result.file, notes=(*result.notes, *notes))
         results.append(result)
     return cast("AnyReport", replace(kept, results=tuple(results)))
 

@@ -41,7 +41,7 @@ def small_deltas(student: Student) -> dict[str, torch.Tensor]:
 
 def rounded(folder: Path, model: Path, **changes: Any) -> Walk:
     """A random model at 4 bits."""
-    return walk(small_plan(model, "onnx:int4", rows=16, **changes), folder)
+    return walk(small_plan(model, "onnx:int4", **({"rows": 16} | changes)), folder)
 
 
 class DoubleOps(TorchOps):
@@ -217,7 +217,8 @@ def tuned(found: Walk, steps: int = 16, stop_at: int | None = None) -> dict[str,
 
 @pytest.mark.slow
 def test_tuning_lowers_the_kl_of_the_stored_tensors_on_windows_held_back(tmp_path: Path) -> None:
-    found = rounded(tmp_path / "work", bundled(), effort="low", length=128)
+    # enough text that the KL of every domain falls by more than rounding moves it
+    found = rounded(tmp_path / "work", bundled(), effort="low", length=128, rows=48)
     before = found.tensors()
     stage = tuned(found)
     assert stage["accepted"]

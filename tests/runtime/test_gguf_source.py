@@ -18,6 +18,8 @@ from runtime.config_file import read_config
 from runtime.engine import open_engine
 from runtime.errors import EdgequantError
 from runtime.gguf_file import open_gguf
+from runtime.gguf_header import Header
+from runtime.gguf_metadata import check_kinds
 from runtime.gguf_parts import read_parts
 from runtime.gguf_source import read_gguf
 from runtime.quant_types import QUANT_TYPES
@@ -311,7 +313,12 @@ def test_any_value_of_any_key_is_taken_or_refused_in_a_sentence(
     for key in header.metadata:
         for wrong in WRONG:
             changed = replace(header, metadata=header.metadata | {key: wrong})
-            monkeypatch.setattr(gguf_file, "read_parts", lambda path, found=changed: [found])
+
+            def read(path: Path, found: Header = changed) -> list[Header]:
+                check_kinds(path, found.metadata)
+                return [found]
+
+            monkeypatch.setattr(gguf_file, "read_parts", read)
             try:
                 read_gguf(path)
             except EdgequantError as error:
