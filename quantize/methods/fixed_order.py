@@ -50,13 +50,13 @@ def factor_in_place(matrix: torch.Tensor) -> bool:
     for start in range(0, len(matrix), BLOCK):
         stop = min(start + BLOCK, len(matrix))
         square = matrix[start:stop, start:stop]
+        below = matrix[stop:, start:stop]
         with one_thread():
             lower, failed = torch.linalg.cholesky_ex(square)
             if int(failed):
                 return False
             square.copy_(lower)
-        below = matrix[stop:, start:stop]
-        below.copy_(product(below, inverse(lower).T))
+            below.copy_(torch.linalg.solve_triangular(lower.T, below, upper=True, left=False))
         for first in range(stop, len(matrix), PANEL):
             last = min(first + PANEL, len(matrix))
             columns = below[first - stop : last - stop].T
@@ -67,31 +67,22 @@ def factor_in_place(matrix: torch.Tensor) -> bool:
 
 def solve_in_place(lower: torch.Tensor, right: torch.Tensor) -> None:
     """Turn right (n, columns) into x with L L^T x = right, for a lower triangle L (n, n)."""
-    starts = range(0, len(lower), BLOCK)
-    blocks = [slice(start, min(start + BLOCK, len(lower))) for start in starts]
-    inverses = [inverse(lower[here, here]) for here in blocks]
-    for here, inverted in zip(blocks, inverses, strict=True):
-        right[here] = product(inverted, right[here])
+    blocks = [slice(at, min(at + BLOCK, len(lower))) for at in range(0, len(lower), BLOCK)]
+    for here in blocks:
+        solve_block(lower[here, here], right[here], upper=False)
         subtract_product(right[here.stop :], lower[here.stop :, here], right[here])
-    for here, inverted in zip(reversed(blocks), reversed(inverses), strict=True):
-        right[here] = product(inverted.T, right[here])
+    for here in reversed(blocks):
+        solve_block(lower[here, here].T, right[here], upper=True)
         subtract_product(right[: here.start], lower[here, : here.start].T, right[here])
 
 
-def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """left (n, m) times right (m, columns)."""
-    with one_thread() if min(len(left), right.shape[1]) < NARROW else nullcontext():
-        return left @ right
+def solve_block(triangle: torch.Tensor, right: torch.Tensor, upper: bool) -> None:
+    """Turn right (n, columns) into x with `triangle` (n, n) times x it, by one thread."""
+    with one_thread():
+        right.copy_(torch.linalg.solve_triangular(triangle, right, upper=upper))
 
 
 def subtract_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
     """Take left (n, m) times right (m, columns) from total (n, columns), in place."""
     with one_thread() if min(total.shape) < NARROW else nullcontext():
         total.addmm_(left, right, alpha=-1)
-
-
-def inverse(lower: torch.Tensor) -> torch.Tensor:
-    """Of a lower triangle (n, n) of at most BLOCK rows."""
-    eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    with one_thread():
-        return torch.linalg.solve_triangular(lower, eye, upper=False)
