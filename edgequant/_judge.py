@@ -41,9 +41,8 @@ def check(
     progress: as in `quantize`. settings: the text to measure on, and the gates.
 
     Raises GateError, with the Report as its `result`, when a gate fails or cannot be measured; one
-    always holds: no NaN,
-    no infinity, and the tokenizer of the original. Raises another EdgequantError for bad input,
-    before any measurement.
+    always holds: no NaN, no infinity, and the tokenizer of the original. Raises another
+    EdgequantError for bad input, before any measurement.
     """
     from quantize.report.judge import check_files
 

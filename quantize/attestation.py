@@ -12,14 +12,12 @@ from export import CONTAINERS
 from quantize.loading import files_of, open_model
 from quantize.plan import Plan
 from quantize.progress import Progress
+from quantize.report.examine import first
 from quantize.report.made import FLAGS, recipe_in, words
-from quantize.run.job import Job
-from quantize.run.pipeline import run
+from quantize.run.pipeline import artifacts, run
+from quantize.verification import lines
 from runtime.containers import recognise
 from runtime.errors import InputError
-
-MOST = 20
-"""Tensors told one by one."""
 
 
 def attest(
@@ -41,12 +39,14 @@ def attest(
         )
     with TemporaryDirectory() as folder:
         plan = Plan.from_flags(None, flags_of(recipe, against, given) | {"output": folder})
-        job = Job.resolve(plan)
-        same_kind = [target for target in job.targets if target.container == kind]
+        same_kind = [target.label for target in plan.targets if target.container == kind]
+        if not same_kind:
+            raise InputError(
+                f"the recipe in {path} makes no {kind}; it is not the one it was made by."
+            )
         run(plan, progress)
-        found = [differences(path, job.path(target)) for target in same_kind]
-    if not found:
-        raise InputError(f"the recipe in {path} makes no {kind}; it is not the one it was made by.")
+        made = [Path(one["path"]) for one in artifacts(plan) if one["target"] in same_kind]
+        found = [differences(path, one) for one in made]
     # a run may make several of a container: this is the one that is most like it
     return {"file": str(path), "container": kind, "differences": min(found, key=len)}
 
@@ -56,7 +56,7 @@ def flags_of(
 ) -> dict[str, Any]:
     """What `Plan.from_flags` takes to make it again."""
     known = {key: recipe[key] for key in FLAGS if key in recipe}
-    flags = known | {"to": recipe["targets"], "check": False, "rewrites": recipe.get("rewrites")}
+    flags = known | {"to": recipe["targets"], "check": False}
     return flags | dict(given) | ({} if against is None else {"model": against})
 
 
@@ -77,12 +77,11 @@ def differences(path: Path, made: Path) -> list[str]:
             told.append(f"{name} would {'be there' if name in right else 'not be there'}")
         elif (one := left[name]).qtype.name != (other := right[name]).qtype.name:
             told.append(f"{name} is {one.qtype.name} and would be {other.qtype.name}")
-        elif one.data.shape != other.data.shape or (one.data != other.data).any():
-            count = np.count_nonzero(one.data != other.data)
+        elif one.shape != other.shape:
+            told.append(f"{name} has the shape {one.shape} and would have {other.shape}")
+        elif count := np.count_nonzero(one.data != other.data):
             told.append(f"{name} differs in {count:,} of {one.data.size:,} bytes")
-    if len(told) > MOST:
-        told = [*told[:MOST], f"{len(told) - MOST:,} more tensors differ"]
-    return [*told, *(f"{name} is another file" for name in unlike)]
+    return [*first(told, "tensors differ"), *(f"{name} is another file" for name in unlike)]
 
 
 def paired(path: Path, made: Path) -> dict[str, tuple[Path | None, Path | None]]:
@@ -97,6 +96,4 @@ def paired(path: Path, made: Path) -> dict[str, tuple[Path | None, Path | None]]
 
 def render(result: Mapping[str, Any]) -> str:
     """A line that it is the same, or one for each difference."""
-    if not result["differences"]:
-        return f"{result['file']}: its recipe makes the same bytes again"
-    return "\n".join(f"{result['file']}: {line}" for line in result["differences"])
+    return lines(result["file"], result["differences"], "its recipe makes the same bytes again")

@@ -1,5 +1,6 @@
 """Whether an artifact is as it was written: `quantize verify`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ def verify(path: Path) -> dict[str, Any]:
 
 def render(result: dict[str, Any]) -> str:
     """A line that it is whole, or one for each change."""
-    if not result["changes"]:
-        return f"{result['file']}: all {result['bytes']:,} bytes are as they were written"
-    return "\n".join(f"{result['file']}: {change}" for change in result["changes"])
+    whole = f"all {result['bytes']:,} bytes are as they were written"
+    return lines(result["file"], result["changes"], whole)
+
+
+def lines(file: str, found: Sequence[str], whole: str) -> str:
+    """A line for each thing that was found of a file, or that it is `whole`."""
+    return "\n".join(f"{file}: {sentence}" for sentence in found or [whole])

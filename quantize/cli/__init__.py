@@ -3,7 +3,7 @@
     interrupt.py  Ctrl-C
     program.py    every command by its name, exit codes
     make.py       run, plan, convert, imatrix, mmproj
-    judge.py      check, compare
+    judge.py      check, compare, attest
     use.py        generate, score, bench
     look.py       verify, history, show, list
     options.py    the flags that several commands share

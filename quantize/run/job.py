@@ -3,7 +3,6 @@
 What a run does reads this. Algorithms do not: they take arrays and their own settings.
 """
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from quantize.run import act_order
 from quantize.run.calibration import Calibration, calibration_of
 from quantize.run.copied import Kept
 from quantize.run.inputs import Inputs
-from quantize.run.key import SOFT, key_of
+from quantize.run.key import SOFT, key_of, sha256_of
 from quantize.run.recipe import Recipe
 from quantize.run.store import Store, folder_name, work_path
 from quantize.run.version import code_version, machine
@@ -156,7 +155,7 @@ class Job:
             refuse_other_tokens(container, checkpoint)
         fingerprint, effort, keys = checkpoint.fingerprint(), EFFORTS[plan.effort], {}
         if plan.imatrix and imatrix:
-            digest = hashlib.sha256(plan.imatrix.read_bytes()).hexdigest()
+            digest = sha256_of(plan.imatrix)
             keys = imatrix.keys(plan.imatrix) | {"imatrix_sha256": digest}
         calibration = calibration_of(plan, effort, length, checkpoint)
         key = key_of(plan, fingerprint, code_version(), keys.get("imatrix_sha256", ""))

@@ -35,12 +35,12 @@ def key_of(plan: Plan, fingerprint: str, version: str, imatrix_sha256: str = "")
     # files of the model are called by their names alone: these may have the same ones
     files, images = {}, Path(plan.calib_images)
     if plan.calibration_file and plan.calibration_file.is_file():
-        files[f"the text {plan.calibration_file.name}"] = _sha256(plan.calibration_file)
+        files[f"the text {plan.calibration_file.name}"] = sha256_of(plan.calibration_file)
     if plan.imatrix:
         files[f"the imatrix {plan.imatrix.name}"] = imatrix_sha256
     if plan.calib_images not in IMAGE_WORDS:
         paths = sorted(path for path in images.iterdir() if path.is_file())
-        files |= {f"the image or caption {path.name}": _sha256(path) for path in paths}
+        files |= {f"the image or caption {path.name}": sha256_of(path) for path in paths}
     return {
         "settings": {name: json.dumps(value) for name, value in settings.items()},
         "files": files,
@@ -49,7 +49,8 @@ def key_of(plan: Plan, fingerprint: str, version: str, imatrix_sha256: str = "")
     }
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
